@@ -1,0 +1,62 @@
+"""robustprobe: how robust is a vision encoder, for everything it will be used for?"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustprobe.api import AttackResult, attack, evaluate, fit_probe
+    from robustprobe.attacks import Attack
+    from robustprobe.datasets import Dataset, load_dataset
+    from robustprobe.encoders import Encoder, EncoderCard, load_encoder
+    from robustprobe.errors import UserError
+    from robustprobe.tasks import Head, Model, Task
+    from robustprobe.types import Features, LabelSpace, Sample, Widths
+
+_HOMES = {
+    "AttackResult": "api",
+    "attack": "api",
+    "evaluate": "api",
+    "fit_probe": "api",
+    "Attack": "attacks",
+    "Dataset": "datasets",
+    "load_dataset": "datasets",
+    "Encoder": "encoders",
+    "EncoderCard": "encoders",
+    "load_encoder": "encoders",
+    "UserError": "errors",
+    "Head": "tasks",
+    "Model": "tasks",
+    "Task": "tasks",
+    "Features": "types",
+    "LabelSpace": "types",
+    "Sample": "types",
+    "Widths": "types",
+}
+
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "Dataset",
+    "Encoder",
+    "EncoderCard",
+    "Features",
+    "Head",
+    "LabelSpace",
+    "Model",
+    "Sample",
+    "Task",
+    "UserError",
+    "Widths",
+    "attack",
+    "evaluate",
+    "fit_probe",
+    "load_dataset",
+    "load_encoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Public names load on first use, so that `import robustprobe` and `robustprobe --help` do not import torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'robustprobe' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"robustprobe.{_HOMES[name]}"), name)

@@ -1,0 +1,250 @@
+"""The Python surface: attack anything, fit a head, evaluate an encoder."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from robustprobe import probing
+from robustprobe.attacks import Attack, Victim, load_attack
+from robustprobe.attacks._base import check_images, frozen
+from robustprobe.datasets import Dataset
+from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.errors import UserError, unknown_name
+from robustprobe.losses import embedding_distance, squared_distance
+from robustprobe.registry import attacks as known_attacks
+from robustprobe.registry import datasets as known_datasets
+from robustprobe.report.tables import table_rows
+from robustprobe.runner import execute, make_plan
+from robustprobe.spec import AttackSpec, DatasetSpec, HeadSpec, Suite, validated
+from robustprobe.store import Store
+from robustprobe.tasks import Model, Task, load_task
+from robustprobe.tasks._base import fit_labels
+from robustprobe.types import Features, LabelSpace
+
+
+class AttackResult(NamedTuple):
+    """`adversarial` (B, 3, H, W) inside the ball and [0, 1]; `score` (B,) per-image score of the model on them.
+
+    The score is in the task's metric (classification 1 or 0, segmentation IoU, depth RMSE in metres). Without a task it
+    is the squared distance the embedding has moved.
+    """
+
+    adversarial: Tensor
+    score: Tensor
+
+
+def attack(
+    model: Callable[[Tensor], Any],
+    images: Tensor,
+    targets: Tensor | None = None,
+    *,
+    attack: str = "pgd",
+    eps: str | float = "8/255",
+    norm: Literal["linf"] = "linf",
+    steps: int = 20,
+    step_size: str | float | None = None,
+    random_start: bool = True,
+    iterate: Literal["best", "last"] = "best",
+    seed: int = 0,
+    ids: Sequence[str] | None = None,
+    task: str | None = None,
+) -> AttackResult:
+    """Attack a model, an encoder, or any callable from images to outputs.
+
+    Args:
+        model: a `Model` of `fit_probe`, or a callable on images (B, 3, H, W) in [0, 1]. Its answer for a task is logits
+            (B, C), logits (B, C, h, w), or depth in metres (B, h, w) or (B, 1, h, w). For `embed` without a task it is
+            `Features`, or any tensor to be moved.
+        targets: labels (B,) int64, class maps (B, h, w) int64 with 255 ignored, or depth maps (B, h, w) in metres with
+            0 where unknown.
+        eps: size of the ball in pixel units of [0, 1], as `8/255` or a number; the step is a quarter of it by default.
+        ids: names the images: random starts follow the id, not the place in the batch.
+        task: `classification`, `segmentation` or `depth`, for a callable of your own.
+
+    Raises:
+        UserError: unknown names, images outside [0, 1], labels out of range, outputs of the wrong shape, NaN.
+    """
+    data = {"name": attack, "eps": eps, "norm": norm, "steps": steps, "step_size": step_size}
+    data |= {"random_start": random_start, "iterate": iterate, "seed": seed}
+    spec = validated(AttackSpec, data, f"attack '{attack}'")
+    kind = cast(type[Attack], known_attacks.get(attack))
+    check_images(images)
+    names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
+    judge = _judge(model, images, targets, task)
+    seen = kind.sees
+    if seen in ("nothing", "encoder"):
+        function = model.encoder if isinstance(model, Model) and seen == "encoder" else model
+        adversarial = load_attack(spec)(Victim(function), images, names)
+    elif judge is None or judge.task.name != seen:
+        has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
+        raise UserError(f"attack {attack} needs a model for {seen} and its labels; it got {has}.")
+    else:
+        labels = fit_labels(judge.targets, cast(tuple[int, int], tuple(images.shape[-2:])))
+        adversarial = load_attack(spec)(Victim(judge.function, labels, judge.task.space), images, names)
+    return AttackResult(adversarial, _score(model, judge, images, adversarial))
+
+
+class _Judge(NamedTuple):
+    function: Callable[[Tensor], Tensor]
+    task: Task
+    targets: Tensor
+
+
+def _judge(model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | None, task: str | None) -> _Judge | None:
+    function: Callable[[Tensor], Tensor]
+    if isinstance(model, Model):
+        if task not in (None, model.task.name):
+            raise UserError(f"the model is for {model.task.name}, not {task}; leave task= out.")
+        judged, function = model.task, model
+    elif task is None:
+        return None
+    else:
+        function = model if task != "depth" else _without_channel(model)
+        judged = load_task(task, _space(task, function, images))
+    if targets is None:
+        raise UserError(f"targets are missing; a score for {judged.name} needs the labels of the images.")
+    return _Judge(function, judged, _check_targets(targets, judged, images))
+
+
+def _without_channel(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def depth(images: Tensor) -> Tensor:
+        output = model(images)
+        return output[:, 0] if output.ndim == 4 and output.shape[1] == 1 else output
+
+    return depth
+
+
+def _space(task: str, function: Callable[[Tensor], Tensor], images: Tensor) -> LabelSpace:
+    """The label space a callable's answer implies."""
+    with torch.no_grad():
+        output = function(images[:1])
+    axes = {"classification": 2, "segmentation": 4, "depth": 3}
+    if task not in axes:
+        raise unknown_name("task", task, axes)
+    if not isinstance(output, Tensor) or output.ndim != axes[task]:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        wanted = {"classification": "(B, C)", "segmentation": "(B, C, h, w)", "depth": "(B, h, w)"}[task]
+        raise UserError(f"the model answers {shape}; a {task} model answers {wanted}.")
+    if task == "depth":
+        return LabelSpace(min_depth=0.0, max_depth=float("inf"))
+    return LabelSpace(classes=tuple(str(i) for i in range(output.shape[1])))
+
+
+def _check_targets(targets: Tensor, task: Task, images: Tensor) -> Tensor:
+    axes = 1 if task.name == "classification" else 3
+    if targets.ndim != axes or len(targets) != len(images):
+        wanted = f"({len(images)},)" if axes == 1 else f"({len(images)}, h, w)"
+        raise UserError(f"targets have shape {tuple(targets.shape)}; {task.name} takes {wanted}.")
+    if task.name == "depth":
+        return torch.where(torch.isfinite(targets), targets, 0)
+    wrong = (targets < 0) | (targets >= len(task.space.classes))
+    if task.name == "segmentation":
+        wrong &= targets != task.space.ignore_index
+    if wrong.any():
+        found, top = int(targets[wrong][0]), len(task.space.classes) - 1
+        raise UserError(f"targets hold label {found}; the model knows 0 to {top}. Mend the labels.")
+    return targets.long()
+
+
+@torch.no_grad()
+def _score(model: Callable[[Tensor], Any], judge: _Judge | None, images: Tensor, adversarial: Tensor) -> Tensor:
+    with frozen(model):
+        if judge is not None:
+            output = judge.function(adversarial).float()
+            if output.isnan().any():
+                raise UserError("the model answers NaN, which would count as a broken image; mend the model.")
+            return judge.task.score(judge.task.rows(output, judge.targets))
+        clean, moved = model(images), model(adversarial)
+        return embedding_distance(moved, clean) if isinstance(clean, Features) else squared_distance(moved, clean)
+
+
+def fit_probe(
+    encoder: Encoder | str,
+    dataset: str,
+    *,
+    task: str | None = None,
+    root: str | Path = "data",
+    train_limit: int | None = None,
+    size: tuple[int, int] | None = None,
+    device: str = "cpu",
+    **recipe: Any,
+) -> Model:
+    """A model: the frozen encoder with a head fitted on a dataset, from the cache where it was fitted before.
+
+    Args:
+        task: needed where the dataset has labels for several tasks.
+        recipe: other fields of `HeadSpec`, such as `pooling="cls+patch"`.
+
+    Raises:
+        UserError: unknown names, a task the dataset has no labels for, missing data, an unknown recipe field.
+    """
+    encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder.freeze()
+    kind = cast(type[Dataset], known_datasets.get(dataset))
+    tasks = list(kind.labels)
+    if task is None and len(tasks) == 1:
+        task = tasks[0]
+    if task not in tasks:
+        raise unknown_name(f"task of {dataset}", str(task), tasks)
+    spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
+    size = size or kind.fit_size(encoder.card.input_size, encoder.card.patch_size)
+    data = probing.train_data(dataset, Path(root), size, spec)
+    return probing.fit_probes(encoder.to(device), data, [task], spec=spec, device=torch.device(device))[task][0]
+
+
+def evaluate(
+    encoder: Encoder | str | Sequence[Encoder | str],
+    datasets: Sequence[str],
+    attacks: Sequence[str] = ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd"),
+    *,
+    eps: str | float | Sequence[str | float] = "8/255",
+    root: str | Path = "data",
+    limit: int | None = None,
+    out: str | Path | None = None,
+    device: str = "cpu",
+    transfer: bool = False,
+    **options: Any,
+) -> pd.DataFrame:
+    """Robustness of encoders as a data frame, a row per number with its 95 % interval.
+
+    Attacks made for a task that no dataset has are left out.
+
+    Args:
+        limit: images of each dataset; always the same ones for the same number.
+        out: keeps the results there, and skips what is already there; by default nothing is kept.
+        transfer: also rows where the attack was made for another task's head.
+        options: other fields of `Suite`, such as `steps`, `seed`, `batch_size`, `precision` or `head`.
+
+    Raises:
+        UserError: anything that cannot be resolved or read.
+        RuntimeError: some cells failed for another reason.
+    """
+    chosen = [encoder] if isinstance(encoder, str | nn.Module) else list(encoder)
+    loaded = [load_encoder(e) if isinstance(e, str) else e.freeze() for e in chosen]
+    sizes = [eps] if isinstance(eps, str | float | int) else list(eps)
+    data: dict[str, Any] = {
+        "encoders": [e.card.name for e in loaded],
+        "attacks": _applicable(attacks, datasets),
+        "eps": sizes,
+    }
+    data |= {"datasets": [DatasetSpec(name=d, limit=limit) for d in datasets], "examples": 0, **options}
+    suite = validated(Suite, data, "evaluation")
+    with tempfile.TemporaryDirectory() as temporary:
+        store = Store(Path(out) if out else Path(temporary)).prepare()
+        plan = make_plan(suite, store, Path(root), torch.device(device), loaded)
+        failures = execute(plan, store, lambda progress: None)
+        if failures:
+            raise RuntimeError("; ".join(f"{f.label}: {f.reason}" for f in failures))
+        wanted = plan.fingerprints()
+        rows = [r for r in table_rows(store.records(), transfer=transfer) if r["fingerprint"] in wanted]
+    return pd.DataFrame(rows)
+
+
+def _applicable(names: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    tasks = {task for name in chosen for task in cast(type[Dataset], known_datasets.get(name)).labels}
+    kept = {"nothing", "encoder", *tasks}
+    return [name for name in names if cast(type[Attack], known_attacks.get(name)).sees in kept]

@@ -1,0 +1,46 @@
+"""The command line: thin, and without torch until a command needs it."""
+
+import sys
+
+from cyclopts import App, CycloptsError
+
+from robustprobe.errors import UserError
+
+app = App(
+    name="robustprobe",
+    help="How robust is a vision encoder, for everything it will be used for?",
+    version=lambda: _version(),
+)
+_COMMANDS = {
+    "demo": (
+        "run:demo",
+        "Evaluate the bundled encoders on generated scenes: no download, no GPU, under three minutes.",
+    ),
+    "run": ("run:run", "Attack encoders and judge them on every task, as a suite file or options say."),
+    "table": ("results:table", "Print the results of a folder as a table."),
+    "report": ("results:report", "Write the results of a folder as one self-contained HTML page."),
+    "list": ("listing:list_things", "List encoders, datasets, tasks, attacks or suites by name."),
+    "doctor": ("doctor:doctor", "Show machine, versions, caches and datasets found or missing."),
+}
+for _name, (_home, _help) in _COMMANDS.items():
+    app.command(f"robustprobe.cli.{_home}", name=_name, help=_help)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("robustprobe")
+
+
+def main() -> None:
+    """Exit codes: 0 done; 1 the user's mistake; 2 some cells failed; 130 interrupted, resumable."""
+    try:
+        app(exit_on_error=False)
+    except CycloptsError:
+        sys.exit(1)
+    except UserError as error:
+        print(f"robustprobe: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("robustprobe: interrupted; finished cells are kept, the same command continues.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,72 @@
+"""What a run shows: the plan first, then live progress, or plain lines where there is no terminal."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from robustprobe.runner import Plan, Progress, describe
+from robustprobe.spec import format_eps
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """Cells, images and estimated time, before any work."""
+    table = Table(title=None, show_edge=False, pad_edge=False)
+    for column in ("encoder", "dataset", "tasks", "images", "image size", "attacks left to make"):
+        table.add_column(column, overflow="fold")
+    for bench in plan.benches:
+        left = ", ".join(f"{describe(j.attack, '')}@{format_eps(j.attack.eps)}" for j in bench.jobs) or "none: all done"
+        size = f"{bench.data.size[0]} x {bench.data.size[1]}"
+        table.add_row(
+            bench.encoder.card.name, bench.data.name, ", ".join(bench.head_keys), str(len(bench.data)), size, left
+        )
+    console.print(table)
+    done = plan.cells - plan.missing
+    kept = f", {done} of them done already" if done else ""
+    spent = f"about {duration(plan.seconds)} on {plan.device}" if plan.missing else "nothing left to do"
+    console.print(f"plan: {plan.cells} cells{kept}; {spent}. Ctrl-C is safe: the same command continues.")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a person plans by."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Display:
+    """A bar that follows the current stage; without a terminal, a line when a stage ends."""
+
+    def __init__(self, console: Console, plan: Plan) -> None:
+        self.console, self.start = console, time.monotonic()
+        self.stages = sum(len(b.jobs) + 1 for b in plan.benches if b.jobs)
+        self.ended = 0
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bars = Bars(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self.whole = self.bars.add_task("all stages", total=self.stages)
+        self.current = self.bars.add_task("", total=None)
+
+    def __enter__(self) -> "Display":
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Show how far a stage is."""
+        self.bars.update(self.current, description=progress.label, completed=progress.completed, total=progress.total)
+        if not progress.finished:
+            return
+        self.ended += 1
+        self.bars.update(self.whole, completed=self.ended)
+        if not self.console.is_terminal:
+            spent = time.monotonic() - self.start
+            self.console.print(
+                f"[{self.ended}/{self.stages}] {progress.label}, {spent:.0f} s", markup=False, soft_wrap=True
+            )

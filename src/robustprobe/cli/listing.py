@@ -1,0 +1,62 @@
+"""`robustprobe list`: names and what they are, without torch."""
+
+import fnmatch
+import json
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from robustprobe import registry
+from robustprobe.errors import UserError
+from robustprobe.suites import bundled_suites
+
+Kind = Literal["encoders", "datasets", "tasks", "attacks", "suites"]
+CARDS = Path(__file__).parent.parent / "assets" / "encoders"
+
+
+def list_things(kind: Kind, pattern: str = "*", /, *, format: Literal["rich", "json"] = "rich") -> None:
+    """List what robustprobe knows by name.
+
+    Parameters
+    ----------
+    kind
+        encoders, datasets, tasks, attacks or suites.
+    pattern
+        Only names that match, such as 'dino*'.
+    format
+        rich for the terminal, or json.
+    """
+    entries = [entry for entry in _entries(kind) if fnmatch.fnmatch(entry["name"], pattern)]
+    if not entries:
+        raise UserError(f"no {kind} match '{pattern}'; `robustprobe list {kind}` shows all.")
+    if format == "json":
+        print(json.dumps(entries, indent=2))
+        return
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("name", "summary"):
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for entry in entries:
+        table.add_row(entry["name"], entry["summary"])
+    Console().print(table)
+
+
+def _entries(kind: Kind) -> list[dict[str, str]]:
+    if kind == "suites":
+        return [{"name": name, "summary": suite.description} for name, suite in bundled_suites().items()]
+    if kind == "encoders":
+        return [*_bundled_encoders(), *_sources()]
+    known = getattr(registry, kind)
+    return [{"name": name, "summary": known.summary(name)} for name in known.names()]
+
+
+def _bundled_encoders() -> list[dict[str, str]]:
+    cards = {path.parent.name: json.loads(path.read_text()) for path in sorted(CARDS.glob("*/card.json"))}
+    return [{"name": f"bundled:{name}", "summary": str(card.get("summary", ""))} for name, card in cards.items()]
+
+
+def _sources() -> list[dict[str, str]]:
+    forms = {"timm": "timm:NAME.tag", "file": "file:DIR", "python": "my.py:Class"}
+    known = registry.sources
+    return [{"name": forms[n], "summary": known.summary(n)} for n in known.names() if n in forms]

@@ -1,0 +1,144 @@
+"""`robustprobe run` and `robustprobe demo`."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from robustprobe.errors import UserError
+from robustprobe.spec import Suite, validated
+from robustprobe.suites import find_suite
+
+ATTACKS = ["clean", "noise", "embed", "pgd", "segpgd", "depthpgd"]
+
+
+def demo(*, out: Path = Path("demo"), device: str = "auto") -> None:
+    """Evaluate the bundled encoders on generated scenes: no download, no GPU, under three minutes.
+
+    Parameters
+    ----------
+    out
+        Folder for results and the page.
+    device
+        auto, cpu or cuda.
+    """
+    _run(find_suite("demo"), Path("data"), out, device)
+
+
+def run(
+    suite: str | None = None,
+    /,
+    *,
+    encoder: list[str] | None = None,
+    dataset: list[str] | None = None,
+    attack: list[str] | None = None,
+    eps: list[str] | None = None,
+    limit: int | None = None,
+    steps: int | None = None,
+    train_limit: int | None = None,
+    pooling: Literal["cls", "cls+patch"] | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    examples: int | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
+    data_root: Path = Path("data"),
+    out: Path = Path("results"),
+    device: str = "auto",
+) -> None:
+    """Attack encoders and judge them on every task, as a suite file or these options say.
+
+    The same command again does only what is missing. Options change the suite that is given.
+
+    Parameters
+    ----------
+    suite
+        A YAML file, or a name from `robustprobe list suites`.
+    encoder
+        Encoder to evaluate, such as bundled:photos or my.py:MyEncoder. Repeat for several.
+    dataset
+        Dataset to report on. Repeat for several.
+    attack
+        Attack to run; by default clean, noise, embed and each task's own. Repeat for several.
+    eps
+        Size of the perturbation, such as 8/255. Repeat for several.
+    limit
+        Images of each dataset; always the same ones for the same number.
+    steps
+        Steps of each attack.
+    train_limit
+        Images that heads learn from.
+    pooling
+        What a classification head reads.
+    seed
+        Seed of random starts and of the choice of examples.
+    batch_size
+        Images attacked at once; the numbers do not depend on it.
+
+    Examples:
+        Images kept for the page.
+    precision
+        Precision of the attacked model; judged in fp32 always.
+    data_root
+        Folder that holds the datasets, each in a folder of its name.
+    out
+        Folder for results.
+    device
+        auto, cpu or cuda.
+    """
+    head = {"train_limit": train_limit, "pooling": pooling}
+    changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "steps": steps, "seed": seed}
+    changes |= {"batch_size": batch_size, "examples": examples, "precision": precision}
+    base = find_suite(suite) if suite else None
+    _run(_suite(base, changes, dataset, limit, head, attack is not None), data_root, out, device)
+
+
+def _suite(
+    base: Suite | None,
+    changes: dict[str, Any],
+    dataset: list[str] | None,
+    limit: int | None,
+    head: dict[str, Any],
+    attacks_named: bool,
+) -> Suite:
+    if limit is not None and limit < 1:
+        raise UserError(f"limit {limit} leaves no image; give a limit of 1 or more, or none for the whole split.")
+    data: dict[str, Any] = base.model_dump() if base else {}
+    data |= {key: value for key, value in changes.items() if value is not None}
+    if dataset:
+        data["datasets"] = [{"name": name} for name in dataset]
+    if limit is not None:
+        data["datasets"] = [{**d, "limit": limit} for d in data.get("datasets", [])]
+    data["head"] = {**data.get("head", {}), **{k: v for k, v in head.items() if v is not None}}
+    for key in ("encoders", "datasets"):
+        if not data.get(key):
+            raise UserError(f"no {key} named; give a suite file, or --{key[:-1]} NAME (see `robustprobe list {key}`).")
+    if not base and not attacks_named:
+        data["attacks"] = ATTACKS
+    return validated(Suite, data, "the run")
+
+
+def _run(suite: Suite, root: Path, out: Path, device: str) -> None:
+    console = Console()
+    console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
+    from robustprobe.cli._display import Display, show_plan
+    from robustprobe.device import find_device
+    from robustprobe.report.page import write_page
+    from robustprobe.report.tables import print_rich
+    from robustprobe.runner import execute, make_plan
+    from robustprobe.store import Store
+
+    store = Store(out).prepare()
+    plan = make_plan(suite, store, root, find_device(device))
+    show_plan(console, plan)
+    with Display(console, plan) as display:
+        failures = execute(plan, store, display.update)
+    wanted = plan.fingerprints()
+    print_rich([r for r in store.records() if r.fingerprint in wanted], transfer=False, console=console)
+    page = write_page(out, out / "report.html")
+    console.print(f"Results: {out}    Page: {page.resolve().as_uri()}", soft_wrap=True)
+    for failure in failures:
+        print(f"robustprobe: failed: {failure.label}: {failure.reason}", file=sys.stderr)
+    if failures:
+        print("robustprobe: the other cells are done; the same command tries these again.", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,226 @@
+"""What every dataset is: fixed ids, images in [0, 1], labels by task."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, cast, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from robustprobe.errors import UserError
+from robustprobe.registry import datasets
+from robustprobe.spec import fingerprint
+from robustprobe.types import Batch, LabelSpace, Sample
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Size = tuple[int, int]
+
+
+class RawSample(NamedTuple):
+    """An image as read, and its labels by task: an int, a class map (h, w), or depths (h, w) in metres."""
+
+    image: Image.Image
+    labels: Mapping[str, int | NDArray[Any]]
+
+
+class Dataset(ABC):
+    """A split of a labelled dataset, or a fixed part of it.
+
+    Derived classes list ids and read one sample; sizes, checks and subsets are settled here. Labels keep their own
+    resolution, images are resized to `size`.
+    """
+
+    labels: ClassVar[dict[str, LabelSpace]]
+    native_size: ClassVar[Size]
+    licence: ClassVar[str] = "unknown"
+    citation: ClassVar[str] = ""
+
+    def __init__(self, root: Path | None, split: Split, size: Size | None) -> None:
+        self.root, self.split, self.size = root, split, size or self.native_size
+        self.indices: Sequence[int] = range(0)
+
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """The id of every image of the split, in the official order."""
+
+    @abstractmethod
+    def read(self, index: int) -> RawSample:
+        """Image and labels at a place in `ids()`."""
+
+    def files(self) -> list[Path]:
+        """The files the split is read from; their names and sizes stand for its content."""
+        return []
+
+    def stratum(self, index: int) -> int:
+        """The group within which subsets are balanced: the class where it is known without reading the image."""
+        return 0
+
+    @classmethod
+    def fit_size(cls, input_size: Size, patch_size: int) -> Size:
+        """Image size (H, W) for an encoder: its own for square images, else the nearest shape with as many patches.
+
+        The aspect ratio of the dataset is kept as well as multiples of the patch size allow.
+        """
+        height, width = cls.native_size
+        if height == width:
+            return input_size
+        scale = (input_size[0] * input_size[1] * DENSE_AREA / (height * width)) ** 0.5
+        rows, columns = (max(1, round(side * scale / patch_size)) for side in (height, width))
+        return rows * patch_size, columns * patch_size
+
+    @final
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+    @final
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @final
+    def __getitem__(self, place: int) -> Sample:
+        index = self.indices[place]
+        identity = self._ids[index]
+        try:
+            raw = self.read(index)
+            pixels = raw.image.convert("RGB")
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self.name}: image {identity} cannot be read: {error}. Replace the file.") from error
+        targets = {task: self._target(task, value, identity) for task, value in raw.labels.items()}
+        return Sample(identity, to_tensor(pixels, self.size), targets)
+
+    @final
+    def select(self, limit: int | None) -> "Dataset":
+        """Keep a fixed part: the ids that come first in a fixed shuffle, as many from each stratum as possible.
+
+        Raises:
+            UserError: no images, or a limit below one.
+        """
+        if limit is not None and limit < 1:
+            raise UserError(f"limit {limit} leaves no image; give a limit of 1 or more, or none for the whole split.")
+        self._ids = self.ids()
+        if not self._ids:
+            raise UserError(f"{self.name} has no {self.split} images under {self.root}; check the folder.")
+        self.indices = range(len(self._ids)) if limit is None or limit >= len(self._ids) else self._subset(limit)
+        return self
+
+    def _subset(self, limit: int) -> list[int]:
+        order = sorted(range(len(self._ids)), key=lambda i: hashlib.sha256(self._ids[i].encode()).digest())
+        strata: dict[int, list[int]] = defaultdict(list)
+        rank = {}
+        for index in order:
+            members = strata[self.stratum(index)]
+            rank[index] = len(members)
+            members.append(index)
+        order.sort(key=lambda i: rank[i])
+        return sorted(order[:limit])
+
+    @final
+    @property
+    def kept_ids(self) -> list[str]:
+        """Ids of the images that remain after `select`."""
+        return [self._ids[i] for i in self.indices]
+
+    @final
+    def digest(self) -> str:
+        """Fingerprint of name, split, image size, kept ids and the sizes of the files behind them."""
+        sizes = {str(p.relative_to(self.root)) if self.root else str(p): p.stat().st_size for p in self.files()}
+        return fingerprint([self.name, self.split, self.size, self.kept_ids, sizes])
+
+    def _target(self, task: str, value: int | NDArray[Any], identity: str) -> Tensor:
+        space = self.labels[task]
+        if task == "depth":
+            depth = torch.as_tensor(np.asarray(value, dtype=np.float32))
+            valid = torch.isfinite(depth) & (depth > space.min_depth) & (depth < space.max_depth)
+            return torch.where(valid, depth, 0)
+        label = torch.as_tensor(np.asarray(value, dtype=np.int64))
+        wrong = (label < 0) | (label >= len(space.classes))
+        if task == "segmentation":
+            wrong &= label != space.ignore_index
+        if wrong.any():
+            found = int(label[wrong].flatten()[0])
+            raise UserError(
+                f"{self.name}: image {identity} has {task} label {found}; expected 0 to {len(space.classes) - 1}"
+                f"{f' or {space.ignore_index} (ignored)' if task == 'segmentation' else ''}. Mend the label file."
+            )
+        return label
+
+
+# Dense datasets are served with about this many times the pixels an encoder prefers.
+DENSE_AREA = 3.0
+
+
+def to_tensor(image: Image.Image, size: Size) -> Tensor:
+    """An RGB image as (3, H, W) in [0, 1], resized bilinearly with antialiasing, on the 8-bit grid."""
+    if (image.height, image.width) != size:
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def load_dataset(
+    name: str, *, root: str | Path = "data", split: str = "test", limit: int | None = None, size: Size | None = None
+) -> Dataset:
+    """A split of a dataset, or a fixed part of it.
+
+    Args:
+        name: a registered dataset (`robustprobe list datasets`) or `my.py:Class`.
+        root: the folder that holds datasets, each in a folder of its own name.
+        limit: number of images; always the same ones for the same number.
+        size: (H, W) images are resized to; the dataset's own by default.
+
+    Raises:
+        UserError: unknown name or split, missing folder, wrong layout, no images, or a limit below one.
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split '{split}'; choose train, val or test.")
+    kind = cast(type[Dataset], datasets.get(name))
+    return kind(Path(root), split, size).select(limit)
+
+
+def stack(samples: Sequence[Sample]) -> Batch:
+    tasks = samples[0].targets
+    targets = {task: torch.stack([s.targets[task] for s in samples]) for task in tasks}
+    return Batch([s.id for s in samples], torch.stack([s.image for s in samples]), targets)
+
+
+def batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
+    """The dataset in order, the next batch being read while the current one is used."""
+    starts = range(0, len(dataset), batch_size)
+
+    with ThreadPoolExecutor() as pool:
+
+        def request(start: int) -> list[Future[Sample]]:
+            return [pool.submit(dataset.__getitem__, i) for i in range(start, min(start + batch_size, len(dataset)))]
+
+        pending = request(0)
+        for start in starts:
+            current, pending = pending, request(start + batch_size)
+            yield stack([future.result() for future in current])
+
+
+def require(path: Path, layout: str) -> Path:
+    """`path`, if it exists.
+
+    Raises:
+        UserError: it does not; the message describes the expected layout.
+    """
+    if not path.exists():
+        raise UserError(f"no {path}; expected {layout}. Give the folder that holds the datasets with --data-root.")
+    return path
+
+
+def held_out(ids: Sequence[str], split: Split, share: float = 0.1) -> list[int]:
+    """Places of the train ids that belong to `train` or `val` where a dataset has no official split for choosing."""
+    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
+    count = max(1, round(share * len(ids)))
+    return sorted(order[:count] if split == "val" else order[count:])

@@ -1,0 +1,31 @@
+"""Text files that list the files of each sample on a line."""
+
+from pathlib import Path
+
+from robustprobe.datasets._base import require
+from robustprobe.errors import UserError
+
+
+def read_list(path: Path, columns: str) -> list[list[str]]:
+    """The fields of every non-empty line.
+
+    Args:
+        columns: names of the expected fields, as shown to the user.
+
+    Raises:
+        UserError: no such file, or a line with too few fields.
+    """
+    require(path, f"a list with '{columns}' on each line")
+    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    for number, row in enumerate(rows, 1):
+        if len(row) < len(columns.split()):
+            raise UserError(f"{path} line {number} is '{' '.join(row)}'; expected '{columns}'. Mend the list.")
+    return rows
+
+
+def existing(folder: Path, rows: list[list[str]], columns: int) -> list[Path]:
+    """The listed files under `folder`, from the first columns of each row. Raises UserError for one that is missing."""
+    paths = [folder / name.lstrip("/") for row in rows for name in row[:columns]]
+    for path in paths:
+        require(path, "the file that the list names")
+    return paths

@@ -1,0 +1,342 @@
+"""A small ray caster: convex solids on a floor before a wall, with exact class, mask and depth.
+
+Per-pixel arithmetic uses only operations that IEEE 754 rounds exactly (+, -, *, /, square root), and all
+randomness comes from one seeded stream, so that a scene is the same on every machine.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Vector = tuple[Array, Array, Array]
+
+SHAPES = ("sphere", "box", "cylinder", "cone", "pyramid", "octahedron")
+SURFACES = ("floor", "wall", *SHAPES)
+IGNORE = 255
+FLOOR, WALL, FIRST_OBJECT = 0, 1, 2
+SUBPIXELS = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
+
+_SLOPE = 0.5
+_PLANES: dict[str, tuple[tuple[tuple[float, float, float], float], ...]] = {
+    "sphere": (),
+    "box": (
+        ((1, 0, 0), 0.85),
+        ((-1, 0, 0), 0.85),
+        ((0, 1, 0), 1.7),
+        ((0, -1, 0), 0),
+        ((0, 0, 1), 0.85),
+        ((0, 0, -1), 0.85),
+    ),
+    "cylinder": (((0, 1, 0), 2), ((0, -1, 0), 0)),
+    "cone": (((0, 1, 0), 2), ((0, -1, 0), 0)),
+    "pyramid": (
+        ((0, -1, 0), 0),
+        *(((x, _SLOPE, z), 1.0) for x, z in ((1, 0), (-1, 0), (0, 1), (0, -1))),
+    ),
+    "octahedron": tuple(((x, y, z), 1.0 + y) for x in (1, -1) for y in (1, -1) for z in (1, -1)),
+}
+
+
+class Rendering(NamedTuple):
+    """`image` (size, size, 3) uint8; `mask` (size, size) uint8 into SURFACES or IGNORE; `depth` (size, size) metres;
+    `label` index into SHAPES of the object with the largest visible area.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    label: int
+
+
+@dataclass(frozen=True)
+class Texture:
+    colours: Array
+    kind: int
+    period: float
+    table: Array
+
+
+@dataclass(frozen=True)
+class Solid:
+    shape: str
+    position: tuple[float, float]
+    scale: tuple[float, float]
+    turn: float
+    texture: Texture
+
+
+@dataclass(frozen=True)
+class Camera:
+    height: float
+    pitch: float
+    focal: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    camera: Camera
+    wall: float
+    light: tuple[float, float, float]
+    ambient: float
+    solids: tuple[Solid, ...]
+    floor_texture: Texture
+    wall_texture: Texture
+    grain: float
+
+
+class _Stream:
+    """Uniform numbers from one seeded generator, the only source of randomness of a scene."""
+
+    def __init__(self, identity: str) -> None:
+        seed = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")
+        self.generator = np.random.Generator(np.random.PCG64(seed))
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * float(self.generator.random())
+
+    def choice(self, count: int) -> int:
+        return int(self.generator.random() * count)
+
+    def array(self, *shape: int) -> Array:
+        return self.generator.random(shape)
+
+
+def sample_scene(identity: str, appearance: str = "") -> Scene:
+    """The scene that belongs to an image id; another `appearance` keeps its geometry and redraws textures and light."""
+    stream, look = _Stream(identity), _Stream(f"{identity}/appearance{appearance}")
+    camera = Camera(stream.uniform(1.1, 1.7), stream.uniform(0.2, 0.36), stream.uniform(1.2, 1.5))
+    wall = stream.uniform(4.5, 9.0)
+    main_depth = stream.uniform(1.9, 2.8)
+    solids = [_solid(stream, look, main_depth, stream.uniform(-0.4, 0.4), stream.uniform(0.6, 0.85))]
+    for _ in range(2 + stream.choice(3)):
+        depth = stream.uniform(main_depth + 0.4, wall - 0.6)
+        solids.append(_solid(stream, look, depth, stream.uniform(-0.6, 0.6) * depth, stream.uniform(0.3, 0.55)))
+    azimuth, height = look.uniform(-2.4, -0.7), look.uniform(0.6, 1.6)
+    norm = math.sqrt(1 + height * height)
+    return Scene(
+        camera=camera,
+        wall=wall,
+        light=(math.cos(azimuth) / norm, height / norm, math.sin(azimuth) / norm),
+        ambient=look.uniform(0.3, 0.5),
+        solids=tuple(solids),
+        floor_texture=_texture(look, 0.3, 0.9),
+        wall_texture=_texture(look, 0.5, 1.5),
+        grain=look.uniform(0.0, 0.03),
+    )
+
+
+def _solid(stream: _Stream, look: _Stream, depth: float, side: float, size: float) -> Solid:
+    shape = SHAPES[stream.choice(len(SHAPES))]
+    scale = (size, size * stream.uniform(0.8, 1.3))
+    return Solid(shape, (side, depth), scale, stream.uniform(0, 2 * math.pi), _texture(look, 0.15, 0.5))
+
+
+def _texture(look: _Stream, low: float, high: float) -> Texture:
+    colours = 0.12 + 0.8 * look.array(2, 3)
+    return Texture(colours, look.choice(4), look.uniform(low, high), look.array(16, 16))
+
+
+def render(identity: str, size: int = 64, appearance: str = "") -> Rendering:
+    """Render the scene of an image id at `size` x `size` pixels."""
+    scene = sample_scene(identity, appearance)
+    origin = (0.0, scene.camera.height, 0.0)
+    centre = _surfaces(scene, origin, _rays(scene.camera, size, 0.5, 0.5))
+    image = np.zeros((size * size, 3))
+    classes = _classes(scene, centre.surface)
+    mask = classes.copy()
+    for u, v in SUBPIXELS:
+        hit = _surfaces(scene, origin, _rays(scene.camera, size, u, v))
+        image += _shade(scene, hit) / len(SUBPIXELS)
+        mask[_classes(scene, hit.surface) != classes] = IGNORE
+    image += scene.grain * (_Stream(f"{identity}/grain{appearance}").array(size * size, 3) - 0.5) * 2
+    pixels = np.floor(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    visible = np.bincount(centre.surface, minlength=FIRST_OBJECT + len(scene.solids))[FIRST_OBJECT:]
+    label = SHAPES.index(scene.solids[int(visible.argmax())].shape)
+    depth = centre.distance.astype(np.float32).reshape(size, size)
+    return Rendering(pixels.reshape(size, size, 3), mask.reshape(size, size), depth, label)
+
+
+class _Hit(NamedTuple):
+    """What each ray meets first: surface index, depth along the optical axis, point, outward normal."""
+
+    surface: NDArray[np.int64]
+    distance: Array
+    point: Vector
+    normal: Vector
+
+
+def _rays(camera: Camera, size: int, u: float, v: float) -> Vector:
+    """Directions whose component along the optical axis is 1, so that distance along a ray is depth in metres."""
+    across = (np.arange(size) + u) / size * 2 - 1
+    x = np.tile(across, size) / camera.focal
+    y = np.repeat(-((np.arange(size) + v) / size * 2 - 1), size) / camera.focal
+    cos, sin = math.cos(camera.pitch), math.sin(camera.pitch)
+    return x, cos * y - sin, sin * y + cos
+
+
+def _surfaces(scene: Scene, origin: tuple[float, float, float], ray: Vector) -> _Hit:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        floor = np.where(ray[1] < 0, -origin[1] / ray[1], np.inf)
+        wall = (scene.wall - origin[2]) / ray[2]
+        distance = np.minimum(floor, wall)
+        index = np.where(floor < wall, FLOOR, WALL)
+        normal = (np.zeros_like(wall), np.where(index == FLOOR, 1.0, 0.0), np.where(index == WALL, -1.0, 0.0))
+        for k, solid in enumerate(scene.solids):
+            near, side = _enter(solid, origin, ray)
+            hit = near < distance
+            if not hit.any():
+                continue
+            distance[hit], index[hit] = near[hit], FIRST_OBJECT + k
+            for axis, value in zip(normal, _normal(solid, origin, ray, near, side, hit), strict=True):
+                axis[hit] = value
+    point = tuple(o + distance * d for o, d in zip(origin, ray, strict=True))
+    return _Hit(index, distance, (point[0], point[1], point[2]), normal)
+
+
+def _local(solid: Solid, origin: tuple[float | Array, ...], ray: tuple[float | Array, ...]) -> tuple[Vector, Vector]:
+    """Origin and direction in the solid's unit frame; the parameter along the ray is unchanged."""
+    cos, sin = math.cos(solid.turn), math.sin(solid.turn)
+    wide, high = solid.scale
+    x, z = origin[0] - solid.position[0], origin[2] - solid.position[1]
+    o = ((cos * x + sin * z) / wide, origin[1] / high, (cos * z - sin * x) / wide)
+    d = ((cos * ray[0] + sin * ray[2]) / wide, ray[1] / high, (cos * ray[2] - sin * ray[0]) / wide)
+    return o, d  # type: ignore[return-value]
+
+
+def _enter(
+    solid: Solid, origin: tuple[float | Array, ...], ray: tuple[float | Array, ...]
+) -> tuple[Array, NDArray[np.int64]]:
+    """Where each ray enters the solid (infinity for a miss) and through which of its sides (-1: the curved one)."""
+    o, d = _local(solid, origin, ray)
+    near, far = _curved(solid.shape, o, d)
+    side = np.full(near.shape, -1)
+    for k, ((a, b, c), bound) in enumerate(_PLANES[solid.shape]):
+        slope = a * d[0] + b * d[1] + c * d[2]
+        t = (bound - (a * o[0] + b * o[1] + c * o[2])) / slope
+        entering = (slope < 0) & (t > near)
+        near, side = np.where(entering, t, near), np.where(entering, k, side)
+        far = np.where((slope > 0) & (t < far), t, far)
+    return np.where((near < far) & (near > 1e-6), near, np.inf), side
+
+
+def _curved(shape: str, o: Vector, d: Vector) -> tuple[Array, Array]:
+    if shape == "sphere":
+        return _roots(_dot(d, d), _dot(o, d) - d[1], _dot(o, o) - 2 * o[1])
+    if shape == "cylinder":
+        return _roots(d[0] * d[0] + d[2] * d[2], o[0] * d[0] + o[2] * d[2], o[0] * o[0] + o[2] * o[2] - 0.64)
+    if shape == "cone":
+        return _cone(o, d)
+    infinite = np.full(np.shape(d[0]), np.inf)
+    return -infinite, infinite
+
+
+def _roots(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
+    """Interval in which a t^2 + 2 b t + c <= 0, for a > 0."""
+    root = np.sqrt(b * b - a * c)
+    miss = np.isnan(root)
+    return np.where(miss, np.inf, (-b - root) / a), np.where(miss, -np.inf, (-b + root) / a)
+
+
+def _cone(o: Vector, d: Vector) -> tuple[Array, Array]:
+    h = 2 - o[1]
+    a = d[0] * d[0] + d[2] * d[2] - 0.25 * d[1] * d[1]
+    b = o[0] * d[0] + o[2] * d[2] + 0.25 * h * d[1]
+    c = o[0] * o[0] + o[2] * o[2] - 0.25 * h * h
+    root = np.sqrt(b * b - a * c)
+    first, second = (-b - root) / a, (-b + root) / a
+    low, high = np.fmin(first, second), np.fmax(first, second)
+    # Along a steep ray the double cone is met outside the two roots; its lower half lies where the ray descends.
+    steep, falling = a < 0, d[1] < 0
+    near = np.where(steep, np.where(falling, high, -np.inf), low)
+    far = np.where(steep, np.where(falling, np.inf, low), high)
+    miss = np.isnan(root)
+    return np.where(miss, np.inf, near), np.where(miss, -np.inf, far)
+
+
+def _normal(
+    solid: Solid,
+    origin: tuple[float, float, float],
+    ray: Vector,
+    near: Array,
+    side: NDArray[np.int64],
+    hit: NDArray[np.bool_],
+) -> Vector:
+    t = near[hit]
+    o, d = _local(solid, origin, tuple(r[hit] for r in ray))
+    x, y, z = (o[k] + t * d[k] for k in range(3))
+    if solid.shape == "sphere":
+        n = [x, y - 1, z]
+    elif solid.shape == "cone":
+        n = [x, 0.25 * (2 - y), z]
+    else:
+        n = [x, np.zeros_like(y), z]
+    for k, (plane, _) in enumerate(_PLANES[solid.shape]):
+        flat = side[hit] == k
+        n = [np.where(flat, p, axis) for p, axis in zip(plane, n, strict=True)]
+    wide, high = solid.scale
+    n = [n[0] / wide, n[1] / high, n[2] / wide]
+    cos, sin = math.cos(solid.turn), math.sin(solid.turn)
+    length = np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2])
+    return (cos * n[0] - sin * n[2]) / length, n[1] / length, (sin * n[0] + cos * n[2]) / length
+
+
+def _dot(a: Vector, b: Vector) -> Array:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _classes(scene: Scene, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+    table = [FLOOR, WALL, *(FIRST_OBJECT + SHAPES.index(s.shape) for s in scene.solids)]
+    return np.asarray(table, dtype=np.uint8)[index]
+
+
+def _shade(scene: Scene, hit: _Hit) -> Array:
+    facing = np.maximum(
+        hit.normal[0] * scene.light[0] + hit.normal[1] * scene.light[1] + hit.normal[2] * scene.light[2], 0
+    )
+    lit = facing * ~_shadowed(scene, hit)
+    colour = np.empty((len(lit), 3))
+    textures = [scene.floor_texture, scene.wall_texture, *(s.texture for s in scene.solids)]
+    for k, texture in enumerate(textures):
+        here = hit.surface == k
+        if here.any():
+            colour[here] = _paint(texture, *(p[here] for p in hit.point))
+    return colour * (scene.ambient + (1 - scene.ambient) * lit)[:, None]
+
+
+def _shadowed(scene: Scene, hit: _Hit) -> NDArray[np.bool_]:
+    start = tuple(p + 1e-4 * n for p, n in zip(hit.point, hit.normal, strict=True))
+    light = tuple(np.full_like(start[0], c) for c in scene.light)
+    shadow = np.zeros(len(start[0]), dtype=bool)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for solid in scene.solids:
+            shadow |= np.isfinite(_enter(solid, start, light)[0])
+    return shadow
+
+
+def _paint(texture: Texture, x: Array, y: Array, z: Array) -> Array:
+    """Plain, checks, stripes or smooth noise over a slanted pair of world coordinates."""
+    u, v = (x + 0.5 * y) / texture.period, (z + 0.75 * y) / texture.period
+    if texture.kind == 0:
+        blend = np.zeros_like(u)
+    elif texture.kind == 1:
+        blend = (np.floor(u) + np.floor(v)) % 2
+    elif texture.kind == 2:
+        blend = np.floor(u + v) % 2
+    else:
+        blend = _noise(texture.table, 2 * u, 2 * v)
+    return texture.colours[0] + blend[:, None] * (texture.colours[1] - texture.colours[0])
+
+
+def _noise(table: Array, u: Array, v: Array) -> Array:
+    i, j = np.floor(u), np.floor(v)
+    s, t = u - i, v - j
+    a, b = i.astype(np.int64) % 16, j.astype(np.int64) % 16
+    c, e = (a + 1) % 16, (b + 1) % 16
+    top = table[a, b] * (1 - s) + table[c, b] * s
+    bottom = table[a, e] * (1 - s) + table[c, e] * s
+    return np.asarray(top * (1 - t) + bottom * t)

@@ -1,0 +1,52 @@
+"""Generated scenes with class, mask and metric depth of the same image; nothing to download"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustprobe.datasets._base import Dataset, RawSample, Size, Split
+from robustprobe.datasets._rendering import IGNORE, SHAPES, SURFACES, Rendering, render
+from robustprobe.errors import UserError
+from robustprobe.types import LabelSpace
+
+SIZES = {"train": 4000, "val": 500, "test": 1000}
+
+
+@final
+class Scenes(Dataset):
+    """Class: the shape of the object with the largest visible area. Mask: floor, wall and shapes, with pixels whose
+    subpixels disagree ignored. Depth: distance along the optical axis at the pixel's centre.
+    """
+
+    labels: ClassVar = {
+        "classification": LabelSpace(classes=SHAPES),
+        "segmentation": LabelSpace(classes=SURFACES, ignore_index=IGNORE),
+        "depth": LabelSpace(max_depth=10.0),
+    }
+    native_size: ClassVar = (64, 64)
+    licence: ClassVar = "CC0-1.0"
+
+    def __init__(self, root: Path | None, split: Split, size: Size | None) -> None:
+        super().__init__(root, split, size)
+        if self.size[0] != self.size[1] or not 16 <= self.size[0] <= 1024:
+            raise UserError(f"scenes are square, of 16 to 1024 pixels, not {self.size}; give such a size.")
+
+    def ids(self) -> list[str]:
+        return [f"{self.split}-{i}" for i in range(SIZES[self.split])]
+
+    def read(self, index: int) -> RawSample:
+        scene = _cached(f"{self.split}-{index}", self.size[0])
+        labels: dict[str, int | NDArray[Any]] = {
+            "classification": scene.label,
+            "segmentation": scene.mask,
+            "depth": scene.depth,
+        }
+        return RawSample(Image.fromarray(scene.image), labels)
+
+
+@lru_cache(maxsize=4096)
+def _cached(identity: str, size: int) -> Rendering:
+    return render(identity, size)

@@ -1,0 +1,104 @@
+"""What every encoder is, and how a name becomes one."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import cast, final
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from robustprobe.errors import UserError, unknown_name
+from robustprobe.registry import sources
+from robustprobe.types import Features, Widths
+
+
+class EncoderCard(BaseModel):
+    """What is known of an encoder beside its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str = ""
+    licence: str = "unknown"
+    patch_size: int
+    input_size: tuple[int, int]
+    widths: Widths
+
+
+class Encoder(nn.Module, ABC):
+    """A frozen vision encoder: images (B, 3, H, W) in [0, 1] to `Features`.
+
+    Everything that belongs to the weights, such as normalisation, happens inside. Derived classes fill `features`.
+    """
+
+    def __init__(self, card: EncoderCard) -> None:
+        super().__init__()
+        self.card = card
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Features:
+        """Features of images whose size has been checked."""
+
+    @final  # type: ignore[misc]
+    def forward(self, images: Tensor) -> Features:
+        """Features of images (B, 3, H, W) in [0, 1].
+
+        Raises:
+            UserError: another shape, or a height or width that is no multiple of the patch size.
+        """
+        patch = self.card.patch_size
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % patch or images.shape[3] % patch:
+            raise UserError(
+                f"{self.card.name} got images of shape {tuple(images.shape)}; it takes (B, 3, H, W) with H and W "
+                f"multiples of {patch}. Resize the images, for instance to {self.card.input_size}."
+            )
+        return self.features(images)
+
+    @final
+    def freeze(self) -> "Encoder":
+        """Evaluation mode, and no parameter that asks for a gradient."""
+        self.eval().requires_grad_(False)
+        return self
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of names, shapes, types and values of the weights."""
+        state = hashlib.sha256(type(self).__qualname__.encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return state.hexdigest()
+
+
+class Source(ABC):
+    """A place encoders come from, named by the part of a spec before the colon."""
+
+    form: str = ""
+
+    @abstractmethod
+    def load(self, name: str) -> Encoder:
+        """The encoder called `name` at this source. Raises UserError where there is none."""
+
+
+def load_encoder(spec: str) -> Encoder:
+    """The frozen encoder a spec names: `bundled:scenes`, `file:DIR`, `timm:NAME.tag` or `my.py:Class`.
+
+    Raises:
+        UserError: unknown source or name, missing or unreadable weights, weights of another architecture.
+    """
+    head, colon, name = spec.partition(":")
+    if not colon or not name:
+        raise UserError(f"'{spec}' names no encoder source; write one of {', '.join(forms())}.")
+    if head.endswith(".py"):
+        head, name = "python", spec
+    if head not in sources.names():
+        raise unknown_name("encoder source", head, sources.names())
+    source = cast(type[Source], sources.get(head))
+    return source().load(name).freeze()
+
+
+def forms() -> list[str]:
+    """How encoders of each source are written."""
+    return ["bundled:NAME", "file:DIR", "timm:NAME.tag", "my.py:Class"]

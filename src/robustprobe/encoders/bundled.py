@@ -1,0 +1,21 @@
+"""Small encoders that come with robustprobe"""
+
+from pathlib import Path
+from typing import final
+
+from robustprobe.encoders._base import Encoder, Source
+from robustprobe.encoders.file import load_folder
+from robustprobe.errors import unknown_name
+
+FOLDER = Path(__file__).parent.parent / "assets" / "encoders"
+
+
+@final
+class BundledSource(Source):
+    """Folders that ship inside the package."""
+
+    def load(self, name: str) -> Encoder:
+        known = [p.parent.name for p in FOLDER.glob("*/card.json")]
+        if name not in known:
+            raise unknown_name("bundled encoder", name, known)
+        return load_folder(FOLDER / name, f"bundled:{name}")

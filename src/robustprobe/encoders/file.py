@@ -1,0 +1,110 @@
+"""An encoder folder on disk: card.json and encoder.safetensors"""
+
+import json
+from pathlib import Path
+from typing import Any, final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+
+from robustprobe.encoders._base import Encoder, EncoderCard, Source
+from robustprobe.encoders.timm import TimmViT
+from robustprobe.errors import UserError
+from robustprobe.types import Widths
+
+CARD, WEIGHTS = "card.json", "encoder.safetensors"
+
+
+class Architecture(BaseModel):
+    """Arguments of timm's VisionTransformer, and the normalisation before it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    img_size: int
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+
+@final
+class FileSource(Source):
+    """Folders that training scripts write."""
+
+    def load(self, name: str) -> Encoder:
+        return load_folder(Path(name), f"file:{name}")
+
+
+def load_folder(folder: Path, name: str) -> Encoder:
+    """The encoder of a folder that holds `card.json` and `encoder.safetensors`.
+
+    Raises:
+        UserError: a missing or unreadable file, or weights that do not fit the card's architecture.
+    """
+    card = read_card(folder)
+    try:
+        architecture = Architecture.model_validate(card.get("architecture"))
+    except ValidationError as error:
+        raise UserError(f"{folder / CARD} has no readable 'architecture': {error}") from error
+    encoder = build(architecture, name, str(card.get("licence", "unknown")))
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder / WEIGHTS} cannot be read as safetensors: {error}. Give a folder with intact weights."
+        ) from error
+    check_keys(encoder, weights, folder / WEIGHTS)
+    encoder.model.load_state_dict(weights)
+    return encoder
+
+
+def build(architecture: Architecture, name: str, licence: str = "unknown") -> TimmViT:
+    """An untrained encoder of an architecture."""
+    options = architecture.model_dump(exclude={"mean", "std"})
+    model = VisionTransformer(num_classes=0, dynamic_img_size=True, **options)
+    size = (architecture.img_size, architecture.img_size)
+    card = EncoderCard(
+        name=name,
+        source=name.partition(":")[0],
+        licence=licence,
+        patch_size=architecture.patch_size,
+        input_size=size,
+        widths=Widths(architecture.embed_dim, architecture.embed_dim),
+    )
+    return TimmViT(card, model, architecture.mean, architecture.std)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of an encoder folder, as a dictionary."""
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no {path}; an encoder folder holds {CARD} and {WEIGHTS}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(card, dict):
+        raise UserError(f"{path} holds a {type(card).__name__}; a card is a JSON object.")
+    return card
+
+
+def check_keys(encoder: TimmViT, weights: dict[str, Any], path: Path) -> None:
+    """Raises UserError unless names and shapes of the weights are those of the encoder."""
+    own = {k: tuple(v.shape) for k, v in encoder.model.state_dict().items()}
+    given = {k: tuple(v.shape) for k, v in weights.items()}
+    if own == given:
+        return
+    missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    shapes = [f"{k} {given[k]} instead of {own[k]}" for k in sorted(own.keys() & given.keys()) if own[k] != given[k]]
+    found = [
+        f"{what} {', '.join(keys[:3])}"
+        for what, keys in (("missing", missing), ("unknown", extra), ("shape", shapes))
+        if keys
+    ]
+    raise UserError(
+        f"{path} holds weights of another architecture: {'; '.join(found)}. Correct the card or the weights."
+    )

@@ -1,0 +1,24 @@
+"""Your own encoder class in a Python file, as my.py:Class"""
+
+import inspect
+from pathlib import Path
+from typing import final
+
+from robustprobe.encoders._base import Encoder, Source
+from robustprobe.errors import UserError
+from robustprobe.registry import load_attribute
+
+
+@final
+class PythonSource(Source):
+    """Runs the code of the file it is given."""
+
+    def load(self, name: str) -> Encoder:
+        path, _, attribute = name.rpartition(":")
+        thing = load_attribute(Path(path), attribute)
+        if not (inspect.isclass(thing) and issubclass(thing, Encoder)):
+            raise UserError(f"{name} is not a subclass of robustprobe.Encoder; derive it and fill `features`.")
+        if inspect.isabstract(thing):
+            raise UserError(f"{name} has no `features` method; write one that returns robustprobe.Features.")
+        encoder: Encoder = thing()  # type: ignore[call-arg]
+        return encoder

@@ -1,0 +1,16 @@
+"""Errors that are the user's to mend: one message, no traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what was asked or given. The message says what came, what was expected and what to do."""
+
+
+def unknown_name(noun: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not among `known`, with the nearest match when there is one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UserError(f"unknown {noun} '{name}'.{hint} Known: {', '.join(names)}.")

@@ -1,0 +1,1 @@
+"""Tables and the page. Reads the store only; never imports torch."""

@@ -1,0 +1,132 @@
+"""The result in words: what each encoder scores, what its attacks left, and where it is weakest."""
+
+import math
+from typing import NamedTuple
+
+from robustprobe.report._matrix import ends_text, number_text, task_tables, threat_text
+from robustprobe.store import Interval, Record
+
+
+class Score(NamedTuple):
+    """A number as the page prints it, with its unit and interval."""
+
+    value: str
+    ends: str
+
+
+class Finding(NamedTuple):
+    """One encoder on one task of one dataset: clean, and under the task's own strongest attack; None: not measured.
+
+    `kept` is the share of the clean score that was left; for an error, the clean one over the attacked one.
+    """
+
+    task: str
+    dataset: str
+    metric: str
+    higher_is_better: bool
+    clean: Score | None
+    attacked: Score | None
+    attack: str
+    kept: float | None
+
+
+class Portrait(NamedTuple):
+    """What there is to say of one encoder."""
+
+    encoder: str
+    findings: list[Finding]
+    weakest: str
+
+
+class Headline(NamedTuple):
+    """The top of the page."""
+
+    title: str
+    lead: str
+    facts: list[tuple[str, str]]
+    portraits: list[Portrait]
+
+
+def headline(records: list[Record]) -> Headline:
+    """The result in words, from the records alone."""
+    found: dict[str, list[Finding]] = {}
+    for table in task_tables(records):
+        for line in table.lines:
+            cells = [(column.label, cell) for column, cell in zip(table.columns, line.cells, strict=True) if cell]
+            found.setdefault(line.encoder, []).append(_finding(line.dataset, cells))
+    portraits = [Portrait(encoder, findings, _weakest(findings)) for encoder, findings in sorted(found.items())]
+    title = f"How robust is {portraits[0].encoder}?" if len(portraits) == 1 else f"How robust are {len(portraits)} encoders?"
+    return Headline(title, _lead(records, portraits), _facts(records), portraits)
+
+
+def _finding(dataset: str, cells: list[tuple[str, Record]]) -> Finding:
+    first = cells[0][1]
+    clean = next((r for _, r in cells if r.attack.name == "clean"), None)
+    own = [(label, r) for label, r in cells if r.made_for == r.task]
+    label, attacked = _strongest(own) if own else ("", None)
+    kept = _kept(clean, attacked) if clean and attacked else None
+    return Finding(
+        first.task, dataset, first.metric, first.higher_is_better, _score(clean), _score(attacked), label, kept
+    )
+
+
+def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
+    """Of the attacks at the largest eps, the one after which the score is worst."""
+    largest = max(r.attack.eps for _, r in own)
+    sign = 1 if own[0][1].higher_is_better else -1
+    return min((pair for pair in own if pair[1].attack.eps == largest), key=lambda pair: sign * pair[1].headline.value)
+
+
+def _kept(clean: Record, attacked: Record) -> float | None:
+    before, after = clean.headline.value, attacked.headline.value
+    part, whole = (after, before) if clean.higher_is_better else (before, after)
+    return part / whole if math.isfinite(part) and math.isfinite(whole) and whole > 0 else None
+
+
+def _score(record: Record | None) -> Score | None:
+    if record is None:
+        return None
+    return Score(with_unit(record.headline, record.unit), ends_text(record.headline))
+
+
+def with_unit(interval: Interval, unit: str) -> str:
+    """`0.430`, or `0.430 m` for what is no share."""
+    return number_text(interval.value) + ("" if unit == "share" else f" {unit}")
+
+
+def _weakest(findings: list[Finding]) -> str:
+    """One sentence on the finding that kept least, where there are several to compare."""
+    known = [(f.kept, f) for f in findings if f.kept is not None]
+    if len(known) < 2:
+        return ""
+    kept, worst = min(known, key=lambda pair: pair[0])
+    if worst.higher_is_better:
+        return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} left {kept:.0%} of the clean score."
+    grown = f"{1 / kept:.1f} times the clean error" if kept > 0 else "beyond measure"
+    return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} made the error {grown}."
+
+
+def _lead(records: list[Record], portraits: list[Portrait]) -> str:
+    kept = [f.kept for p in portraits for f in p.findings if f.kept is not None]
+    if not kept:
+        return "No task was measured both clean and under its own attack, so there is nothing to compare yet."
+    strongest = max(r.attack.eps for r in records if r.made_for and r.made_for == r.task)
+    levels = f"{strongest * 255:.3g} of 255 grey levels"
+    shares = f"{min(kept):.0%}" if f"{min(kept):.0%}" == f"{max(kept):.0%}" else f"between {min(kept):.0%} and {max(kept):.0%}"
+    return f"Changes of at most {levels} a pixel left {shares} of the clean performance, depending on encoder and task."
+
+
+def _facts(records: list[Record]) -> list[tuple[str, str]]:
+    """What was done, in five or six short entries."""
+    days = sorted({r.provenance.started[:10] for r in records})
+    counts = sorted({r.n for r in records})
+    threat = threat_text(records)
+    return [
+        ("Threat", "; ".join(threat) if threat else "none"),
+        ("Images", f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} a dataset"),
+        ("Encoders", str(len({(r.encoder, r.encoder_digest) for r in records}))),
+        ("Datasets", ", ".join(sorted({r.dataset for r in records}))),
+        ("Tasks", str(len({r.task for r in records}))),
+        ("Measured", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"),
+    ]
+

@@ -1,0 +1,209 @@
+"""The shape all tables for people share: one a task, a row a dataset and encoder, a column an attack at one eps."""
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from robustprobe.spec import AttackSpec, format_eps
+
+if TYPE_CHECKING:
+    from robustprobe.store import Interval, Record
+
+TASKS = ("classification", "segmentation", "depth")
+HEADLESS = ("clean", "noise", "embed")
+MISSING = "—"
+NOT_A_NUMBER = "n/a"
+DECIMALS = 3
+
+
+class Column(NamedTuple):
+    """An attack at one eps; `label` is unique among the columns of a table."""
+
+    attack: AttackSpec
+    made_for: str
+    label: str
+
+
+class Line(NamedTuple):
+    """What one encoder scored on one dataset; a cell is None where nothing was measured."""
+
+    dataset: str
+    encoder: str
+    cells: list["Record | None"]
+
+
+class TaskTable(NamedTuple):
+    """All scores of one task."""
+
+    task: str
+    caption: str
+    columns: list[Column]
+    lines: list[Line]
+
+
+def in_order(records: Iterable["Record"], transfer: bool) -> list["Record"]:
+    """Records by task, dataset, encoder and attack; without `transfer` only attacks made for nobody or for the judge."""
+    chosen = [r for r in records if transfer or r.made_for in ("", r.task)]
+    return sorted(chosen, key=_record_order)
+
+
+def _record_order(record: "Record") -> tuple[object, ...]:
+    attack = attack_order(record.attack, record.made_for, record.task)
+    return (*task_order(record.task), record.dataset, record.encoder, *attack, record.provenance.started, record.fingerprint)
+
+
+def task_order(task: str) -> tuple[int, str]:
+    """Sorts tasks: the three known ones first, then by name."""
+    return (TASKS.index(task) if task in TASKS else len(TASKS), task)
+
+
+def attack_order(attack: AttackSpec, made_for: str, task: str = "") -> tuple[object, ...]:
+    """Sorts attacks: clean, noise, embed, others that saw no head, those made for `task`, those made for other tasks."""
+    origin = 0 if not made_for else 1 if made_for == task else 2
+    headless = HEADLESS.index(attack.name) if attack.name in HEADLESS else len(HEADLESS)
+    return (origin, headless, *task_order(made_for), attack.name, attack.eps, attack.model_dump_json())
+
+
+def task_tables(records: Iterable["Record"], transfer: bool = False) -> list[TaskTable]:
+    """The tables of a store, one a task. Of two records of the same cell the later one counts."""
+    ordered = in_order(records, transfer)
+    return [_task_table([r for r in ordered if r.task == task]) for task in dict.fromkeys(r.task for r in ordered)]
+
+
+def _task_table(records: list["Record"]) -> TaskTable:
+    keys = list(dict.fromkeys((r.attack, r.made_for) for r in records))
+    keys.sort(key=lambda key: attack_order(*key, records[0].task))
+    labels = attack_labels([(attack, made_for) for attack, made_for in keys], records[0].task)
+    columns = [Column(*key, label) for key, label in zip(keys, labels, strict=True)]
+    lines: dict[Hashable, dict[Hashable, Record]] = {}
+    for record in sorted(records, key=lambda r: r.provenance.started):
+        lines.setdefault(line_key(record), {})[record.attack, record.made_for] = record
+    ordered = [lines[key] for key in dict.fromkeys(line_key(r) for r in records)]
+    names = line_names([next(iter(cells.values())) for cells in ordered])
+    return TaskTable(
+        records[0].task,
+        caption(records),
+        columns,
+        [Line(*name, [cells.get(key) for key in keys]) for name, cells in zip(names, ordered, strict=True)],
+    )
+
+
+def data_key(record: "Record") -> tuple[Hashable, ...]:
+    """What makes two records speak of the same images."""
+    return (record.dataset, record.dataset_digest, record.split, record.image_size, record.image_ids_digest)
+
+
+def line_key(record: "Record") -> tuple[Hashable, ...]:
+    """What makes two records belong into one row of a table."""
+    return (data_key(record), record.encoder, record.encoder_digest, record.precision, record.head.fingerprint)
+
+
+def line_names(records: Sequence["Record"]) -> list[tuple[str, str]]:
+    """Dataset and encoder of each row, with what tells rows of the same names apart."""
+    by_data = {data_key(r): r for r in records}
+    datasets = dict(zip(by_data, data_names(list(by_data.values())), strict=True))
+    own = [datasets[data_key(r)] for r in records]
+    facts = [{"weights": r.encoder_digest[:8], "precision": r.precision, "head": r.head.fingerprint[:8]} for r in records]
+    endings = distinctions([(d, r.encoder) for d, r in zip(own, records, strict=True)], facts)
+    return [(d, r.encoder + ending) for d, r, ending in zip(own, records, endings, strict=True)]
+
+
+def data_names(records: Sequence["Record"]) -> list[str]:
+    """Names of datasets, with what tells two uses of the same one apart."""
+    facts = [
+        {
+            "images": str(r.n),
+            "size": size_text(r.image_size),
+            "split": r.split,
+            "choice": r.image_ids_digest[:8],
+            "content": r.dataset_digest[:8],
+        }
+        for r in records
+    ]
+    endings = distinctions([r.dataset for r in records], facts)
+    return [r.dataset + ending for r, ending in zip(records, endings, strict=True)]
+
+
+def attack_labels(attacks: Sequence[tuple[AttackSpec, str]], task: str | None = None) -> list[str]:
+    """Labels such as `pgd 8/255`, unique; an attack made for another task than `task` names the one it was made for."""
+    labels = []
+    for attack, made_for in attacks:
+        eps = "" if attack.eps == 0 else f" {format_eps(attack.eps)}"
+        foreign = f" (for {made_for})" if made_for and task is not None and made_for != task else ""
+        labels.append(f"{attack.name}{eps}{foreign}")
+    facts = [
+        {
+            "steps": str(attack.steps),
+            "iterate": attack.iterate,
+            "seed": str(attack.seed),
+            "norm": attack.norm,
+            "step size": format_eps(attack.step_size),
+            "random start": "yes" if attack.random_start else "no",
+            "for": made_for,
+        }
+        for attack, made_for in attacks
+    ]
+    return [label + ending for label, ending in zip(labels, distinctions(labels, facts), strict=True)]
+
+
+def distinctions(names: Sequence[Hashable], facts: Sequence[Mapping[str, str]]) -> list[str]:
+    """For each name that occurs more than once, the facts that tell it from its namesakes, as in ` (seed 1)`."""
+    endings = []
+    for name, own in zip(names, facts, strict=True):
+        rivals = [f for n, f in zip(names, facts, strict=True) if n == name]
+        told = []
+        for fact, value in own.items():
+            if any(rival[fact] != value for rival in rivals):
+                told.append(f"{fact} {value}")
+                rivals = [rival for rival in rivals if rival[fact] == value]
+        endings.append(f" ({', '.join(told)})" if told else "")
+    return endings
+
+
+def caption(records: Sequence["Record"]) -> str:
+    """Metric, unit, direction, number of images, eps and steps of records of one task."""
+    first = records[0]
+    unit = "a share from 0 to 1" if first.unit == "share" else f"in {first.unit}"
+    direction = "higher is better ↑" if first.higher_is_better else "lower is better ↓"
+    head = f"{first.task.capitalize()}: {first.metric}, {unit}, {direction}"
+    return "; ".join([head, images_text(records), *threat_text(records), "brackets: 95 % interval over images"])
+
+
+def images_text(records: Sequence["Record"]) -> str:
+    """`n = 1000 images`, by dataset where they differ."""
+    counts = {data_key(r): r for r in records}
+    if len({r.n for r in counts.values()}) == 1:
+        return f"n = {records[0].n} images"
+    names = data_names(list(counts.values()))
+    return "n = " + ", ".join(f"{r.n} ({name})" for name, r in zip(names, counts.values(), strict=True)) + " images"
+
+
+def threat_text(records: Iterable["Record"]) -> list[str]:
+    """Eps with its norm, and steps, of the attacks among the records."""
+    attacks = [r.attack for r in records if r.attack.eps > 0]
+    iterated = [a for a in attacks if a.name not in HEADLESS[:2]]
+    eps = ", ".join(format_eps(e) for e in sorted({a.eps for a in attacks}))
+    steps = ", ".join(str(s) for s in sorted({a.steps for a in iterated}))
+    norms = ", ".join(sorted({a.norm for a in attacks}))
+    return ([f"eps {eps} ({norms})"] if eps else []) + ([f"{steps} steps"] if steps else [])
+
+
+def number_text(value: float) -> str:
+    """Three decimals, or `n/a` for what is no number."""
+    return f"{value:.{DECIMALS}f}" if math.isfinite(value) else NOT_A_NUMBER
+
+
+def ends_text(interval: "Interval") -> str:
+    """`[0.380, 0.480]`."""
+    return f"[{number_text(interval.ci_low)}, {number_text(interval.ci_high)}]"
+
+
+def interval_text(interval: "Interval") -> str:
+    """`0.430 [0.380, 0.480]`."""
+    return f"{number_text(interval.value)} {ends_text(interval)}" if math.isfinite(interval.value) else NOT_A_NUMBER
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Height and width in pixels, as in `360 × 480`."""
+    return f"{size[0]} × {size[1]}"
+

@@ -1,0 +1,138 @@
+"""Pixels of the page: differences, overlays and depth maps as lossless PNG, embedded as data URIs."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from robustprobe.errors import UserError
+
+Pixels = NDArray[np.uint8]
+AMPLIFICATION = 10
+MIDDLE_GREY = 128
+IGNORED_CLASS = 255
+TINT = 0.65
+_STEPS = 255
+_INVALID_DEPTH = 255
+_INVALID_COLOUR = (128, 128, 128)
+
+# Viridis of van der Walt and Smith (CC0) at every eighth.
+_VIRIDIS = np.array(
+    [
+        *((68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141)),
+        *((39, 173, 129), (92, 200, 99), (170, 220, 50), (253, 231, 37)),
+    ],
+    dtype=float,
+)
+# Okabe and Ito (2008) without black, then five of Paul Tol's muted colours, which stay apart from them.
+_CLASS_COLOURS = np.array(
+    [
+        *((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66)),
+        *((51, 34, 136), (136, 34, 85), (153, 153, 51), (221, 204, 119), (17, 119, 51)),
+    ],
+    dtype=float,
+)
+_SHADES = (0.0, 0.45, -0.4)
+
+
+class Picture(NamedTuple):
+    """A PNG as a data URI, what it shows in words, and what is printed below it."""
+
+    uri: str
+    alt: str
+    note: str = ""
+
+
+class Scale(NamedTuple):
+    """Ends of a colour scale, in metres."""
+
+    low: float
+    high: float
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """A PNG as it was written: (H, W, 3) uint8, (H, W) uint8 or (H, W) uint16.
+
+    Raises:
+        UserError: missing or unreadable file.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"example image {path} cannot be read: {error}. Delete its folder and run the same command again.") from error
+
+
+def png_uri(pixels: Pixels, palette: Pixels | None = None) -> str:
+    """Data URI of a PNG of (H, W, 3) colours, or of (H, W) indices into a palette (N, 3)."""
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def difference(clean: Pixels, attacked: Pixels) -> NDArray[np.int16]:
+    """Attacked minus clean image, in grey levels."""
+    return attacked.astype(np.int16) - clean.astype(np.int16)
+
+
+def amplified(delta: NDArray[np.int16]) -> Pixels:
+    """A difference in grey levels, ten times as large around middle grey; what leaves [0, 255] is clipped."""
+    return np.clip(MIDDLE_GREY + AMPLIFICATION * delta, 0, 255).astype(np.uint8)
+
+
+def viridis(positions: NDArray[np.float64]) -> Pixels:
+    """Colours (N, 3) at positions (N,) in [0, 1], from dark blue over green to yellow."""
+    knots = np.linspace(0, 1, len(_VIRIDIS))
+    return np.stack([np.interp(positions, knots, _VIRIDIS[:, c]) for c in range(3)], axis=1).round().astype(np.uint8)
+
+
+def depth_uri(depth: NDArray[np.float64], scale: Scale) -> str:
+    """Depth (H, W) in metres on a colour scale; 0, no valid depth, is grey."""
+    span = max(scale.high - scale.low, 1e-9)
+    position = np.clip((depth - scale.low) / span, 0, 1)
+    indices = np.where(depth > 0, (position * (_STEPS - 1)).round(), _INVALID_DEPTH).astype(np.uint8)
+    palette = np.concatenate([viridis(np.linspace(0, 1, _STEPS)), np.array([_INVALID_COLOUR], dtype=np.uint8)])
+    return png_uri(indices, palette)
+
+
+def scale_uri() -> str:
+    """The colour scale as a column of pixels, its high end on top."""
+    return png_uri(viridis(np.linspace(1, 0, _STEPS))[:, None])
+
+
+def class_colours(count: int) -> Pixels:
+    """A colour a class (count, 3): twelve that colour-blind people tell apart, then lighter and darker ones of them."""
+    index = np.arange(count)
+    colours = _CLASS_COLOURS[index % len(_CLASS_COLOURS)]
+    shade = np.array(_SHADES)[index // len(_CLASS_COLOURS) % len(_SHADES)][:, None]
+    mixed = np.where(shade >= 0, colours + shade * (255 - colours), colours * (1 + shade))
+    return mixed.round().astype(np.uint8)
+
+
+def overlay(image: Pixels, classes: NDArray[Any], colours: Pixels) -> Pixels:
+    """Class colours over the brightness of an image (H, W, 3); pixels of no class stay plain grey."""
+    grey = np.repeat(luminance(image)[..., None], 3, axis=2)
+    known = classes < len(colours)
+    tinted = tint(colours[np.where(known, classes, 0)], grey)
+    return np.where(known[..., None], tinted, grey).round().astype(np.uint8)
+
+
+def legend_colours(colours: Pixels) -> list[str]:
+    """Class colours as overlays show them over middle grey, as in `#0a7bc4`."""
+    return ["#{:02x}{:02x}{:02x}".format(*c) for c in tint(colours, np.float64(MIDDLE_GREY)).round().astype(int)]
+
+
+def tint(colours: Pixels, grey: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    return np.asarray(TINT * colours + (1 - TINT) * grey)
+
+
+def luminance(image: Pixels) -> NDArray[np.float64]:
+    """Brightness (H, W) in [0, 255] of an image (H, W, 3), by ITU-R BT.601."""
+    return np.asarray(image @ np.array([0.299, 0.587, 0.114]))

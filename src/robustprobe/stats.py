@@ -1,0 +1,47 @@
+"""Intervals: how far a number could be from the one that endless images would give."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+_NORMAL_QUANTILE = 1.959963984540054
+
+
+class Estimate(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+
+
+def bootstrap(
+    columns: Mapping[str, Floats], statistic: Callable[[Mapping[str, Floats]], Floats], seed: int = 0
+) -> Estimate:
+    """Percentile bootstrap over images (Efron 1979) of a statistic of column sums.
+
+    Args:
+        columns: per-image contributions, each (N,) or (N, C).
+        statistic: maps sums of the columns, with any leading axes, to values of those axes.
+    """
+    columns = {name: np.asarray(values, dtype=float) for name, values in columns.items()}
+    count = len(next(iter(columns.values())))
+    value = statistic({name: values.sum(0) for name, values in columns.items()})
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    draws = statistic({name: weights @ values for name, values in columns.items()})
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    return Estimate(float(value), float(low), float(high))
+
+
+def wilson(successes: int, count: int) -> Estimate:
+    """Share of successes with Wilson's score interval (1927), which keeps its width at 0 % and 100 %."""
+    share, z = successes / count, _NORMAL_QUANTILE
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Estimate(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))

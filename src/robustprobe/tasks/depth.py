@@ -1,0 +1,70 @@
+"""Monocular depth with a linear head on patch tokens; RMSE in metres"""
+
+from collections.abc import Mapping
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustprobe import losses
+from robustprobe.metrics import depth_errors
+from robustprobe.stats import Estimate, bootstrap
+from robustprobe.tasks._base import Columns, Head, Task, mean_over_images, resize
+from robustprobe.types import Features, LabelSpace, Widths
+
+BINS = 256
+_FLOOR = 0.1
+
+
+@final
+class BinsHead(Head):
+    """BatchNorm and a 1x1 convolution to 256 depth bins; depth is the expectation over them (DINOv2's linear head).
+
+    Weights of the bins are relu(logit) + 0.1, normalised; bins are uniform over the depth range.
+    """
+
+    bins: Tensor
+
+    def __init__(self, dim: int, space: LabelSpace) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim)
+        self.conv = nn.Conv2d(dim, BINS, 1)
+        self.register_buffer("bins", torch.linspace(space.min_depth, space.max_depth, BINS))
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        weights = F.relu(self.conv(self.norm(features.patches))) + _FLOOR
+        depth = (weights * self.bins[:, None, None]).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+        return resize(depth, size)[:, 0]
+
+
+@final
+class Depth(Task):
+    """Labels (B, h, w) in metres with 0 where unknown, outputs metres (B, H, W)."""
+
+    metric: ClassVar = "RMSE"
+    unit: ClassVar = "m"
+    higher_is_better: ClassVar = False
+
+    def head(self, widths: Widths, pooling: str) -> Head:
+        return BinsHead(widths.patch, self.space)
+
+    def training_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return losses.scale_invariant_log(output, target)
+
+    def rows(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        depth = resize(output[:, None], (target.shape[-2], target.shape[-1]))[:, 0]
+        return depth_errors(depth.clamp(self.space.min_depth, self.space.max_depth), target)
+
+    def score(self, rows: Mapping[str, Tensor]) -> Tensor:
+        return rows["rmse"].float()
+
+    def estimates(self, rows: Columns) -> dict[str, Estimate]:
+        names = {self.metric: "rmse", "abs-rel": "abs_rel", "delta-1": "delta1"}
+        return {name: _mean(rows[column]) for name, column in names.items()}
+
+
+def _mean(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> Estimate:
+    counted = np.isfinite(values)
+    return bootstrap({"value": np.where(counted, values, 0), "counted": counted}, mean_over_images)
