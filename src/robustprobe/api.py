@@ -199,7 +199,7 @@ def fit_probe(
 def evaluate(
     encoder: Encoder | str | Sequence[Encoder | str],
     datasets: Sequence[str],
-    attacks: Sequence[str] = ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd"),
+    attacks: Sequence[str] | None = None,
     *,
     eps: str | float | Sequence[str | float] = "8/255",
     root: str | Path = "data",
@@ -211,9 +211,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Robustness of encoders as a data frame, a row per number with its 95 % interval.
 
-    Attacks made for a task that no dataset has are left out.
-
     Args:
+        attacks: by default clean, noise, embed and each task's own.
         limit: images of each dataset; always the same ones for the same number.
         out: keeps the results there, and skips what is already there; by default nothing is kept.
         transfer: also rows where the attack was made for another task's head.
@@ -228,7 +227,7 @@ def evaluate(
     sizes = [eps] if isinstance(eps, str | float | int) else list(eps)
     data: dict[str, Any] = {
         "encoders": [e.card.name for e in loaded],
-        "attacks": _applicable(attacks, datasets),
+        "attacks": attacks,
         "eps": sizes,
     }
     data |= {"datasets": [DatasetSpec(name=d, limit=limit) for d in datasets], "examples": 0, **options}
@@ -242,9 +241,3 @@ def evaluate(
         wanted = plan.fingerprints()
         rows = [r for r in table_rows(store.records(), transfer=transfer) if r["fingerprint"] in wanted]
     return pd.DataFrame(rows)
-
-
-def _applicable(names: Sequence[str], chosen: Sequence[str]) -> list[str]:
-    tasks = {task for name in chosen for task in cast(type[Dataset], known_datasets.get(name)).labels}
-    kept = {"nothing", "encoder", *tasks}
-    return [name for name in names if cast(type[Attack], known_attacks.get(name)).sees in kept]

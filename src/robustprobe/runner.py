@@ -18,7 +18,7 @@ from robustprobe.evaluation import Judgement, Work, evaluate
 from robustprobe.examples import ExampleWriter, example_places
 from robustprobe.provenance import provenance
 from robustprobe.registry import attacks, datasets
-from robustprobe.spec import AttackSpec, Suite, code_digest, fingerprint
+from robustprobe.spec import STANDARD_ATTACKS, AttackSpec, Suite, code_digest, fingerprint
 from robustprobe.stats import Estimate
 from robustprobe.store import HeadFacts, Interval, Record, Store
 from robustprobe.tasks import Model, load_task
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One attack at one bench, and the cells its adversarial images still have to fill."""
+    """One attack at one bench, and the cells its adversarial images fill."""
 
     group: str
     attack: AttackSpec
@@ -101,18 +101,26 @@ def make_plan(suite: Suite, store: Store, root: Path, device: torch.device, enco
     Raises:
         UserError: anything that cannot be resolved, before any work is done.
     """
-    for name in suite.attacks:
-        sees = cast(type[Attack], attacks.get(name)).sees
-        if not any(_fits(sees, cast(type[Dataset], datasets.get(d.name))) for d in suite.datasets):
-            raise UserError(f"attack {name} needs {sees} labels, which no dataset of this run has; leave it out.")
+    suite = _with_attacks(suite)
     loaded = list(encoders) or [load_encoder(name) for name in suite.encoders]
     benches = tuple(
         _bench(suite, e.to(device), place, root, store) for e in loaded for place in range(len(suite.datasets))
     )
     cells = sum(len(_cells(suite, bench)) for bench in benches)
-    missing = sum(len(job.cells) for bench in benches for job in bench.jobs)
+    missing = sum(not store.has(cell.fingerprint) for bench in benches for cell in _cells(suite, bench))
     seconds = sum(_seconds(suite, bench, device) for bench in benches if bench.jobs)
     return Plan(suite, root, device, benches, cells, missing, seconds)
+
+
+def _with_attacks(suite: Suite) -> Suite:
+    """The suite with its attacks named, each of which fits a dataset."""
+    kinds = [cast(type[Dataset], datasets.get(d.name)) for d in suite.datasets]
+    sees = {name: cast(type[Attack], attacks.get(name)).sees for name in suite.attacks or STANDARD_ATTACKS}
+    fitting = [name for name, task in sees.items() if any(_fits(task, kind) for kind in kinds)]
+    for name in suite.attacks or ():
+        if name not in fitting:
+            raise UserError(f"attack {name} needs {sees[name]} labels, which no dataset of this run has; leave it out.")
+    return suite.model_copy(update={"attacks": tuple(fitting)})
 
 
 def execute(plan: Plan, store: Store, notify: Notify) -> list[Failure]:
@@ -181,9 +189,8 @@ def _cells(suite: Suite, bench: Bench) -> list[Cell]:
 
 
 def _missing_jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
-    jobs = _all_jobs(suite, bench)
-    left = [job._replace(cells=tuple(c for c in job.cells if not store.has(c.fingerprint))) for job in jobs]
-    return [job for job in left if job.cells]
+    """Jobs with a cell that is not done. All cells of a job are filled together, so that its examples are whole."""
+    return [job for job in _all_jobs(suite, bench) if not all(store.has(c.fingerprint) for c in job.cells)]
 
 
 def _fit(plan: Plan, bench: Bench, notify: Notify) -> Probes:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from robustprobe.errors import UserError
 
 STEP_SHARE = 0.25
+STANDARD_ATTACKS = ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd")
 
 
 def parse_eps(value: str | float) -> float:
@@ -104,7 +105,8 @@ class Suite(Spec):
     description: str = ""
     encoders: tuple[str, ...] = Field(min_length=1)
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
-    attacks: tuple[str, ...] = ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd")
+    attacks: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """None: of `STANDARD_ATTACKS` those that fit the datasets."""
     eps: tuple[Eps, ...] = (8 / 255,)
     norm: Literal["linf"] = "linf"
     steps: int = Field(default=20, ge=1)
@@ -118,7 +120,7 @@ class Suite(Spec):
     def attack_specs(self) -> list[AttackSpec]:
         """Every attack at every eps; `clean` once, at eps 0."""
         specs = []
-        for name in self.attacks:
+        for name in self.attacks or STANDARD_ATTACKS:
             for eps in (0.0,) if name == "clean" else self.eps:
                 steps = 1 if name in ("clean", "noise") else self.steps
                 specs.append(

@@ -10,6 +10,7 @@ app = App(
     name="robustprobe",
     help="How robust is a vision encoder, for everything it will be used for?",
     version=lambda: _version(),
+    suppress_keyboard_interrupt=False,
 )
 _COMMANDS = {
     "demo": (
@@ -35,7 +36,7 @@ def _version() -> str:
 def main() -> None:
     """Exit codes: 0 done; 1 the user's mistake; 2 some cells failed; 130 interrupted, resumable."""
     try:
-        app(exit_on_error=False)
+        app(sys.argv[1:], exit_on_error=False)
     except CycloptsError:
         sys.exit(1)
     except UserError as error:

@@ -2,15 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from robustprobe.errors import UserError
 from robustprobe.spec import Suite, validated
 from robustprobe.suites import find_suite
-
-ATTACKS = ["clean", "noise", "embed", "pgd", "segpgd", "depthpgd"]
 
 
 def demo(*, out: Path = Path("demo"), device: str = "auto") -> None:
@@ -33,7 +32,7 @@ def run(
     encoder: list[str] | None = None,
     dataset: list[str] | None = None,
     attack: list[str] | None = None,
-    eps: list[str] | None = None,
+    eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     limit: int | None = None,
     steps: int | None = None,
     train_limit: int | None = None,
@@ -90,7 +89,7 @@ def run(
     changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "steps": steps, "seed": seed}
     changes |= {"batch_size": batch_size, "examples": examples, "precision": precision}
     base = find_suite(suite) if suite else None
-    _run(_suite(base, changes, dataset, limit, head, attack is not None), data_root, out, device)
+    _run(_suite(base, changes, dataset, limit, head), data_root, out, device)
 
 
 def _suite(
@@ -99,7 +98,6 @@ def _suite(
     dataset: list[str] | None,
     limit: int | None,
     head: dict[str, Any],
-    attacks_named: bool,
 ) -> Suite:
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit} leaves no image; give a limit of 1 or more, or none for the whole split.")
@@ -113,8 +111,6 @@ def _suite(
     for key in ("encoders", "datasets"):
         if not data.get(key):
             raise UserError(f"no {key} named; give a suite file, or --{key[:-1]} NAME (see `robustprobe list {key}`).")
-    if not base and not attacks_named:
-        data["attacks"] = ATTACKS
     return validated(Suite, data, "the run")
 
 

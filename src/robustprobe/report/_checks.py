@@ -12,17 +12,19 @@ Pair = tuple[Record, Record]
 
 
 class Check(NamedTuple):
-    """A statement that should hold; `failures` names where it does not, `count` says how often it was looked at."""
+    """A statement that should hold; `failures` names where it does not, out of `comparisons`."""
 
     statement: str
-    count: int
+    comparisons: int
     failures: list[str]
 
 
 def checks(records: list[Record]) -> list[Check]:
     """Every check there is something to look at for."""
     noise = list(_pairs(records, lambda attack, rival: rival.attack.name == "noise" and attack.attack.name != "noise"))
-    blind = list(_pairs(records, lambda attack, rival: attack.made_for == attack.task and rival.made_for != attack.task))
+    blind = list(
+        _pairs(records, lambda attack, rival: attack.made_for == attack.task and rival.made_for != attack.task)
+    )
     attacked = [r for r in records if r.attack.eps > 0]
     found = [
         _check(
@@ -39,7 +41,7 @@ def checks(records: list[Record]) -> list[Check]:
             [(a, not _weaker(a, b)) for a, b in blind],
         ),
     ]
-    return [check for check in found if check.count]
+    return [check for check in found if check.comparisons]
 
 
 def _check(statement: str, outcomes: list[tuple[Record, bool]]) -> Check:

@@ -50,7 +50,9 @@ def drawn(table: TaskTable) -> DrawnTable:
     ends = [r.headline.ci_high for r in records if math.isfinite(r.headline.ci_high)]
     is_share = records[0].unit == "share"
     top = 1.0 if is_share else max(ends, default=1.0)
-    datasets = [(name, [_line(line, top) for line in lines]) for name, lines in groupby(table.lines, lambda x: x.dataset)]
+    datasets = [
+        (name, [_line(line, top) for line in lines]) for name, lines in groupby(table.lines, lambda x: x.dataset)
+    ]
     scale = "1" if is_share else f"{top:.2f} {records[0].unit}"
     return DrawnTable(table.task, table.caption, [c.label for c in table.columns], datasets, scale)
 
@@ -65,5 +67,5 @@ def _cell(record: Record, top: float) -> DrawnCell:
     if not all(math.isfinite(x) for x in (*headline.model_dump().values(), top)) or top <= 0:
         return DrawnCell(with_unit(headline, record.unit), "", kind, None)
     low, value, high = (FULL * min(max(x / top, 0), 1) for x in (headline.ci_low, headline.value, headline.ci_high))
-    bar = Bar(low, max(high - low, THINNEST), min(value, FULL - THINNEST))
+    bar = Bar(min(low, FULL - THINNEST), max(high - low, THINNEST), value)
     return DrawnCell(with_unit(headline, record.unit), ends_text(headline), kind, bar)

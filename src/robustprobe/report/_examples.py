@@ -11,7 +11,7 @@ from robustprobe.store import Example, Group, Record, Store
 
 
 class Seen(NamedTuple):
-    """One image under one attack, and what each head said. Masks (H, W) are class indices, depth (H, W) is in metres."""
+    """One image under one attack, and what each head said. Masks (H, W) are class indices, depth (H, W) in metres."""
 
     label: str
     group: Group

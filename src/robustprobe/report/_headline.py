@@ -3,8 +3,10 @@
 import math
 from typing import NamedTuple
 
-from robustprobe.report._matrix import ends_text, number_text, task_tables, threat_text
+from robustprobe.report._matrix import ends_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.store import Interval, Record
+
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 class Score(NamedTuple):
@@ -12,6 +14,13 @@ class Score(NamedTuple):
 
     value: str
     ends: str
+
+
+class Remainder(NamedTuple):
+    """What an attack left in large print, as in `3 %` `is left` or `2.9 ×` `the error`."""
+
+    value: str
+    words: str
 
 
 class Finding(NamedTuple):
@@ -28,6 +37,7 @@ class Finding(NamedTuple):
     attacked: Score | None
     attack: str
     kept: float | None
+    remainder: Remainder | None
 
 
 class Portrait(NamedTuple):
@@ -55,8 +65,17 @@ def headline(records: list[Record]) -> Headline:
             cells = [(column.label, cell) for column, cell in zip(table.columns, line.cells, strict=True) if cell]
             found.setdefault(line.encoder, []).append(_finding(line.dataset, cells))
     portraits = [Portrait(encoder, findings, _weakest(findings)) for encoder, findings in sorted(found.items())]
-    title = f"How robust is {portraits[0].encoder}?" if len(portraits) == 1 else f"How robust are {len(portraits)} encoders?"
-    return Headline(title, _lead(records, portraits), _facts(records), portraits)
+    return Headline(_title(records, portraits), _lead(records, portraits), _facts(records), portraits)
+
+
+def _title(records: list[Record], portraits: list[Portrait]) -> str:
+    tasks = sorted({r.task for r in records})
+    who = f"is {portraits[0].encoder}" if len(portraits) == 1 else f"are {_count_text(len(portraits))} encoders"
+    return f"How robust {who} for {tasks[0] if len(tasks) == 1 else f'{_count_text(len(tasks))} tasks'}?"
+
+
+def _count_text(count: int) -> str:
+    return COUNTS[count] if count < len(COUNTS) else str(count)
 
 
 def _finding(dataset: str, cells: list[tuple[str, Record]]) -> Finding:
@@ -66,8 +85,22 @@ def _finding(dataset: str, cells: list[tuple[str, Record]]) -> Finding:
     label, attacked = _strongest(own) if own else ("", None)
     kept = _kept(clean, attacked) if clean and attacked else None
     return Finding(
-        first.task, dataset, first.metric, first.higher_is_better, _score(clean), _score(attacked), label, kept
+        task=first.task,
+        dataset=dataset,
+        metric=first.metric,
+        higher_is_better=first.higher_is_better,
+        clean=_score(clean),
+        attacked=_score(attacked),
+        attack=label,
+        kept=kept,
+        remainder=_remainder(kept, first.higher_is_better) if kept is not None else None,
     )
+
+
+def _remainder(kept: float, higher_is_better: bool) -> Remainder:
+    if higher_is_better:
+        return Remainder(percent_text(kept), "is left")
+    return Remainder(f"{1 / kept:.1f} ×" if kept > 0 else "∞", "the error")
 
 
 def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
@@ -100,10 +133,10 @@ def _weakest(findings: list[Finding]) -> str:
     if len(known) < 2:
         return ""
     kept, worst = min(known, key=lambda pair: pair[0])
-    if worst.higher_is_better:
-        return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} left {kept:.0%} of the clean score."
-    grown = f"{1 / kept:.1f} times the clean error" if kept > 0 else "beyond measure"
-    return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} made the error {grown}."
+    done = f"left {percent_text(kept)} of the clean score"
+    if not worst.higher_is_better:
+        done = f"made the error {1 / kept:.1f} times the clean one" if kept > 0 else "left no finite error"
+    return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} {done}."
 
 
 def _lead(records: list[Record], portraits: list[Portrait]) -> str:
@@ -112,8 +145,11 @@ def _lead(records: list[Record], portraits: list[Portrait]) -> str:
         return "No task was measured both clean and under its own attack, so there is nothing to compare yet."
     strongest = max(r.attack.eps for r in records if r.made_for and r.made_for == r.task)
     levels = f"{strongest * 255:.3g} of 255 grey levels"
-    shares = f"{min(kept):.0%}" if f"{min(kept):.0%}" == f"{max(kept):.0%}" else f"between {min(kept):.0%} and {max(kept):.0%}"
-    return f"Changes of at most {levels} a pixel left {shares} of the clean performance, depending on encoder and task."
+    least, most = percent_text(min(kept)), percent_text(max(kept))
+    shares = least if least == most else f"between {least} and {most}"
+    spread = "encoder and task" if len(portraits) > 1 else "the task"
+    ending = "." if least == most else f", depending on {spread}."
+    return f"Changes of at most {levels} a pixel left {shares} of the clean performance{ending}"
 
 
 def _facts(records: list[Record]) -> list[tuple[str, str]]:
@@ -129,4 +165,3 @@ def _facts(records: list[Record]) -> list[tuple[str, str]]:
         ("Tasks", str(len({r.task for r in records}))),
         ("Measured", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"),
     ]
-

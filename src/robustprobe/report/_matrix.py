@@ -40,16 +40,28 @@ class TaskTable(NamedTuple):
     columns: list[Column]
     lines: list[Line]
 
+    @property
+    def title(self) -> str:
+        """The caption where no heading names the task."""
+        return f"{self.task.capitalize()}: {self.caption}"
+
 
 def in_order(records: Iterable["Record"], transfer: bool) -> list["Record"]:
-    """Records by task, dataset, encoder and attack; without `transfer` only attacks made for nobody or for the judge."""
+    """Records by task, dataset, encoder and attack; without `transfer` only attacks made for none or for the judge."""
     chosen = [r for r in records if transfer or r.made_for in ("", r.task)]
     return sorted(chosen, key=_record_order)
 
 
 def _record_order(record: "Record") -> tuple[object, ...]:
     attack = attack_order(record.attack, record.made_for, record.task)
-    return (*task_order(record.task), record.dataset, record.encoder, *attack, record.provenance.started, record.fingerprint)
+    return (
+        *task_order(record.task),
+        record.dataset,
+        record.encoder,
+        *attack,
+        record.provenance.started,
+        record.fingerprint,
+    )
 
 
 def task_order(task: str) -> tuple[int, str]:
@@ -58,7 +70,7 @@ def task_order(task: str) -> tuple[int, str]:
 
 
 def attack_order(attack: AttackSpec, made_for: str, task: str = "") -> tuple[object, ...]:
-    """Sorts attacks: clean, noise, embed, others that saw no head, those made for `task`, those made for other tasks."""
+    """Sorts attacks: clean, noise, embed, others that saw no head, those made for `task`, those for other tasks."""
     origin = 0 if not made_for else 1 if made_for == task else 2
     headless = HEADLESS.index(attack.name) if attack.name in HEADLESS else len(HEADLESS)
     return (origin, headless, *task_order(made_for), attack.name, attack.eps, attack.model_dump_json())
@@ -72,7 +84,7 @@ def task_tables(records: Iterable["Record"], transfer: bool = False) -> list[Tas
 
 def _task_table(records: list["Record"]) -> TaskTable:
     keys = list(dict.fromkeys((r.attack, r.made_for) for r in records))
-    keys.sort(key=lambda key: attack_order(*key, records[0].task))
+    keys.sort(key=lambda key: attack_order(key[0], key[1], records[0].task))
     labels = attack_labels([(attack, made_for) for attack, made_for in keys], records[0].task)
     columns = [Column(*key, label) for key, label in zip(keys, labels, strict=True)]
     lines: dict[Hashable, dict[Hashable, Record]] = {}
@@ -103,7 +115,9 @@ def line_names(records: Sequence["Record"]) -> list[tuple[str, str]]:
     by_data = {data_key(r): r for r in records}
     datasets = dict(zip(by_data, data_names(list(by_data.values())), strict=True))
     own = [datasets[data_key(r)] for r in records]
-    facts = [{"weights": r.encoder_digest[:8], "precision": r.precision, "head": r.head.fingerprint[:8]} for r in records]
+    facts = [
+        {"weights": r.encoder_digest[:8], "precision": r.precision, "head": r.head.fingerprint[:8]} for r in records
+    ]
     endings = distinctions([(d, r.encoder) for d, r in zip(own, records, strict=True)], facts)
     return [(d, r.encoder + ending) for d, r, ending in zip(own, records, endings, strict=True)]
 
@@ -165,7 +179,7 @@ def caption(records: Sequence["Record"]) -> str:
     first = records[0]
     unit = "a share from 0 to 1" if first.unit == "share" else f"in {first.unit}"
     direction = "higher is better ↑" if first.higher_is_better else "lower is better ↓"
-    head = f"{first.task.capitalize()}: {first.metric}, {unit}, {direction}"
+    head = f"{first.metric}, {unit}, {direction}"
     return "; ".join([head, images_text(records), *threat_text(records), "brackets: 95 % interval over images"])
 
 
@@ -203,7 +217,11 @@ def interval_text(interval: "Interval") -> str:
     return f"{number_text(interval.value)} {ends_text(interval)}" if math.isfinite(interval.value) else NOT_A_NUMBER
 
 
+def percent_text(share: float) -> str:
+    """`38 %`, kept on one line."""
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
 def size_text(size: tuple[int, int]) -> str:
     """Height and width in pixels, as in `360 × 480`."""
     return f"{size[0]} × {size[1]}"
-

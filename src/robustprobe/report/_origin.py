@@ -47,8 +47,12 @@ def commands(records: list[Record]) -> list[tuple[str, str]]:
 
 
 def duration(records: list[Record]) -> str:
-    """Seconds of all cells together, in words."""
-    seconds = sum(r.provenance.seconds for r in records)
+    """Time spent on all adversarial images and their judging, in words."""
+    # Cells of a group share the making of their images, and each counts from its beginning.
+    groups: dict[str, float] = {}
+    for r in records:
+        groups[r.group] = max(groups.get(r.group, 0.0), r.provenance.seconds)
+    seconds = sum(groups.values())
     hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
     if hours:
         return f"{hours} h {minutes} min"

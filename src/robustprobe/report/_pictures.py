@@ -64,7 +64,9 @@ def read_array(path: Path) -> NDArray[Any]:
         with Image.open(path) as image:
             return np.asarray(image)
     except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"example image {path} cannot be read: {error}. Delete its folder and run the same command again.") from error
+        raise UserError(
+            f"example image {path} cannot be read: {error}. Delete its folder and run the same command again."
+        ) from error
 
 
 def png_uri(pixels: Pixels, palette: Pixels | None = None) -> str:
@@ -73,7 +75,7 @@ def png_uri(pixels: Pixels, palette: Pixels | None = None) -> str:
     if palette is not None:
         image.putpalette(palette.tobytes())
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -84,7 +86,7 @@ def difference(clean: Pixels, attacked: Pixels) -> NDArray[np.int16]:
 
 def amplified(delta: NDArray[np.int16]) -> Pixels:
     """A difference in grey levels, ten times as large around middle grey; what leaves [0, 255] is clipped."""
-    return np.clip(MIDDLE_GREY + AMPLIFICATION * delta, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(MIDDLE_GREY + AMPLIFICATION * delta, 0, 255), dtype=np.uint8)
 
 
 def viridis(positions: NDArray[np.float64]) -> Pixels:
@@ -113,7 +115,7 @@ def class_colours(count: int) -> Pixels:
     colours = _CLASS_COLOURS[index % len(_CLASS_COLOURS)]
     shade = np.array(_SHADES)[index // len(_CLASS_COLOURS) % len(_SHADES)][:, None]
     mixed = np.where(shade >= 0, colours + shade * (255 - colours), colours * (1 + shade))
-    return mixed.round().astype(np.uint8)
+    return np.asarray(mixed.round(), dtype=np.uint8)
 
 
 def overlay(image: Pixels, classes: NDArray[Any], colours: Pixels) -> Pixels:
@@ -121,7 +123,7 @@ def overlay(image: Pixels, classes: NDArray[Any], colours: Pixels) -> Pixels:
     grey = np.repeat(luminance(image)[..., None], 3, axis=2)
     known = classes < len(colours)
     tinted = tint(colours[np.where(known, classes, 0)], grey)
-    return np.where(known[..., None], tinted, grey).round().astype(np.uint8)
+    return np.asarray(np.where(known[..., None], tinted, grey).round(), dtype=np.uint8)
 
 
 def legend_colours(colours: Pixels) -> list[str]:

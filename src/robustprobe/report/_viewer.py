@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustprobe.report._examples import Gallery, Seen, Series, Subject, Truth
-from robustprobe.report._matrix import size_text
+from robustprobe.report._matrix import percent_text, size_text
 from robustprobe.report._pictures import (
     AMPLIFICATION,
     IGNORED_CLASS,
@@ -23,7 +23,6 @@ from robustprobe.report._pictures import (
     png_uri,
     scale_uri,
 )
-
 
 
 class Guess(NamedTuple):
@@ -166,7 +165,9 @@ def _perturbation(where: str, clean: Pixels, attacked: Pixels) -> Picture | None
     delta = difference(clean, attacked)
     largest = int(np.abs(delta).max())
     note = f"× {AMPLIFICATION}, max |δ| {largest}"
-    alt = f"{where}: change of the image, {AMPLIFICATION} times around grey; largest change {largest} of 255 grey levels"
+    alt = (
+        f"{where}: change of the image, {AMPLIFICATION} times around grey; largest change {largest} of 255 grey levels"
+    )
     return Picture(png_uri(amplified(delta)), alt, note)
 
 
@@ -174,10 +175,16 @@ def _mask(where: str, seen: Seen, truth: Truth, colours: Pixels, names: list[str
     if seen.mask is None:
         return None
     agreement = ""
-    if truth.mask is not None and truth.mask.shape == seen.mask.shape and (counted := truth.mask != IGNORED_CLASS).any():
-        agreement = f"{(seen.mask == truth.mask)[counted].mean():.0%} of pixels right"
+    if (
+        truth.mask is not None
+        and truth.mask.shape == seen.mask.shape
+        and (counted := truth.mask != IGNORED_CLASS).any()
+    ):
+        agreement = f"{percent_text((seen.mask == truth.mask)[counted].mean())} of pixels right"
     alt = f"{where}: predicted classes, {_shares(seen.mask, names)}"
-    return Picture(png_uri(_over(seen.image, seen.mask, colours)), f"{alt}; {agreement}" if agreement else alt, agreement)
+    return Picture(
+        png_uri(_over(seen.image, seen.mask, colours)), f"{alt}; {agreement}" if agreement else alt, agreement
+    )
 
 
 def _depth(where: str, seen: Seen, truth: Truth, scale: Scale | None) -> Picture | None:
@@ -204,12 +211,14 @@ def _shares(mask: NDArray[Any], names: list[str]) -> str:
         return "none known"
     classes, counts = np.unique(counted, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:3]
-    return ", ".join(f"{names[classes[k]]} {counts[k] / counted.size:.0%}" for k in order)
+    return ", ".join(f"{names[classes[k]]} {percent_text(counts[k] / counted.size)}" for k in order)
 
 
 def _range(depth: NDArray[Any]) -> str:
     valid = depth[depth > 0]
-    return f"{valid.min():.1f} m to {valid.max():.1f} m, median {np.median(valid):.1f} m" if valid.size else "none valid"
+    return (
+        f"{valid.min():.1f} m to {valid.max():.1f} m, median {np.median(valid):.1f} m" if valid.size else "none valid"
+    )
 
 
 def _legend(series: Series, colours: Pixels, names: list[str]) -> list[tuple[str, str]]:

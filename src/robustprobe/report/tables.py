@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
 KEYS = (
-    *("encoder", "dataset", "task", "attack", "eps", "metric", "value", "ci_low", "ci_high", "n", "higher_is_better", "unit"),
+    *(
+        "encoder",
+        "dataset",
+        "task",
+        "attack",
+        "eps",
+        "metric",
+        "value",
+        "ci_low",
+        "ci_high",
+        "n",
+        "higher_is_better",
+        "unit",
+    ),
     *("made_for", "value_8bit", "norm", "steps", "iterate", "seed", "split", "image_size", "precision"),
     *("largest_perturbation", "suite", "started", "fingerprint"),
 )
@@ -74,7 +87,7 @@ def render(records: Iterable["Record"], format: str, transfer: bool = False) -> 
 
     Args:
         records: any, in any order.
-        format: `rich` (as printed on a terminal, without colour), `md`, `latex` (needs the package booktabs), `csv` or `json`.
+        format: `rich` (as on a terminal, without colour), `md`, `latex` (needs the package booktabs), `csv` or `json`.
         transfer: also the cells whose attack was made for another task than the one that judged.
 
     Raises:
@@ -95,7 +108,7 @@ def print_rich(records: Iterable["Record"], transfer: bool, console: "Console") 
     for table in tables:
         wide = _rich_table(table, " ")
         fits = Measurement.get(console, console.options.update(max_width=10_000), wide).maximum <= console.width
-        console.print(Text(table.caption, style="bold"))
+        console.print(Text(table.title, style="bold"))
         console.print(wide if fits else _rich_table(table, "\n"))
         console.print()
     if not tables:
@@ -140,7 +153,7 @@ def _markdown_table(table: TaskTable) -> str:
         for line in table.lines
     ]
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, rules, *rows)]
-    return "\n".join([f"**{escape_markdown(table.caption)}**", "", *lines])
+    return "\n".join([f"**{escape_markdown(table.title)}**", "", *lines])
 
 
 def escape_markdown(text: str) -> str:
@@ -165,7 +178,7 @@ def _latex_table(table: TaskTable) -> str:
         [
             r"\begin{table}",
             r"  \centering\small",
-            f"  \\caption{{{escape_latex(table.caption)}}}",
+            f"  \\caption{{{escape_latex(table.title)}}}",
             f"  \\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
             r"    \toprule",
             f"    {' & '.join(heads)} \\\\",

@@ -1,0 +1,322 @@
+"""Every registered attack keeps the contract of `Attack`: a new attack file is held to it without a change here."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from robustprobe import UserError
+from robustprobe.attacks import Attack, Victim, load_attack
+from robustprobe.encoders import Encoder
+from robustprobe.losses import embedding_distance
+from robustprobe.registry import attacks
+from robustprobe.spec import AttackSpec
+from robustprobe.tasks import Model, load_task
+from robustprobe.types import Features, LabelSpace
+
+pytestmark = pytest.mark.contract
+
+NAMES = attacks.names()
+SPACE = LabelSpace(classes=("a", "b", "c"))
+COUNT = 4
+IDS = [f"image {i}" for i in range(COUNT)]
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def sees(name: str) -> str:
+    return cast(type[Attack], attacks.get(name)).sees
+
+
+MOVING = [n for n in NAMES if n != "clean"]
+WITH_MODEL = [n for n in NAMES if sees(n) != "nothing"]
+
+
+def random_images(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Images with many values at both ends of the box."""
+    values = torch.rand(COUNT, 3, 16, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (values * 1.4 - 0.2).clamp(0, 1).to(dtype)
+
+
+def labels(task: str, model: nn.Module) -> Tensor:
+    """Labels that suit what the model says of `random_images()`; some pixels have none, one class is wrong."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        output: Tensor = model(random_images(dtype=next(model.parameters()).dtype))
+    if task == "classification":
+        return (output.argmax(1) + torch.tensor([0, 0, 0, 1])) % 3
+    if task == "segmentation":
+        ignored = torch.rand(output[:, 0].shape, generator=generator) < 0.2
+        return torch.where(ignored, SPACE.ignore_index, output.argmax(1))
+    depth = torch.rand(COUNT, 16, 16, generator=generator) * 9 + 0.5
+    return torch.where(depth < 2, 0.0, depth)
+
+
+@pytest.fixture(scope="module")
+def victims(tiny_encoder: Encoder) -> Callable[[str, torch.dtype], Victim]:
+    made: dict[tuple[str, torch.dtype], Victim] = {}
+
+    def victim(name: str, dtype: torch.dtype = torch.float32) -> Victim:
+        """What attack `name` sees, working in `dtype`."""
+        key = sees(name), dtype
+        if key not in made:
+            made[key] = _victim(copy.deepcopy(tiny_encoder).to(dtype), *key)
+        return made[key]
+
+    return victim
+
+
+def _victim(encoder: Encoder, kind: str, dtype: torch.dtype) -> Victim:
+    if kind in ("nothing", "encoder"):
+        return Victim(encoder)
+    task = load_task(kind, SPACE)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = task.head(encoder.card.widths, "cls").to(dtype)
+    model = Model(encoder, head, task).eval().requires_grad_(False)
+    return Victim(model, labels(kind, model), SPACE)
+
+
+def part(victim: Victim, index: list[int]) -> Victim:
+    return victim._replace(targets=None if victim.targets is None else victim.targets[index])
+
+
+def run(name: str, victim: Victim, images: Tensor, ids: list[str] | None = None, **options: Any) -> Tensor:
+    spec = AttackSpec(name=name, **{"steps": 2, **options})
+    return load_attack(spec)(victim, images, IDS if ids is None else ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(
+    eps=st.sampled_from([0.0, 1e-9, 1 / 1020, 8 / 255, 1.0]) | st.floats(0, 1),
+    step_size=st.none() | st.floats(0, 1),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 10_000),
+    iterate=st.sampled_from(["best", "last"]),
+)
+def test_result_is_inside_ball_and_box(
+    victims: Callable[[str, torch.dtype], Victim],
+    name: str,
+    eps: float,
+    step_size: float | None,
+    dtype: torch.dtype,
+    seed: int,
+    iterate: str,
+) -> None:
+    model_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    victim, images = victims(name, model_dtype), random_images(seed, dtype)
+    inner = victim.function
+    victim = victim._replace(function=lambda x: inner(x.to(model_dtype)))
+    found = run(name, victim, images, eps=eps, step_size=step_size, seed=seed, iterate=iterate)
+    assert found.dtype == dtype
+    assert found.shape == images.shape
+    assert not found.requires_grad
+    assert found.min() >= 0
+    assert found.max() <= 1
+    # `images + eps` is rounded once, and so is eps: half a unit in the last place of 1 each.
+    slack = torch.finfo(model_dtype).eps
+    assert (found.double() - images.double()).abs().max() <= eps + slack
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_eps_0_returns_the_input(victims: Callable[[str, torch.dtype], Victim], name: str, dtype: torch.dtype) -> None:
+    images = random_images(dtype=dtype)
+    found = run(name, victims(name, dtype), images, eps=0, step_size=0.1)
+    assert torch.equal(found, images)
+    assert found.dtype == dtype
+    assert found.data_ptr() != images.data_ptr()
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_every_image_is_moved(victims: Callable[[str, torch.dtype], Victim], name: str) -> None:
+    images = random_images()
+    found = run(name, victims(name, torch.float32), images, eps=8 / 255)
+    assert ((found - images).abs().flatten(1).amax(1) > 0.5 * 8 / 255).all()
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_objective_is_not_below_its_start(victims: Callable[[str, torch.dtype], Victim], name: str, steps: int) -> None:
+    images, victim = random_images(), victims(name, torch.float32)
+    attack = load_attack(AttackSpec(name=name, steps=steps, eps=8 / 255))
+    start = attack._start(images, IDS)
+    before, after = progress(name, victim, images, start), progress(name, victim, images, attack(victim, images, IDS))
+    assert (after >= before).all()
+    assert after.sum() > before.sum()
+
+
+def progress(name: str, victim: Victim, images: Tensor, moved: Tensor) -> Tensor:
+    """The task's own loss, or the distance the embedding has moved; fooling a classifier counts more than any loss."""
+    with torch.no_grad():
+        output = victim.function(moved)
+        if sees(name) == "encoder":
+            return embedding_distance(output, victim.function(images))
+        assert victim.targets is not None
+        loss = load_task(sees(name), SPACE).training_loss(output, victim.targets)
+    fooled = output.argmax(1) != victim.targets if sees(name) == "classification" else torch.zeros(COUNT)
+    return loss + 1000 * fooled.float()
+
+
+# Exact in float64. In float32 the tiny encoder gave equal bits too, for batches of 1, 4, 6 and 17; larger matrix
+# products may take another kernel for another batch size, so nothing is promised there.
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_of_one_equals_batch_of_many(victims: Callable[[str, torch.dtype], Victim], name: str) -> None:
+    images, victim = random_images(dtype=torch.float64), victims(name, torch.float64)
+    together = run(name, victim, images, steps=5)
+    alone = [run(name, part(victim, [i]), images[[i]], [IDS[i]], steps=5) for i in range(COUNT)]
+    assert torch.equal(torch.cat(alone), together)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_result_does_not_depend_on_the_order_of_images(
+    victims: Callable[[str, torch.dtype], Victim], name: str
+) -> None:
+    images, victim, order = random_images(dtype=torch.float64), victims(name, torch.float64), [2, 0, 3, 1]
+    straight = run(name, victim, images, steps=3)
+    shuffled = run(name, part(victim, order), images[order], [IDS[i] for i in order], steps=3)
+    assert torch.equal(shuffled, straight[order])
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_start_follows_seed_and_id(victims: Callable[[str, torch.dtype], Victim], name: str) -> None:
+    images, victim = random_images(), victims(name, torch.float32)
+    first = run(name, victim, images, steps=1, seed=3)
+    assert torch.equal(first, run(name, victim, images, steps=1, seed=3))
+    other_seed = run(name, victim, images, steps=1, seed=4)
+    other_ids = run(name, victim, images, [f"{i}'" for i in IDS], steps=1, seed=3)
+    for other in (other_seed, other_ids):
+        assert (other != first).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_global_random_state_plays_no_part(victims: Callable[[str, torch.dtype], Victim], name: str) -> None:
+    images, victim, results = random_images(), victims(name, torch.float32), []
+    with torch.random.fork_rng(devices=[]):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            state = torch.get_rng_state()
+            results.append(run(name, victim, images))
+            assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(*results)
+
+
+class InTraining(nn.Module):
+    """A user's network as it comes out of training: everything on, and part of it in evaluation mode."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.drop = nn.Dropout(0.5)
+        self.late_norm = nn.BatchNorm2d(3).eval()
+        self.conv.bias.requires_grad_(False)  # type: ignore[union-attr]
+        self.broken = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.broken:
+            raise RuntimeError("broken model")
+        maps = cast(Tensor, self.late_norm(self.drop(self.norm(self.conv(images)))))
+        if self.kind == "classification":
+            return maps.mean((2, 3))
+        return maps.mean(1).exp() if self.kind == "depth" else maps
+
+
+def inspect(model: nn.Module) -> dict[str, object]:
+    """Everything about a model that an attack may not change."""
+    state: dict[str, object] = {f"value {k}": v.tolist() for k, v in model.state_dict().items()}
+    state |= {f"mode {k}": m.training for k, m in model.named_modules()}
+    state |= {f"flag {k}": (p.requires_grad, p.grad is None) for k, p in model.named_parameters()}
+    return state
+
+
+@pytest.fixture
+def in_training(request: pytest.FixtureRequest) -> Victim:
+    kind = sees(request.param)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = InTraining(kind)
+    targets = None if kind in ("nothing", "encoder") else labels(kind, copy.deepcopy(model).eval())
+    return Victim(model, targets, SPACE)
+
+
+@pytest.mark.parametrize(("name", "in_training"), [(n, n) for n in NAMES], indirect=["in_training"], ids=NAMES)
+def test_model_in_training_is_attacked_in_evaluation_mode_and_left_as_it_was(name: str, in_training: Victim) -> None:
+    model = cast(InTraining, in_training.function)
+    before = inspect(model)
+    found = run(name, in_training, random_images(), steps=3)
+    assert inspect(model) == before
+    model.eval()
+    assert torch.equal(run(name, in_training, random_images(), steps=3), found)
+
+
+@pytest.mark.parametrize(
+    ("name", "in_training"), [(n, n) for n in WITH_MODEL], indirect=["in_training"], ids=WITH_MODEL
+)
+def test_model_that_fails_is_left_as_it_was(name: str, in_training: Victim) -> None:
+    model = cast(InTraining, in_training.function)
+    model.broken = True
+    before = inspect(model)
+    with pytest.raises(RuntimeError, match="broken model"):
+        run(name, in_training, random_images())
+    assert inspect(model) == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoder_and_head_are_untouched(victims: Callable[[str, torch.dtype], Victim], name: str) -> None:
+    victim = victims(name, torch.float32)
+    model = cast(nn.Module, victim.function)
+    before, images = inspect(model), random_images()
+    given_images = images.clone()
+    run(name, victim, images, steps=3)
+    assert inspect(model) == before
+    assert torch.equal(images, given_images)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_answer_that_is_not_finite_is_an_error(
+    victims: Callable[[str, torch.dtype], Victim], name: str, bad: float
+) -> None:
+    victim = victims(name, torch.float32)
+
+    def poisoned(images: Tensor) -> Any:
+        answer = victim.function(images)
+        return Features(*(a * bad for a in answer)) if isinstance(answer, Features) else answer * bad
+
+    with pytest.raises(UserError, match="not finite"):
+        run(name, victim._replace(function=poisoned), random_images())
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        pytest.param(lambda x: x * 255, r"range from 0 to 255; expected \[0, 1\]", id="255"),
+        pytest.param(lambda x: x - 0.01, r"range from -0.01 to 0.99; expected \[0, 1\]", id="below 0"),
+        pytest.param(lambda x: x.masked_fill(x > 0.9, torch.nan), "hold NaN", id="NaN"),
+        pytest.param(lambda x: x.masked_fill(x > 0.9, torch.inf), "range from 0 to inf", id="infinity"),
+        pytest.param(lambda x: x[0], r"\(3, 16, 16\)", id="three axes"),
+        pytest.param(lambda x: (x * 255).byte(), "torch.uint8.*Divide 8-bit images by 255", id="8 bit"),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_images_are_an_error(
+    victims: Callable[[str, torch.dtype], Victim], name: str, spoilt: Callable[[Tensor], Tensor], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(name, victims(name, torch.float32), spoilt(random_images()))
+
+
+@pytest.mark.parametrize("ids", [IDS[:-1], [*IDS, "more"], []])
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_number_of_ids_is_an_error(
+    victims: Callable[[str, torch.dtype], Victim], name: str, ids: list[str]
+) -> None:
+    with pytest.raises(UserError, match=f"{len(ids)} ids came with 4 images"):
+        run(name, victims(name, torch.float32), random_images(), ids)

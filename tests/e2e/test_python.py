@@ -1,0 +1,72 @@
+"""The Python surface, as its documentation shows it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import robustprobe as rp
+
+pytestmark = pytest.mark.e2e
+RECIPE = {"train_limit": 24, "epochs": 2, "learning_rates": (0.01,)}
+
+
+def test_import_alone_does_not_import_torch() -> None:
+    program = "import sys, robustprobe; print('torch' in sys.modules); robustprobe.Encoder; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_every_public_name_is_there() -> None:
+    for name in rp.__all__:
+        assert getattr(rp, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'atack'"):
+        rp.atack  # noqa: B018
+
+
+def test_load_fit_attack(my_encoder: Path) -> None:
+    encoder = rp.load_encoder(f"{my_encoder}:Tiny")
+    data = rp.load_dataset("scenes", split="test", limit=6, size=(32, 32))
+    model = rp.fit_probe(encoder, "scenes", task="classification", **RECIPE)
+    images = torch.stack([sample.image for sample in data])
+    targets = torch.stack([sample.targets["classification"] for sample in data])
+    ids = [sample.id for sample in data]
+    result = rp.attack(model, images, targets, attack="pgd", eps="8/255", norm="linf", steps=3, seed=0, ids=ids)
+    assert result.adversarial.shape == images.shape
+    assert (result.adversarial - images).abs().max() <= 8 / 255 + 1e-6
+    assert torch.equal(result.score, (model(result.adversarial).argmax(1) == targets).float())
+    back = rp.attack(model, images.flip(0), targets.flip(0), attack="pgd", steps=3, ids=ids[::-1])
+    assert torch.equal(back.adversarial.flip(0), result.adversarial)
+
+
+def test_fit_probe_asks_for_the_task_where_there_are_several(my_encoder: Path) -> None:
+    with pytest.raises(rp.UserError, match="Known: classification, depth, segmentation"):
+        rp.fit_probe(f"{my_encoder}:Tiny", "scenes")
+
+
+def test_evaluate_makes_a_data_frame(my_encoder: Path, tmp_path: Path) -> None:
+    table = rp.evaluate(f"{my_encoder}:Tiny", ["scenes"], ["clean", "pgd"], limit=5, steps=2, head=RECIPE, out=tmp_path)
+    assert isinstance(table, pd.DataFrame)
+    assert sorted(zip(table["task"], table["attack"], strict=True)) == [
+        ("classification", "clean"),
+        ("classification", "pgd"),
+        ("depth", "clean"),
+        ("segmentation", "clean"),
+    ]
+    assert (table["n"] == 5).all()
+    assert table["ci_low"].le(table["value"]).all()
+    assert table["value"].le(table["ci_high"]).all()
+    whole = rp.evaluate(
+        f"{my_encoder}:Tiny", ["scenes"], ["pgd"], limit=5, steps=2, head=RECIPE, out=tmp_path, transfer=True
+    )
+    assert set(whole["task"]) == {"classification", "segmentation", "depth"}
+    assert set(whole["made_for"]) == {"classification"}
+
+
+def test_evaluate_at_eps_zero_is_clean(my_encoder: Path) -> None:
+    table = rp.evaluate(f"{my_encoder}:Tiny", ["scenes"], eps=0, limit=5, steps=2, head=RECIPE, transfer=True)
+    for _, values in table.groupby("task")["value"]:
+        assert values.nunique() == 1

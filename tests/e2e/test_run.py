@@ -1,0 +1,191 @@
+"""A run from the command line: what it shows, what it leaves, and that nothing is done twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from robustprobe.store import Store
+from tests.e2e.program import Answer, child
+
+pytestmark = pytest.mark.e2e
+Call = Callable[..., Answer]
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def contents(out: Path) -> dict[str, Any]:
+    """Everything a run leaves except when, where and how long."""
+    records = {r.fingerprint: r.model_dump(exclude={"provenance"}) for r in Store(out).records()}
+    rows = {name: Store(out).rows(name).to_pydict() for name in records}
+    pictures = {p.relative_to(out).as_posix(): p.read_bytes() for p in (out / "examples").rglob("*") if p.is_file()}
+    return {"records": records, "rows": rows, "pictures": pictures}
+
+
+def test_every_cell_of_the_product_is_there(finished: Path) -> None:
+    cells = {(r.attack.name, r.made_for, r.task) for r in Store(finished).records()}
+    tasks = ("classification", "segmentation", "depth")
+    makers = [("clean", ""), ("noise", ""), ("embed", ""), ("pgd", "classification")]
+    makers += [("segpgd", "segmentation"), ("depthpgd", "depth")]
+    assert cells == {(attack, made_for, task) for attack, made_for in makers for task in tasks}
+
+
+def test_rows_make_the_number_and_name_the_images(finished: Path) -> None:
+    for record in Store(finished).records():
+        rows = Store(finished).rows(record.fingerprint)
+        assert rows.num_rows == record.n == 16
+        assert len(set(rows["id"].to_pylist())) == 16
+        assert record.headline.ci_low <= record.headline.value <= record.headline.ci_high
+        assert max(rows["perturbation"].to_pylist()) == pytest.approx(record.largest_perturbation)
+        assert record.largest_perturbation <= record.attack.eps + 1e-6
+        if record.task == "classification":
+            assert sum(rows["correct"].to_pylist()) / 16 == pytest.approx(record.headline.value)
+
+
+def test_records_say_where_they_come_from(finished: Path) -> None:
+    for record in Store(finished).records():
+        origin = record.provenance
+        assert "small.yaml" in origin.command
+        assert {"torch", "robustprobe", "python"} <= origin.versions.keys()
+        assert origin.hardware
+        assert origin.seconds > 0
+        assert len(record.encoder_digest) == 64
+
+
+def test_again_does_nothing_and_says_so(call: Call, finished: Path, suite_file: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (finished / "cells").iterdir()}
+    answer = call("run", suite_file, "--out", finished)
+    assert answer.code == 0
+    assert "nothing left to do" in answer.out
+    assert {p: p.stat().st_mtime_ns for p in (finished / "cells").iterdir()} == before
+
+
+def test_only_what_is_missing_is_done(call: Call, finished: Path, suite_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert call("run", suite_file, "--attack", "clean", "--out", out).code == 0
+    answer = call("run", suite_file, "--out", out)
+    assert "18 cells, 3 of them done already" in answer.out
+    assert "clean," not in answer.out.partition("plan:")[2].partition("Classification")[0]
+    assert contents(out)["records"] == contents(finished)["records"]
+
+
+def test_a_damaged_record_or_rows_are_made_again(call: Call, finished: Path, suite_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    call("run", suite_file, "--out", out)
+    records = sorted((out / "cells").iterdir())
+    records[0].write_text("{")
+    rows = sorted((out / "rows").iterdir())[-1]
+    rows.write_bytes(rows.read_bytes()[:-20])
+    assert call("run", suite_file, "--out", out).code == 0
+    assert contents(out) == contents(finished)
+
+
+def test_batch_size_changes_no_number(call: Call, finished: Path, suite_file: Path, tmp_path: Path) -> None:
+    assert call("run", suite_file, "--batch-size", 5, "--out", tmp_path).code == 0
+    assert contents(tmp_path)["rows"] == contents(finished)["rows"]
+
+
+def test_killed_at_random_moments_and_started_again(finished: Path, suite_file: Path, tmp_path: Path) -> None:
+    out, dice = tmp_path / "out", random.Random(0)
+    program = "from robustprobe.cli import main; main()"
+    command = [sys.executable, "-c", program, "run", str(suite_file), "--out", str(out)]
+    start = time.monotonic()
+    assert child("run", suite_file, "--out", tmp_path / "timed", ROBUSTPROBE_CACHE=str(tmp_path / "a")).returncode == 0
+    whole = time.monotonic() - start
+    environment = {**os.environ, "ROBUSTPROBE_CACHE": str(tmp_path / "b")}
+    killed = 0
+    for _ in range(4):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(whole * dice.uniform(0.5, 1.0))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert killed >= 1
+    done = child("run", suite_file, "--out", out, ROBUSTPROBE_CACHE=str(tmp_path / "b"))
+    assert done.returncode == 0, done.stderr
+    assert contents(out)["records"] == contents(finished)["records"]
+    assert contents(out)["rows"] == contents(finished)["rows"]
+
+
+def test_interrupt_ends_with_130_and_what_to_do(suite_file: Path, tmp_path: Path) -> None:
+    program = (
+        "import robustprobe.runner as r, robustprobe.cli as c\n"
+        "inner = r._store_cell\n"
+        "def stop(*a):\n    inner(*a)\n    raise KeyboardInterrupt\n"
+        "r._store_cell = stop\n"
+        "c.main()"
+    )
+    command = [sys.executable, "-c", program, "run", str(suite_file), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "same command continues" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(Store(tmp_path).records()) == 1
+
+
+def test_table_json_has_the_promised_keys(call: Call, finished: Path) -> None:
+    rows = json.loads(call("table", finished, "--format", "json").out)
+    wanted = [
+        "encoder",
+        "dataset",
+        "task",
+        "attack",
+        "eps",
+        "metric",
+        "value",
+        "ci_low",
+        "ci_high",
+        "n",
+        "higher_is_better",
+    ]
+    assert len(rows) == 12
+    for row in rows:
+        assert set(wanted) <= row.keys()
+        assert row["n"] == 16
+        assert row["encoder"] == "tiny"
+        assert row["higher_is_better"] is (row["task"] != "depth")
+        assert row["eps"] == (0 if row["attack"] == "clean" else pytest.approx(8 / 255))
+    assert len(json.loads(call("table", finished, "--format", "json", "--transfer").out)) == 18
+
+
+@pytest.mark.parametrize("kind", ["rich", "md", "csv", "latex"])
+def test_tables_show_every_attack(call: Call, finished: Path, kind: str) -> None:
+    answer = call("table", finished, "--format", kind)
+    assert answer.code == 0
+    assert all(name in answer.out for name in ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd", "tiny"))
+
+
+def test_the_page_is_one_file_with_the_images(call: Call, finished: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert call("report", finished, "-o", page).code == 0
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") > 20
+    assert 'src="http' not in text
+
+
+def test_the_bundled_demo_suite(call: Call, tmp_path: Path) -> None:
+    answer = call("run", "demo", "--limit", 8, "--train-limit", 48, "--steps", 2, "--out", tmp_path)
+    assert answer.code == 0, answer.err
+    encoders = {r.encoder for r in Store(tmp_path).records()}
+    assert encoders == {"bundled:scenes", "bundled:scenes-deacl"}
+    assert (tmp_path / "report.html").exists()
+    for path in (tmp_path / "rows").iterdir():
+        assert pq.read_metadata(path).num_rows == 8
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared photographs are not here")
+@pytest.mark.parametrize("name", ["cifar10", "camvid", "nyu_depth_v2"])
+def test_real_photographs(call: Call, my_encoder: Path, tmp_path: Path, name: str) -> None:
+    options = ["--encoder", f"{my_encoder}:Tiny", "--dataset", name, "--data-root", SHARED, "--out", tmp_path]
+    answer = call("run", *options, "--limit", 6, "--train-limit", 20, "--steps", 2)
+    assert answer.code == 0, answer.err
+    assert {r.n for r in Store(tmp_path).records()} == {6}

@@ -1,0 +1,108 @@
+"""Metrics against torchmetrics and NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from robustprobe.metrics import confusion_counts, depth_errors, mean_iou
+from robustprobe.stats import Estimate
+from robustprobe.tasks import load_task
+from robustprobe.types import LabelSpace
+
+pytestmark = pytest.mark.golden
+
+IGNORE = 255
+
+
+def label_maps(seed: int, classes: int, occurring: int, ignored: float) -> tuple[Tensor, Tensor]:
+    """Predictions and labels (4, 6, 5) in which only the first `occurring` classes occur."""
+    generator = torch.Generator().manual_seed(seed)
+    prediction, target = torch.randint(0, occurring, (2, 4, 6, 5), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < ignored] = IGNORE
+    return prediction, target
+
+
+def summed(counts: dict[str, Tensor]) -> float:
+    return float(mean_iou(**{k: v.double().sum(0).numpy() for k, v in counts.items()}))
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    classes=st.integers(2, 7),
+    occurring=st.integers(1, 7),
+    ignored=st.sampled_from([0.0, 0.3, 0.9]),
+)
+def test_miou_equals_torchmetrics(seed: int, classes: int, occurring: int, ignored: float) -> None:
+    prediction, target = label_maps(seed, classes, min(occurring, classes), ignored)
+    prediction[0, 0, 0] = target[0, 0, 0] = 0
+    reference = MulticlassJaccardIndex(num_classes=classes, average="macro", ignore_index=IGNORE)
+    for image, label in zip(prediction, target, strict=True):
+        reference.update(image[None], label[None])
+    found = summed(confusion_counts(prediction, target, classes, IGNORE))
+    assert found == pytest.approx(float(reference.compute()), abs=1e-6)
+
+
+def test_miou_by_hand() -> None:
+    prediction = torch.tensor([[[0, 0, 1, 1]], [[1, 1, 0, 3]]])
+    target = torch.tensor([[[0, 1, 1, IGNORE]], [[1, 1, 1, IGNORE]]])
+    counts = confusion_counts(prediction, target, 4, IGNORE)
+    assert counts["intersection"].tolist() == [[1, 1, 0, 0], [0, 2, 0, 0]]
+    assert counts["predicted"].tolist() == [[2, 1, 0, 0], [1, 2, 0, 0]]
+    assert counts["labelled"].tolist() == [[1, 2, 0, 0], [0, 3, 0, 0]]
+    # Class 0: 1 of 3; class 1: 3 of 5; classes 2 and 3 occur nowhere that counts.
+    assert summed(counts) == pytest.approx((1 / 3 + 3 / 5) / 2)
+
+
+def test_mean_iou_of_many_sets_equals_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    intersection = rng.integers(0, 5, (3, 2, 6)).astype(float)
+    predicted, labelled = (intersection + rng.integers(0, 4, (3, 2, 6)).astype(float) for _ in range(2))
+    together = mean_iou(intersection, predicted, labelled)
+    assert together.shape == (3, 2)
+    for place in np.ndindex(3, 2):
+        assert together[place] == mean_iou(intersection[place], predicted[place], labelled[place])
+
+
+def test_mean_iou_without_any_class_is_nan() -> None:
+    nothing = np.zeros((2, 3))
+    assert np.isnan(mean_iou(nothing, nothing, nothing)).all()
+
+
+def test_depth_errors_equal_numpy() -> None:
+    rng = np.random.default_rng(0)
+    depth, target = rng.uniform(0.2, 9, (2, 4, 6, 5)).astype(np.float32)
+    depth[0] = target[0] * rng.uniform(0.7, 1.4, (6, 5)).astype(np.float32)
+    target[rng.random(target.shape) < 0.3] = 0
+    target[1, 0, 0] = -1
+    found = {k: v.numpy() for k, v in depth_errors(torch.from_numpy(depth), torch.from_numpy(target)).items()}
+    for i in range(4):
+        p, t = (a[i][target[i] > 0].astype(np.float64) for a in (depth, target))
+        assert found["rmse"][i] == pytest.approx(np.sqrt(np.mean((p - t) ** 2)), rel=1e-12)
+        assert found["abs_rel"][i] == pytest.approx(np.mean(np.abs(p - t) / t), rel=1e-12)
+        assert found["delta1"][i] == pytest.approx(np.mean(np.maximum(p / t, t / p) < 1.25), rel=1e-12)
+
+
+def estimates_of_depth(valid: list[bool]) -> dict[str, Estimate]:
+    """Estimates for images whose depth is 3 m everywhere instead of 2 m, some without a valid pixel."""
+    task = load_task("depth", LabelSpace())
+    target = torch.tensor(valid)[:, None, None] * torch.full((len(valid), 4, 4), 2.0)
+    rows = task.rows(torch.full(target.shape, 3.0), target)
+    assert torch.isnan(task.score(rows)).tolist() == [not v for v in valid]
+    return task.estimates({k: v.numpy() for k, v in rows.items()})
+
+
+def test_image_without_valid_depth_does_not_poison_the_mean() -> None:
+    found = estimates_of_depth([True, False, True, True, True, True])
+    assert found["RMSE"] == pytest.approx((1.0, 1.0, 1.0))
+    assert found["abs-rel"] == pytest.approx((0.5, 0.5, 0.5))
+    assert found["delta-1"] == (0, 0, 0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("valid", [[True, False], [False, False]])
+def test_resamples_without_valid_depth_give_no_warning(valid: list[bool]) -> None:
+    assert np.isnan(estimates_of_depth(valid)["RMSE"].value) == (not any(valid))

@@ -1,0 +1,168 @@
+"""Names become classes; listing them costs nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustprobe import Attack, Dataset, UserError, load_dataset
+from robustprobe.attacks import Victim, load_attack
+from robustprobe.errors import unknown_name
+from robustprobe.registry import Registry, attacks, datasets, load_attribute, sources, tasks
+from robustprobe.spec import AttackSpec
+from robustprobe.suites import bundled_suites, find_suite
+
+pytestmark = pytest.mark.unit
+
+ROOMS = {"attacks": attacks, "datasets": datasets, "tasks": tasks, "encoders": sources}
+EVERYTHING = [(room, name) for room, registry in ROOMS.items() for name in registry.names()]
+
+ATTACK = """
+from robustprobe import Attack
+
+class Darker(Attack):
+    sees = "nothing"
+    def perturb(self, victim, images, start):
+        return images - self.spec.eps
+
+class Unfinished(Attack):
+    sees = "nothing"
+
+class Other: ...
+"""
+
+DATASET = """
+from PIL import Image
+from robustprobe import Dataset, LabelSpace
+from robustprobe.datasets._base import RawSample
+
+class Greys(Dataset):
+    labels = {"classification": LabelSpace(classes=("dark", "light"))}
+    native_size = (4, 6)
+    def ids(self):
+        return [f"{self.split}-{i}" for i in range(2)]
+    def read(self, index):
+        return RawSample(Image.new("L", (6, 4), 255 * index), {"classification": index})
+"""
+
+
+@pytest.fixture
+def user_file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(ATTACK + DATASET)
+    return path
+
+
+def test_names_are_listed_without_importing_torch() -> None:
+    code = (
+        "import sys; from robustprobe.registry import attacks, datasets, tasks, sources;"
+        "rooms = (attacks, datasets, tasks, sources);"
+        "assert all(r.names() and [r.summary(n) for n in r.names()] for r in rooms);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_names_the_readme_relies_on_are_there() -> None:
+    assert {"clean", "noise", "embed", "pgd", "segpgd", "depthpgd"} <= set(attacks.names())
+    assert {"scenes", "cifar10", "camvid", "nyu_depth_v2"} <= set(datasets.names())
+    assert {"classification", "segmentation", "depth"} <= set(tasks.names())
+    assert {"bundled", "file", "timm", "python"} <= set(sources.names())
+
+
+@pytest.mark.parametrize(("room", "name"), EVERYTHING)
+def test_everything_registered_has_a_class_and_a_summary(room: str, name: str) -> None:
+    registry = ROOMS[room]
+    assert isinstance(registry.get(name), type)
+    summary = registry.summary(name)
+    assert summary.strip()
+    assert "\n" not in summary
+    assert not summary.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("registry", "wrong", "message"),
+    [
+        (attacks, "pdg", "unknown attack 'pdg'. Did you mean 'pgd'. Known: .*embed"),
+        (datasets, "cifar-10", "unknown dataset 'cifar-10'. Did you mean 'cifar10'. Known: "),
+        (tasks, "segmentacion", "unknown task 'segmentacion'. Did you mean 'segmentation'. Known: "),
+        (tasks, "zzz", "unknown task 'zzz'. Known: classification, depth, segmentation"),
+        (attacks, "_base", "unknown attack '_base'"),
+        (attacks, "../tasks/depth", "unknown attack"),
+    ],
+)
+def test_unknown_names_get_the_nearest_match(registry: Registry[object], wrong: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        registry.get(wrong)
+
+
+def test_unknown_name_without_anything_known_is_an_error_too() -> None:
+    assert "unknown thing 'a'. Known: " in str(unknown_name("thing", "a", []))
+
+
+def test_attack_of_a_users_file_is_loaded(user_file: Path) -> None:
+    import torch
+
+    attack = load_attack(AttackSpec(name=f"{user_file}:Darker", eps=0.25))
+    assert isinstance(attack, Attack)
+    images = torch.full((1, 3, 2, 2), 0.5)
+    assert attack(Victim(lambda x: x), images, ["a"]).unique().tolist() == [0.25]
+
+
+def test_dataset_of_a_users_file_is_loaded(user_file: Path) -> None:
+    data = load_dataset(f"{user_file}:Greys")
+    assert isinstance(data, Dataset)
+    assert data.kept_ids == ["test-0", "test-1"]
+    assert [float(data[i].image.mean()) for i in (0, 1)] == [0, 1]
+    assert data[1].image.shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("registry", "attribute", "message"),
+    [
+        (attacks, "Other", "Other is not a subclass of robustprobe.attacks.*Attack; derive it"),
+        (attacks, "Greys", "Greys is not a subclass of"),
+        (datasets, "Darker", "Darker is not a subclass of robustprobe.datasets.*Dataset; derive it"),
+        (attacks, "Image", "Image is not a subclass of"),
+        (attacks, "Drker", "unknown name in .*mine.py 'Drker'. Did you mean 'Darker'"),
+        (attacks, "Unfinished", "Unfinished .*perturb"),
+    ],
+)
+def test_wrong_class_of_a_users_file_is_refused(
+    user_file: Path, registry: Registry[object], attribute: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        registry.get(f"{user_file}:{attribute}")
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file .*nothing.py; give the path of a Python file"):
+        attacks.get(f"{tmp_path}/nothing.py:Mine")
+
+
+def test_file_that_cannot_be_imported_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("import no_such_package_anywhere")
+    with pytest.raises(UserError, match=r"broken.py.*no_such_package_anywhere"):
+        load_attribute(path, "Mine")
+
+
+def test_bundled_suites_are_valid_and_found_by_name() -> None:
+    suites = bundled_suites()
+    assert {"demo", "photos"} <= suites.keys()
+    for name, suite in suites.items():
+        assert find_suite(name) == suite
+        assert suite.name == name
+        assert suite.description
+        for attack in suite.attack_specs():
+            attacks.get(attack.name)
+        for dataset in suite.datasets:
+            datasets.get(dataset.name)
+
+
+def test_unknown_suite_gets_the_nearest_match() -> None:
+    with pytest.raises(UserError, match=r"unknown suite 'dem'. Did you mean 'demo'"):
+        find_suite("dem")
+    with pytest.raises(UserError, match=r"no suite file dem.yaml"):
+        find_suite("dem.yaml")

@@ -1,0 +1,438 @@
+"""The page: complete, self-contained, escaped, and right to the pixel, from a store made by hand."""
+
+import base64
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustprobe.errors import UserError
+from robustprobe.report._checks import checks
+from robustprobe.report._headline import headline
+from robustprobe.report._pictures import (
+    Scale,
+    amplified,
+    class_colours,
+    depth_uri,
+    difference,
+    overlay,
+    png_uri,
+    viridis,
+)
+from robustprobe.report.page import render_page, write_page
+from robustprobe.store import Example, Group, Interval, Record, Store
+from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, make_record, records_of
+
+SIZE = 6
+SHAPES = ["box", "cone", "<b>ball</b>"]
+SURFACES = ["floor", "wall", *SHAPES]
+VOID = {"meta", "link", "img", "wbr", "rect"}
+
+
+class Tag(NamedTuple):
+    """An element as it begins."""
+
+    name: str
+    attributes: dict[str, str]
+
+
+class Reader(HTMLParser):
+    """Collects elements, checks that they close in order, and keeps the text of headings and of everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[Tag] = []
+        self.open: list[str] = []
+        self.headings: list[tuple[int, str]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(Tag(tag, {name: value or "" for name, value in attrs}))
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append((int(tag[1]), ""))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(Tag(tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and re.fullmatch("h[1-6]", self.open[-1]):
+            level, text = self.headings.pop()
+            self.headings.append((level, text + data))
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
+
+    def all(self, name: str) -> list[Tag]:
+        return [tag for tag in self.tags if tag.name == name]
+
+
+def read(page: Path) -> Reader:
+    reader = Reader()
+    reader.feed(page.read_text())
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def clean_image() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(0).integers(20, 236, (SIZE, SIZE, 3)).astype(np.uint8)
+
+
+def delta_of(name: str) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """What an attack of the tests adds, in grey levels; its largest change is 7."""
+    seed = sum(name.encode())
+    delta = np.random.default_rng(seed).integers(-7, 8, (SIZE, SIZE, 3)).astype(np.int16)
+    delta[0, 0, 0] = -7
+    return delta if name != "clean" else np.zeros_like(delta)
+
+
+def add_group(store: Store, record: Record) -> None:
+    """One example image of a record's group, with every head's prediction and the truth."""
+    name, group = record.attack.name, record.group
+    place, mask = 3, np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE) % len(SURFACES)
+    depth = np.linspace(1000, 5000 if name == "clean" else 8000, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
+    store.write_image(group, f"{place}.png", (clean_image() + delta_of(name)).astype(np.uint8))
+    store.write_image(group, "mask.png", mask if name == "clean" else mask[::-1].copy())
+    store.write_image(group, "depth.png", depth)
+    if name == "clean":
+        truth, metres = mask.copy(), depth.copy()
+        truth[0], metres[0] = 255, 0
+        store.write_image(group, "mask-truth.png", truth)
+        store.write_image(group, "depth-truth.png", metres)
+    guesses = [["<b>ball</b>", 0.7], ["box", 0.2]] if name == "clean" else [["box", 0.9], ["cone", 0.1]]
+    example = Example(
+        id="test-<i>7</i>",
+        place=place,
+        predictions={"classification": guesses, "segmentation": "mask.png", "depth": "depth.png"},
+        truth={"classification": "<b>ball</b>", "segmentation": "mask-truth.png", "depth": "depth-truth.png"},
+    )
+    store.write_group(
+        Group(
+            group=group,
+            encoder=record.encoder,
+            dataset=record.dataset,
+            attack=record.attack,
+            made_for=record.made_for,
+            classes={"classification": SHAPES, "segmentation": SURFACES},
+            max_depth=10.0,
+            examples=[example],
+        )
+    )
+
+
+def fill(store: Store, records: list[Record], examples: bool = True) -> Store:
+    store.prepare()
+    for record in records:
+        store.write_record(record)
+    for record in {r.group: r for r in records}.values():
+        if examples:
+            add_group(store, record)
+    return store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    records = [*records_of(AWKWARD, -0.01), *records_of(PLAIN), make_record(attack("clean"), 0.5, dataset=LINED)]
+    return fill(Store(tmp_path / "results"), records)
+
+
+@pytest.fixture
+def page(store: Store, tmp_path: Path) -> Reader:
+    return read(write_page(store.folder, tmp_path / "page.html"))
+
+
+def decoded(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    head, _, body = uri.partition(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(body, validate=True))) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def pictures(page: Reader, words: str) -> list[Tag]:
+    return [image for image in page.all("img") if words in image.attributes["alt"]]
+
+
+def test_the_page_loads_nothing(page: Reader) -> None:
+    for tag in page.tags:
+        for name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
+            assert tag.attributes.get(name, "#").startswith(("#", "data:")), tag
+    assert not {t.name for t in page.tags} & {"iframe", "object", "embed", "base", "form"}
+    policy = next(t.attributes["content"] for t in page.all("meta") if t.attributes.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+
+
+def test_style_and_script_load_nothing(store: Store, tmp_path: Path) -> None:
+    text = write_page(store.folder, tmp_path / "page.html").read_text()
+    inlined = "".join(re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", text, flags=re.S))
+    assert len(inlined) > 1000
+    for loader in (
+        "http:",
+        "https:",
+        "url(",
+        "@import",
+        "@font-face",
+        "fetch(",
+        "XMLHttpRequest",
+        "Storage",
+        "import(",
+    ):
+        assert loader not in inlined
+
+
+def test_every_image_is_png_with_a_text_alternative(page: Reader) -> None:
+    images = page.all("img")
+    assert len(images) > 40
+    for image in images:
+        decoded(image.attributes["src"])
+        assert "alt" in image.attributes
+    assert len([i for i in images if not i.attributes["alt"]]) == 2, "only thumbnails beside their names are decoration"
+
+
+def test_headings_are_in_order_and_language_is_set(page: Reader) -> None:
+    levels = [level for level, _ in page.headings]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert all(text.strip() for _, text in page.headings)
+    assert page.all("html")[0].attributes["lang"] == "en"
+
+
+def test_names_are_escaped_everywhere(store: Store, tmp_path: Path) -> None:
+    text = write_page(store.folder, tmp_path / "page.html").read_text()
+    assert text.count("<script>") == 1
+    assert "alert('" not in text
+    assert "<b>ball" not in text
+    assert "<i>7" not in text
+    reader = read(tmp_path / "page.html")
+    assert AWKWARD in reader.text
+    assert "test-<i>7</i>" in reader.text
+    assert "<b>ball</b>" in reader.text
+
+
+def test_the_headline_names_numbers_intervals_and_the_weakest_task(page: Reader) -> None:
+    words = " ".join(page.text.split())
+    assert page.headings[0][1] == "How robust are two encoders for three tasks?"
+    assert (
+        "Classification on scenes, top-1: 0.900 [0.850, 0.950] on clean images, 0.400 [0.350, 0.450] under pgd 8/255."
+        in words
+    )
+    assert (
+        "Depth on scenes, RMSE: 0.400 m [0.350, 0.450] on clean images, 0.900 m [0.850, 0.950] under depthpgd 8/255."
+        in words
+    )
+    assert "Weakest: segmentation on scenes, where segpgd 8/255 left 17 % of the clean score." in words
+    assert "upper bound on robustness" in words
+    assert "its own attack was not measured" in words, "the dataset that was only measured clean"
+
+
+def test_what_was_done_is_stated_at_the_top(page: Reader) -> None:
+    top = page.text[: page.text.index("In short")]
+    for fact in ("eps 8/255 (linf); 20 steps", "200", "2026-11-20", "8 of 255 grey levels"):
+        assert fact in top
+
+
+def test_the_strongest_attack_at_the_largest_eps_counts() -> None:
+    weak, strong = attack("pgd", 2 / 255), attack("pgd", 8 / 255)
+    other = make_record(attack("apgd", 8 / 255), 0.1, made_for="classification")
+    made = [make_record(attack("clean"), 0.8), make_record(weak, 0.05), make_record(strong, 0.4), other]
+    finding = headline(made).portraits[0].findings[0]
+    assert finding.attack == "apgd 8/255"
+    assert finding.kept == pytest.approx(0.125)
+
+
+def test_an_error_that_grows_is_told_as_growth() -> None:
+    made = [make_record(attack(n), v, task="depth") for n, v in (("clean", 0.5), ("depthpgd", 2.0))]
+    finding = headline(made).portraits[0].findings[0]
+    assert finding.kept == pytest.approx(0.25)
+    assert finding.remainder == ("4.0 ×", "the error")
+
+
+def test_scores_are_tables_with_scopes(page: Reader) -> None:
+    tables = [t for t in page.all("table") if t.attributes.get("class") == "scores"]
+    assert len(tables) == 3 + 3, "one a task, and one for attacks made for other tasks"
+    scopes = {t.attributes.get("scope") for t in page.all("th")}
+    assert scopes == {"col", "row", "rowgroup"}
+    assert "0.600" in page.text
+    assert "[0.350, 0.450]" in page.text
+    assert page.text.count("not measured") > 3
+
+
+def test_the_change_is_amplified_ten_times_around_grey(page: Reader) -> None:
+    changes = pictures(page, "segpgd 8/255: change of the image")
+    assert len(changes) == 2, "one an encoder"
+    expected = 128 + 10 * delta_of("segpgd").astype(int)
+    for change in changes:
+        assert np.array_equal(decoded(change.attributes["src"]), expected)
+        assert "10 times around grey; largest change 7 of 255" in change.attributes["alt"]
+    assert "× 10, max |δ| 7" in page.text
+    assert not pictures(page, "clean: change")
+
+
+def test_images_are_shown_as_they_were_stored(page: Reader) -> None:
+    shown = [decoded(i.attributes["src"]) for i in pictures(page, "pgd 8/255: the attacked image")]
+    expected = [(clean_image() + delta_of(name)).astype(np.uint8) for name in ("pgd", "segpgd", "depthpgd")]
+    assert len(shown) == 2 * 3
+    assert all(any(np.array_equal(s, e) for e in expected) for s in shown)
+    assert len(pictures(page, "clean: the image")) == 3, "two encoders on scenes, one on the other dataset"
+
+
+def test_the_viewer_says_what_each_head_said(page: Reader) -> None:
+    words = " ".join(page.text.split())
+    assert "✓ <b>ball</b> (the true class) 0.70" in words
+    assert "<b>ball</b> is not among these" in words
+    assert "100 % of pixels right" in words
+    assert "RMSE 0.00 m" in words
+    assert "seeded random choice, not the most spectacular" in words
+    legend = [t for t in page.all("ul") if t.attributes.get("class") == "legend"]
+    assert len(legend) == 3
+
+
+def test_depths_of_an_image_share_one_scale(page: Reader) -> None:
+    maps = {t.attributes["alt"]: decoded(t.attributes["src"]) for t in pictures(page, "scenes test-<i>7</i>")}
+    clean = next(m for alt, m in maps.items() if "clean: predicted depth, 1.0 m to 5.0 m" in alt)
+    attacked = next(m for alt, m in maps.items() if "embed 8/255: predicted depth, 1.0 m to 8.0 m" in alt)
+    truth = next(m for alt, m in maps.items() if "true depth" in alt)
+    ends = viridis(np.array([0.0, 4 / 7, 1.0]))
+    assert np.array_equal(attacked[0, 0], ends[0])
+    assert np.array_equal(attacked[-1, -1], ends[2])
+    assert np.abs(clean[-1, -1].astype(int) - ends[1]).max() <= 2
+    assert np.array_equal(truth[0, 0], (128, 128, 128)), "no valid depth there"
+    assert pictures(page, "colours from 1.0 m to 8.0 m")
+
+
+def test_origin_and_data_are_there(page: Reader) -> None:
+    for fact in (
+        "Apache-2.0",
+        "robustprobe run demo.yaml",
+        "abc1234",
+        "a machine",
+        "torch 2.8.0",
+        "2/255",
+        "0.900",
+        "800 images",
+    ):
+        assert fact in page.text
+    assert "37 cells, 2 min 42 s of attacking and judging" in page.text, "12.5 s for each of 13 groups"
+    links = {t.attributes["download"]: t.attributes["href"] for t in page.all("a") if "download" in t.attributes}
+    assert set(links) == {"robustprobe.json", "robustprobe.csv"}
+    rows = json.loads(base64.b64decode(links["robustprobe.json"].partition(",")[2]))
+    assert len(rows) == 2 * 18 + 1
+    assert {row["encoder"] for row in rows} == {PLAIN, AWKWARD}
+
+
+def test_a_store_without_examples_says_so(tmp_path: Path) -> None:
+    store = fill(Store(tmp_path / "results"), records_of(PLAIN), examples=False)
+    page = read(write_page(store.folder, tmp_path / "page.html"))
+    assert "No example images were stored" in page.text
+    assert "0.900" in page.text
+    assert page.headings[0][1] == f"How robust is {PLAIN} for three tasks?"
+
+
+def test_an_attack_without_its_clean_image_is_shown_without_a_change(tmp_path: Path) -> None:
+    store = fill(Store(tmp_path / "results"), [make_record(attack("pgd"), 0.2)])
+    page = read(write_page(store.folder, tmp_path / "page.html"))
+    assert pictures(page, "pgd 8/255: the attacked image")
+    assert not pictures(page, "change of the image")
+    assert "clean images were not measured" in " ".join(page.text.split())
+
+
+def test_what_is_no_number_is_not_drawn(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results").prepare()
+    empty = Interval(value=math.nan, ci_low=math.nan, ci_high=math.nan)
+    records = [make_record(attack(n), 0.5, metrics={"top-1": empty}) for n in ("clean", "pgd")]
+    (tmp_path / "page.html").write_text(render_page(store, records))
+    text = read(tmp_path / "page.html").text
+    assert "n/a" in text
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_checks_find_what_is_suspicious() -> None:
+    made = [
+        make_record(attack("noise"), 0.5, largest_perturbation=0.5),
+        make_record(attack("embed"), 0.2),
+        make_record(attack("pgd"), 0.7, metrics_8bit={"top-1": Interval(value=0.9, ci_low=0.8, ci_high=1.0)}),
+    ]
+    failures = [check.failures for check in checks(made)]
+    pgd = f"{PLAIN}, scenes, classification, pgd 8/255"
+    assert failures == [[pgd.replace("pgd", "noise")], [pgd], [pgd], [pgd]]
+    assert not any(check.failures for check in checks(records_of(PLAIN)))
+
+
+def test_checks_know_that_errors_grow() -> None:
+    weak = [make_record(attack(n), v, task="depth") for n, v in (("noise", 2.0), ("depthpgd", 1.0))]
+    assert sum(bool(check.failures) for check in checks(weak)) == 2
+    strong = [make_record(attack(n), v, task="depth") for n, v in (("noise", 1.0), ("depthpgd", 2.0))]
+    assert not any(check.failures for check in checks(strong))
+
+
+def test_unwritable_output_is_the_users_to_mend(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        write_page(store.folder, tmp_path / "file" / "page.html")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="cannot be written to"):
+        write_page(store.folder, tmp_path / "folder")
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_no_results_are_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no results in"):
+        write_page(tmp_path / "nowhere", tmp_path / "page.html")
+    Store(tmp_path).prepare()
+    with pytest.raises(UserError, match="no finished cells in"):
+        write_page(tmp_path, tmp_path / "page.html")
+
+
+def test_a_broken_example_is_the_users_to_mend(store: Store, tmp_path: Path) -> None:
+    next((store.folder / "examples").glob("*/3.png")).write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"3\.png cannot be read"):
+        write_page(store.folder, tmp_path / "page.html")
+
+
+def test_writing_a_page_needs_no_torch(store: Store, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from robustprobe.report.page import write_page\n"
+        "write_page(Path(sys.argv[1]), Path(sys.argv[2])); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, store.folder, tmp_path / "page.html"], check=False)
+    assert done.returncode == 0
+
+
+def test_amplified_differences_clip() -> None:
+    clean, attacked = np.array([[[0, 100, 200]]], np.uint8), np.array([[[1, 80, 255]]], np.uint8)
+    assert amplified(difference(clean, attacked)).tolist() == [[[138, 0, 255]]]
+
+
+def test_overlays_leave_unlabelled_pixels_grey() -> None:
+    image = np.full((1, 2, 3), 200, np.uint8)
+    shown = overlay(image, np.array([[1, 255]], np.uint8), class_colours(2))
+    assert np.allclose(shown[0, 0], 0.65 * class_colours(2)[1].astype(float) + 0.35 * 200, atol=1)
+    assert shown[0, 1].tolist() == [200, 200, 200]
+
+
+def test_class_colours_differ() -> None:
+    assert len(np.unique(class_colours(36), axis=0)) == 36
+    assert class_colours(0).shape == (0, 3)
+
+
+def test_depth_of_one_value_has_a_colour() -> None:
+    assert decoded(depth_uri(np.full((2, 2), 3.0), Scale(3.0, 3.0))).shape == (2, 2, 3)
+
+
+def test_png_is_lossless() -> None:
+    assert np.array_equal(decoded(png_uri(clean_image())), clean_image())

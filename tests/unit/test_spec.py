@@ -1,0 +1,207 @@
+"""Descriptions of work: parsing, defaults, refusals and fingerprints."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from robustprobe import UserError, spec
+from robustprobe.spec import (
+    STANDARD_ATTACKS,
+    AttackSpec,
+    DatasetSpec,
+    HeadSpec,
+    Suite,
+    code_digest,
+    fingerprint,
+    format_eps,
+    load_suite,
+    parse_eps,
+    validated,
+)
+
+pytestmark = pytest.mark.unit
+
+SUITE = Suite(encoders=("bundled:a",), datasets=(DatasetSpec(name="scenes"),))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("8/255", 8 / 255), (" 8 / 255 ", 8 / 255), (0, 0), ("0", 0), (0.5, 0.5), ("1", 1), ("1e-3", 1e-3), ("0/255", 0)],
+)
+def test_sizes_are_read(written: str | float, meant: float) -> None:
+    assert parse_eps(written) == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("8/0", "'8/0' divides by zero"),
+        ("0/0", "'0/0' divides by zero"),
+        ("x", "'x' is not a number"),
+        ("", "'' is not a number"),
+        ("8/", "'8/' is not a number"),
+        ("1/2/3", "'1/2/3' is not a number"),
+        ("-1/255", r"'-1/255' is outside \[0, 1\]"),
+        (-0.1, r"'-0.1' is outside \[0, 1\]"),
+        ("8", r"'8' is outside \[0, 1\]"),
+        (255, r"'255' is outside \[0, 1\]"),
+        ("nan", r"'nan' is outside \[0, 1\]"),
+        ("inf", r"'inf' is outside \[0, 1\]"),
+        ("inf/inf", r"'inf/inf' is outside \[0, 1\]"),
+    ],
+)
+def test_sizes_that_are_none_are_refused_with_an_example(written: str | float, message: str) -> None:
+    with pytest.raises(UserError, match=f"{message}.*8/255"):
+        parse_eps(written)
+
+
+@given(levels=st.integers(0, 255))
+def test_whole_grey_levels_survive_being_written_and_read(levels: int) -> None:
+    assert format_eps(levels / 255) == f"{levels}/255"
+    assert parse_eps(format_eps(levels / 255)) == levels / 255
+
+
+@given(eps=st.floats(1e-6, 1))
+def test_any_size_survives_being_written_and_read_to_six_digits(eps: float) -> None:
+    assert parse_eps(format_eps(eps)) == pytest.approx(eps, rel=1e-5)
+
+
+def test_step_is_a_quarter_of_eps_unless_given() -> None:
+    assert AttackSpec(name="pgd").step_size == 2 / 255
+    assert validated(AttackSpec, {"name": "pgd", "eps": "4/255"}, "it").step_size == pytest.approx(1 / 255)
+    assert validated(AttackSpec, {"name": "pgd", "eps": "4/255", "step_size": None}, "it").step_size == 1 / 255
+    assert validated(AttackSpec, {"name": "pgd", "eps": "4/255", "step_size": "3/255"}, "it").step_size == 3 / 255
+    assert AttackSpec(name="pgd", eps=0).step_size == 0
+    assert AttackSpec(name="pgd", eps=0, step_size=0.1).step_size == 0.1
+    assert AttackSpec(name="pgd", eps=0.5, step_size=0).step_size == 0
+
+
+def test_attack_survives_json() -> None:
+    attack = AttackSpec(name="pgd", eps=1 / 3, step_size=0.1, seed=5)
+    assert AttackSpec.model_validate_json(attack.model_dump_json()) == attack
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        (AttackSpec, {"name": "pgd", "epsilon": 0.1}, "epsilon: Extra inputs"),
+        (AttackSpec, {"eps": 0.1}, "name: Field required"),
+        (AttackSpec, {"name": "pgd", "steps": 0}, "steps: "),
+        (AttackSpec, {"name": "pgd", "norm": "l7"}, "norm: .*linf"),
+        (AttackSpec, {"name": "pgd", "eps": "8"}, "outside"),
+        (AttackSpec, {"name": "pgd", "step_size": "-1/255"}, "outside"),
+        (AttackSpec, "pgd", "it: "),
+        (HeadSpec, {"train_limit": 0}, "train_limit: "),
+        (HeadSpec, {"learning_rates": []}, "learning_rates: "),
+        (Suite, {"datasets": [{"name": "scenes"}]}, "encoders: Field required"),
+        (Suite, {"encoders": [], "datasets": [{"name": "scenes"}]}, "encoders: "),
+        (Suite, {"encoders": ["a"], "datasets": [{"name": "scenes", "limit": 0}]}, "datasets.0.limit: "),
+        (Suite, {"encoders": ["a"], "datasets": [{"name": "b"}], "head": {"lr": 1}}, "head.lr: Extra inputs"),
+        (Suite, {"encoders": ["a"], "datasets": [{"name": "b"}], "eps": ["8/0"]}, "eps.0: .*divides by zero"),
+    ],
+)
+def test_wrong_descriptions_are_refused_in_one_message(kind: type[BaseModel], data: object, message: str) -> None:
+    with pytest.raises(UserError, match=f"my spec is not a valid {kind.__name__}: .*{message}"):
+        validated(kind, data, "my spec")
+
+
+def test_descriptions_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        SUITE.seed = 3
+
+
+def test_attacks_of_a_suite_are_clean_once_and_the_others_at_every_eps() -> None:
+    suite = SUITE.model_copy(
+        update={"attacks": ("clean", "noise", "pgd"), "eps": (0.1, 0.2), "steps": 7, "seed": 3, "iterate": "last"}
+    )
+    made = suite.attack_specs()
+    assert [(a.name, a.eps, a.steps) for a in made] == [
+        ("clean", 0.0, 1),
+        ("noise", 0.1, 1),
+        ("noise", 0.2, 1),
+        ("pgd", 0.1, 7),
+        ("pgd", 0.2, 7),
+    ]
+    assert {(a.seed, a.iterate, a.norm) for a in made} == {(3, "last", "linf")}
+    assert [a.step_size for a in made] == [0.25 * a.eps for a in made]
+
+
+def test_suite_without_attacks_takes_the_standard_ones() -> None:
+    assert [a.name for a in SUITE.attack_specs()] == list(STANDARD_ATTACKS)
+
+
+def test_suite_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text("encoders: [bundled:a]\ndatasets: [{name: scenes, limit: 5}]\neps: [8/255, 0.1]\n")
+    suite = load_suite(path)
+    assert suite == SUITE.model_copy(update={"datasets": (DatasetSpec(name="scenes", limit=5),), "eps": (8 / 255, 0.1)})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"encoders: [a\n", "cannot be read as YAML"),
+        (b"\xff\xfe\xfa", "cannot be read as YAML"),
+        (b"", "not a valid Suite: it: "),
+        (b"- a\n- b\n", "not a valid Suite: it: "),
+        (b"just words", "not a valid Suite: it: "),
+        (b"encoders: [a]\ndatasets: [{name: b}]\natacks: [pgd]\n", "atacks: Extra inputs"),
+    ],
+)
+def test_wrong_suite_files_are_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"suite.yaml .*{message}"):
+        load_suite(path)
+
+
+def test_missing_suite_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no suite file .*nothing.yaml.*robustprobe list suites"):
+        load_suite(tmp_path / "nothing.yaml")
+    with pytest.raises(UserError, match="cannot be read as YAML"):
+        load_suite(tmp_path)
+
+
+CHANGES = {
+    "name": "embed",
+    "eps": 0.5,
+    "steps": 3,
+    "step_size": 0.25,
+    "random_start": False,
+    "iterate": "last",
+    "seed": 9,
+}
+
+
+@pytest.mark.parametrize("field", sorted(AttackSpec.model_fields.keys() - {"norm"}))
+def test_fingerprint_changes_with_every_field(field: str) -> None:
+    attack = AttackSpec(name="pgd", step_size=0.1)
+    changed = attack.model_copy(update={field: CHANGES[field]})
+    assert changed.fingerprint() != attack.fingerprint()
+    assert attack.model_copy().fingerprint() == attack.fingerprint()
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
+    assert fingerprint({"a": 1, "b": [1, {"c": 2, "d": 3}]}) == fingerprint({"b": [1, {"d": 3, "c": 2}], "a": 1})
+    assert fingerprint({"a": [1, 2]}) != fingerprint({"a": [2, 1]})
+    assert len(fingerprint("x")) == 16
+
+
+@pytest.mark.parametrize(
+    "changed", ["attacks/pgd.py", "attacks/_gradient.py", "datasets/_rendering.py", "losses.py", "evaluation.py"]
+)
+def test_code_digest_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+    copy = tmp_path / "robustprobe"
+    shutil.copytree(Path(spec.__file__).parent, copy, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    before = code_digest()
+    monkeypatch.setattr(spec, "__file__", str(copy / "spec.py"))
+    assert code_digest() == before
+    (copy / "cli" / "__init__.py").write_text("# no number depends on this")
+    assert code_digest() == before
+    source = copy / changed
+    source.write_text(source.read_text() + "# changed\n")
+    assert code_digest() != before

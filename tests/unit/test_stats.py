@@ -1,0 +1,81 @@
+"""Intervals hold what they promise."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from robustprobe.stats import Estimate, bootstrap, wilson
+from robustprobe.tasks._base import mean_over_images
+
+pytestmark = pytest.mark.unit
+
+Floats = NDArray[np.float64]
+
+
+def mean_estimate(values: Floats, seed: int = 0) -> Estimate:
+    return bootstrap({"value": values, "counted": np.ones(len(values))}, mean_over_images, seed)
+
+
+def test_bootstrap_interval_covers_the_true_mean_about_95_times_in_100() -> None:
+    rng = np.random.default_rng(0)
+    estimates = [mean_estimate(rng.exponential(2.0, 60)) for _ in range(200)]
+    covered = np.mean([e.ci_low <= 2.0 <= e.ci_high for e in estimates])
+    assert 0.90 <= covered <= 0.99
+
+
+def test_bootstrap_interval_has_the_width_of_the_normal_approximation() -> None:
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    found = mean_estimate(values)
+    assert found.value == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 20
+    assert found.ci_high - found.value == pytest.approx(half, rel=0.1)
+    assert found.value - found.ci_low == pytest.approx(half, rel=0.1)
+
+
+@given(values=st.lists(st.floats(0, 10, width=32), min_size=1, max_size=8), seed=st.integers(0, 3))
+def test_bootstrap_value_is_inside_its_interval(values: list[float], seed: int) -> None:
+    found = mean_estimate(np.asarray(values), seed)
+    assert found.ci_low <= found.value <= found.ci_high
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 2.7])
+def test_bootstrap_value_of_equal_images_is_inside_its_interval(value: float) -> None:
+    """A sum of equal numbers and a weighted sum round differently."""
+    found = mean_estimate(np.full(100, value))
+    assert found.ci_low <= found.value <= found.ci_high
+    assert found.ci_high - found.ci_low < 1e-12
+
+
+def test_bootstrap_is_seeded() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    assert mean_estimate(values, 0) == mean_estimate(values, 0)
+    assert mean_estimate(values, 0) != mean_estimate(values, 1)
+
+
+def test_bootstrap_resamples_images_whole() -> None:
+    """Columns of one image are drawn together: a ratio that is the same in every image has no spread."""
+    values = np.random.default_rng(0).uniform(1, 5, 20)
+    found = bootstrap({"value": np.stack([values, 3 * values], 1)}, lambda s: s["value"][..., 0] / s["value"][..., 1])
+    assert found == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+
+# Newcombe, Statistics in Medicine 1998, table I, method 3; and the closed forms at 0 and N of N.
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_equals_published_intervals(successes: int, count: int, low: float, high: float) -> None:
+    found = wilson(successes, count)
+    assert found.value == successes / count
+    assert (found.ci_low, found.ci_high) == pytest.approx((low, high), abs=5e-5)
+    mirrored = wilson(count - successes, count)
+    assert (mirrored.ci_low, mirrored.ci_high) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+@given(count=st.integers(1, 2000), share=st.floats(0, 1))
+def test_wilson_contains_the_share_and_always_has_a_width(count: int, share: float) -> None:
+    found = wilson(round(share * count), count)
+    assert 0 <= found.ci_low <= found.value <= found.ci_high <= 1
+    assert found.ci_high - found.ci_low > 0
