@@ -13,6 +13,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import load_folder
+from robustprobe.encoders.timm import TimmViT
 from robustprobe.losses import cosine_distance
 from robustprobe.threat import Linf
 from robustprobe.types import Features
@@ -54,8 +56,9 @@ def train(options: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     pools = scene_pools(options.images) if options.data == "scenes" else photo_pools(options.data_root)
-    teacher = load_folder(options.teacher, "teacher").freeze()
-    student = load_folder(options.teacher, "student").eval()
+    teacher, student = load_folder(options.teacher, "teacher"), load_folder(options.teacher, "student")
+    teacher.freeze()
+    student.eval()
     optimiser = torch.optim.SGD(student.parameters(), lr=options.lr, momentum=0.9)
     checkpoint, step, spent = out / "checkpoint.pt", 0, 0.0
     if checkpoint.exists():
@@ -77,10 +80,14 @@ def train(options: argparse.Namespace) -> None:
             state = {"student": student.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
             torch.save({**state, "seconds": time.time() - start}, out / "checkpoint.tmp")
             (out / "checkpoint.tmp").replace(checkpoint)
-            save_file(student.model.state_dict(), out / "encoder.safetensors")
+            save_encoder(student, out / "encoder.safetensors")
     record = {"method": "DeACL", "data": options.data, "teacher_digest": teacher.digest, "steps": options.steps}
     record |= {"lr": options.lr, "eps": "8/255", "seed": options.seed, "hours": round((time.time() - start) / 3600, 2)}
     (out / "training.json").write_text(json.dumps(record, indent=2))
+
+
+def save_encoder(encoder: TimmViT, path: Path) -> None:
+    save_file(cast(dict[str, Tensor], encoder.model.state_dict()), path)
 
 
 def train_step(

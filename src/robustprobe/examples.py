@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robustprobe.evaluation import Judgement, Work
@@ -23,22 +24,25 @@ def example_places(ids: Sequence[str], count: int, seed: int) -> set[int]:
 
 
 class ExampleWriter:
-    """Writes the chosen images of one group as batches pass, and at the end what ties them together."""
+    """Collects the chosen images of one group as batches pass, and writes them once all are there."""
 
     def __init__(self, store: Store, group: str, work: Work, made_for: str, places: set[int]) -> None:
         self.store, self.group, self.work, self.made_for, self.places = store, group, work, made_for, places
         self.offset = 0
         self.examples: list[Example] = []
+        self.pictures: dict[str, NDArray[Any]] = {}
 
     def add(self, judged: Judgement) -> None:
-        """Write the chosen images of a batch; batches come in the order of the dataset."""
+        """Collect the chosen images of a batch; batches come in the order of the dataset."""
         for row, identity in enumerate(judged.batch.ids):
             if self.offset + row in self.places:
                 self.examples.append(self._example(judged, row, identity))
         self.offset += len(judged.batch.ids)
 
     def finish(self) -> None:
-        """Write the group's description."""
+        """Write the images, then the group's description."""
+        for name, pixels in self.pictures.items():
+            self.store.write_image(self.group, name, pixels)
         labels = self.work.dataset.labels
         depth = labels["depth"].max_depth if "depth" in labels else 0.0
         self.store.write_group(
@@ -57,7 +61,7 @@ class ExampleWriter:
     def _example(self, judged: Judgement, row: int, identity: str) -> Example:
         place = self.offset + row
         pixels = (judged.adversarial[row] * 255).round().byte().permute(1, 2, 0)
-        self.store.write_image(self.group, f"{place}.png", pixels.numpy())
+        self.pictures[f"{place}.png"] = pixels.numpy()
         predictions = {task: self._prediction(task, out[row], place) for task, out in judged.outputs.items()}
         truth = {task: self._truth(task, target[row], place) for task, target in judged.batch.targets.items()}
         return Example(id=identity, place=place, predictions=predictions, truth=truth)
@@ -82,5 +86,5 @@ class ExampleWriter:
         if write:
             levels = values if task == "segmentation" else (values * MILLIMETRES).round()
             kind = np.uint8 if task == "segmentation" else np.uint16
-            self.store.write_image(self.group, name, levels.to(torch.int64).numpy().astype(kind))
+            self.pictures[name] = levels.to(torch.int64).numpy().astype(kind)
         return name

@@ -207,7 +207,7 @@ def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, d
     fake = FeatureSet(
         torch.randn(count, widths.cls), torch.randn(count, widths.patch, *grid), {task.name: target}, labels
     )
-    short = spec.model_copy(update={"epochs": 4})
+    short = spec.model_copy(update={"epochs": 10})  # one step an epoch
     fit_once(task, fake, short, spec.learning_rates[0], device)
     start = time.monotonic()
     fit_once(task, fake, short, spec.learning_rates[0], device)

@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +26,13 @@ from robustprobe.errors import UserError
 from robustprobe.spec import AttackSpec
 
 SCHEMA = 1
+Stored = TypeVar("Stored", bound=BaseModel)
 
 
 class Frozen(BaseModel):
     """A frozen part of a record; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Interval(Frozen):
@@ -154,15 +155,13 @@ class Store:
         """
         if not (self.folder / "cells").is_dir():
             raise UserError(f"no results in {self.folder}; give the folder that `robustprobe run --out` wrote.")
-        return [self._read(path) for path in sorted((self.folder / "cells").glob("*.json"))]
+        return [self._parsed(Record, path) for path in sorted((self.folder / "cells").glob("*.json"))]
 
-    def _read(self, path: Path) -> Record:
+    def _parsed(self, kind: type[Stored], path: Path) -> Stored:
         try:
-            return Record.model_validate_json(path.read_text())
+            return kind.model_validate_json(path.read_text())
         except (OSError, UnicodeDecodeError, ValidationError) as error:
-            raise UserError(
-                f"record {path} cannot be read: {error}. Delete it and run the same command again."
-            ) from error
+            raise UserError(f"{path} cannot be read: {error}. Delete it and run the same command again.") from error
 
     def has(self, fingerprint: str) -> bool:
         """Whether the cell's record is there, and the rows it vouches for."""
@@ -205,9 +204,7 @@ class Store:
 
     def groups(self) -> list[Group]:
         """Every group with examples."""
-        return [
-            Group.model_validate_json(p.read_text()) for p in sorted((self.folder / "examples").glob("*/group.json"))
-        ]
+        return [self._parsed(Group, p) for p in sorted((self.folder / "examples").glob("*/group.json"))]
 
     def image(self, group: str, name: str) -> Path:
         """Path of an example image."""
@@ -228,10 +225,18 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    # Temporary files are private; results are as readable as any other file of the user's.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _arrow(values: Sequence[Any] | NDArray[Any]) -> pa.Array:

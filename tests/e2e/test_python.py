@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,11 +12,11 @@ import torch
 import robustprobe as rp
 
 pytestmark = pytest.mark.e2e
-RECIPE = {"train_limit": 24, "epochs": 2, "learning_rates": (0.01,)}
+RECIPE: dict[str, Any] = {"train_limit": 24, "epochs": 2, "learning_rates": (0.01,)}
 
 
 def test_import_alone_does_not_import_torch() -> None:
-    program = "import sys, robustprobe; print('torch' in sys.modules); robustprobe.Encoder; print('torch' in sys.modules)"
+    program = "import sys, robustprobe as rp; print('torch' in sys.modules); rp.Encoder; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"]
 

@@ -94,6 +94,25 @@ def test_batch_size_changes_no_number(call: Call, finished: Path, suite_file: Pa
     assert contents(tmp_path)["rows"] == contents(finished)["rows"]
 
 
+def test_bf16_attacks_are_judged_in_fp32(call: Call, finished: Path, suite_file: Path, tmp_path: Path) -> None:
+    assert call("run", suite_file, "--precision", "bf16", "--out", tmp_path).code == 0
+    exact = {(r.attack.name, r.task): r for r in Store(finished).records()}
+    for record in Store(tmp_path).records():
+        assert record.precision == "bf16"
+        assert record.largest_perturbation <= record.attack.eps + 1e-6
+        if record.attack.name in ("clean", "noise"):
+            assert record.metrics == exact[record.attack.name, record.task].metrics
+
+
+def test_doctor_says_what_is_found_and_what_is_missing(call: Call, tmp_path: Path) -> None:
+    answer = call("doctor", "--data-root", tmp_path)
+    assert answer.code == 0
+    text = " ".join(answer.out.split())
+    assert "found, 1000 test images" in text
+    assert "missing: no" in text
+    assert "--data-root" in text
+
+
 def test_killed_at_random_moments_and_started_again(finished: Path, suite_file: Path, tmp_path: Path) -> None:
     out, dice = tmp_path / "out", random.Random(0)
     program = "from robustprobe.cli import main; main()"

@@ -95,7 +95,7 @@ def test_timm_architecture_without_a_tag_needs_no_network() -> None:
         ("bundled:scenez", "unknown bundled encoder 'scenez'. Did you mean 'scenes'"),
         ("bundle:scenes", "unknown encoder source 'bundle'. Did you mean 'bundled'"),
         ("zzz:scenes", "unknown encoder source 'zzz'.*Known: bundled, file"),
-        ("scenes", "'scenes' names no encoder source; write one of bundled:NAME, file:DIR"),
+        ("scenes", "'scenes' names no encoder source; write SOURCE:NAME, such as bundled:scenes"),
         ("file:", "'file:' names no encoder source"),
         ("", "'' names no encoder source"),
         ("timm:test_vi", "unknown timm model 'test_vi'"),
@@ -222,6 +222,16 @@ def test_digest_follows_every_weight(tiny_encoder: Encoder) -> None:
     assert len(digests) == 4
 
 
+def test_digest_follows_the_file_of_a_users_class(user_file: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        digests = []
+        for scale in ("1", "1", "2"):
+            user_file.write_text(USER_FILE.replace("self.conv(images)", f"{scale} * self.conv(images)"))
+            torch.manual_seed(0)
+            digests.append(load_encoder(f"{user_file}:Blocks").digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_digest_follows_weights_that_change_after_it_was_read(tiny_encoder: Encoder) -> None:
     """Hardening fine-tunes a copy: with the old digest it would meet the old heads."""
     assert tiny_encoder.digest
@@ -235,7 +245,7 @@ def test_digest_follows_weights_that_change_after_it_was_read(tiny_encoder: Enco
 def test_digest_follows_what_the_weights_do_not_tell(tiny_encoder: Encoder, change: dict[str, Any]) -> None:
     """The same weights behind another normalisation or with other attention heads are another encoder."""
     other = build(Architecture(**{**TINY.model_dump(), **change}), "file:tiny").freeze()
-    other.load_state_dict(tiny_encoder.state_dict())
+    inner(other).load_state_dict(inner(tiny_encoder).state_dict())
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(other(images).cls, tiny_encoder(images).cls)
     assert other.digest != tiny_encoder.digest

@@ -8,26 +8,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from robustprobe.runner import Plan, Progress, describe
+from robustprobe.runner import Plan, Progress
 from robustprobe.spec import format_eps
 
 
 def show_plan(console: Console, plan: Plan) -> None:
     """Cells, images and estimated time, before any work."""
-    table = Table(title=None, show_edge=False, pad_edge=False)
-    for column in ("encoder", "dataset", "tasks", "images", "image size", "attacks left to make"):
-        table.add_column(column, overflow="fold")
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("encoder", "dataset", "tasks", "images", "attacks left to make"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("encoder", "dataset"))
     for bench in plan.benches:
-        left = ", ".join(f"{describe(j.attack, '')}@{format_eps(j.attack.eps)}" for j in bench.jobs) or "none: all done"
-        size = f"{bench.data.size[0]} x {bench.data.size[1]}"
-        table.add_row(
-            bench.encoder.card.name, bench.data.name, ", ".join(bench.head_keys), str(len(bench.data)), size, left
-        )
+        names = dict.fromkeys(job.attack.name for job in bench.jobs)
+        images = f"{len(bench.data)} of {bench.data.size[0]} x {bench.data.size[1]}"
+        left = ", ".join(names) or "none: all done"
+        table.add_row(bench.encoder.card.name, bench.data.name, ", ".join(bench.head_keys), images, left)
     console.print(table)
-    done = plan.cells - plan.missing
+    suite, done = plan.suite, plan.cells - plan.missing
+    sizes = ", ".join(format_eps(eps) for eps in suite.eps)
     kept = f", {done} of them done already" if done else ""
     spent = f"about {duration(plan.seconds)} on {plan.device}" if plan.missing else "nothing left to do"
-    console.print(f"plan: {plan.cells} cells{kept}; {spent}. Ctrl-C is safe: the same command continues.")
+    console.print(f"{suite.norm} {sizes}, {suite.steps} steps, seed {suite.seed}")
+    console.print(
+        f"plan: {plan.cells} cells{kept}; {spent}. Ctrl-C is safe: the same command continues.", soft_wrap=True
+    )
 
 
 def duration(seconds: float) -> str:

@@ -4,8 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from robustprobe.cli._console import new_console
 
 
 def doctor(*, data_root: Path = Path("data")) -> None:
@@ -24,7 +25,6 @@ def doctor(*, data_root: Path = Path("data")) -> None:
     from robustprobe.provenance import hardware, versions
     from robustprobe.registry import datasets
 
-    console = Console()
     table = Table(show_edge=False, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -45,4 +45,4 @@ def doctor(*, data_root: Path = Path("data")) -> None:
         except UserError as error:
             found = f"missing: {error}"
         table.add_row(f"dataset {name}", found)
-    console.print(table)
+    new_console().print(table)

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from robustprobe import registry
+from robustprobe.cli._console import new_console
 from robustprobe.errors import UserError
 from robustprobe.suites import bundled_suites
 
@@ -39,7 +39,7 @@ def list_things(kind: Kind, pattern: str = "*", /, *, format: Literal["rich", "j
         table.add_column(column, overflow="fold", no_wrap=column == "name")
     for entry in entries:
         table.add_row(entry["name"], entry["summary"])
-    Console().print(table)
+    new_console().print(table)
 
 
 def _entries(kind: Kind) -> list[dict[str, str]]:
@@ -57,6 +57,5 @@ def _bundled_encoders() -> list[dict[str, str]]:
 
 
 def _sources() -> list[dict[str, str]]:
-    forms = {"timm": "timm:NAME.tag", "file": "file:DIR", "python": "my.py:Class"}
     known = registry.sources
-    return [{"name": forms[n], "summary": known.summary(n)} for n in known.names() if n in forms]
+    return [{"name": f"{name}:", "summary": known.summary(name)} for name in known.names()]

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from robustprobe.cli._console import new_console
 from robustprobe.store import Store
 
 
@@ -26,9 +27,7 @@ def table(
 
     records = Store(folder).records()
     if format == "rich":
-        from rich.console import Console
-
-        tables.print_rich(records, transfer=transfer, console=Console())
+        tables.print_rich(records, transfer=transfer, console=new_console())
     else:
         print(tables.render(records, format, transfer=transfer))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from robustprobe.cli._console import new_console
 from robustprobe.errors import UserError
 from robustprobe.spec import Suite, validated
 from robustprobe.suites import find_suite
@@ -115,7 +115,7 @@ def _suite(
 
 
 def _run(suite: Suite, root: Path, out: Path, device: str) -> None:
-    console = Console()
+    console = new_console()
     console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
     from robustprobe.cli._display import Display, show_plan
     from robustprobe.device import find_device

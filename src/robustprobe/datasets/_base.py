@@ -100,6 +100,10 @@ class Dataset(ABC):
         return Sample(identity, to_tensor(pixels, self.size), targets)
 
     @final
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[place] for place in range(len(self)))
+
+    @final
     def select(self, limit: int | None) -> "Dataset":
         """Keep a fixed part: the ids that come first in a fixed shuffle, as many from each stratum as possible.
 

@@ -329,7 +329,7 @@ def _paint(texture: Texture, x: Array, y: Array, z: Array) -> Array:
         blend = np.floor(u + v) % 2
     else:
         blend = _noise(texture.table, 2 * u, 2 * v)
-    return texture.colours[0] + blend[:, None] * (texture.colours[1] - texture.colours[0])
+    return np.asarray(texture.colours[0] + blend[:, None] * (texture.colours[1] - texture.colours[0]))
 
 
 def _noise(table: Array, u: Array, v: Array) -> Array:

@@ -1,8 +1,10 @@
 """What every encoder is, and how a name becomes one."""
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from functools import cached_property
+from pathlib import Path
 from typing import cast, final
 
 import torch
@@ -64,18 +66,28 @@ class Encoder(nn.Module, ABC):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of names, shapes, types and values of the weights."""
-        state = hashlib.sha256(type(self).__qualname__.encode())
+        """SHA-256 of names, shapes, types and values of the weights, and of the file a user's own class comes from."""
+        kind = type(self)
+        state = hashlib.sha256(kind.__qualname__.encode())
+        if not kind.__module__.startswith("robustprobe."):
+            state.update(_source(kind))
         for name, tensor in sorted(self.state_dict().items()):
             state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return state.hexdigest()
 
 
+def _source(kind: type) -> bytes:
+    """The file a class is defined in; nothing for a class typed into an interpreter."""
+    try:
+        path = inspect.getsourcefile(kind)
+    except TypeError:
+        return b""
+    return Path(path).read_bytes() if path and Path(path).is_file() else b""
+
+
 class Source(ABC):
     """A place encoders come from, named by the part of a spec before the colon."""
-
-    form: str = ""
 
     @abstractmethod
     def load(self, name: str) -> Encoder:
@@ -90,15 +102,13 @@ def load_encoder(spec: str) -> Encoder:
     """
     head, colon, name = spec.partition(":")
     if not colon or not name:
-        raise UserError(f"'{spec}' names no encoder source; write one of {', '.join(forms())}.")
+        known = ", ".join(sources.names())
+        raise UserError(
+            f"'{spec}' names no encoder source; write SOURCE:NAME, such as bundled:scenes. Sources: {known}."
+        )
     if head.endswith(".py"):
         head, name = "python", spec
     if head not in sources.names():
         raise unknown_name("encoder source", head, sources.names())
     source = cast(type[Source], sources.get(head))
     return source().load(name).freeze()
-
-
-def forms() -> list[str]:
-    """How encoders of each source are written."""
-    return ["bundled:NAME", "file:DIR", "timm:NAME.tag", "my.py:Class"]

@@ -1,4 +1,4 @@
-"""Small encoders that come with robustprobe"""
+"""Small encoders that come with robustprobe, as bundled:NAME"""
 
 from pathlib import Path
 from typing import final

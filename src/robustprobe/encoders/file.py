@@ -1,4 +1,4 @@
-"""An encoder folder on disk: card.json and encoder.safetensors"""
+"""A folder with card.json and encoder.safetensors, as file:DIR"""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ class FileSource(Source):
         return load_folder(Path(name), f"file:{name}")
 
 
-def load_folder(folder: Path, name: str) -> Encoder:
+def load_folder(folder: Path, name: str) -> TimmViT:
     """The encoder of a folder that holds `card.json` and `encoder.safetensors`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Any vision transformer of timm, by its name.tag"""
+"""Any vision transformer of timm with a class token, as timm:NAME.tag"""
 
 from typing import Any, cast, final
 
@@ -25,8 +25,8 @@ class TimmViT(Encoder):
     def __init__(self, card: EncoderCard, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__(card)
         self.model = model
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def features(self, images: Tensor) -> Features:
         model = cast(Any, self.model)

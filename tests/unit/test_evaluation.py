@@ -1,0 +1,124 @@
+"""The loop: what attacks may see, what judges measure, and in which precision."""
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustprobe import Dataset, UserError, load_dataset
+from robustprobe.attacks import load_attack
+from robustprobe.device import find_device
+from robustprobe.encoders import Encoder
+from robustprobe.evaluation import Judgement, Work, evaluate, victim
+from robustprobe.examples import example_places
+from robustprobe.spec import AttackSpec
+from robustprobe.types import Features
+from tests.conftest import SceneProbes
+
+pytestmark = pytest.mark.unit
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load_dataset("scenes", root=Path("nowhere"), limit=7, size=(16, 16))
+
+
+def work(probes: SceneProbes, data: Dataset, attack: str, precision: str = "fp32", batch_size: int = 3) -> Work:
+    models = {task: model for task, (model, _) in probes.fitted.items()}
+    spec = AttackSpec(name=attack, steps=3)
+    return Work(probes.encoder, models, data, spec, list(models), batch_size, precision, CPU)
+
+
+def adversarial(parts: list[Judgement]) -> Tensor:
+    return torch.cat([p.adversarial for p in parts])
+
+
+def test_every_image_is_judged_once_by_every_head(scene_probes: SceneProbes, data: Dataset) -> None:
+    parts = list(evaluate(work(scene_probes, data, "noise")))
+    assert [len(p.batch.ids) for p in parts] == [3, 3, 1]
+    assert [i for p in parts for i in p.batch.ids] == data.kept_ids
+    for part in parts:
+        assert part.rows.keys() == part.rounded.keys() == part.outputs.keys() == {*data.labels}
+        for task, output in part.outputs.items():
+            model = scene_probes.fitted[task][0]
+            torch.testing.assert_close(output, model(part.adversarial))
+
+
+def test_rows_are_of_the_adversarial_images_and_rounded_rows_of_their_8_bit_version(
+    scene_probes: SceneProbes, data: Dataset
+) -> None:
+    (part,) = evaluate(work(scene_probes, data, "embed", batch_size=10))
+    model = scene_probes.fitted["depth"][0]
+    for images, rows in ((part.adversarial, part.rows), ((part.adversarial * 255).round() / 255, part.rounded)):
+        expected = model.task.rows(model(images), part.batch.targets["depth"])["rmse"]
+        torch.testing.assert_close(rows["depth"]["rmse"], expected)
+    assert not torch.equal(part.rows["depth"]["rmse"], part.rounded["depth"]["rmse"])
+    torch.testing.assert_close(part.size, (part.adversarial - part.batch.images).abs().amax((1, 2, 3)))
+
+
+@pytest.mark.parametrize("attack", ["noise", "embed", "pgd", "segpgd", "depthpgd"])
+def test_batch_size_changes_no_image_by_more_than_rounding(
+    scene_probes: SceneProbes, data: Dataset, attack: str
+) -> None:
+    small, large = (adversarial(list(evaluate(work(scene_probes, data, attack, batch_size=b)))) for b in (1, 7))
+    torch.testing.assert_close(small, large, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("attack", ["embed", "pgd", "segpgd", "depthpgd"])
+def test_reduced_precision_stays_in_the_ball_and_is_judged_in_fp32(
+    scene_probes: SceneProbes, data: Dataset, attack: str
+) -> None:
+    for part in evaluate(work(scene_probes, data, attack, "bf16")):
+        assert part.adversarial.dtype == torch.float32
+        assert part.size.max() <= 8 / 255 + 1e-6
+        for task, output in part.outputs.items():
+            assert output.dtype == torch.float32
+            torch.testing.assert_close(output, scene_probes.fitted[task][0](part.adversarial))
+
+
+def test_attack_sees_no_more_than_it_may(scene_probes: SceneProbes, data: Dataset) -> None:
+    targets = {task: torch.zeros(1, 20, 20) for task in data.labels} | {"classification": torch.zeros(1)}
+    for name in ("clean", "noise", "embed"):
+        seen = victim(work(scene_probes, data, name), load_attack(AttackSpec(name=name)), targets)
+        assert seen.function is scene_probes.encoder
+        assert seen.targets is None
+    for name, task in (("pgd", "classification"), ("segpgd", "segmentation"), ("depthpgd", "depth")):
+        seen = victim(work(scene_probes, data, name), load_attack(AttackSpec(name=name)), targets)
+        assert seen.function is scene_probes.fitted[task][0]
+        assert seen.space == data.labels[task]
+        assert seen.targets is not None
+        assert seen.targets.shape == ((1,) if task == "classification" else (1, 16, 16))
+
+
+def test_encoder_that_answers_nan_is_an_error(scene_probes: SceneProbes, data: Dataset) -> None:
+    class Broken(Encoder):
+        def features(self, images: Tensor) -> Features:
+            answer = cast(Features, scene_probes.encoder(images))
+            return Features(answer.cls * torch.nan, answer.patches * torch.nan)
+
+    broken = work(scene_probes, data, "noise")._replace(encoder=Broken(scene_probes.encoder.card))
+    with pytest.raises(UserError, match="classification model answers NaN or infinity"):
+        list(evaluate(broken))
+
+
+def test_example_images_are_drawn_by_seed_and_id() -> None:
+    ids = [f"image {i}" for i in range(50)]
+    places = example_places(ids, 6, seed=0)
+    assert len(places) == 6
+    assert example_places(ids, 6, seed=0) == places
+    assert example_places(ids, 6, seed=1) != places
+    assert {ids[::-1][p] for p in example_places(ids[::-1], 6, seed=0)} == {ids[p] for p in places}
+    assert example_places(ids[:3], 6, seed=0) == {0, 1, 2}
+    assert example_places(ids, 0, seed=0) == set()
+
+
+def test_devices_are_found_or_refused() -> None:
+    assert find_device("cpu") == CPU
+    assert find_device("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "cuda:99", "", "meta:x"):
+        with pytest.raises(UserError, match=f"device '{name}' is not to be had here: .*Use cpu"):
+            find_device(name)
