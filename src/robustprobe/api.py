@@ -23,7 +23,7 @@ from robustprobe.runner import execute, make_plan
 from robustprobe.spec import AttackSpec, DatasetSpec, HeadSpec, Suite, validated
 from robustprobe.store import Store
 from robustprobe.tasks import Model, Task, load_task
-from robustprobe.tasks._base import fit_labels
+from robustprobe.tasks._base import fit_labels, resize
 from robustprobe.types import Features, LabelSpace
 
 
@@ -75,18 +75,19 @@ def attack(
     kind = cast(type[Attack], known_attacks.get(attack))
     check_images(images)
     names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
-    judge = _judge(model, images, targets, task)
     seen = kind.sees
-    if seen in ("nothing", "encoder"):
-        function = model.encoder if isinstance(model, Model) and seen == "encoder" else model
-        adversarial = load_attack(spec)(Victim(function), images, names)
-    elif judge is None or judge.task.name != seen:
-        has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
-        raise UserError(f"attack {attack} needs a model for {seen} and its labels; it got {has}.")
-    else:
-        labels = fit_labels(judge.targets, cast(tuple[int, int], tuple(images.shape[-2:])))
-        adversarial = load_attack(spec)(Victim(judge.function, labels, judge.task.space), images, names)
-    return AttackResult(adversarial, _score(model, judge, images, adversarial))
+    with frozen(model):
+        judge = _judge(model, images, targets, task)
+        if seen in ("nothing", "encoder"):
+            function = model.encoder if isinstance(model, Model) and seen == "encoder" else model
+            adversarial = load_attack(spec)(Victim(function), images, names)
+        elif judge is None or judge.task.name != seen:
+            has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
+            raise UserError(f"attack {attack} needs a model for {seen} and its labels; it got {has}.")
+        else:
+            labels = fit_labels(judge.targets, cast(tuple[int, int], tuple(images.shape[-2:])))
+            adversarial = load_attack(spec)(Victim(judge.function, labels, judge.task.space), images, names)
+        return AttackResult(adversarial, _score(model, judge, images, adversarial))
 
 
 class _Judge(NamedTuple):
@@ -104,19 +105,26 @@ def _judge(model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | Non
     elif task is None:
         return None
     else:
-        function = model if task != "depth" else _without_channel(model)
+        function = model if task == "classification" else _at_image_size(model)
         judged = load_task(task, _space(task, function, images))
     if targets is None:
         raise UserError(f"targets are missing; a score for {judged.name} needs the labels of the images.")
     return _Judge(function, judged, _check_targets(targets, judged, images))
 
 
-def _without_channel(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def depth(images: Tensor) -> Tensor:
-        output = model(images)
-        return output[:, 0] if output.ndim == 4 and output.shape[1] == 1 else output
+def _at_image_size(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """The model with its maps upsampled to the image, as heads do; a lone depth channel is dropped."""
 
-    return depth
+    def maps(images: Tensor) -> Any:
+        output = model(images)
+        if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+            return output
+        flat = output.ndim == 3 or output.shape[1] == 1
+        output = output[:, None] if output.ndim == 3 else output
+        output = resize(output, (images.shape[-2], images.shape[-1]))
+        return output[:, 0] if flat else output
+
+    return maps
 
 
 def _space(task: str, function: Callable[[Tensor], Tensor], images: Tensor) -> LabelSpace:
@@ -142,6 +150,10 @@ def _check_targets(targets: Tensor, task: Task, images: Tensor) -> Tensor:
         raise UserError(f"targets have shape {tuple(targets.shape)}; {task.name} takes {wanted}.")
     if task.name == "depth":
         return torch.where(torch.isfinite(targets), targets, 0)
+    if targets.is_floating_point():
+        raise UserError(
+            f"targets have type {targets.dtype}; {task.name} takes whole numbers. Convert them with .long()."
+        )
     wrong = (targets < 0) | (targets >= len(task.space.classes))
     if task.name == "segmentation":
         wrong &= targets != task.space.ignore_index

@@ -1,9 +1,11 @@
 """Heads fitted on frozen features: extracted once, learning rate chosen on held-out images, cached by content."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,7 +96,8 @@ def fit(task: Task, train: FeatureSet, val: FeatureSet, spec: HeadSpec, device: 
     for rate in spec.learning_rates:
         head = fit_once(task, train, spec, rate, device)
         candidates.append(Fitted(head, rate, mean_score(task, head, val, device)))
-    return max(candidates, key=lambda c: sign * c.held_out_score)
+    # A rate at which the head diverged scores NaN, which compares with nothing.
+    return max(candidates, key=lambda c: -math.inf if math.isnan(c.held_out_score) else sign * c.held_out_score)
 
 
 def fit_once(task: Task, train: FeatureSet, spec: HeadSpec, rate: float, device: torch.device) -> Head:
@@ -165,7 +168,8 @@ def save_cached(key: str, fitted: Fitted) -> None:
         save_file(weights, temporary, metadata={"fit": facts})
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _cache_path(key: str) -> Path:

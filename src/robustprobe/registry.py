@@ -5,6 +5,7 @@ in the group `robustprobe.<room>`; a user's own file is named `path/to/file.py:C
 """
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -73,11 +74,28 @@ class Registry(Generic[T]):
             raise UserError(
                 f"{name} is not a subclass of {base.__module__}.{base.__name__}; derive it from that class."
             )
+        if inspect.isabstract(thing):
+            missing = ", ".join(sorted(getattr(thing, "__abstractmethods__", ())))
+            raise UserError(f"{name} is unfinished: it does not fill {missing}.")
         return cast(type[T], thing)
 
     def _base_class(self) -> type:
         module, _, attribute = self.base.partition(":")
         return cast(type, getattr(importlib.import_module(module), attribute))
+
+
+def source_digest(kind: type) -> str:
+    """SHA-256 of the file a class from outside robustprobe is defined in; empty for our own (see `spec.code_digest`).
+
+    Empty too for a class typed into an interpreter.
+    """
+    try:
+        path = inspect.getsourcefile(kind)
+    except TypeError:
+        return ""
+    if kind.__module__.startswith("robustprobe.") or not path or not Path(path).is_file():
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def load_attribute(path: Path, attribute: str) -> object:
@@ -94,7 +112,10 @@ def load_attribute(path: Path, attribute: str) -> object:
         raise UserError(f"{path} cannot be imported; give a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}. Mend the file.") from error
     if not hasattr(module, attribute):
         names = [n for n in vars(module) if not n.startswith("_")]
         raise unknown_name(f"name in {path}", attribute, names)

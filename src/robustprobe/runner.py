@@ -17,7 +17,7 @@ from robustprobe.errors import UserError
 from robustprobe.evaluation import Judgement, Work, evaluate
 from robustprobe.examples import ExampleWriter, example_places
 from robustprobe.provenance import provenance
-from robustprobe.registry import attacks, datasets
+from robustprobe.registry import attacks, datasets, source_digest
 from robustprobe.spec import STANDARD_ATTACKS, AttackSpec, Suite, code_digest, fingerprint
 from robustprobe.stats import Estimate
 from robustprobe.store import HeadFacts, Interval, Record, Store
@@ -173,12 +173,14 @@ def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store)
 def _all_jobs(suite: Suite, bench: Bench) -> list[Job]:
     jobs = []
     for spec in suite.attack_specs():
-        sees = cast(type[Attack], attacks.get(spec.name)).sees
+        kind = cast(type[Attack], attacks.get(spec.name))
+        sees = kind.sees
         if not _fits(sees, type(bench.data)):
             continue
         made_for = sees if sees in bench.head_keys else ""
         images = [bench.encoder.card.name, bench.encoder.digest, bench.data.digest(), spec.model_dump(mode="json")]
-        group = [*images, bench.head_keys.get(made_for, ""), suite.precision, code_digest()]
+        code = [source_digest(kind), code_digest()]
+        group = [*images, bench.head_keys.get(made_for, ""), suite.precision, *code]
         cells = tuple(Cell(task, fingerprint([*group, key])) for task, key in bench.head_keys.items())
         jobs.append(Job(fingerprint(group), spec, made_for, cells))
     return jobs

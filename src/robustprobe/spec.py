@@ -86,7 +86,7 @@ class HeadSpec(Spec):
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=64, ge=1)
     label_stride: int = Field(default=4, ge=1)
-    learning_rates: tuple[float, ...] = Field(default=(1e-3, 3e-3, 1e-2), min_length=1)
+    learning_rates: tuple[float, ...] = Field(default=(1e-3, 1e-2, 1e-1), min_length=1)
     seed: int = 0
 
 
@@ -107,7 +107,7 @@ class Suite(Spec):
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
     attacks: tuple[str, ...] | None = Field(default=None, min_length=1)
     """None: of `STANDARD_ATTACKS` those that fit the datasets."""
-    eps: tuple[Eps, ...] = (8 / 255,)
+    eps: tuple[Eps, ...] = Field(default=(8 / 255,), min_length=1)
     norm: Literal["linf"] = "linf"
     steps: int = Field(default=20, ge=1)
     iterate: Literal["best", "last"] = "best"

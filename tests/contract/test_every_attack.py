@@ -150,6 +150,23 @@ def test_objective_is_not_below_its_start(victims: Callable[[str, torch.dtype], 
     assert after.sum() > before.sum()
 
 
+@pytest.mark.parametrize("step_size", [None, 2 * 8 / 255])
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_result_is_the_best_of_all_images_the_model_was_shown(
+    victims: Callable[[str, torch.dtype], Victim], name: str, step_size: float | None
+) -> None:
+    """With steps across the whole ball the last iterate is seldom the best."""
+    images, victim, shown = random_images(), victims(name, torch.float32), []
+
+    def watched(x: Tensor) -> Any:
+        shown.append(x.detach().clone())
+        return victim.function(x)
+
+    found = run(name, victim._replace(function=watched), images, eps=8 / 255, steps=8, step_size=step_size)
+    best = torch.stack([progress(name, victim, images, x) for x in shown]).amax(0)
+    assert torch.equal(progress(name, victim, images, found), best)
+
+
 def progress(name: str, victim: Victim, images: Tensor, moved: Tensor) -> Tensor:
     """The task's own loss, or the distance the embedding has moved; fooling a classifier counts more than any loss."""
     with torch.no_grad():

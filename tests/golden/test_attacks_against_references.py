@@ -1,6 +1,7 @@
 """Attacks against closed forms, brute force and an independent implementation."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -56,13 +57,12 @@ def test_embed_attack_on_a_linear_embedding_comes_near_the_brute_force_optimum(s
     assert float(distance.max()) >= 0.9 * optimum
 
 
-def plain_pgd(model: nn.Module, images: Tensor, labels: Tensor, start: Tensor, spec: AttackSpec) -> Tensor:
-    """Madry et al. 2018 as every textbook writes it, last iterate."""
+def plain_pgd(loss_of: Callable[[Tensor, int], Tensor], images: Tensor, start: Tensor, spec: AttackSpec) -> Tensor:
+    """Madry et al. 2018 as every textbook writes it, last iterate; `loss_of` takes images and t = 1..T."""
     adversarial = start.clone()
-    for _ in range(spec.steps):
+    for t in range(1, spec.steps + 1):
         adversarial.requires_grad_(True)
-        loss = nn.functional.cross_entropy(model(adversarial), labels, reduction="sum")
-        loss.backward()
+        loss_of(adversarial, t).backward()
         assert adversarial.grad is not None
         step = adversarial.detach() + spec.step_size * adversarial.grad.sign()
         delta = torch.clamp(step - images, min=-spec.eps, max=spec.eps)
@@ -70,17 +70,73 @@ def plain_pgd(model: nn.Module, images: Tensor, labels: Tensor, start: Tensor, s
     return adversarial
 
 
+STEPS = 7
+IDS = [str(i) for i in range(8)]
+
+
+def classification() -> tuple[nn.Module, Tensor, Callable[[Tensor, Tensor, int], Tensor]]:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(512, 5))
+
+    def loss(logits: Tensor, labels: Tensor, t: int) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+    return model, torch.randint(0, 5, (8,)), loss
+
+
+def segmentation() -> tuple[nn.Module, Tensor, Callable[[Tensor, Tensor, int], Tensor]]:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 4, 3, padding=1))
+
+    def loss(logits: Tensor, labels: Tensor, t: int) -> Tensor:
+        """SegPGD, Gu et al. 2022, eq. 4: correct and wrong pixels apart, then joined by lambda."""
+        chance = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
+        correct = logits.argmax(1) == labels
+        share = (t - 1) / (2 * STEPS)
+        return -(1 - share) * chance[correct].sum() - share * chance[~correct].sum()
+
+    return model, torch.randint(0, 4, (8, 8, 8)), loss
+
+
+def depth() -> tuple[nn.Module, Tensor, Callable[[Tensor, Tensor, int], Tensor]]:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 1, 3, padding=1), nn.Softplus())
+
+    def loss(metres: Tensor, labels: Tensor, t: int) -> Tensor:
+        g = (metres.log() - labels.log()).flatten(1)
+        return (g.var(1, correction=0) + 0.15 * g.mean(1) ** 2).sqrt().sum()
+
+    return nn.Sequential(model, nn.Flatten(1, 2)), torch.rand(8, 8, 8) + 0.5, loss
+
+
 @pytest.mark.parametrize("random_start", [True, False])
-def test_pgd_equals_a_plain_implementation_bit_for_bit(random_start: bool) -> None:
+@pytest.mark.parametrize(("name", "case"), [("pgd", classification), ("segpgd", segmentation), ("depthpgd", depth)])
+def test_attack_equals_a_plain_implementation_bit_for_bit(
+    name: str,
+    case: Callable[[], tuple[nn.Module, Tensor, Callable[[Tensor, Tensor, int], Tensor]]],
+    random_start: bool,
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(512, 5)).eval()
-        images, labels = torch.rand(8, 3, 8, 8), torch.randint(0, 5, (8,))
-    ids = [str(i) for i in range(8)]
-    spec = AttackSpec(name="pgd", eps=8 / 255, steps=7, iterate="last", random_start=random_start)
+        model, targets, loss = case()
+        images = torch.rand(8, 3, 8, 8)
+    spec = AttackSpec(name=name, eps=8 / 255, steps=STEPS, iterate="last", random_start=random_start)
     attack = load_attack(spec)
-    start = attack._start(images, ids)
+    start = attack._start(images, IDS)
     assert torch.equal(start, images) is not random_start
-    expected = plain_pgd(model, images, labels, start, spec)
-    assert torch.equal(attack(Victim(model, labels), images, ids), expected)
+    expected = plain_pgd(lambda x, t: loss(model(x), targets, t), images, start, spec)
+    assert torch.equal(attack(Victim(model, targets), images, IDS), expected)
     assert not torch.equal(expected, start)
+
+
+def test_image_once_fooled_stays_fooled_though_a_later_iterate_has_more_loss() -> None:
+    """With three classes, a correct answer among equals has more loss than a narrowly wrong one."""
+    narrowly_wrong, narrowly_right = torch.tensor([0.0, 0.1, -20.0]), torch.tensor([0.1, 0.0, 0.0])
+    shown: list[Tensor] = []
+
+    def model(images: Tensor) -> Tensor:
+        shown.append(images.detach().clone())
+        logits = narrowly_wrong if len(shown) == 2 else narrowly_right
+        return logits + 1e-6 * images.sum((1, 2, 3))[:, None] * torch.tensor([0.0, 1.0, 2.0])
+
+    spec = AttackSpec(name="pgd", steps=4)
+    found = load_attack(spec)(Victim(model, torch.tensor([0])), torch.full((1, 3, 2, 2), 0.5), ["a"])
+    assert torch.equal(found, shown[1])
+    assert not any(torch.equal(found, other) for other in (shown[0], *shown[2:]))

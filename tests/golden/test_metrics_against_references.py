@@ -19,9 +19,10 @@ IGNORE = 255
 
 
 def label_maps(seed: int, classes: int, occurring: int, ignored: float) -> tuple[Tensor, Tensor]:
-    """Predictions and labels (4, 6, 5) in which only the first `occurring` classes occur."""
+    """Predictions and labels (4, 6, 5) in which some classes are absent, or only predicted, or only labelled."""
     generator = torch.Generator().manual_seed(seed)
-    prediction, target = torch.randint(0, occurring, (2, 4, 6, 5), generator=generator)
+    prediction = torch.randint(0, occurring, (4, 6, 5), generator=generator)
+    target = torch.randint(classes - occurring, classes, (4, 6, 5), generator=generator)
     target[torch.rand(target.shape, generator=generator) < ignored] = IGNORE
     return prediction, target
 
@@ -47,14 +48,14 @@ def test_miou_equals_torchmetrics(seed: int, classes: int, occurring: int, ignor
 
 
 def test_miou_by_hand() -> None:
-    prediction = torch.tensor([[[0, 0, 1, 1]], [[1, 1, 0, 3]]])
+    prediction = torch.tensor([[[0, 0, 1, 1]], [[1, 1, 2, 3]]])
     target = torch.tensor([[[0, 1, 1, IGNORE]], [[1, 1, 1, IGNORE]]])
     counts = confusion_counts(prediction, target, 4, IGNORE)
     assert counts["intersection"].tolist() == [[1, 1, 0, 0], [0, 2, 0, 0]]
-    assert counts["predicted"].tolist() == [[2, 1, 0, 0], [1, 2, 0, 0]]
+    assert counts["predicted"].tolist() == [[2, 1, 0, 0], [0, 2, 1, 0]]
     assert counts["labelled"].tolist() == [[1, 2, 0, 0], [0, 3, 0, 0]]
-    # Class 0: 1 of 3; class 1: 3 of 5; classes 2 and 3 occur nowhere that counts.
-    assert summed(counts) == pytest.approx((1 / 3 + 3 / 5) / 2)
+    # Class 0: 1 of 2; class 1: 3 of 5; class 2 is predicted only: 0 of 1; class 3 occurs nowhere that counts.
+    assert summed(counts) == pytest.approx((1 / 2 + 3 / 5 + 0) / 3)
 
 
 def test_mean_iou_of_many_sets_equals_one_by_one() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustprobe.errors import UserError
-from robustprobe.registry import datasets
+from robustprobe.registry import datasets, source_digest
 from robustprobe.spec import fingerprint
 from robustprobe.types import Batch, LabelSpace, Sample
 
@@ -79,7 +79,9 @@ class Dataset(ABC):
     @final
     @property
     def name(self) -> str:
-        return type(self).__module__.rpartition(".")[2]
+        kind = type(self)
+        own = kind.__module__.startswith("robustprobe.")
+        return kind.__module__.rpartition(".")[2] if own else kind.__name__
 
     @final
     def __len__(self) -> int:
@@ -139,10 +141,16 @@ class Dataset(ABC):
     def digest(self) -> str:
         """Fingerprint of name, split, image size, kept ids and the sizes of the files behind them."""
         sizes = {str(p.relative_to(self.root)) if self.root else str(p): p.stat().st_size for p in self.files()}
-        return fingerprint([self.name, self.split, self.size, self.kept_ids, sizes])
+        return fingerprint([self.name, source_digest(type(self)), self.split, self.size, self.kept_ids, sizes])
 
     def _target(self, task: str, value: int | NDArray[Any], identity: str) -> Tensor:
         space = self.labels[task]
+        axes = 0 if task == "classification" else 2
+        if np.ndim(value) != axes:
+            raise UserError(
+                f"{self.name}: image {identity} has a {task} label of shape {np.shape(value)}; expected {axes} axes. "
+                "Mend the label file."
+            )
         if task == "depth":
             depth = torch.as_tensor(np.asarray(value, dtype=np.float32))
             valid = torch.isfinite(depth) & (depth > space.min_depth) & (depth < space.max_depth)

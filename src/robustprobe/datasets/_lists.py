@@ -16,7 +16,11 @@ def read_list(path: Path, columns: str) -> list[list[str]]:
         UserError: no such file, or a line with too few fields.
     """
     require(path, f"a list with '{columns}' on each line")
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Fetch the list again.") from error
+    rows = [line.split() for line in text.splitlines() if line.strip()]
     for number, row in enumerate(rows, 1):
         if len(row) < len(columns.split()):
             raise UserError(f"{path} line {number} is '{' '.join(row)}'; expected '{columns}'. Mend the list.")

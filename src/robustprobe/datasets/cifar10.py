@@ -63,8 +63,11 @@ class Cifar10(Dataset):
     def _table(self) -> pa.Table:
         files = self.files()
         try:
-            return pa.concat_tables([pq.read_table(p, columns=["img", "label"]) for p in files])
+            table = pa.concat_tables([pq.read_table(p, columns=["img", "label"]) for p in files])
         except (OSError, pa.ArrowException, KeyError) as error:
             raise UserError(
                 f"{files[0].parent} cannot be read as CIFAR-10 parquet: {error}. Fetch the files again."
             ) from error
+        if table["label"].null_count:
+            raise UserError(f"{files[0].parent} holds rows without a label. Fetch the files again.")
+        return table

@@ -38,6 +38,8 @@ class NyuDepthV2(Dataset):
         stored = np.array(Image.open(depth))
         if stored.shape != self.native_size:
             raise UserError(f"{depth} has shape {stored.shape}; expected {self.native_size}, one depth in mm a pixel.")
+        if stored.dtype.itemsize < 2:
+            raise UserError(f"{depth} has 8 bits a pixel; expected 16, depth in mm. Fetch the 16-bit depth maps.")
         metres = (stored / MILLIMETRES).astype(np.float32)
         return RawSample(Image.open(colour), {"depth": eigen_crop(metres) if self.split == "test" else metres})
 

@@ -1,10 +1,7 @@
 """What every encoder is, and how a name becomes one."""
 
 import hashlib
-import inspect
 from abc import ABC, abstractmethod
-from functools import cached_property
-from pathlib import Path
 from typing import cast, final
 
 import torch
@@ -12,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from robustprobe.errors import UserError, unknown_name
-from robustprobe.registry import sources
+from robustprobe.registry import source_digest, sources
 from robustprobe.types import Features, Widths
 
 
@@ -38,6 +35,7 @@ class Encoder(nn.Module, ABC):
     def __init__(self, card: EncoderCard) -> None:
         super().__init__()
         self.card = card
+        self._digest: tuple[object, str] | None = None
 
     @abstractmethod
     def features(self, images: Tensor) -> Features:
@@ -64,26 +62,29 @@ class Encoder(nn.Module, ABC):
         self.eval().requires_grad_(False)
         return self
 
-    @cached_property
+    def settings(self) -> list[int | float | str]:
+        """What the features depend on beside weights and buffers, such as the number of attention heads."""
+        return []
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of names, shapes, types and values of the weights, and of the file a user's own class comes from."""
+        """SHA-256 of names, shapes, types and values of the weights, and of what else makes the encoder.
+
+        That is its settings, and the file a user's own class comes from. Computed again once weights have changed.
+        """
+        seen = tuple((t.data_ptr(), t._version) for t in self.state_dict().values())
+        if self._digest is None or self._digest[0] != seen:
+            self._digest = (seen, self._hash())
+        return self._digest[1]
+
+    def _hash(self) -> str:
         kind = type(self)
-        state = hashlib.sha256(kind.__qualname__.encode())
-        if not kind.__module__.startswith("robustprobe."):
-            state.update(_source(kind))
+        state = hashlib.sha256(f"{kind.__qualname__}{self.settings()}".encode())
+        state.update(source_digest(kind).encode())
         for name, tensor in sorted(self.state_dict().items()):
             state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return state.hexdigest()
-
-
-def _source(kind: type) -> bytes:
-    """The file a class is defined in; nothing for a class typed into an interpreter."""
-    try:
-        path = inspect.getsourcefile(kind)
-    except TypeError:
-        return b""
-    return Path(path).read_bytes() if path and Path(path).is_file() else b""
 
 
 class Source(ABC):

@@ -50,7 +50,10 @@ def load_folder(folder: Path, name: str) -> TimmViT:
         architecture = Architecture.model_validate(card.get("architecture"))
     except ValidationError as error:
         raise UserError(f"{folder / CARD} has no readable 'architecture': {error}") from error
-    encoder = build(architecture, name, str(card.get("licence", "unknown")))
+    try:
+        encoder = build(architecture, name, str(card.get("licence", "unknown")))
+    except (AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise UserError(f"{folder / CARD} describes an architecture that cannot be built: {error}.") from error
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

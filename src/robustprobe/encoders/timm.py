@@ -28,6 +28,9 @@ class TimmViT(Encoder):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
+    def settings(self) -> list[int | float | str]:
+        return [cast(Any, m).num_heads for m in self.model.modules() if hasattr(m, "num_heads")]
+
     def features(self, images: Tensor) -> Features:
         model = cast(Any, self.model)
         tokens = model.forward_features((images - self.mean) / self.std)

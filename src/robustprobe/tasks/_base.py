@@ -96,4 +96,5 @@ def resize(output: Tensor, size: tuple[int, int]) -> Tensor:
 
 def mean_over_images(values: Mapping[str, NDArray[np.floating[Any]]]) -> NDArray[np.float64]:
     """Statistic for `stats.bootstrap`: sum of `value` over sum of `counted`."""
-    return np.asarray(values["value"] / values["counted"])
+    with np.errstate(invalid="ignore"):  # a resample may hold no image that counts: NaN, and left out
+        return np.asarray(values["value"] / values["counted"])
