@@ -47,4 +47,4 @@ def test_table_and_report_need_no_torch(finished: Path, tmp_path: Path) -> None:
         done = _probe(*arguments)
         assert done.returncode == 0, done.stderr
         assert "NO TORCH" in done.stderr
-    assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
