@@ -1,7 +1,7 @@
 """Compare an encoder with a randomly initialised twin and with raw pixels, under the same probes.
 
 python scripts/compare_probes.py src/robustprobe/assets/encoders/scenes --dataset scenes
-python scripts/compare_probes.py work/photos --dataset cifar10 --data-root ../shared/data
+python scripts/compare_probes.py training/photos --dataset cifar10 --data-root ../shared/data
 """
 
 import argparse

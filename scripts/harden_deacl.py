@@ -3,7 +3,7 @@
 The student starts as the frozen teacher f and maximises cos(f_R(x), f(x)) + 2 cos(f_R(x_adv), f_R(x)) on the class
 token, where x_adv comes from EmbedAttack on the student with cosine distance to the teacher, 5 steps of 2/255 at 8/255.
 
-    python scripts/harden_deacl.py work/scenes --data scenes --steps 400 --out work/scenes-deacl
+    python scripts/harden_deacl.py training/scenes --data scenes --steps 400 --out training/scenes-deacl
 
 A checkpoint is written every 50 steps; the same command continues from it.
 """

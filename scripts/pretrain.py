@@ -8,8 +8,8 @@ light). The first view has a share of its patches masked. Three terms are minimi
   (dense contrastive learning, Wang et al. 2021; Pinheiro et al. 2020);
 * L1 distance between predicted and true pixels of the masked patches (SimMIM, Xie et al. 2022).
 
-    python scripts/pretrain.py --data scenes --steps 3000 --out work/scenes
-    python scripts/pretrain.py --data photos --data-root ../shared/data --steps 4000 --out work/photos
+    python scripts/pretrain.py --data scenes --steps 3000 --out training/scenes
+    python scripts/pretrain.py --data photos --data-root ../shared/data --steps 4000 --out training/photos
 
 A checkpoint is written every 100 steps; the same command continues from it.
 """
