@@ -1,7 +1,9 @@
 """Compare an encoder with a randomly initialised twin and with raw pixels, under the same probes.
 
-python scripts/compare_probes.py src/robustprobe/assets/encoders/scenes --dataset scenes
-python scripts/compare_probes.py training/photos --dataset cifar10 --data-root ../shared/data
+For the cards of the bundled encoders:
+
+    python scripts/compare_probes.py src/robustprobe/assets/encoders/scenes --dataset scenes --train-limit 1500
+    python scripts/compare_probes.py src/robustprobe/assets/encoders/photos --dataset cifar10 --data-root ../shared/data
 """
 
 import argparse
