@@ -80,12 +80,13 @@ def test_loaded_encoders_are_frozen(saved: Path) -> None:
     assert not any(p.requires_grad for p in encoder.parameters())
 
 
-def test_timm_architecture_without_a_tag_needs_no_network() -> None:
-    encoder = load_encoder("timm:test_vit")
+def test_timm_random_weights_need_no_network_and_are_the_same_every_time() -> None:
+    encoder = load_encoder("timm:test_vit.random")
     assert encoder.card.source == "timm"
     assert encoder.card.patch_size == timm.create_model("test_vit").patch_embed.patch_size[0]
     features = encoder(torch.rand(1, 3, *encoder.card.input_size))
     assert features.cls.shape == (1, encoder.card.widths.cls)
+    assert load_encoder("timm:test_vit.random").digest == encoder.digest
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_timm_architecture_without_a_tag_needs_no_network() -> None:
         ("file:", "'file:' names no encoder source"),
         ("", "'' names no encoder source"),
         ("timm:test_vi", "unknown timm model 'test_vi'"),
-        ("timm:test_resnet", "test_resnet could not be loaded|test_resnet has no class token"),
+        ("timm:test_resnet.random", "cannot be had|has no class token"),
         ("file:no/such/folder", "no no/such/folder/card.json; an encoder folder holds card.json and encoder.safet"),
         ("nothing.py:Mine", "no file nothing.py"),
     ],

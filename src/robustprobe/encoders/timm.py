@@ -39,19 +39,26 @@ class TimmViT(Encoder):
         return Features(tokens[:, 0], patches.reshape(len(images), -1, height, width))
 
 
+def create(name: str, pretrained: bool) -> Any:
+    """A timm model without its classifier; untrained weights are the same every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+
+
 @final
 class TimmSource(Source):
-    """A name with a tag fetches its weights from the network; a bare architecture has random weights."""
+    """Weights come from the network; without a tag they are timm's default ones, with the tag `random` seeded noise."""
 
     def load(self, name: str) -> Encoder:
-        if name.split(".")[0] not in timm.list_models():
+        architecture, _, tag = name.partition(".")
+        if architecture not in timm.list_models():
             raise unknown_name("timm model", name, timm.list_models(pretrained=True))
         try:
-            model = timm.create_model(name, pretrained="." in name, num_classes=0, dynamic_img_size=True)
-        except (OSError, RuntimeError, TypeError) as error:
-            raise UserError(
-                f"timm:{name} could not be loaded: {error}. Its weights are fetched from the network."
-            ) from error
+            model = create(architecture if tag == "random" else name, pretrained=tag != "random")
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).rstrip(".")
+            raise UserError(f"timm:{name} cannot be had: {reason}. Its weights come from the network.") from error
         if getattr(model, "num_prefix_tokens", 0) < 1:
             raise UserError(f"timm:{name} has no class token; robustprobe reads vision transformers with one.")
         config = timm.data.resolve_model_data_config(model)
