@@ -42,6 +42,7 @@ class Dataset(ABC):
     native_size: ClassVar[Size]
     licence: ClassVar[str] = "unknown"
     citation: ClassVar[str] = ""
+    reading_threads: ClassVar[int] = 4
 
     def __init__(self, root: Path | None, split: Split, size: Size | None) -> None:
         self.root, self.split, self.size = root, split, size or self.native_size
@@ -209,7 +210,7 @@ def batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
     """The dataset in order, the next batch being read while the current one is used."""
     starts = range(0, len(dataset), batch_size)
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(dataset.reading_threads) as pool:
 
         def request(start: int) -> list[Future[Sample]]:
             return [pool.submit(dataset.__getitem__, i) for i in range(start, min(start + batch_size, len(dataset)))]

@@ -28,6 +28,8 @@ class Scenes(Dataset):
     }
     native_size: ClassVar = (64, 64)
     licence: ClassVar = "CC0-1.0"
+    # Rendering holds the interpreter's lock: 94 scenes a second with one thread, 47 with six, on two cores.
+    reading_threads: ClassVar = 1
 
     def __init__(self, root: Path | None, split: Split, size: Size | None) -> None:
         super().__init__(root, split, size)
