@@ -72,7 +72,7 @@ def run(
     seed
         Seed of random starts and of the choice of examples.
     batch_size
-        Images attacked at once; the numbers do not depend on it.
+        Images attacked at once: memory and speed, not the numbers (to rounding).
 
     Examples:
         Images kept for the page.
