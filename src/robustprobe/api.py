@@ -57,9 +57,9 @@ def attack(
     """Attack a model, an encoder, or any callable from images to outputs.
 
     Args:
-        model: a `Model` of `fit_probe`, or a callable on images (B, 3, H, W) in [0, 1]. Its answer for a task is logits
-            (B, C), logits (B, C, h, w), or depth in metres (B, h, w) or (B, 1, h, w). For `embed` without a task it is
-            `Features`, or any tensor to be moved.
+        model: a `Model` of `fit_probe`, which resizes the images itself, or a callable on images (B, 3, H, W) in
+            [0, 1]. Its answer for a task is logits (B, C), logits (B, C, h, w), or depth in metres (B, h, w) or
+            (B, 1, h, w). For `embed` without a task it is `Features`, or any tensor to be moved.
         targets: labels (B,) int64, class maps (B, h, w) int64 with 255 ignored, or depth maps (B, h, w) in metres with
             0 where unknown.
         eps: size of the ball in pixel units of [0, 1], as `8/255` or a number; the step is a quarter of it by default.
@@ -79,13 +79,14 @@ def attack(
     with frozen(model):
         judge = _judge(model, images, targets, task)
         if seen in ("nothing", "encoder"):
-            function = model.encoder if isinstance(model, Model) and seen == "encoder" else model
+            function = model.features if isinstance(model, Model) and seen == "encoder" else model
             adversarial = load_attack(spec)(Victim(function), images, names)
         elif judge is None or judge.task.name != seen:
             has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
             raise UserError(f"attack {attack} needs a model for {seen} and its labels; it got {has}.")
         else:
-            labels = fit_labels(judge.targets, cast(tuple[int, int], tuple(images.shape[-2:])))
+            size = model.size if isinstance(model, Model) else (images.shape[-2], images.shape[-1])
+            labels = fit_labels(judge.targets, size)
             adversarial = load_attack(spec)(Victim(judge.function, labels, judge.task.space), images, names)
         return AttackResult(adversarial, _score(model, judge, images, adversarial))
 

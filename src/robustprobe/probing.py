@@ -197,7 +197,8 @@ def fit_probes(
             notify(f"learning {name}", place, len(missing))
             found[name] = fitted = fit(kinds[name], train, val, spec, device)
             save_cached(keys[name], fitted)
-    return {n: (Model(encoder, f.head.to(device), kinds[n]).eval(), f) for n, f in found.items() if f is not None}
+    size = data.train.size
+    return {n: (Model(encoder, f.head.to(device), kinds[n], size).eval(), f) for n, f in found.items() if f is not None}
 
 
 def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, device: torch.device) -> float:

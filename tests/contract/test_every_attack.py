@@ -77,7 +77,7 @@ def _victim(encoder: Encoder, kind: str, dtype: torch.dtype) -> Victim:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head = task.head(encoder.card.widths, "cls").to(dtype)
-    model = Model(encoder, head, task).eval().requires_grad_(False)
+    model = Model(encoder, head, task, (16, 16)).eval().requires_grad_(False)
     return Victim(model, labels(kind, model), SPACE)
 
 

@@ -43,6 +43,28 @@ def test_load_fit_attack(my_encoder: Path) -> None:
     assert torch.equal(back.adversarial.flip(0), result.adversarial)
 
 
+@pytest.mark.parametrize(
+    ("task", "attack"),
+    [("classification", "pgd"), ("segmentation", "segpgd"), ("depth", "depthpgd"), ("depth", "embed")],
+)
+def test_a_model_takes_images_of_another_size_than_its_head_was_fitted_at(
+    my_encoder: Path, task: str, attack: str
+) -> None:
+    model = rp.fit_probe(f"{my_encoder}:Tiny", "scenes", task=task, **RECIPE)
+    assert model.size == (32, 32)
+    data = list(rp.load_dataset("scenes", limit=5, size=(50, 50)))
+    images = torch.stack([sample.image for sample in data])
+    targets = torch.stack([sample.targets[task] for sample in data])
+    small = torch.nn.functional.interpolate(images, size=(32, 32), mode="bilinear", antialias=True).clamp(0, 1)
+    torch.testing.assert_close(model(images), model(small))
+    clean = rp.attack(model, images, targets, attack="clean")
+    result = rp.attack(model, images, targets, attack=attack, steps=5)
+    assert result.adversarial.shape == images.shape
+    assert (result.adversarial - images).abs().max() <= 8 / 255 + 1e-6
+    harm = clean.score - result.score if model.task.higher_is_better else result.score - clean.score
+    assert harm.mean() >= 0
+
+
 def test_fit_probe_asks_for_the_task_where_there_are_several(my_encoder: Path) -> None:
     with pytest.raises(rp.UserError, match="Known: classification, depth, segmentation"):
         rp.fit_probe(f"{my_encoder}:Tiny", "scenes")

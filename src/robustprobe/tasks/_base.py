@@ -26,14 +26,24 @@ class Head(nn.Module, ABC):
 
 @final
 class Model(nn.Module):
-    """Encoder and head: images (B, 3, H, W) in [0, 1] to the task's output. The thing attacked and judged."""
+    """Encoder and head: images (B, 3, H, W) in [0, 1] to the task's output. The thing attacked and judged.
 
-    def __init__(self, encoder: nn.Module, head: Head, task: "Task") -> None:
+    Images of another size than `size` (H, W), the one the head was fitted at, are resized to it first: an attack acts on
+    the images as they are given.
+    """
+
+    def __init__(self, encoder: nn.Module, head: Head, task: "Task", size: tuple[int, int]) -> None:
         super().__init__()
-        self.encoder, self.head, self.task = encoder, head, task
+        self.encoder, self.head, self.task, self.size = encoder, head, task, size
+
+    def features(self, images: Tensor) -> Features:
+        """Features of images (B, 3, H, W) in [0, 1], at the size the head was fitted at."""
+        if images.shape[-2:] != self.size:
+            images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True).clamp(0, 1)
+        return cast(Features, self.encoder(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.head(self.encoder(images), images.shape[-2:]))
+        return cast(Tensor, self.head(self.features(images), self.size))
 
 
 class Task(ABC):
