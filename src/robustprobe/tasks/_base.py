@@ -28,7 +28,7 @@ class Head(nn.Module, ABC):
 class Model(nn.Module):
     """Encoder and head: images (B, 3, H, W) in [0, 1] to the task's output. The thing attacked and judged.
 
-    Images of another size than `size` (H, W), the one the head was fitted at, are resized to it first: an attack acts on
+    Images of another size than `size` (H, W), which the head was fitted at, are resized to it first: an attack acts on
     the images as they are given.
     """
 
