@@ -3,8 +3,8 @@
 The student starts as the frozen teacher f and maximises cos(f_R(x), f(x)) + 2 cos(f_R(x_adv), f_R(x)) on the class
 token, where x_adv comes from EmbedAttack on the student with cosine distance to the teacher, 5 steps of 2/255 at 8/255.
 
-The bundled encoders were hardened by these two commands, in about six minutes each on two CPU cores. A checkpoint is
-written every 50 steps; the same command continues from it.
+The bundled encoders were hardened by these two commands, in 6 and 8 minutes on CPU cores that did other work as well.
+A checkpoint is written every 50 steps; the same command continues from it.
 
     BUNDLED=src/robustprobe/assets/encoders
     python scripts/harden_deacl.py $BUNDLED/scenes --data scenes --out training/scenes-deacl

@@ -8,8 +8,8 @@ light). The first view has a share of its patches masked. Three terms are minimi
   (dense contrastive learning, Wang et al. 2021; Pinheiro et al. 2020);
 * L1 distance between predicted and true pixels of the masked patches (SimMIM, Xie et al. 2022).
 
-The bundled encoders were made by these two commands, in half an hour each on two otherwise idle CPU cores; their cards
-say what to expect of them. A checkpoint is written every 100 steps; the same command continues from it.
+The bundled encoders were made by these two commands, in 26 and 37 minutes on two CPU cores that did other work as well;
+their cards say what to expect of them. A checkpoint is written every 100 steps; the same command continues from it.
 
     python scripts/pretrain.py --data scenes --steps 800 --out training/scenes
     python scripts/pretrain.py --data photos --data-root ../shared/data --steps 500 --out training/photos

@@ -13,6 +13,7 @@ from robustprobe import probing
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks._base import check_images, frozen
 from robustprobe.datasets import Dataset
+from robustprobe.device import find_device
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.errors import UserError, unknown_name
 from robustprobe.losses import embedding_distance, squared_distance
@@ -166,14 +167,13 @@ def _check_targets(targets: Tensor, task: Task, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _score(model: Callable[[Tensor], Any], judge: _Judge | None, images: Tensor, adversarial: Tensor) -> Tensor:
-    with frozen(model):
-        if judge is not None:
-            output = judge.function(adversarial).float()
-            if output.isnan().any():
-                raise UserError("the model answers NaN, which would count as a broken image; mend the model.")
-            return judge.task.score(judge.task.rows(output, judge.targets))
-        clean, moved = model(images), model(adversarial)
-        return embedding_distance(moved, clean) if isinstance(clean, Features) else squared_distance(moved, clean)
+    if judge is not None:
+        output = judge.function(adversarial).float()
+        if output.isnan().any():
+            raise UserError("the model answers NaN, which would count as a broken image; mend the model.")
+        return judge.task.score(judge.task.rows(output, judge.targets))
+    clean, moved = model(images), model(adversarial)
+    return embedding_distance(moved, clean) if isinstance(clean, Features) else squared_distance(moved, clean)
 
 
 def fit_probe(
@@ -206,7 +206,8 @@ def fit_probe(
     spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
     size = size or kind.fit_size(encoder.card.input_size, encoder.card.patch_size)
     data = probing.train_data(dataset, Path(root), size, spec)
-    return probing.fit_probes(encoder.to(device), data, [task], spec=spec, device=torch.device(device))[task][0]
+    where = find_device(device)
+    return probing.fit_probes(encoder.to(where), data, [task], spec=spec, device=where)[task][0]
 
 
 def evaluate(
@@ -247,7 +248,7 @@ def evaluate(
     suite = validated(Suite, data, "evaluation")
     with tempfile.TemporaryDirectory() as temporary:
         store = Store(Path(out) if out else Path(temporary)).prepare()
-        plan = make_plan(suite, store, Path(root), torch.device(device), loaded)
+        plan = make_plan(suite, store, Path(root), find_device(device), loaded)
         failures = execute(plan, store, lambda progress: None)
         if failures:
             raise RuntimeError("; ".join(f"{f.label}: {f.reason}" for f in failures))

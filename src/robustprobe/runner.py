@@ -28,14 +28,17 @@ Probes = Mapping[str, tuple[Model, probing.Fitted]]
 
 
 class Cell(NamedTuple):
-    """One number's worth of work: the task whose head judges, and the name of everything the number depends on."""
+    """One number's worth of work: the task whose head judges, the name of everything the number depends on, and
+    whether it is in the store.
+    """
 
     task: str
     fingerprint: str
+    done: bool
 
 
 class Job(NamedTuple):
-    """One attack at one bench, and the cells its adversarial images fill."""
+    """One attack at one bench, and the cells its adversarial images fill: all of them, so that examples are whole."""
 
     group: str
     attack: AttackSpec
@@ -44,13 +47,18 @@ class Job(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """An encoder at a dataset: images to report on, data its heads learn from, and the jobs left to do."""
+    """An encoder at a dataset: images to report on, data its heads learn from, and its jobs."""
 
     encoder: Encoder
     data: Dataset
     train: probing.TrainData
     head_keys: dict[str, str]
     jobs: tuple[Job, ...]
+
+    @property
+    def left(self) -> list[Job]:
+        """Jobs with a cell that is not done."""
+        return [job for job in self.jobs if not all(cell.done for cell in job.cells)]
 
     @property
     def label(self) -> str:
@@ -64,13 +72,16 @@ class Plan(NamedTuple):
     root: Path
     device: torch.device
     benches: tuple[Bench, ...]
-    cells: int
-    missing: int
     seconds: float
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells of the run, done or not."""
+        return [cell for bench in self.benches for job in bench.jobs for cell in job.cells]
 
     def fingerprints(self) -> set[str]:
         """Names of all cells of the run, done or not."""
-        return {cell.fingerprint for bench in self.benches for cell in _cells(self.suite, bench)}
+        return {cell.fingerprint for cell in self.cells}
 
 
 class Progress(NamedTuple):
@@ -106,10 +117,8 @@ def make_plan(suite: Suite, store: Store, root: Path, device: torch.device, enco
     benches = tuple(
         _bench(suite, e.to(device), place, root, store) for e in loaded for place in range(len(suite.datasets))
     )
-    cells = sum(len(_cells(suite, bench)) for bench in benches)
-    missing = sum(not store.has(cell.fingerprint) for bench in benches for cell in _cells(suite, bench))
-    seconds = sum(_seconds(suite, bench, device) for bench in benches if bench.jobs)
-    return Plan(suite, root, device, benches, cells, missing, seconds)
+    seconds = sum(_seconds(suite, bench, device) for bench in benches if bench.left)
+    return Plan(suite, root, device, benches, seconds)
 
 
 def _with_attacks(suite: Suite) -> Suite:
@@ -134,10 +143,14 @@ def execute(plan: Plan, store: Store, notify: Notify) -> list[Failure]:
     """
     failures = []
     for bench in plan.benches:
-        if not bench.jobs:
+        if not bench.left:
             continue
-        probes = _fit(plan, bench, notify)
-        for job in bench.jobs:
+        try:
+            probes = _fit(plan, bench, notify)
+        except (RuntimeError, OSError) as error:
+            failures.append(Failure(f"{bench.label}: heads", str(error)))
+            continue
+        for job in bench.left:
             label = f"{bench.label}: {describe(job.attack, job.made_for)}"
             try:
                 _run_job(plan, store, bench, job, probes, partial(_labelled, notify, label))
@@ -167,32 +180,24 @@ def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store)
     train = probing.train_data(wanted.name, root, size, suite.head)
     keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in kind.labels}
     bench = Bench(encoder, data, train, keys, ())
-    return bench._replace(jobs=tuple(_missing_jobs(suite, bench, store)))
+    return bench._replace(jobs=tuple(_jobs(suite, bench, store)))
 
 
-def _all_jobs(suite: Suite, bench: Bench) -> list[Job]:
-    jobs = []
+def _jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
+    jobs, data = [], bench.data.digest()
     for spec in suite.attack_specs():
         kind = cast(type[Attack], attacks.get(spec.name))
         sees = kind.sees
         if not _fits(sees, type(bench.data)):
             continue
         made_for = sees if sees in bench.head_keys else ""
-        images = [bench.encoder.card.name, bench.encoder.digest, bench.data.digest(), spec.model_dump(mode="json")]
+        images = [bench.encoder.card.name, bench.encoder.digest, data, spec.model_dump(mode="json")]
         code = [source_digest(kind), code_digest()]
         group = [*images, bench.head_keys.get(made_for, ""), suite.precision, *code]
-        cells = tuple(Cell(task, fingerprint([*group, key])) for task, key in bench.head_keys.items())
+        names = {task: fingerprint([*group, key]) for task, key in bench.head_keys.items()}
+        cells = tuple(Cell(task, name, store.has(name)) for task, name in names.items())
         jobs.append(Job(fingerprint(group), spec, made_for, cells))
     return jobs
-
-
-def _cells(suite: Suite, bench: Bench) -> list[Cell]:
-    return [cell for job in _all_jobs(suite, bench) for cell in job.cells]
-
-
-def _missing_jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
-    """Jobs with a cell that is not done. All cells of a job are filled together, so that its examples are whole."""
-    return [job for job in _all_jobs(suite, bench) if not all(store.has(c.fingerprint) for c in job.cells)]
 
 
 def _fit(plan: Plan, bench: Bench, notify: Notify) -> Probes:
@@ -303,7 +308,7 @@ def _seconds(suite: Suite, bench: Bench, device: torch.device) -> float:
     """Estimated time of a bench, from one attack step on a few images and one training step of each missing head."""
     images = torch.rand(min(32, suite.batch_size, len(bench.data)), 3, *bench.data.size, device=device)
     forward, step = _time(lambda: bench.encoder(images)), _time(lambda: _one_step(bench.encoder, images))
-    per_image = [job.attack.steps * step + 3 * forward for job in bench.jobs]
+    per_image = [job.attack.steps * step + 3 * forward for job in bench.left]
     attacking = sum(per_image) * len(bench.data) / len(images)
     kinds = {task: load_task(task, bench.data.labels[task]) for task in bench.head_keys}
     widths = bench.encoder.card.widths

@@ -82,9 +82,9 @@ class HeadSpec(Spec):
 
     recipe: Literal["standard"] = "standard"
     pooling: Literal["cls", "cls+patch"] = "cls"
-    train_limit: int | None = Field(default=None, ge=1)
+    train_limit: int | None = Field(default=None, ge=2)
     epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=2)
     label_stride: int = Field(default=4, ge=1)
     learning_rates: tuple[float, ...] = Field(default=(1e-3, 1e-2, 1e-1), min_length=1)
     seed: int = 0

@@ -205,3 +205,10 @@ def test_code_digest_follows_the_source(tmp_path: Path, monkeypatch: pytest.Monk
     source = copy / changed
     source.write_text(source.read_text() + "# changed\n")
     assert code_digest() != before
+
+
+@pytest.mark.parametrize("field", ["train_limit", "batch_size"])
+def test_heads_need_two_images_at_a_time(field: str) -> None:
+    # BatchNorm learns nothing from one image: a head would stay as it was drawn.
+    with pytest.raises(ValidationError, match="greater than or equal to 2"):
+        HeadSpec.model_validate({field: 1})

@@ -130,11 +130,12 @@ def _run(suite: Suite, root: Path, out: Path, device: str) -> None:
     with Display(console, plan) as display:
         failures = execute(plan, store, display.update)
     wanted = plan.fingerprints()
-    print_rich([r for r in store.records() if r.fingerprint in wanted], transfer=False, console=console)
-    page = write_page(out, out / "report.html")
-    console.print(f"Results: {out}    Page: {page.resolve().as_uri()}", soft_wrap=True)
+    if finished := [r for r in store.records() if r.fingerprint in wanted]:
+        print_rich(finished, transfer=False, console=console)
+        page = write_page(out, out / "report.html")
+        console.print(f"Results: {out}    Page: {page.resolve().as_uri()}", soft_wrap=True)
     for failure in failures:
         print(f"robustprobe: failed: {failure.label}: {failure.reason}", file=sys.stderr)
     if failures:
-        print("robustprobe: the other cells are done; the same command tries these again.", file=sys.stderr)
+        print("robustprobe: all other cells are done; the same command tries these again.", file=sys.stderr)
         sys.exit(2)
