@@ -64,7 +64,8 @@ def clean_scores(encoder: Encoder, options: argparse.Namespace) -> dict[str, str
     test = load_dataset(options.dataset, root=options.data_root, limit=options.limit, size=size)
     models = {name: model for name, (model, _) in probes.items()}
     clean = AttackSpec(name="clean", eps=0, steps=1)
-    verdicts = list(evaluate(Work(encoder, models, test, clean, tasks, 64, "fp32", torch.device("cpu"))))
+    work = Work(encoder, models, test, (clean,), "", tasks, 64, "fp32", torch.device("cpu"))
+    verdicts = [verdict for (verdict,) in evaluate(work)]
     scores = {}
     for name, (model, fitted) in probes.items():
         columns = {c: np.concatenate([v.rows[name][c].numpy() for v in verdicts]) for c in verdicts[0].rows[name]}

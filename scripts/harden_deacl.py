@@ -27,7 +27,7 @@ from torch import Tensor
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import load_folder
 from robustprobe.encoders.timm import TimmViT
-from robustprobe.losses import cosine_distance
+from robustprobe.losses.embedding import class_cosine
 from robustprobe.threat import Linf
 from robustprobe.types import Features
 
@@ -42,7 +42,7 @@ def embed_attack(student: Encoder, images: Tensor, clean: Features) -> Tensor:
         adversarial = adversarial.detach().requires_grad_(True)
         with torch.autocast(images.device.type, dtype=torch.bfloat16):
             features = student(adversarial)
-        (gradient,) = torch.autograd.grad(cosine_distance(features, clean).float().sum(), adversarial)
+        (gradient,) = torch.autograd.grad(class_cosine(features, clean).float().sum(), adversarial)
         adversarial = threat.project(threat.ascend(adversarial.detach(), gradient, STEP_SIZE), images)
     return adversarial.detach()
 

@@ -16,12 +16,12 @@ from robustprobe.datasets import Dataset
 from robustprobe.device import find_device
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.errors import UserError, unknown_name
-from robustprobe.losses import embedding_distance, squared_distance
+from robustprobe.losses.embedding import embedding_distance, squared_distance
 from robustprobe.registry import attacks as known_attacks
 from robustprobe.registry import datasets as known_datasets
 from robustprobe.report.tables import table_rows
 from robustprobe.runner import execute, make_plan
-from robustprobe.spec import AttackSpec, DatasetSpec, HeadSpec, Suite, validated
+from robustprobe.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite, validated
 from robustprobe.store import Store
 from robustprobe.tasks import Model, Task, load_task
 from robustprobe.tasks._base import fit_labels, resize
@@ -46,14 +46,18 @@ def attack(
     *,
     attack: str = "pgd",
     eps: str | float = "8/255",
-    norm: Literal["linf"] = "linf",
-    steps: int = 20,
+    norm: Literal["linf", "l2"] = "linf",
+    objective: str = "",
+    steps: int | None = None,
     step_size: str | float | None = None,
+    restarts: int = 1,
+    early_exit: bool = False,
     random_start: bool = True,
     iterate: Literal["best", "last"] = "best",
     seed: int = 0,
     ids: Sequence[str] | None = None,
     task: str | None = None,
+    goals: Tensor | None = None,
 ) -> AttackResult:
     """Attack a model, an encoder, or any callable from images to outputs.
 
@@ -63,33 +67,48 @@ def attack(
             (B, 1, h, w). For `embed` without a task it is `Features`, or any tensor to be moved.
         targets: labels (B,) int64, class maps (B, h, w) int64 with 255 ignored, or depth maps (B, h, w) in metres with
             0 where unknown.
+        attack: a name from `robustprobe list attacks`, with its objective after a colon or as `objective`.
         eps: size of the ball in pixel units of [0, 1], as `8/255` or a number; the step is a quarter of it by default.
+        steps: by default what the attack asks for.
+        early_exit: a classifier's images leave as soon as they are fooled: much cheaper, and no less fooled.
         ids: names the images: random starts follow the id, not the place in the batch.
         task: `classification`, `segmentation` or `depth`, for a callable of your own.
+        goals: images (B, 3, H, W) whose embedding to approach, for `embed:towards-l2` and its like.
 
     Raises:
         UserError: unknown names, images outside [0, 1], labels out of range, outputs of the wrong shape, NaN.
     """
-    data = {"name": attack, "eps": eps, "norm": norm, "steps": steps, "step_size": step_size}
+    choice = validated(AttackChoice, {"name": attack, "objective": objective}, f"attack '{attack}'")
+    kind = cast(type[Attack], known_attacks.get(choice.name))
+    data = {"name": choice.name, "objective": choice.objective, "eps": eps, "norm": norm, "step_size": step_size}
+    data |= {"steps": kind.steps if steps is None else steps, "restarts": restarts, "early_exit": early_exit}
     data |= {"random_start": random_start, "iterate": iterate, "seed": seed}
     spec = validated(AttackSpec, data, f"attack '{attack}'")
-    kind = cast(type[Attack], known_attacks.get(attack))
     check_images(images)
     names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
-    seen = kind.sees
     with frozen(model):
         judge = _judge(model, images, targets, task)
-        if seen in ("nothing", "encoder"):
-            function = model.features if isinstance(model, Model) and seen == "encoder" else model
-            adversarial = load_attack(spec)(Victim(function), images, names)
-        elif judge is None or judge.task.name != seen:
-            has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
-            raise UserError(f"attack {attack} needs a model for {seen} and its labels; it got {has}.")
-        else:
-            size = model.size if isinstance(model, Model) else (images.shape[-2], images.shape[-1])
-            labels = fit_labels(judge.targets, size)
-            adversarial = load_attack(spec)(Victim(judge.function, labels, judge.task.space), images, names)
+        victim = _victim(model, spec.name, judge, images, goals)
+        adversarial = load_attack(spec)(victim, images, names)
         return AttackResult(adversarial, _score(model, judge, images, adversarial))
+
+
+def _victim(
+    model: Callable[[Tensor], Any], name: str, judge: "_Judge | None", images: Tensor, goals: Tensor | None
+) -> Victim:
+    """What an attack may see of a model."""
+    kind = cast(type[Attack], known_attacks.get(name))
+    if kind.sees in ("nothing", "encoder"):
+        encoder = model.encoder if isinstance(model, Model) else model
+        layers = encoder.layers if isinstance(encoder, Encoder) else None
+        return Victim(model.features if isinstance(model, Model) else model, layers=layers, goals=goals)
+    if judge is None or kind.sees not in ("task", judge.task.name):
+        has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
+        needs = "a task" if kind.sees == "task" else kind.sees
+        raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
+    size = model.size if isinstance(model, Model) else (images.shape[-2], images.shape[-1])
+    labels = fit_labels(judge.targets, size)
+    return Victim(judge.function, labels, judge.task.space, judge.task.criteria, judge.task.name)
 
 
 class _Judge(NamedTuple):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustprobe.evaluation import Judgement, Work
+from robustprobe.spec import AttackSpec
 from robustprobe.store import Example, Group, Store
 from robustprobe.tasks._base import fit_labels
 
@@ -26,8 +27,11 @@ def example_places(ids: Sequence[str], count: int, seed: int) -> set[int]:
 class ExampleWriter:
     """Collects the chosen images of one group as batches pass, and writes them once all are there."""
 
-    def __init__(self, store: Store, group: str, work: Work, made_for: str, places: set[int]) -> None:
-        self.store, self.group, self.work, self.made_for, self.places = store, group, work, made_for, places
+    def __init__(
+        self, store: Store, group: str, work: Work, attack: AttackSpec, made_for: str, places: set[int]
+    ) -> None:
+        self.store, self.group, self.work, self.attack = store, group, work, attack
+        self.made_for, self.places = made_for, places
         self.offset = 0
         self.examples: list[Example] = []
         self.pictures: dict[str, NDArray[Any]] = {}
@@ -40,7 +44,9 @@ class ExampleWriter:
         self.offset += len(judged.batch.ids)
 
     def finish(self) -> None:
-        """Write the images, then the group's description."""
+        """Write the images, then the group's description; nothing where no image was to be kept."""
+        if not self.places:
+            return
         for name, pixels in self.pictures.items():
             self.store.write_image(self.group, name, pixels)
         labels = self.work.dataset.labels
@@ -50,7 +56,7 @@ class ExampleWriter:
                 group=self.group,
                 encoder=self.work.encoder.card.name,
                 dataset=self.work.dataset.name,
-                attack=self.work.attack,
+                attack=self.attack,
                 made_for=self.made_for,
                 classes={task: list(space.classes) for task, space in labels.items()},
                 max_depth=depth,
@@ -60,7 +66,7 @@ class ExampleWriter:
 
     def _example(self, judged: Judgement, row: int, identity: str) -> Example:
         place = self.offset + row
-        pixels = (judged.adversarial[row] * 255).round().byte().permute(1, 2, 0)
+        pixels = (judged.attacked.images[row] * 255).round().byte().permute(1, 2, 0)
         self.pictures[f"{place}.png"] = pixels.numpy()
         predictions = {task: self._prediction(task, out[row], place) for task, out in judged.outputs.items()}
         truth = {task: self._truth(task, target[row], place) for task, target in judged.batch.targets.items()}
@@ -78,9 +84,7 @@ class ExampleWriter:
         if task == "classification":
             return self.work.dataset.labels[task].classes[int(target)]
         name = f"{place}-{task}-truth.png"
-        return self._map(
-            name, task, fit_labels(target[None], self.work.dataset.size)[0], self.work.attack.name == "clean"
-        )
+        return self._map(name, task, fit_labels(target[None], self.work.dataset.size)[0], self.attack.name == "clean")
 
     def _map(self, name: str, task: str, values: Tensor, write: bool = True) -> str:
         if write:

@@ -6,24 +6,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 
 from robustprobe import probing
 from robustprobe.attacks import Attack
+from robustprobe.attacks._base import victims_of
 from robustprobe.datasets import Dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.errors import UserError
-from robustprobe.evaluation import Judgement, Work, evaluate
+from robustprobe.evaluation import Work, evaluate
 from robustprobe.examples import ExampleWriter, example_places
 from robustprobe.provenance import provenance
 from robustprobe.registry import attacks, datasets, source_digest
-from robustprobe.spec import STANDARD_ATTACKS, AttackSpec, Suite, code_digest, fingerprint
+from robustprobe.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
 from robustprobe.stats import Estimate
-from robustprobe.store import HeadFacts, Interval, Record, Store
+from robustprobe.store import CheckFact, HeadFacts, Interval, Record, Store
+from robustprobe.tally import Tally
 from robustprobe.tasks import Model, load_task
+from robustprobe.trust import Check
 
-Columns = dict[str, np.ndarray]
 Probes = Mapping[str, tuple[Model, probing.Fitted]]
 
 
@@ -37,13 +38,29 @@ class Cell(NamedTuple):
     done: bool
 
 
-class Job(NamedTuple):
-    """One attack at one bench, and the cells its adversarial images fill: all of them, so that examples are whole."""
+class Rung(NamedTuple):
+    """An attack at one eps, the name of its adversarial images, and the cells they fill: all, so examples are whole."""
 
     group: str
     attack: AttackSpec
-    made_for: str
     cells: tuple[Cell, ...]
+
+
+class Job(NamedTuple):
+    """One attack at one bench, against the model of one task or none, at ascending eps."""
+
+    made_for: str
+    rungs: tuple[Rung, ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for rung in self.rungs for cell in rung.cells]
+
+    @property
+    def name(self) -> str:
+        """The attack in words."""
+        label = self.rungs[0].attack.label
+        return f"{label} against {self.made_for}" if self.made_for else label
 
 
 class Bench(NamedTuple):
@@ -123,13 +140,20 @@ def make_plan(suite: Suite, store: Store, root: Path, device: torch.device, enco
 
 def _with_attacks(suite: Suite) -> Suite:
     """The suite with its attacks named, each of which fits a dataset."""
-    kinds = [cast(type[Dataset], datasets.get(d.name)) for d in suite.datasets]
-    sees = {name: cast(type[Attack], attacks.get(name)).sees for name in suite.attacks or STANDARD_ATTACKS}
-    fitting = [name for name, task in sees.items() if any(_fits(task, kind) for kind in kinds)]
-    for name in suite.attacks or ():
-        if name not in fitting:
-            raise UserError(f"attack {name} needs {sees[name]} labels, which no dataset of this run has; leave it out.")
+    tasks = {task for d in suite.datasets for task in cast(type[Dataset], datasets.get(d.name)).labels}
+    choices = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
+    fitting = [choice for choice in choices if victims_of(_kind(choice.name), tasks)]
+    for choice in suite.attacks or ():
+        if choice not in fitting:
+            needs = _kind(choice.name).sees
+            raise UserError(
+                f"attack {choice.name} needs {needs} labels, which no dataset of this run has; leave it out."
+            )
     return suite.model_copy(update={"attacks": tuple(fitting)})
+
+
+def _kind(attack: str) -> type[Attack]:
+    return cast(type[Attack], attacks.get(attack))
 
 
 def execute(plan: Plan, store: Store, notify: Notify) -> list[Failure]:
@@ -151,7 +175,7 @@ def execute(plan: Plan, store: Store, notify: Notify) -> list[Failure]:
             failures.append(Failure(f"{bench.label}: heads", str(error)))
             continue
         for job in bench.left:
-            label = f"{bench.label}: {describe(job.attack, job.made_for)}"
+            label = f"{bench.label}: {job.name}"
             try:
                 _run_job(plan, store, bench, job, probes, partial(_labelled, notify, label))
             except (RuntimeError, OSError) as error:
@@ -161,15 +185,6 @@ def execute(plan: Plan, store: Store, notify: Notify) -> list[Failure]:
 
 def _labelled(notify: Notify, label: str, progress: Progress) -> None:
     notify(progress._replace(label=label))
-
-
-def describe(attack: AttackSpec, made_for: str) -> str:
-    """An attack in words."""
-    return f"{attack.name} against {made_for}" if made_for else attack.name
-
-
-def _fits(sees: str, dataset: type[Dataset]) -> bool:
-    return sees in ("nothing", "encoder") or sees in dataset.labels
 
 
 def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store) -> Bench:
@@ -184,20 +199,21 @@ def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store)
 
 
 def _jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
-    jobs, data = [], bench.data.digest()
-    for spec in suite.attack_specs():
-        kind = cast(type[Attack], attacks.get(spec.name))
-        sees = kind.sees
-        if not _fits(sees, type(bench.data)):
-            continue
-        made_for = sees if sees in bench.head_keys else ""
-        images = [bench.encoder.card.name, bench.encoder.digest, data, spec.model_dump(mode="json")]
-        code = [source_digest(kind), code_digest()]
-        group = [*images, bench.head_keys.get(made_for, ""), suite.precision, *code]
-        names = {task: fingerprint([*group, key]) for task, key in bench.head_keys.items()}
-        cells = tuple(Cell(task, name, store.has(name)) for task, name in names.items())
-        jobs.append(Job(fingerprint(group), spec, made_for, cells))
-    return jobs
+    return [
+        Job(made_for, tuple(_rung(suite, bench, store, spec, made_for) for spec in suite.ladder(choice, kind.steps)))
+        for choice in suite.attacks or ()
+        for kind in [_kind(choice.name)]
+        for made_for in victims_of(kind, bench.head_keys)
+    ]
+
+
+def _rung(suite: Suite, bench: Bench, store: Store, spec: AttackSpec, made_for: str) -> Rung:
+    images = [bench.encoder.card.name, bench.encoder.digest, bench.data.digest(), spec.model_dump(mode="json")]
+    code = [source_digest(_kind(spec.name)), code_digest()]
+    group = [*images, made_for, bench.head_keys.get(made_for, ""), suite.precision, suite.checks, *code]
+    names = {task: fingerprint([*group, key]) for task, key in bench.head_keys.items()}
+    cells = tuple(Cell(task, name, store.has(name)) for task, name in names.items())
+    return Rung(fingerprint(group), spec, cells)
 
 
 def _fit(plan: Plan, bench: Bench, notify: Notify) -> Probes:
@@ -215,54 +231,64 @@ def _fit(plan: Plan, bench: Bench, notify: Notify) -> Probes:
 
 
 def _run_job(plan: Plan, store: Store, bench: Bench, job: Job, probes: Probes, notify: Notify) -> None:
-    start = time.monotonic()
+    start, suite, data = time.monotonic(), plan.suite, bench.data
     models = {task: model for task, (model, _) in probes.items()}
-    judges = [cell.task for cell in job.cells]
-    suite = plan.suite
-    work = Work(bench.encoder, models, bench.data, job.attack, judges, suite.batch_size, suite.precision, plan.device)
-    places = example_places(bench.data.kept_ids, suite.examples, suite.seed)
-    writer = ExampleWriter(store, job.group, work, job.made_for, places)
-    judged = []
-    for batch in evaluate(work):
-        writer.add(batch)
-        judged.append(
-            batch._replace(batch=batch.batch._replace(images=torch.empty(0)), adversarial=torch.empty(0), outputs={})
-        )
-        notify(Progress("", sum(len(b.batch.ids) for b in judged), len(bench.data)))
-    if places:
+    specs = tuple(rung.attack for rung in job.rungs)
+    work = Work(
+        bench.encoder, models, data, specs, job.made_for, list(models), suite.batch_size, suite.precision, plan.device
+    )
+    writers = [
+        ExampleWriter(store, rung.group, work, rung.attack, job.made_for, _places(suite, data, suite.examples))
+        for rung in job.rungs
+    ]
+    tallies, done = [Tally(work, rung.attack, _places(suite, data, suite.checks)) for rung in job.rungs], 0
+    for judgements in evaluate(work):
+        for writer, tally, judged in zip(writers, tallies, judgements, strict=True):
+            writer.add(judged)
+            tally.add(judged)
+        done += len(judgements[0].batch.ids)
+        notify(Progress("", done, len(data)))
+    for writer, tally, rung in zip(writers, tallies, job.rungs, strict=True):
         writer.finish()
-    for cell in job.cells:
-        _store_cell(plan, store, bench, job, cell, probes, judged, time.monotonic() - start)
-    notify(Progress("", len(bench.data), len(bench.data), finished=True))
+        checks = tally.checks()
+        for cell in rung.cells:
+            seconds = (time.monotonic() - start) / len(job.rungs)
+            _store_cell(
+                plan, store, bench, Finished(job.made_for, rung, cell, tally, checks[cell.task], seconds), probes
+            )
+    notify(Progress("", len(data), len(data), finished=True))
 
 
-def _store_cell(
-    plan: Plan,
-    store: Store,
-    bench: Bench,
-    job: Job,
-    cell: Cell,
-    probes: Probes,
-    judged: list[Judgement],
-    seconds: float,
-) -> None:
+def _places(suite: Suite, data: Dataset, count: int) -> set[int]:
+    return example_places(data.kept_ids, count, suite.seed)
+
+
+class Finished(NamedTuple):
+    """A cell whose images are all judged."""
+
+    made_for: str
+    rung: Rung
+    cell: Cell
+    tally: Tally
+    checks: list[Check]
+    seconds: float
+
+
+def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, probes: Probes) -> None:
+    cell, rung, tally = finished.cell, finished.rung, finished.tally
     model, fitted = probes[cell.task]
-    exact = _joined([b.rows[cell.task] for b in judged])
-    rounded = _joined([b.rounded[cell.task] for b in judged])
-    ids = [i for b in judged for i in b.batch.ids]
-    size = torch.cat([b.size for b in judged]).numpy()
+    exact, rounded = tally.columns(cell.task), tally.columns(cell.task, rounded=True)
     columns: dict[str, Any] = {
-        "id": ids,
-        "perturbation": size,
+        "id": tally.ids,
+        "perturbation": tally.size.numpy(),
         **exact,
         **{f"{name}_8bit": v for name, v in rounded.items()},
     }
     digest = store.write_rows(cell.fingerprint, columns)
     card, suite, data = bench.encoder.card, plan.suite, bench.data
-    metrics = model.task.estimates(exact)
     record = Record(
         fingerprint=cell.fingerprint,
-        group=job.group,
+        group=rung.group,
         suite=suite.name,
         encoder=card.name,
         encoder_digest=bench.encoder.digest,
@@ -271,18 +297,20 @@ def _store_cell(
         dataset_digest=data.digest(),
         split=data.split,
         image_size=data.size,
-        image_ids_digest=fingerprint(ids),
+        image_ids_digest=fingerprint(tally.ids),
         task=cell.task,
-        made_for=job.made_for,
-        attack=job.attack,
+        made_for=finished.made_for,
+        attack=rung.attack,
         precision=suite.precision,
         metric=model.task.metric,
         unit=model.task.unit,
         higher_is_better=model.task.higher_is_better,
-        n=len(ids),
-        metrics=_intervals(metrics),
+        n=len(tally.ids),
+        metrics=_intervals(model.task.estimates(exact)),
         metrics_8bit=_intervals(model.task.estimates(rounded)),
-        largest_perturbation=float(size.max()),
+        largest_perturbation=float(tally.size.max()),
+        checks=tuple(CheckFact(**check._asdict()) for check in finished.checks),
+        cost=tally.cost,
         head=HeadFacts(
             fingerprint=bench.head_keys[cell.task],
             recipe=suite.head.model_dump(mode="json"),
@@ -291,13 +319,9 @@ def _store_cell(
             train_images=len(bench.train.train),
         ),
         rows_sha256=digest,
-        provenance=provenance(seconds, str(plan.device)),
+        provenance=provenance(finished.seconds, str(plan.device)),
     )
     store.write_record(record)
-
-
-def _joined(parts: list[dict[str, torch.Tensor]]) -> Columns:
-    return {name: torch.cat([p[name] for p in parts]).numpy() for name in parts[0]}
 
 
 def _intervals(metrics: Mapping[str, Estimate]) -> dict[str, Interval]:
@@ -308,7 +332,9 @@ def _seconds(suite: Suite, bench: Bench, device: torch.device) -> float:
     """Estimated time of a bench, from one attack step on a few images and one training step of each missing head."""
     images = torch.rand(min(32, suite.batch_size, len(bench.data)), 3, *bench.data.size, device=device)
     forward, step = _time(lambda: bench.encoder(images)), _time(lambda: _one_step(bench.encoder, images))
-    per_image = [job.attack.steps * step + 3 * forward for job in bench.left]
+    rungs = [rung for job in bench.left for rung in job.rungs]
+    extra = 1 + 2 * min(suite.checks, len(bench.data)) / len(bench.data)
+    per_image = [rung.attack.steps * rung.attack.restarts * step * extra + 3 * forward for rung in rungs]
     attacking = sum(per_image) * len(bench.data) / len(images)
     kinds = {task: load_task(task, bench.data.labels[task]) for task in bench.head_keys}
     widths = bench.encoder.card.widths

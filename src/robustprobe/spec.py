@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,7 +19,7 @@ def parse_eps(value: str | float) -> float:
     """A size in pixel units of [0, 1] from `8/255`, `0.03` or a number.
 
     Raises:
-        UserError: not a number, a division by zero, negative, or above 1.
+        UserError: not a number, a division by zero, negative or endless.
     """
     text = str(value).strip()
     above, slash, below = text.partition("/")
@@ -28,15 +29,22 @@ def parse_eps(value: str | float) -> float:
         raise UserError(f"'{text}' divides by zero; write a size in pixel units of [0, 1], such as 8/255.") from None
     except ValueError:
         raise UserError(f"'{text}' is not a number; write a size in pixel units of [0, 1], such as 8/255.") from None
-    if not 0 <= number <= 1:
-        raise UserError(f"size '{text}' is outside [0, 1]; pixels are in [0, 1], so write for instance 8/255.")
+    if not 0 <= number < math.inf:
+        raise UserError(f"size '{text}' is no size; write a number from 0 up in pixel units of [0, 1], such as 8/255.")
     return number
 
 
-def format_eps(eps: float) -> str:
-    """`8/255` where eps is a whole number of grey levels, else the number itself."""
+def format_eps(eps: float, norm: str = "linf") -> str:
+    """`8/255` where an Linf eps is a whole number of grey levels, else the number itself."""
     levels = eps * 255
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{eps:.6g}"
+    whole = norm == "linf" and abs(levels - round(levels)) < 1e-6 and (levels > 0.5 or eps == 0)
+    return f"{round(levels)}/255" if whole else f"{eps:.6g}"
+
+
+def check_eps(eps: float, norm: str) -> None:
+    """Raises UserError for an Linf ball larger than the pixel box."""
+    if norm == "linf" and eps > 1:
+        raise UserError(f"eps {eps:g} is outside [0, 1]; pixels are in [0, 1], so write for instance 8/255.")
 
 
 Described = TypeVar("Described", bound=BaseModel)
@@ -53,25 +61,71 @@ class Spec(BaseModel):
         return fingerprint(self.model_dump(mode="json"))
 
 
+Norm = Literal["linf", "l2"]
+Iterate = Literal["best", "last"]
+
+
 class AttackSpec(Spec):
-    """One attack at one eps. Sizes are in pixel units of [0, 1]; the step is a quarter of eps unless given."""
+    """One attack at one eps. Sizes are in pixel units of [0, 1]; the step is a quarter of eps unless given.
+
+    `objective` is the loss to raise, the attack's own where empty; `apgd:dlr` as a name sets both. `early_exit` lets
+    images go once they are broken. `warm` lists the smaller eps, ascending, that the attack was started from.
+    """
 
     name: str
+    objective: str = ""
     eps: Eps = 8 / 255
-    norm: Literal["linf"] = "linf"
+    norm: Norm = "linf"
     steps: int = Field(default=20, ge=1)
     step_size: Eps = -1.0
+    restarts: int = Field(default=1, ge=1)
     random_start: bool = True
-    iterate: Literal["best", "last"] = "best"
+    iterate: Iterate = "best"
+    early_exit: bool = False
+    warm: tuple[Eps, ...] = ()
     seed: int = 0
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("step_size") is None:
-            eps = parse_eps(data.get("eps", 8 / 255))
-            data = {**data, "step_size": eps * STEP_SHARE}
+        if isinstance(data, dict):
+            data = _split_objective(data)
+            if data.get("step_size") is None:
+                data = {**data, "step_size": parse_eps(data.get("eps", 8 / 255)) * STEP_SHARE}
         return data
+
+    @model_validator(mode="after")
+    def _eps_fits(self) -> "AttackSpec":
+        check_eps(self.eps, self.norm)
+        return self
+
+    @property
+    def label(self) -> str:
+        """`apgd:dlr`, or the name alone."""
+        return f"{self.name}:{self.objective}" if self.objective else self.name
+
+
+class AttackChoice(Spec):
+    """An attack of a suite, or `apgd:dlr`; what is not given comes from the suite, or from the attack itself."""
+
+    name: str
+    objective: str = ""
+    steps: int | None = Field(default=None, ge=1)
+    restarts: int | None = Field(default=None, ge=1)
+    early_exit: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, data: Any) -> Any:
+        return _split_objective({"name": data} if isinstance(data, str) else data)
+
+
+def _split_objective(data: Any) -> Any:
+    """`name: apgd:dlr` as name and objective; the colon of `my.py:Class` stays."""
+    if not isinstance(data, dict) or data.get("objective") or not isinstance(data.get("name"), str):
+        return data
+    head, colon, tail = data["name"].rpartition(":")
+    return {**data, "name": head, "objective": tail} if colon and not head.endswith(".py") else data
 
 
 class HeadSpec(Spec):
@@ -105,28 +159,51 @@ class Suite(Spec):
     description: str = ""
     encoders: tuple[str, ...] = Field(min_length=1)
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
-    attacks: tuple[str, ...] | None = Field(default=None, min_length=1)
+    attacks: tuple[AttackChoice, ...] | None = Field(default=None, min_length=1)
     """None: of `STANDARD_ATTACKS` those that fit the datasets."""
     eps: tuple[Eps, ...] = Field(default=(8 / 255,), min_length=1)
-    norm: Literal["linf"] = "linf"
-    steps: int = Field(default=20, ge=1)
-    iterate: Literal["best", "last"] = "best"
+    norm: Norm = "linf"
+    steps: int | None = Field(default=None, ge=1)
+    """None: as many as each attack asks for."""
+    restarts: int = Field(default=1, ge=1)
+    iterate: Iterate = "best"
     head: HeadSpec = HeadSpec()
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = Field(default=64, ge=1)
     examples: int = Field(default=6, ge=0)
+    checks: int = Field(default=10, ge=0)
+    """Images on which each attack is checked; 0: none."""
 
-    def attack_specs(self) -> list[AttackSpec]:
-        """Every attack at every eps; `clean` once, at eps 0."""
-        specs = []
-        for name in self.attacks or STANDARD_ATTACKS:
-            for eps in (0.0,) if name == "clean" else self.eps:
-                steps = 1 if name in ("clean", "noise") else self.steps
-                specs.append(
-                    AttackSpec(name=name, eps=eps, norm=self.norm, steps=steps, iterate=self.iterate, seed=self.seed)
-                )
-        return specs
+    @model_validator(mode="after")
+    def _eps_fit(self) -> "Suite":
+        for eps in self.eps:
+            check_eps(eps, self.norm)
+        return self
+
+    def ladder(self, choice: AttackChoice, steps: int) -> tuple[AttackSpec, ...]:
+        """An attack at every eps, ascending, each started from the one before; `clean` once, at eps 0.
+
+        Args:
+            steps: what the attack asks for where neither choice nor suite says.
+        """
+        sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(self.eps)))
+        still = choice.name in ("clean", "noise")
+        return tuple(
+            AttackSpec(
+                name=choice.name,
+                objective=choice.objective,
+                eps=eps,
+                norm=self.norm,
+                steps=1 if still else choice.steps or self.steps or steps,
+                restarts=1 if still else choice.restarts or self.restarts,
+                iterate=self.iterate,
+                early_exit=choice.early_exit,
+                warm=() if still or self.iterate == "last" else sizes[:place],
+                seed=self.seed,
+            )
+            for place, eps in enumerate(sizes)
+        )
 
 
 def load_suite(path: Path) -> Suite:
@@ -162,8 +239,7 @@ def fingerprint(content: Any) -> str:
 def code_digest() -> str:
     """Fingerprint of the source of every room that numbers depend on."""
     root = Path(__file__).parent
-    names = ["types.py", "threat.py", "losses.py", "metrics.py", "stats.py", "probing.py", "evaluation.py"]
-    files = [root / n for n in names] + [
-        p for r in ("encoders", "datasets", "tasks", "attacks") for p in (root / r).glob("*.py")
-    ]
+    names = ["types.py", "threat.py", "metrics.py", "stats.py", "probing.py", "evaluation.py"]
+    rooms = ("losses", "encoders", "datasets", "tasks", "attacks")
+    files = [root / n for n in names] + [p for r in rooms for p in (root / r).glob("*.py")]
     return fingerprint({p.relative_to(root).as_posix(): p.read_text() for p in sorted(files)})

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from robustprobe.errors import UserError
 from robustprobe.spec import AttackSpec
 
-SCHEMA = 1
+SCHEMA = 2
 Stored = TypeVar("Stored", bound=BaseModel)
 
 
@@ -65,6 +65,22 @@ class HeadFacts(Frozen):
     train_images: int
 
 
+class CheckFact(Frozen):
+    """Whether something about a number is as it should be: what was measured, and what it means in a sentence."""
+
+    name: str
+    value: float
+    passed: bool
+    meaning: str
+
+
+class Cost(Frozen):
+    """Passes of an image through the attacked model, on average."""
+
+    forwards: float
+    backwards: float
+
+
 class Record(Frozen):
     """One cell: a number, its interval, and what it was measured on."""
 
@@ -96,6 +112,8 @@ class Record(Frozen):
     metrics_8bit: dict[str, Interval]
     """The same after the adversarial images were rounded to 8 bits."""
     largest_perturbation: float
+    checks: tuple[CheckFact, ...] = ()
+    cost: Cost = Cost(forwards=0, backwards=0)
     head: HeadFacts
     rows_sha256: str
     provenance: Provenance

@@ -27,8 +27,12 @@ class Threat(ABC):
         """Random perturbations (B, 3, H, W) in the ball, one generator an image."""
 
     @abstractmethod
-    def ascend(self, images: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """One step of steepest ascent in this norm, not yet projected."""
+    def stretch(self, perturbation: Tensor) -> Tensor:
+        """Perturbations scaled to the surface of the ball, image by image."""
+
+    @abstractmethod
+    def ascend(self, images: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """One step of steepest ascent, not yet projected; `step_size` may differ by image, (B, 1, 1, 1)."""
 
     @abstractmethod
     def clip(self, perturbation: Tensor) -> Tensor:
@@ -37,6 +41,10 @@ class Threat(ABC):
     @abstractmethod
     def size(self, perturbation: Tensor) -> Tensor:
         """Size (B,) of perturbations in this norm."""
+
+    @abstractmethod
+    def resized(self, factor: float) -> "Threat":
+        """The same threat with a ball `factor` times as large."""
 
     @final
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
@@ -61,7 +69,10 @@ class Linf(Threat):
         draws = [torch.rand(images.shape[1:], generator=g) for g in generators]
         return (torch.stack(draws).to(images) * 2 - 1) * self.eps
 
-    def ascend(self, images: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def stretch(self, perturbation: Tensor) -> Tensor:
+        return self.eps * perturbation / over_image(self.size(perturbation)).clamp(min=TINY)
+
+    def ascend(self, images: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         return images + step_size * gradient.sign()
 
     def clip(self, perturbation: Tensor) -> Tensor:
@@ -70,8 +81,52 @@ class Linf(Threat):
     def size(self, perturbation: Tensor) -> Tensor:
         return perturbation.abs().flatten(1).amax(1)
 
+    def resized(self, factor: float) -> "Linf":
+        return Linf(self.eps * factor)
 
-NORMS: dict[str, type[Threat]] = {"linf": Linf}
+
+@final
+class L2(Threat):
+    """The squared changes of all values of an image may add up to at most eps squared."""
+
+    def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Uniform in the ball: a Gaussian direction, and a radius that spreads points evenly over the volume."""
+        draws = [torch.randn(images.shape[1:], generator=g) for g in generators]
+        radii = torch.tensor([float(torch.rand(1, generator=g, dtype=torch.float64)) for g in generators])
+        share = radii.to(images) ** (1 / images[0].numel())
+        return self.stretch(torch.stack(draws).to(images)) * over_image(share)
+
+    def stretch(self, perturbation: Tensor) -> Tensor:
+        return self.eps * self._unit(perturbation)
+
+    def ascend(self, images: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        return images + step_size * self._unit(gradient)
+
+    def clip(self, perturbation: Tensor) -> Tensor:
+        size = self.size(perturbation)
+        # Rounding of the product could leave the ball by a few units in the last place.
+        inside = self.eps * (1 - 4 * torch.finfo(perturbation.dtype).eps) / size.clamp(min=TINY)
+        return perturbation * over_image(torch.where(size > self.eps, inside, 1.0))
+
+    def size(self, perturbation: Tensor) -> Tensor:
+        return perturbation.flatten(1).square().sum(1).sqrt()
+
+    def resized(self, factor: float) -> "L2":
+        return L2(self.eps * factor)
+
+    def _unit(self, direction: Tensor) -> Tensor:
+        # Gradients may be too small to be squared in float32.
+        direction = direction / over_image(direction.abs().flatten(1).amax(1)).clamp(min=TINY)
+        return direction / over_image(self.size(direction)).clamp(min=TINY)
+
+
+NORMS: dict[str, type[Threat]] = {"linf": Linf, "l2": L2}
+TINY = 1e-30
+
+
+def over_image(values: Tensor) -> Tensor:
+    """One value an image, (B,), as (B, 1, 1, 1)."""
+    return values[:, None, None, None]
 
 
 def towards(values: Tensor, goal: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The values that pass between rooms."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,3 +49,33 @@ class LabelSpace:
     ignore_index: int = 255
     min_depth: float = 1e-3
     max_depth: float = 10.0
+
+
+class Aim(NamedTuple):
+    """What an attack's loss is told beside the model's output: labels and what they mean, the share of steps already
+    done, and for targeted losses of a classifier the classes (B,) to move towards.
+    """
+
+    target: Tensor
+    space: LabelSpace
+    progress: float = 0.0
+    goal: Tensor | None = None
+
+
+AttackLoss = Callable[[Tensor, Aim], Tensor]
+"""An output and an `Aim` to one number an image, (B,), that an attack raises."""
+
+
+class Criteria(NamedTuple):
+    """How a task wants to be attacked.
+
+    `losses` by name, the default first; those in `targeted` need a goal class. `harm` grows as the task's score gets
+    worse: attacks return the iterate with most of it. `track`, where losses change their weights on the way, is what
+    adaptive steps compare instead. `broken` marks images whose score cannot get worse, where there is such a point.
+    """
+
+    losses: Mapping[str, AttackLoss]
+    harm: AttackLoss
+    track: AttackLoss | None = None
+    broken: AttackLoss | None = None
+    targeted: frozenset[str] = frozenset()

@@ -32,7 +32,7 @@ def assert_mistake(answer: Answer, *words: str) -> None:
         (["--dataset", "cifar10"], ["no data/cifar10", "--data-root"]),
         (["--dataset", "camvid"], ["no data/camvid/val.txt"]),
         (["--attack", "pdg"], ["unknown attack", "Did you mean 'pgd'?"]),
-        (["--eps", "-1/255"], ["outside [0, 1]"]),
+        (["--eps", "-1/255"], ["is no size", "8/255"]),
         (["--eps", "8/0"], ["divides by zero"]),
         (["--eps", "8"], ["outside [0, 1]", "8/255"]),
         (["--eps", "eight"], ["not a number"]),

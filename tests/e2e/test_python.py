@@ -62,7 +62,7 @@ def test_a_model_takes_images_of_another_size_than_its_head_was_fitted_at(
     assert result.adversarial.shape == images.shape
     assert (result.adversarial - images).abs().max() <= 8 / 255 + 1e-6
     harm = clean.score - result.score if model.task.higher_is_better else result.score - clean.score
-    assert harm.mean() >= 0
+    assert harm.mean() >= 0 or attack == "embed"  # which knows no head
 
 
 def test_fit_probe_asks_for_the_task_where_there_are_several(my_encoder: Path) -> None:

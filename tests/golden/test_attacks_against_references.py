@@ -10,6 +10,9 @@ from torch import Tensor, nn
 import robustprobe as rp
 from robustprobe.attacks import Victim, load_attack
 from robustprobe.spec import AttackSpec
+from robustprobe.tasks import load_task
+from robustprobe.threat import image_generator
+from robustprobe.types import LabelSpace
 
 pytestmark = pytest.mark.golden
 
@@ -118,11 +121,15 @@ def test_attack_equals_a_plain_implementation_bit_for_bit(
         model, targets, loss = case()
         images = torch.rand(8, 3, 8, 8)
     spec = AttackSpec(name=name, eps=8 / 255, steps=STEPS, iterate="last", random_start=random_start)
-    attack = load_attack(spec)
-    start = attack._start(images, IDS)
+    start = images
+    if random_start:
+        draws = [image_generator(spec.seed, i, f"{name}/", 0) for i in IDS]
+        start = (images + torch.stack([torch.rand(3, 8, 8, generator=g) * 2 - 1 for g in draws]) * spec.eps).clamp(0, 1)
     assert torch.equal(start, images) is not random_start
     expected = plain_pgd(lambda x, t: loss(model(x), targets, t), images, start, spec)
-    assert torch.equal(attack(Victim(model, targets), images, IDS), expected)
+    task = load_task(case.__name__, LabelSpace(classes=("a", "b", "c", "d", "e")))
+    victim = Victim(model, targets, task.space, task.criteria, task.name)
+    assert torch.equal(load_attack(spec)(victim, images, IDS), expected)
     assert not torch.equal(expected, start)
 
 
@@ -137,6 +144,8 @@ def test_image_once_fooled_stays_fooled_though_a_later_iterate_has_more_loss() -
         return logits + 1e-6 * images.sum((1, 2, 3))[:, None] * torch.tensor([0.0, 1.0, 2.0])
 
     spec = AttackSpec(name="pgd", steps=4)
-    found = load_attack(spec)(Victim(model, torch.tensor([0])), torch.full((1, 3, 2, 2), 0.5), ["a"])
+    task = load_task("classification", LabelSpace(classes=("a", "b", "c")))
+    victim = Victim(model, torch.tensor([0]), task.space, task.criteria)
+    found = load_attack(spec)(victim, torch.full((1, 3, 2, 2), 0.5), ["a"])
     assert torch.equal(found, shown[1])
     assert not any(torch.equal(found, other) for other in (shown[0], *shown[2:]))

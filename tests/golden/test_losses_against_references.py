@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustprobe import losses
+from robustprobe.losses import depth, embedding, segmentation
 from robustprobe.types import Features
 
 pytestmark = pytest.mark.golden
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.golden
 IGNORE = 255
 
 
-def pixels(logits: Tensor, target: Tensor) -> losses.SegmentationPixels:
-    return losses.segmentation_pixels(logits, target, IGNORE)
+def pixels(logits: Tensor, target: Tensor) -> segmentation.SegmentationPixels:
+    return segmentation.segmentation_pixels(logits, target, IGNORE)
 
 
 def naive_segpgd(logits: Tensor, target: Tensor, t: int, steps: int) -> float:
@@ -40,7 +40,7 @@ def test_segpgd_equals_a_loop_over_pixels(t: int, steps: int) -> None:
     logits = torch.randn(3, 4, 5, 6, generator=generator, dtype=torch.float64)
     target = torch.randint(0, 4, (3, 5, 6), generator=generator)
     target[torch.rand(target.shape, generator=generator) < 0.3] = IGNORE
-    found = losses.segpgd(pixels(logits, target), t - 1, steps)
+    found = segmentation.segpgd(pixels(logits, target), (t - 1) / steps)
     expected = [naive_segpgd(image, label, t, steps) for image, label in zip(logits, target, strict=True)]
     # The weights are float32, whatever the logits are.
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-7)
@@ -54,11 +54,11 @@ def numpy_scale_invariant_log(depth: Tensor, target: Tensor) -> float:
 
 def test_scale_invariant_log_equals_numpy() -> None:
     generator = torch.Generator().manual_seed(0)
-    depth = torch.rand(4, 5, 7, generator=generator, dtype=torch.float64) * 9 + 0.1
+    metres = torch.rand(4, 5, 7, generator=generator, dtype=torch.float64) * 9 + 0.1
     target = torch.rand(4, 5, 7, generator=generator, dtype=torch.float64) * 9 + 0.1
     target[torch.rand(target.shape, generator=generator) < 0.3] = 0
-    found = losses.scale_invariant_log(depth, target)
-    expected = [numpy_scale_invariant_log(d, t) for d, t in zip(depth, target, strict=True)]
+    found = depth.scale_invariant_log(metres, target)
+    expected = [numpy_scale_invariant_log(d, t) for d, t in zip(metres, target, strict=True)]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
@@ -66,7 +66,7 @@ def test_embedding_distance_weighs_cls_like_all_patches_together() -> None:
     clean = Features(torch.zeros(2, 3), torch.zeros(2, 3, 4, 5))
     cls, patches = torch.tensor([[1.0, 2, 2], [0, 0, 0]]), torch.zeros(2, 3, 4, 5)
     patches[1] = 2.0
-    found = losses.embedding_distance(Features(cls, patches), clean)
+    found = embedding.embedding_distance(Features(cls, patches), clean)
     assert found.tolist() == [9.0, 3 * 4.0]
 
 
@@ -74,4 +74,4 @@ def test_cosine_distance_of_known_vectors() -> None:
     maps = torch.zeros(3, 2, 1, 1)
     a = Features(torch.tensor([[1.0, 0], [1, 0], [1, 0]]), maps)
     b = Features(torch.tensor([[2.0, 0], [0, 3], [-1, 0]]), maps)
-    torch.testing.assert_close(losses.cosine_distance(a, b), torch.tensor([0.0, 1.0, 2.0]))
+    torch.testing.assert_close(embedding.class_cosine(a, b), torch.tensor([0.0, 1.0, 2.0]))

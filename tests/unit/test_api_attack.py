@@ -1,7 +1,7 @@
 """`rp.attack` on a user's own callables: every task, ids, and what it refuses."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe import UserError
-from robustprobe.losses import embedding_distance
+from robustprobe.attacks import Attack
+from robustprobe.losses.embedding import embedding_distance
 from robustprobe.registry import attacks
 from tests.conftest import SceneProbes
 
@@ -142,7 +143,8 @@ def test_starts_follow_ids(attack: str) -> None:
         task = None if case is None else case[3]
         return rp.attack(model, images, targets, attack=attack, task=task, ids=ids, steps=2).adversarial
 
-    case = next((c for c in CASES.values() if c[2] == attack), None)
+    sees = cast(type[Attack], attacks.get(attack)).sees
+    case = next((c for c in CASES.values() if c[2] == attack or sees in ("task", c[3])), None)
     model, targets = (classifier, None) if case is None else case[:2]
     by_place, named = run(IMAGES, targets, None), run(IMAGES, targets, ["0", "1", "2", "3"])
     assert torch.equal(by_place, named)
@@ -224,9 +226,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "model without a tensor": ({"model": not_a_tensor}, r"answers list; a classification model answers \(B, C\)"),
     "NaN": ({"model": lambda x: classifier(x) * torch.nan}, "NaN|not finite"),
     "NaN for noise": ({"model": lambda x: classifier(x) * torch.nan, "attack": "noise"}, "NaN"),
-    "eps above 1": ({"eps": 8}, r"size '8' is outside \[0, 1\]"),
+    "eps above 1": ({"eps": 8}, r"eps 8 is outside \[0, 1\]"),
     "no steps": ({"steps": 0}, "attack 'pgd' is not a valid AttackSpec: steps"),
-    "unknown norm": ({"norm": "l2"}, "norm: .*linf"),
+    "unknown norm": ({"norm": "l7"}, "norm: .*linf"),
     "too few ids": ({"ids": ["a"]}, "1 ids came with 4 images"),
     "8-bit images": ({"images": (IMAGES * 255).byte()}, "Divide 8-bit images by 255"),
     "images above 1": ({"images": IMAGES * 2}, r"expected \[0, 1\]"),

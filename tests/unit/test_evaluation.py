@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from robustprobe import Dataset, UserError, load_dataset
-from robustprobe.attacks import load_attack
 from robustprobe.device import find_device
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation import Judgement, Work, evaluate, victim
+from robustprobe.evaluation import Judgement, Work, attacked_function, evaluate, victim
 from robustprobe.examples import example_places
+from robustprobe.losses.embedding import embedding_distance
 from robustprobe.spec import AttackSpec
 from robustprobe.types import Features
 from tests.conftest import SceneProbes
@@ -27,44 +27,51 @@ def data() -> Dataset:
     return load_dataset("scenes", root=Path("nowhere"), limit=7, size=(16, 16))
 
 
+MADE_FOR = {"pgd": "classification", "segpgd": "segmentation", "depthpgd": "depth"}
+
+
 def work(probes: SceneProbes, data: Dataset, attack: str, precision: str = "fp32", batch_size: int = 3) -> Work:
     models = {task: model for task, (model, _) in probes.fitted.items()}
-    spec = AttackSpec(name=attack, steps=3)
-    return Work(probes.encoder, models, data, spec, list(models), batch_size, precision, CPU)
+    specs, made_for = (AttackSpec(name=attack, steps=3),), MADE_FOR.get(attack, "")
+    return Work(probes.encoder, models, data, specs, made_for, list(models), batch_size, precision, CPU)
+
+
+def judged(work: Work) -> list[Judgement]:
+    return [judgement for (judgement,) in evaluate(work)]
 
 
 def adversarial(parts: list[Judgement]) -> Tensor:
-    return torch.cat([p.adversarial for p in parts])
+    return torch.cat([p.attacked.images for p in parts])
 
 
 def test_every_image_is_judged_once_by_every_head(scene_probes: SceneProbes, data: Dataset) -> None:
-    parts = list(evaluate(work(scene_probes, data, "noise")))
+    parts = judged(work(scene_probes, data, "noise"))
     assert [len(p.batch.ids) for p in parts] == [3, 3, 1]
     assert [i for p in parts for i in p.batch.ids] == data.kept_ids
     for part in parts:
         assert part.rows.keys() == part.rounded.keys() == part.outputs.keys() == {*data.labels}
         for task, output in part.outputs.items():
             model = scene_probes.fitted[task][0]
-            torch.testing.assert_close(output, model(part.adversarial))
+            torch.testing.assert_close(output, model(part.attacked.images))
 
 
 def test_rows_are_of_the_adversarial_images_and_rounded_rows_of_their_8_bit_version(
     scene_probes: SceneProbes, data: Dataset
 ) -> None:
-    (part,) = evaluate(work(scene_probes, data, "embed", batch_size=10))
+    (part,) = judged(work(scene_probes, data, "embed", batch_size=10))
     model = scene_probes.fitted["depth"][0]
-    for images, rows in ((part.adversarial, part.rows), ((part.adversarial * 255).round() / 255, part.rounded)):
+    for images, rows in ((part.attacked.images, part.rows), ((part.attacked.images * 255).round() / 255, part.rounded)):
         expected = model.task.rows(model(images), part.batch.targets["depth"])["rmse"]
         torch.testing.assert_close(rows["depth"]["rmse"], expected)
     assert not torch.equal(part.rows["depth"]["rmse"], part.rounded["depth"]["rmse"])
-    torch.testing.assert_close(part.size, (part.adversarial - part.batch.images).abs().amax((1, 2, 3)))
+    torch.testing.assert_close(part.size, (part.attacked.images - part.batch.images).abs().amax((1, 2, 3)))
 
 
 @pytest.mark.parametrize("attack", ["noise", "embed", "pgd", "segpgd", "depthpgd"])
 def test_batch_size_changes_no_image_by_more_than_rounding(
     scene_probes: SceneProbes, data: Dataset, attack: str
 ) -> None:
-    small, large = (adversarial(list(evaluate(work(scene_probes, data, attack, batch_size=b)))) for b in (1, 7))
+    small, large = (adversarial(judged(work(scene_probes, data, attack, batch_size=b))) for b in (1, 7))
     torch.testing.assert_close(small, large, rtol=0, atol=1e-6)
 
 
@@ -72,26 +79,53 @@ def test_batch_size_changes_no_image_by_more_than_rounding(
 def test_reduced_precision_stays_in_the_ball_and_is_judged_in_fp32(
     scene_probes: SceneProbes, data: Dataset, attack: str
 ) -> None:
-    for part in evaluate(work(scene_probes, data, attack, "bf16")):
-        assert part.adversarial.dtype == torch.float32
+    for part in judged(work(scene_probes, data, attack, "bf16")):
+        assert part.attacked.images.dtype == torch.float32
         assert part.size.max() <= 8 / 255 + 1e-6
         for task, output in part.outputs.items():
             assert output.dtype == torch.float32
-            torch.testing.assert_close(output, scene_probes.fitted[task][0](part.adversarial))
+            torch.testing.assert_close(output, scene_probes.fitted[task][0](part.attacked.images))
 
 
 def test_attack_sees_no_more_than_it_may(scene_probes: SceneProbes, data: Dataset) -> None:
     targets = {task: torch.zeros(1, 20, 20) for task in data.labels} | {"classification": torch.zeros(1)}
-    for name in ("clean", "noise", "embed"):
-        seen = victim(work(scene_probes, data, name), load_attack(AttackSpec(name=name)), targets)
-        assert seen.function is scene_probes.encoder
-        assert seen.targets is None
-    for name, task in (("pgd", "classification"), ("segpgd", "segmentation"), ("depthpgd", "depth")):
-        seen = victim(work(scene_probes, data, name), load_attack(AttackSpec(name=name)), targets)
+    for name in ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd"):
+        job, task = work(scene_probes, data, name), MADE_FOR.get(name, "")
+        seen = victim(job, attacked_function(job), targets, [0])
+        assert seen.goals is None
+        if not task:
+            assert seen.function is scene_probes.encoder
+            assert seen.targets is None
+            assert seen.criteria is None
+            continue
         assert seen.function is scene_probes.fitted[task][0]
         assert seen.space == data.labels[task]
         assert seen.targets is not None
         assert seen.targets.shape == ((1,) if task == "classification" else (1, 16, 16))
+
+
+def test_embedding_goes_towards_the_next_image_of_the_dataset_whatever_the_batch(
+    scene_probes: SceneProbes, data: Dataset
+) -> None:
+    specs = (AttackSpec(name="embed:towards-l2", steps=5),)
+    small, large = (work(scene_probes, data, "embed", batch_size=b)._replace(attacks=specs) for b in (3, 7))
+    torch.testing.assert_close(adversarial(judged(small)), adversarial(judged(large)), rtol=0, atol=1e-6)
+    images = torch.stack([sample.image for sample in data])
+    goals = scene_probes.encoder(images.roll(-1, 0))
+    before, after = (embedding_distance(scene_probes.encoder(x), goals) for x in (images, adversarial(judged(large))))
+    assert (after < before).all()
+
+
+def test_larger_eps_starts_from_the_smaller_one_and_is_no_weaker(scene_probes: SceneProbes, data: Dataset) -> None:
+    sizes = (1 / 255, 2 / 255, 4 / 255)
+    specs = tuple(AttackSpec(name="depthpgd", eps=e, steps=2, warm=sizes[:i]) for i, e in enumerate(sizes))
+    batches = list(evaluate(work(scene_probes, data, "depthpgd")._replace(attacks=specs)))
+    rmse = [torch.cat([b[i].rows["depth"]["rmse"] for b in batches]) for i in range(3)]
+    known = ~rmse[0].isnan()
+    # The attack sees labels at the size of the images, the judge at their own.
+    assert (rmse[1] - rmse[0])[known].min() > -0.01
+    assert (rmse[2] - rmse[1])[known].min() > -0.01
+    assert (rmse[2] - rmse[0])[known].mean() > 0
 
 
 def test_encoder_that_answers_nan_is_an_error(scene_probes: SceneProbes, data: Dataset) -> None:

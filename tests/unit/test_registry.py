@@ -19,12 +19,12 @@ ROOMS = {"attacks": attacks, "datasets": datasets, "tasks": tasks, "encoders": s
 EVERYTHING = [(room, name) for room, registry in ROOMS.items() for name in registry.names()]
 
 ATTACK = """
-from robustprobe import Attack
+from robustprobe.attacks import Attack, unjudged
 
 class Darker(Attack):
     sees = "nothing"
-    def perturb(self, victim, images, start):
-        return images - self.spec.eps
+    def perturb(self, victim, images, draws, previous):
+        return unjudged(images - self.spec.eps)
 
 class Unfinished(Attack):
     sees = "nothing"
@@ -155,7 +155,7 @@ def test_bundled_suites_are_valid_and_found_by_name() -> None:
         assert find_suite(name) == suite
         assert suite.name == name
         assert suite.description
-        for attack in suite.attack_specs():
+        for attack in suite.attacks or ():
             attacks.get(attack.name)
         for dataset in suite.datasets:
             datasets.get(dataset.name)

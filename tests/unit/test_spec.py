@@ -10,10 +10,11 @@ from pydantic import BaseModel, ValidationError
 
 from robustprobe import UserError, spec
 from robustprobe.spec import (
-    STANDARD_ATTACKS,
+    AttackChoice,
     AttackSpec,
     DatasetSpec,
     HeadSpec,
+    Spec,
     Suite,
     code_digest,
     fingerprint,
@@ -45,13 +46,11 @@ def test_sizes_are_read(written: str | float, meant: float) -> None:
         ("", "'' is not a number"),
         ("8/", "'8/' is not a number"),
         ("1/2/3", "'1/2/3' is not a number"),
-        ("-1/255", r"'-1/255' is outside \[0, 1\]"),
-        (-0.1, r"'-0.1' is outside \[0, 1\]"),
-        ("8", r"'8' is outside \[0, 1\]"),
-        (255, r"'255' is outside \[0, 1\]"),
-        ("nan", r"'nan' is outside \[0, 1\]"),
-        ("inf", r"'inf' is outside \[0, 1\]"),
-        ("inf/inf", r"'inf/inf' is outside \[0, 1\]"),
+        ("-1/255", "'-1/255' is no size"),
+        (-0.1, "'-0.1' is no size"),
+        ("nan", "'nan' is no size"),
+        ("inf", "'inf' is no size"),
+        ("inf/inf", "'inf/inf' is no size"),
     ],
 )
 def test_sizes_that_are_none_are_refused_with_an_example(written: str | float, message: str) -> None:
@@ -93,7 +92,7 @@ def test_attack_survives_json() -> None:
         (AttackSpec, {"name": "pgd", "steps": 0}, "steps: "),
         (AttackSpec, {"name": "pgd", "norm": "l7"}, "norm: .*linf"),
         (AttackSpec, {"name": "pgd", "eps": "8"}, "outside"),
-        (AttackSpec, {"name": "pgd", "step_size": "-1/255"}, "outside"),
+        (AttackSpec, {"name": "pgd", "step_size": "-1/255"}, "no size"),
         (AttackSpec, "pgd", "it: "),
         (HeadSpec, {"train_limit": 0}, "train_limit: "),
         (HeadSpec, {"learning_rates": []}, "learning_rates: "),
@@ -114,24 +113,57 @@ def test_descriptions_are_frozen() -> None:
         SUITE.seed = 3
 
 
-def test_attacks_of_a_suite_are_clean_once_and_the_others_at_every_eps() -> None:
-    suite = SUITE.model_copy(
-        update={"attacks": ("clean", "noise", "pgd"), "eps": (0.1, 0.2), "steps": 7, "seed": 3, "iterate": "last"}
-    )
-    made = suite.attack_specs()
-    assert [(a.name, a.eps, a.steps) for a in made] == [
-        ("clean", 0.0, 1),
-        ("noise", 0.1, 1),
-        ("noise", 0.2, 1),
-        ("pgd", 0.1, 7),
-        ("pgd", 0.2, 7),
+def test_attacks_of_a_suite_climb_every_eps_from_the_one_before_and_clean_comes_once() -> None:
+    suite = SUITE.model_copy(update={"eps": (0.2, 0.1), "seed": 3})
+    made = [a for name in ("clean", "noise", "pgd") for a in suite.ladder(AttackChoice(name=name), steps=7)]
+    assert [(a.name, a.eps, a.steps, a.warm) for a in made] == [
+        ("clean", 0.0, 1, ()),
+        ("noise", 0.1, 1, ()),
+        ("noise", 0.2, 1, ()),
+        ("pgd", 0.1, 7, ()),
+        ("pgd", 0.2, 7, (0.1,)),
     ]
-    assert {(a.seed, a.iterate, a.norm) for a in made} == {(3, "last", "linf")}
+    assert {(a.seed, a.iterate, a.norm) for a in made} == {(3, "best", "linf")}
     assert [a.step_size for a in made] == [0.25 * a.eps for a in made]
+    last = suite.model_copy(update={"iterate": "last"})
+    assert [a.warm for a in last.ladder(AttackChoice(name="pgd"), steps=7)] == [(), ()]
 
 
-def test_suite_without_attacks_takes_the_standard_ones() -> None:
-    assert [a.name for a in SUITE.attack_specs()] == list(STANDARD_ATTACKS)
+def test_what_a_choice_says_of_an_attack_comes_before_what_the_suite_says() -> None:
+    suite = validated(Suite, {**SUITE.model_dump(), "attacks": ["apgd:dlr", {"name": "pgd", "steps": 3}]}, "it")
+    assert suite.attacks is not None
+    first, second = suite.attacks
+    assert (first.name, first.objective) == ("apgd", "dlr")
+    wide = suite.model_copy(update={"steps": 9, "restarts": 2})
+    assert [wide.ladder(c, steps=50)[0].steps for c in (first, second)] == [9, 3]
+    assert [suite.ladder(c, steps=50)[0].steps for c in (first, second)] == [50, 3]
+    assert wide.ladder(first, steps=50)[0].restarts == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("pgd", ("pgd", "")),
+        ("apgd:dlr", ("apgd", "dlr")),
+        ("my.py:Mine", ("my.py:Mine", "")),
+        ("a/my.py:Mine:dlr", ("a/my.py:Mine", "dlr")),
+        ("embed:l2@2,3", ("embed", "l2@2,3")),
+    ],
+)
+def test_attack_names_carry_their_objective(name: str, parts: tuple[str, str]) -> None:
+    spec = AttackSpec(name=name)
+    assert (spec.name, spec.objective) == parts
+    assert spec.label == name
+    assert AttackSpec.model_validate(spec.model_dump()) == spec
+
+
+@pytest.mark.parametrize("kind", [AttackSpec, Suite])
+def test_only_other_norms_than_linf_go_beyond_1(kind: type[Spec]) -> None:
+    data = {"name": "pgd"} if kind is AttackSpec else SUITE.model_dump()
+    eps = 2.5 if kind is AttackSpec else (2.5,)
+    with pytest.raises(UserError, match=r"eps 2.5 is outside \[0, 1\]"):
+        validated(kind, {**data, "eps": eps, "norm": "linf"}, "it")
+    assert validated(kind, {**data, "eps": eps, "norm": "l2"}, "it")
 
 
 def test_suite_file_is_read(tmp_path: Path) -> None:
@@ -174,6 +206,10 @@ CHANGES = {
     "random_start": False,
     "iterate": "last",
     "seed": 9,
+    "objective": "dlr",
+    "restarts": 2,
+    "early_exit": True,
+    "warm": (0.1,),
 }
 
 
@@ -192,7 +228,7 @@ def test_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", ["attacks/pgd.py", "attacks/_gradient.py", "datasets/_rendering.py", "losses.py", "evaluation.py"]
+    "changed", ["attacks/pgd.py", "attacks/_apgd.py", "datasets/_rendering.py", "losses/depth.py", "evaluation.py"]
 )
 def test_code_digest_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
     copy = tmp_path / "robustprobe"

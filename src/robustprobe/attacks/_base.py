@@ -1,53 +1,92 @@
 """What every attack is: images in, images inside ball and box out, nothing else changed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, cast, final
 
 import torch
 from torch import Tensor, nn
 
+from robustprobe.attacks._search import Draws, Outcome
 from robustprobe.errors import UserError
 from robustprobe.registry import attacks
 from robustprobe.spec import AttackSpec
-from robustprobe.threat import NORMS, Threat, image_generator
-from robustprobe.types import LabelSpace
+from robustprobe.threat import NORMS, Threat
+from robustprobe.types import Criteria, Features, LabelSpace
+
+Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
 
 
 class Victim(NamedTuple):
-    """What an attack may see: a function of images, its labels (B, ...) and what they mean.
+    """What an attack may see.
 
-    `function` is the encoder for an attack that sees no head, else the model; it maps (B, 3, H, W) in [0, 1] to
-    features or outputs.
+    `function` maps images (B, 3, H, W) in [0, 1] to features or outputs: the encoder for an attack that sees no head,
+    else the model, with its labels (B, ...), what they mean, and how its task wants to be attacked. `layers` gives the
+    features of blocks inside the encoder, `goals` are images (B, 3, H, W) whose embedding a targeted attack approaches.
     """
 
     function: Callable[[Tensor], Any]
     targets: Tensor | None = None
     space: LabelSpace = LabelSpace()
+    criteria: Criteria | None = None
+    task: str = ""
+    layers: Layers | None = None
+    goals: Tensor | None = None
+
+
+class Attacked(NamedTuple):
+    """Adversarial images (B, 3, H, W), and how they were come by.
+
+    `harm` (B,) is what the attack itself thinks it achieved, NaN where it asked nobody. `zero_gradient` (B,) is the
+    mean share of exactly zero values in input gradients of images not broken yet, NaN where there was none;
+    `rising` (B,) the share of the objective's gain that came in the last fifth of the steps, NaN for broken images.
+    `forwards` and `backwards` count images passed through the victim, the whole batch together.
+    """
+
+    images: Tensor
+    harm: Tensor
+    zero_gradient: Tensor
+    rising: Tensor
+    forwards: int
+    backwards: int
 
 
 class Attack(ABC):
     """An attack under one threat. Derived classes fill `perturb`; the call itself checks and is final."""
 
     sees: ClassVar[str]
-    """The task whose model is attacked, `encoder` for the encoder alone, or `nothing`."""
+    """The task whose model is attacked, `task` for that of any, `encoder` for the encoder alone, or `nothing`."""
+
+    steps: ClassVar[int] = 20
+    """Steps where the user does not say."""
 
     def __init__(self, spec: AttackSpec) -> None:
         self.spec = spec
         self.threat: Threat = NORMS[spec.norm](spec.eps)
 
     @abstractmethod
-    def perturb(self, victim: Victim, images: Tensor, start: Tensor) -> Tensor:
-        """Adversarial images for float32 images, from a random start inside the ball."""
+    def perturb(self, victim: Victim, images: Tensor, draws: Draws, previous: Tensor | None) -> Outcome:
+        """Adversarial images for float32 images.
+
+        Args:
+            draws: random numbers, by image.
+            previous: adversarial images inside a smaller ball, where there are some.
+        """
 
     @final
     def __call__(self, victim: Victim, images: Tensor, ids: Sequence[str]) -> Tensor:
-        """Adversarial images (B, 3, H, W) in the dtype of `images`, inside the ball and [0, 1].
+        """Adversarial images (B, 3, H, W) in the dtype of `images`, inside the ball and [0, 1]; see `run`."""
+        return self.run(victim, images, ids).images
+
+    @final
+    def run(self, victim: Victim, images: Tensor, ids: Sequence[str], previous: Tensor | None = None) -> Attacked:
+        """Adversarial images (B, 3, H, W) in the dtype of `images`, inside the ball and [0, 1], and a trace.
 
         Args:
             images: (B, 3, H, W) floating point in [0, 1].
             ids: names the images; random starts follow them, not the place in the batch.
+            previous: what the same attack made of these images under a smaller eps: the result is no weaker.
 
         Raises:
             UserError: images that are not such a batch, or a model that answers NaN.
@@ -55,19 +94,46 @@ class Attack(ABC):
         check_images(images)
         if len(ids) != len(images):
             raise UserError(f"{len(ids)} ids came with {len(images)} images; give one id an image, or none.")
+        none = torch.full((len(images),), torch.nan)
         if self.spec.eps == 0:
-            return images.clone()
+            return Attacked(images.clone(), none, none, none, 0, 0)
         with torch.enable_grad(), frozen(victim.function):
             working = images if images.dtype == torch.float64 else images.float()
-            exact = victim._replace(function=lambda x: victim.function(x.to(images.dtype)))
-            adversarial = self.perturb(exact, working, self._start(working, ids))
-            return self.threat.cast(self.threat.project(adversarial, working), images).detach()
+            counter = Counter(victim.function, images.dtype)
+            draws = Draws(self.spec.seed, tuple(ids), self.spec.name)
+            layers = counter.layers(victim.layers) if victim.layers else None
+            seen = victim._replace(function=counter, layers=layers)
+            found = self.perturb(seen, working, draws, previous)
+            adversarial = self.threat.cast(self.threat.project(found.images, working), images).detach()
+            trace = (found.harm.cpu(), found.zero_gradient.cpu(), found.rising.cpu())
+            return Attacked(adversarial, *trace, counter.forwards, counter.backwards)
 
-    def _start(self, images: Tensor, ids: Sequence[str]) -> Tensor:
-        if not self.spec.random_start:
-            return images.clone()
-        generators = [image_generator(self.spec.seed, i, self.spec.name) for i in ids]
-        return self.threat.project(images + self.threat.noise(images, generators), images)
+
+class Counter:
+    """A function of images that counts the images it is asked for, and shows them in another type."""
+
+    def __init__(self, function: Callable[[Tensor], Any], dtype: torch.dtype) -> None:
+        self.function, self.dtype = function, dtype
+        self.forwards = self.backwards = 0
+
+    def __call__(self, images: Tensor) -> Any:
+        return self.function(self._noted(images))
+
+    def layers(self, layers: Layers) -> Layers:
+        """The same for the layers of the function."""
+        return lambda images, which: layers(self._noted(images), which)
+
+    def _noted(self, images: Tensor) -> Tensor:
+        self.forwards += len(images)
+        self.backwards += len(images) if images.requires_grad and torch.is_grad_enabled() else 0
+        return images.to(self.dtype)
+
+
+def victims_of(kind: type[Attack], tasks: Iterable[str]) -> list[str]:
+    """Whose models an attack is made against, of the tasks there are; `""` where it sees no head."""
+    if kind.sees in ("nothing", "encoder"):
+        return [""]
+    return [task for task in tasks if kind.sees in ("task", task)]
 
 
 def load_attack(spec: AttackSpec) -> Attack:

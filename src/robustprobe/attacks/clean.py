@@ -5,6 +5,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from robustprobe.attacks._base import Attack, Victim
+from robustprobe.attacks._search import Draws, Outcome, unjudged
 
 
 @final
@@ -12,6 +13,7 @@ class Clean(Attack):
     """Returns the images untouched."""
 
     sees: ClassVar = "nothing"
+    steps: ClassVar = 1
 
-    def perturb(self, victim: Victim, images: Tensor, start: Tensor) -> Tensor:
-        return images
+    def perturb(self, victim: Victim, images: Tensor, draws: Draws, previous: Tensor | None) -> Outcome:
+        return unjudged(images)

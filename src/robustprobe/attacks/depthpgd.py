@@ -5,22 +5,19 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from robustprobe.attacks._base import Victim
-from robustprobe.attacks._gradient import Judged, Objective, SignGradientAttack
-from robustprobe.losses import scale_invariant_log
+from robustprobe.attacks._phases import GradientAttack
+from robustprobe.attacks._search import Objective
+from robustprobe.attacks._task_objectives import task_objective
 
 
 @final
-class DepthPgd(SignGradientAttack):
-    """The training loss of the depth head, as in Kowalczuk et al. (2024), without the warm-up that hid its variance."""
+class DepthPgd(GradientAttack):
+    """The training loss of the depth head, as in Kowalczuk et al. (2024), without the warm-up that hid its variance.
+
+    Returns the iterate with the largest RMSE.
+    """
 
     sees: ClassVar = "depth"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        target = victim.targets
-        assert target is not None
-
-        def judge(x: Tensor, step: int, steps: int) -> Judged:
-            loss = scale_invariant_log(victim.function(x), target)
-            return Judged(loss, loss)
-
-        return judge
+        return task_objective(victim, self.spec.objective or "silog", images)

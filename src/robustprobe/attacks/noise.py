@@ -5,13 +5,16 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from robustprobe.attacks._base import Attack, Victim
+from robustprobe.attacks._search import Draws, Outcome, everything, unjudged
 
 
 @final
 class Noise(Attack):
-    """Returns the random start."""
+    """Returns a random point of the ball."""
 
     sees: ClassVar = "nothing"
+    steps: ClassVar = 1
 
-    def perturb(self, victim: Victim, images: Tensor, start: Tensor) -> Tensor:
-        return start
+    def perturb(self, victim: Victim, images: Tensor, draws: Draws, previous: Tensor | None) -> Outcome:
+        noise = self.threat.noise(images, draws.generators(everything(images)))
+        return unjudged(self.threat.project(images + noise, images))

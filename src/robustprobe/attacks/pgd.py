@@ -5,25 +5,16 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from robustprobe.attacks._base import Victim
-from robustprobe.attacks._gradient import Judged, Objective, SignGradientAttack
-from robustprobe.losses import cross_entropy
+from robustprobe.attacks._phases import GradientAttack
+from robustprobe.attacks._search import Objective
+from robustprobe.attacks._task_objectives import task_objective
 
 
 @final
-class Pgd(SignGradientAttack):
+class Pgd(GradientAttack):
     """An image counts as fooled if any visited iterate fools the classifier."""
 
     sees: ClassVar = "classification"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        target = victim.targets
-        assert target is not None
-
-        def judge(x: Tensor, step: int, steps: int) -> Judged:
-            logits = victim.function(x)
-            loss = cross_entropy(logits, target)
-            fooled = logits.argmax(1) != target
-            # loss / (1 + loss) grows with the loss and stays below 1: fooling comes first, the loss second.
-            return Judged(loss, fooled.double() + (loss / (1 + loss)).double())
-
-        return judge
+        return task_objective(victim, self.spec.objective or "ce", images)

@@ -4,25 +4,17 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from robustprobe import losses
 from robustprobe.attacks._base import Victim
-from robustprobe.attacks._gradient import Judged, Objective, SignGradientAttack
+from robustprobe.attacks._phases import GradientAttack
+from robustprobe.attacks._search import Objective
+from robustprobe.attacks._task_objectives import task_objective
 
 
 @final
-class SegPgd(SignGradientAttack):
-    """Weighs correct pixels first and wrong ones more and more; iterates are ranked by plain cross-entropy, since the
-    weighted losses of two steps cannot be compared.
-    """
+class SegPgd(GradientAttack):
+    """Weighs correct pixels first and wrong ones more and more; returns the iterate with most wrong pixels."""
 
     sees: ClassVar = "segmentation"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        target = victim.targets
-        assert target is not None
-
-        def judge(x: Tensor, step: int, steps: int) -> Judged:
-            pixels = losses.segmentation_pixels(victim.function(x), target, victim.space.ignore_index)
-            return Judged(losses.segpgd(pixels, step, steps), losses.segmentation_cross_entropy(pixels))
-
-        return judge
+        return task_objective(victim, self.spec.objective or "segpgd", images)

@@ -18,16 +18,17 @@ def show_plan(console: Console, plan: Plan) -> None:
     for column in ("encoder", "dataset", "tasks", "images", "attacks left to make"):
         table.add_column(column, overflow="fold", no_wrap=column in ("encoder", "dataset"))
     for bench in plan.benches:
-        names = dict.fromkeys(job.attack.name for job in bench.left)
+        names = dict.fromkeys(job.rungs[0].attack.label for job in bench.left)
         images = f"{len(bench.data)} of {bench.data.size[0]} x {bench.data.size[1]}"
         left = ", ".join(names) or "none: all done"
         table.add_row(bench.encoder.card.name, bench.data.name, ", ".join(bench.head_keys), images, left)
     console.print(table)
     suite, done = plan.suite, sum(cell.done for cell in plan.cells)
-    sizes = ", ".join(format_eps(eps) for eps in suite.eps)
+    sizes = ", ".join(format_eps(eps, suite.norm) for eps in suite.eps)
     kept = f", {done} of them done already" if done else ""
     spent = f"about {duration(plan.seconds)} on {plan.device}" if done < len(plan.cells) else "nothing left to do"
-    console.print(f"{suite.norm} {sizes}, {suite.steps} steps, seed {suite.seed}")
+    steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
+    console.print(f"{suite.norm} {sizes}, {steps}, seed {suite.seed}")
     console.print(
         f"plan: {len(plan.cells)} cells{kept}; {spent}. Ctrl-C is safe: the same command continues.", soft_wrap=True
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import cast, final
 
 import torch
@@ -40,6 +41,14 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def features(self, images: Tensor) -> Features:
         """Features of images whose size has been checked."""
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        """Features after some of the blocks inside, counted from 0, or from -1 backwards.
+
+        Raises:
+            UserError: the encoder does not show them, or has no such block.
+        """
+        raise UserError(f"{self.card.name} does not show the features of its layers; fill Encoder.layers to do so.")
 
     @final  # type: ignore[misc]
     def forward(self, images: Tensor) -> Features:

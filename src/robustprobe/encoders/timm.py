@@ -1,5 +1,6 @@
 """Any vision transformer of timm with a class token, as timm:NAME.tag"""
 
+from collections.abc import Sequence
 from typing import Any, cast, final
 
 import timm
@@ -37,6 +38,21 @@ class TimmViT(Encoder):
         height, width = (s // self.card.patch_size for s in images.shape[-2:])
         patches = tokens[:, model.num_prefix_tokens :].transpose(1, 2)
         return Features(tokens[:, 0], patches.reshape(len(images), -1, height, width))
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        model, count = cast(Any, self.model), len(cast(Any, self.model).blocks)
+        wrong = [n for n in which if not -count <= n < count]
+        if wrong:
+            raise UserError(f"{self.card.name} has layers 0 to {count - 1}; it was asked for {wrong[0]}.")
+        found = model.forward_intermediates(
+            (images - self.mean) / self.std,
+            indices=sorted({n % count for n in which}),
+            return_prefix_tokens=True,
+            norm=True,
+            intermediates_only=True,
+        )
+        by_layer = dict(zip(sorted({n % count for n in which}), found, strict=True))
+        return [Features(prefix[:, 0], patches) for patches, prefix in (by_layer[n % count] for n in which)]
 
 
 def create(name: str, pretrained: bool) -> Any:

@@ -1,7 +1,7 @@
 """What every task is: a head, its training loss, a score per image, and the number a set of scores makes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast, final
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustprobe.registry import tasks
 from robustprobe.stats import Estimate
-from robustprobe.types import Features, LabelSpace, Widths
+from robustprobe.types import Aim, AttackLoss, Criteria, Features, LabelSpace, Widths
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -52,6 +52,8 @@ class Task(ABC):
     metric: ClassVar[str]
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    criteria: ClassVar[Criteria]
+    """Losses that attacks raise by name, and what tells whether they got anywhere."""
 
     def __init__(self, space: LabelSpace) -> None:
         self.space = space
@@ -85,6 +87,15 @@ class Task(ABC):
 def load_task(name: str, space: LabelSpace) -> Task:
     """The task of a name over a label space. Raises UserError for an unknown name."""
     return cast(type[Task], tasks.get(name))(space)
+
+
+def on_labels(loss: Callable[[Tensor, Tensor], Tensor]) -> AttackLoss:
+    """A loss of output and labels, as attacks call it."""
+
+    def call(output: Tensor, aim: Aim) -> Tensor:
+        return loss(output, aim.target)
+
+    return call
 
 
 def fit_labels(target: Tensor, size: tuple[int, int]) -> Tensor:

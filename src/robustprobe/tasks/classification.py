@@ -6,10 +6,10 @@ from typing import ClassVar, cast, final
 import torch
 from torch import Tensor, nn
 
-from robustprobe import losses
+from robustprobe.losses import classification as losses
 from robustprobe.stats import Estimate, wilson
-from robustprobe.tasks._base import Columns, Head, Task
-from robustprobe.types import Features, Widths
+from robustprobe.tasks._base import Columns, Head, Task, on_labels
+from robustprobe.types import Aim, Criteria, Features, Widths
 
 
 @final
@@ -30,6 +30,24 @@ class LinearHead(Head):
         return cast(Tensor, self.linear(self.norm(pooled)))
 
 
+def _targeted_dlr(output: Tensor, aim: Aim) -> Tensor:
+    return losses.targeted_dlr(output, aim.target, cast(Tensor, aim.goal))
+
+
+def _targeted_ce(output: Tensor, aim: Aim) -> Tensor:
+    return losses.targeted_cross_entropy(output, cast(Tensor, aim.goal))
+
+
+def _fooled(output: Tensor, aim: Aim) -> Tensor:
+    return output.argmax(1) != aim.target
+
+
+def _harm(output: Tensor, aim: Aim) -> Tensor:
+    """Fooling comes first, the cross-entropy second: loss / (1 + loss) grows with the loss and stays below 1."""
+    loss = losses.cross_entropy(output, aim.target).double()
+    return _fooled(output, aim).double() + loss / (1 + loss)
+
+
 @final
 class Classification(Task):
     """Labels (B,), outputs logits (B, C)."""
@@ -37,6 +55,18 @@ class Classification(Task):
     metric: ClassVar = "top-1"
     unit: ClassVar = "share"
     higher_is_better: ClassVar = True
+    criteria: ClassVar = Criteria(
+        losses={
+            "ce": on_labels(losses.cross_entropy),
+            "dlr": on_labels(losses.dlr),
+            "margin": on_labels(losses.margin),
+            "targeted-dlr": _targeted_dlr,
+            "targeted-ce": _targeted_ce,
+        },
+        harm=_harm,
+        broken=_fooled,
+        targeted=frozenset({"targeted-dlr", "targeted-ce"}),
+    )
 
     def head(self, widths: Widths, pooling: str) -> Head:
         return LinearHead(widths, len(self.space.classes), pooling)

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustprobe import losses
+from robustprobe.losses import depth as losses
 from robustprobe.metrics import depth_errors
 from robustprobe.stats import Estimate, bootstrap
-from robustprobe.tasks._base import Columns, Head, Task, mean_over_images, resize
-from robustprobe.types import Features, LabelSpace, Widths
+from robustprobe.tasks._base import Columns, Head, Task, mean_over_images, on_labels, resize
+from robustprobe.types import Aim, Criteria, Features, LabelSpace, Widths
 
 BINS = 256
 _FLOOR = 0.1
@@ -39,6 +39,11 @@ class BinsHead(Head):
         return resize(depth, size)[:, 0]
 
 
+def _harm(output: Tensor, aim: Aim) -> Tensor:
+    """The error as it is reported: of depths inside the range of the dataset."""
+    return losses.rmse(output.clamp(aim.space.min_depth, aim.space.max_depth), aim.target).double()
+
+
 @final
 class Depth(Task):
     """Labels (B, h, w) in metres with 0 where unknown, outputs metres (B, H, W)."""
@@ -46,6 +51,18 @@ class Depth(Task):
     metric: ClassVar = "RMSE"
     unit: ClassVar = "m"
     higher_is_better: ClassVar = False
+    criteria: ClassVar = Criteria(
+        losses={
+            "silog": on_labels(losses.scale_invariant_log),
+            "rmse": on_labels(losses.rmse),
+            "log-l1": on_labels(losses.log_l1),
+            "abs-rel": on_labels(losses.abs_rel),
+            "delta-margin": on_labels(losses.delta_margin),
+            "nearer": on_labels(losses.nearer),
+            "farther": on_labels(losses.farther),
+        },
+        harm=_harm,
+    )
 
     def head(self, widths: Widths, pooling: str) -> Head:
         return BinsHead(widths.patch, self.space)

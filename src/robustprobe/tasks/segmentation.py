@@ -6,11 +6,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from robustprobe import losses
+from robustprobe.losses import segmentation as losses
 from robustprobe.metrics import confusion_counts, mean_iou
 from robustprobe.stats import Estimate, bootstrap
 from robustprobe.tasks._base import Columns, Head, Task, resize
-from robustprobe.types import Features, Widths
+from robustprobe.types import Aim, Criteria, Features, Widths
 
 
 @final
@@ -26,6 +26,45 @@ class DenseHead(Head):
         return resize(self.conv(self.norm(features.patches)), size)
 
 
+def _pixels(output: Tensor, aim: Aim) -> losses.SegmentationPixels:
+    return losses.segmentation_pixels(output, aim.target, aim.space.ignore_index)
+
+
+def _ce(output: Tensor, aim: Aim) -> Tensor:
+    return losses.segmentation_cross_entropy(_pixels(output, aim))
+
+
+def _segpgd(output: Tensor, aim: Aim) -> Tensor:
+    return losses.segpgd(_pixels(output, aim), aim.progress)
+
+
+def _cospgd(output: Tensor, aim: Aim) -> Tensor:
+    return losses.cospgd(_pixels(output, aim), output, aim.target)
+
+
+def _masked_ce(output: Tensor, aim: Aim) -> Tensor:
+    return losses.masked_cross_entropy(_pixels(output, aim))
+
+
+def _js(output: Tensor, aim: Aim) -> Tensor:
+    return losses.jensen_shannon(_pixels(output, aim))
+
+
+def _masked_logit(output: Tensor, aim: Aim) -> Tensor:
+    return losses.masked_logit(_pixels(output, aim), output, aim.target)
+
+
+def _harm(output: Tensor, aim: Aim) -> Tensor:
+    """Wrong pixels come first; between equally wrong iterates the cross-entropy decides, by less than one pixel."""
+    pixels = _pixels(output, aim)
+    loss = losses.segmentation_cross_entropy(pixels).double()
+    return losses.wrong_share(pixels).double() + loss / (1 + loss) / aim.target[0].numel()
+
+
+def _nothing_left(output: Tensor, aim: Aim) -> Tensor:
+    return ~_pixels(output, aim).correct.any(1)
+
+
 @final
 class Segmentation(Task):
     """Labels (B, h, w) with an ignored value, outputs logits (B, C, H, W)."""
@@ -33,6 +72,19 @@ class Segmentation(Task):
     metric: ClassVar = "mIoU"
     unit: ClassVar = "share"
     higher_is_better: ClassVar = True
+    criteria: ClassVar = Criteria(
+        losses={
+            "ce": _ce,
+            "segpgd": _segpgd,
+            "cospgd": _cospgd,
+            "mask-ce": _masked_ce,
+            "js": _js,
+            "mask-logit": _masked_logit,
+        },
+        harm=_harm,
+        track=_ce,
+        broken=_nothing_left,
+    )
 
     def head(self, widths: Widths, pooling: str) -> Head:
         return DenseHead(widths.patch, len(self.space.classes))

@@ -1,0 +1,121 @@
+"""Auto-PGD: projected gradient ascent whose steps shrink where they no longer help."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustprobe.attacks._search import Best, Draws, Entries, Outcome, Search
+from robustprobe.threat import Threat, over_image
+
+FIRST_STEP = 2.0
+FIRST_CHECK, SOONER, LEAST_CHECK = 0.22, 0.03, 0.06
+RHO = 0.75
+MOMENTUM = 0.75
+
+
+class State(NamedTuple):
+    """Where each entry is, (n, ...): iterate, the one before, the best one, gradients, step size, progress."""
+
+    current: Tensor
+    old: Tensor
+    gradient: Tensor
+    best: Tensor
+    best_gradient: Tensor
+    best_track: Tensor
+    track: Tensor
+    size: Tensor
+    ups: Tensor
+    checked: Tensor
+    halved: Tensor
+
+    def part(self, index: Tensor) -> "State":
+        return State(*(value[index] for value in self))
+
+
+def apgd(search: Search, images: Tensor, entries: Entries, draws: Draws, start: Tensor | None) -> Outcome:
+    """Auto-PGD (Croce & Hein 2020, algorithm 1), with the constants of its authors.
+
+    The first step is 2 eps. At checkpoints, the first after 22 % of the steps and then ever sooner, an entry's step is
+    halved, and it goes back to its best iterate, if fewer than 75 % of the steps since the last checkpoint were upward,
+    or if neither its step nor its best value changed. Returns the visited iterate of most harm.
+    """
+    begin = search.start(images, entries, draws, stretched=True) if start is None else start
+    best, index = Best(begin, search), torch.arange(len(images), device=images.device)
+    judged, gradient = search.gradient(begin, entries, 0)
+    best.visit(index, begin, judged, 0, gradient)
+    state = _first(begin, judged.track, gradient, search.threat.eps)
+    interval, since = max(int(FIRST_CHECK * search.steps), 1), 0
+    for step in range(1, search.steps + 1):
+        if search.stop and judged.broken.any():
+            left = (~judged.broken).nonzero()[:, 0]
+            if not len(left):
+                break
+            index, images, entries, state = index[left], images[left], entries.part(left), state.part(left)
+        state = _moved(search.threat, images, state, MOMENTUM if step > 1 else 1.0)
+        if step == search.steps:
+            with torch.no_grad():
+                best.visit(index, state.current, search.judge(state.current, entries, step), step)
+            break
+        judged, gradient = search.gradient(state.current, entries, step)
+        best.visit(index, state.current, judged, step, gradient)
+        state, since = _noted(state, judged.track, gradient), since + 1
+        if since == interval:
+            state = _checked(state, interval)
+            interval, since = max(interval - max(int(SOONER * search.steps), 1), int(LEAST_CHECK * search.steps), 1), 0
+    return best.outcome()
+
+
+def _first(start: Tensor, track: Tensor, gradient: Tensor, eps: float) -> State:
+    size = torch.full_like(track, FIRST_STEP * eps, dtype=start.dtype)
+    none = torch.zeros_like(track)
+    return State(
+        current=start,
+        old=start,
+        gradient=gradient,
+        best=start,
+        best_gradient=gradient,
+        best_track=track,
+        track=track,
+        size=size,
+        ups=none,
+        checked=track,
+        halved=torch.ones_like(track, dtype=torch.bool),
+    )
+
+
+def _moved(threat: Threat, images: Tensor, state: State, share: float) -> State:
+    """A projected step, mixed with the last move."""
+    step = threat.project(threat.ascend(state.current, state.gradient, over_image(state.size)), images)
+    mixed = state.current + share * (step - state.current) + (1 - share) * (state.current - state.old)
+    return state._replace(current=threat.project(mixed, images), old=state.current)
+
+
+def _noted(state: State, track: Tensor, gradient: Tensor) -> State:
+    """The state after its new iterate was judged."""
+    better = track > state.best_track
+    chosen = over_image(better)
+    return state._replace(
+        gradient=gradient,
+        best=torch.where(chosen, state.current, state.best),
+        best_gradient=torch.where(chosen, gradient, state.best_gradient),
+        best_track=torch.where(better, track, state.best_track),
+        ups=state.ups + (track > state.track),
+        track=track,
+    )
+
+
+def _checked(state: State, interval: int) -> State:
+    """Steps halved and best iterates restored where progress has stalled."""
+    oscillates = state.ups <= RHO * interval
+    stalled = ~state.halved & (state.checked >= state.best_track)
+    halve = oscillates | stalled
+    chosen = over_image(halve)
+    return state._replace(
+        current=torch.where(chosen, state.best, state.current),
+        gradient=torch.where(chosen, state.best_gradient, state.gradient),
+        size=torch.where(halve, state.size / 2, state.size),
+        ups=torch.zeros_like(state.ups),
+        checked=state.best_track,
+        halved=halve,
+    )

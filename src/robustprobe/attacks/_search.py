@@ -1,0 +1,165 @@
+"""What optimisers share: what they search, the random numbers they use, and the best image so far."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustprobe.errors import UserError
+from robustprobe.threat import Threat, image_generator, over_image
+
+LATE = 0.8
+
+
+class Entries(NamedTuple):
+    """What is attacked at once: entry i is run `runs[i]` (a restart, or a goal) of image `rows[i]` of the batch."""
+
+    rows: Tensor
+    runs: Tensor
+
+    def part(self, index: Tensor) -> "Entries":
+        return Entries(self.rows[index], self.runs[index])
+
+
+class Judged(NamedTuple):
+    """What an objective says of entries, each (n,).
+
+    A step raises `loss`; adaptive steps compare `track` between steps; the result is the visited iterate with most
+    `harm`; `broken` entries cannot get worse.
+    """
+
+    loss: Tensor
+    track: Tensor
+    harm: Tensor
+    broken: Tensor
+
+
+Objective = Callable[[Tensor, Entries, float], Judged]
+"""What an attack raises, image by image and never across images: images (n, 3, H, W), which entries they are, and the
+share of steps already done."""
+
+
+class Draws(NamedTuple):
+    """Random numbers that follow seed, image id, attack and run: not the batch, its order or its size."""
+
+    seed: int
+    ids: tuple[str, ...]
+    purpose: str
+
+    def generators(self, entries: Entries) -> list[torch.Generator]:
+        """A stream of its own for each entry."""
+        places = zip(entries.rows.tolist(), entries.runs.tolist(), strict=True)
+        return [image_generator(self.seed, self.ids[row], self.purpose, run) for row, run in places]
+
+    def named(self, purpose: str) -> "Draws":
+        """Independent random numbers for a part of the attack."""
+        return self._replace(purpose=f"{self.purpose}/{purpose}")
+
+
+class Search(NamedTuple):
+    """One optimisation: where it may go, what it raises, and how. `stop` lets entries go once they are broken."""
+
+    threat: Threat
+    objective: Objective
+    steps: int
+    step_size: float
+    random_start: bool = True
+    last: bool = False
+    stop: bool = False
+
+    def judge(self, images: Tensor, entries: Entries, step: int) -> Judged:
+        """The objective at a step. Raises UserError where an answer is NaN or infinite: it would count as broken."""
+        judged = self.objective(images, entries, step / self.steps)
+        if not torch.isfinite(judged.loss).all():
+            raise UserError(
+                "the model's output gives a loss that is not finite; look for NaN or infinity in its output."
+            )
+        return judged._replace(track=judged.track.detach(), harm=judged.harm.detach().double())
+
+    def gradient(self, images: Tensor, entries: Entries, step: int) -> tuple[Judged, Tensor]:
+        """The objective at a step, and the gradient of its loss (n, 3, H, W)."""
+        images = images.detach().requires_grad_(True)
+        judged = self.judge(images, entries, step)
+        (gradient,) = torch.autograd.grad(judged.loss.sum(), images)
+        return judged._replace(loss=judged.loss.detach()), gradient
+
+    def start(self, images: Tensor, entries: Entries, draws: Draws, stretched: bool = False) -> Tensor:
+        """Random points of the ball, or of its surface, inside the box."""
+        if not self.random_start:
+            return images.clone()
+        noise = self.threat.noise(images, draws.generators(entries))
+        return self.threat.project(images + (self.threat.stretch(noise) if stretched else noise), images)
+
+
+class Outcome(NamedTuple):
+    """Adversarial images (n, 3, H, W) with their harm and whether they are broken, and the trace of `Attacked`."""
+
+    images: Tensor
+    harm: Tensor
+    broken: Tensor
+    zero_gradient: Tensor
+    rising: Tensor
+
+
+class Best:
+    """The best visited image of each entry, and what a search leaves behind for doubters."""
+
+    def __init__(self, start: Tensor, search: Search) -> None:
+        count, where = len(start), start.device
+        self.search = search
+        self.images = start.clone()
+        self.harm = torch.full((count,), -torch.inf, device=where, dtype=torch.float64)
+        self.broken = torch.zeros(count, dtype=torch.bool, device=where)
+        self.zeros = torch.zeros(count, device=where)
+        self.gradients = torch.zeros(count, device=where)
+        self.first, self.late, self.top = (torch.full((count,), -torch.inf, device=where) for _ in range(3))
+
+    def visit(self, index: Tensor, images: Tensor, judged: Judged, step: int, gradient: Tensor | None = None) -> None:
+        """Take note of iterates of the entries at `index`."""
+        better = judged.harm > self.harm[index]
+        if self.search.last and step == self.search.steps:
+            better = torch.ones_like(better)
+        self.images[index] = torch.where(over_image(better), images, self.images[index])
+        self.harm[index] = torch.where(better, judged.harm, self.harm[index])
+        self.broken[index] = torch.where(better, judged.broken, self.broken[index])
+        track = judged.track.float()
+        if step == 0:
+            self.first[index] = track
+        if step <= math.ceil(LATE * self.search.steps):
+            self.late[index] = torch.maximum(self.late[index], track)
+        self.top[index] = torch.maximum(self.top[index], track)
+        if gradient is not None:
+            whole = (~judged.broken).float()
+            self.zeros[index] += whole * (gradient == 0).float().flatten(1).mean(1)
+            self.gradients[index] += whole
+
+    def outcome(self) -> Outcome:
+        """What was found."""
+        gain = (self.top - self.first).clamp(min=torch.finfo(torch.float32).tiny)
+        rising = torch.where(self.broken, torch.nan, (self.top - self.late) / gain)
+        return Outcome(self.images, self.harm, self.broken, self.zeros / self.gradients, rising)
+
+
+def everything(images: Tensor) -> Entries:
+    """Each image of a batch, once."""
+    return Entries(torch.arange(len(images), device=images.device), torch.zeros(len(images), dtype=torch.int64))
+
+
+def unjudged(images: Tensor) -> Outcome:
+    """Images that no objective was asked about."""
+    nan = torch.full((len(images),), torch.nan)
+    return Outcome(images, nan, torch.zeros(len(images), dtype=torch.bool), nan, nan)
+
+
+def visited(search: Search, images: Tensor, entries: Entries) -> Outcome:
+    """Images that are already there, as the outcome of a search without steps."""
+    with torch.no_grad():
+        judged = search.judge(images, entries, 0)
+    nan = torch.full_like(judged.track, torch.nan, dtype=torch.float32)
+    return Outcome(images, judged.harm, judged.broken, nan, nan)
+
+
+Optimiser = Callable[[Search, Tensor, Entries, Draws, Tensor | None], Outcome]
+"""Search, clean images (n, 3, H, W), which entries they are, random numbers, and where to start (None: at random)."""

@@ -1,0 +1,51 @@
+"""Losses of a task as objectives."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from robustprobe.attacks._base import Victim
+from robustprobe.attacks._search import Entries, Judged, Objective
+from robustprobe.errors import unknown_name
+from robustprobe.types import Aim, Criteria
+
+
+def default_loss(victim: Victim) -> str:
+    """The first of the losses of the victim's task."""
+    return next(iter(cast(Criteria, victim.criteria).losses))
+
+
+def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
+    """The loss `name` of the victim's task; targeted losses go to the likeliest wrong class, run by run to the next.
+
+    Raises:
+        UserError: the task has no such loss.
+    """
+    criteria, targets = cast(Criteria, victim.criteria), cast(Tensor, victim.targets)
+    if name not in criteria.losses:
+        raise unknown_name(f"objective for {victim.task or 'this model'}", name, criteria.losses)
+    loss = criteria.losses[name]
+    goals = _likeliest(victim, images, targets) if name in criteria.targeted else None
+
+    def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
+        output = victim.function(x)
+        goal = None if goals is None else goals[entries.rows, entries.runs % goals.shape[1]]
+        aim = Aim(targets[entries.rows], victim.space, progress, goal)
+        value = loss(output, aim)
+        with torch.no_grad():
+            track = criteria.track(output, aim) if criteria.track else value
+            broken = torch.zeros_like(value, dtype=torch.bool)
+            if criteria.broken:
+                broken = criteria.broken(output, aim)
+            return Judged(value, track, criteria.harm(output, aim), broken)
+
+    return judge
+
+
+def _likeliest(victim: Victim, images: Tensor, targets: Tensor) -> Tensor:
+    """The wrong classes of each image (B, C - 1), the one of largest logit first."""
+    with torch.no_grad():
+        logits: Tensor = victim.function(images)
+    wrong = logits.scatter(1, targets[:, None], -torch.inf)
+    return wrong.argsort(stable=True, dim=1, descending=True)[:, :-1]

@@ -1,0 +1,25 @@
+"""Auto-PGD on the loss of any task: no step size to choose (Croce & Hein 2020)"""
+
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from robustprobe.attacks._apgd import apgd
+from robustprobe.attacks._base import Victim
+from robustprobe.attacks._phases import GradientAttack
+from robustprobe.attacks._search import Objective, Optimiser
+from robustprobe.attacks._task_objectives import default_loss, task_objective
+
+
+@final
+class Apgd(GradientAttack):
+    """Adaptive steps on the first of the task's losses: cross-entropy, its mean over pixels, scale-invariant log."""
+
+    sees: ClassVar = "task"
+    steps: ClassVar = 50
+
+    def optimiser(self) -> Optimiser:
+        return apgd
+
+    def objective(self, victim: Victim, images: Tensor) -> Objective:
+        return task_objective(victim, self.spec.objective or default_loss(victim), images)

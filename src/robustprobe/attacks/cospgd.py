@@ -1,0 +1,20 @@
+"""CosPGD on a segmenter: pixels count by how sure of them it still is (Agnihotri et al., ICML 2024)"""
+
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from robustprobe.attacks._base import Victim
+from robustprobe.attacks._phases import GradientAttack
+from robustprobe.attacks._search import Objective
+from robustprobe.attacks._task_objectives import task_objective
+
+
+@final
+class CosPgd(GradientAttack):
+    """Cross-entropy weighted by the cosine of softmax and one-hot label, as in the authors' package."""
+
+    sees: ClassVar = "segmentation"
+
+    def objective(self, victim: Victim, images: Tensor) -> Objective:
+        return task_objective(victim, self.spec.objective or "cospgd", images)

@@ -1,0 +1,29 @@
+"""SEA on a segmenter: four losses, each begun in a larger ball, worst case per image (Croce et al., ECCV 2024)"""
+
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from robustprobe.attacks._base import Victim
+from robustprobe.attacks._phases import Phase, PhasedAttack
+from robustprobe.attacks._staged import staged_apgd
+from robustprobe.attacks._task_objectives import task_objective
+
+LOSSES = ("mask-ce", "segpgd", "js", "mask-logit")
+
+
+@final
+class Sea(PhasedAttack):
+    """Segmentation Ensemble Attack (Croce, Singh & Hein, ECCV 2024): APGD at 2, 1.5 and 1 eps on four losses.
+
+    Per image the attack with most wrong pixels counts. mIoU is a property of the whole set, so the mIoU of these images
+    is an upper bound on that of the worst choice among the same attacks.
+    """
+
+    sees: ClassVar = "segmentation"
+    steps: ClassVar = 100
+
+    def phases(self, victim: Victim, images: Tensor) -> list[Phase]:
+        names = [self.spec.objective] if self.spec.objective else list(LOSSES)
+        steps, runs = self.spec.steps, self.spec.restarts
+        return [Phase(n, task_objective(victim, n, images), staged_apgd, steps, runs) for n in names]

@@ -1,0 +1,82 @@
+"""The strongest known attacks on any task together: each image's worst case over all of them"""
+
+from typing import ClassVar, NamedTuple, final
+
+from torch import Tensor
+
+from robustprobe.attacks._apgd import apgd
+from robustprobe.attacks._base import Victim
+from robustprobe.attacks._phases import Phase, PhasedAttack
+from robustprobe.attacks._search import Optimiser
+from robustprobe.attacks._square import square
+from robustprobe.attacks._staged import staged_apgd
+from robustprobe.attacks._task_objectives import default_loss, task_objective
+from robustprobe.errors import UserError
+
+
+class Part(NamedTuple):
+    """One attack of the ensemble; `share` multiplies the steps of the spec, `runs` its restarts."""
+
+    loss: str
+    optimiser: Optimiser
+    share: float = 1.0
+    runs: int = 1
+
+
+ENSEMBLES = {
+    "classification": (
+        Part("ce", apgd),
+        Part("targeted-dlr", apgd, runs=4),
+        Part("margin", square, share=8),
+    ),
+    "segmentation": (
+        Part("mask-ce", staged_apgd),
+        Part("segpgd", staged_apgd),
+        Part("js", staged_apgd),
+        Part("mask-logit", staged_apgd),
+    ),
+    "depth": (
+        Part("rmse", apgd),
+        Part("silog", apgd),
+        Part("farther", apgd),
+        Part("nearer", apgd),
+        Part("rmse", staged_apgd),
+    ),
+}
+
+LEAST_FOR_DLR = 4
+
+
+@final
+class Worst(PhasedAttack):
+    """Classification: APGD on cross-entropy, targeted APGD on DLR, Square, cheap ones first, on survivors only.
+
+    That is AutoAttack's idea (Croce & Hein 2020). Segmentation: SEA (Croce et al. 2024). Depth: APGD on several losses.
+    """
+
+    sees: ClassVar = "task"
+    steps: ClassVar = 50
+    survivors_only: ClassVar = True
+
+    def phases(self, victim: Victim, images: Tensor) -> list[Phase]:
+        if self.spec.objective:
+            raise UserError(f"worst has its own objectives; leave :{self.spec.objective} out.")
+        parts = ENSEMBLES.get(victim.task) or (Part(default_loss(victim), apgd),)
+        if victim.task == "classification":
+            parts = tuple(_fitting(part, len(victim.space.classes)) for part in parts)
+        return [
+            Phase(
+                f"{part.loss} {part.optimiser.__name__}",
+                task_objective(victim, part.loss, images),
+                part.optimiser,
+                max(1, round(part.share * self.spec.steps)),
+                part.runs * self.spec.restarts,
+            )
+            for part in parts
+        ]
+
+
+def _fitting(part: Part, classes: int) -> Part:
+    """A part for as many classes as there are: no more goals than wrong ones, and no DLR below four."""
+    few = part.loss == "targeted-dlr" and classes < LEAST_FOR_DLR
+    return part._replace(loss="targeted-ce" if few else part.loss, runs=min(part.runs, max(1, classes - 1)))
