@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustprobe.api import AttackResult, attack, evaluate, fit_probe
+    from robustprobe.api import AttackResult, attack, evaluate, fit_probe, smallest_eps
     from robustprobe.attacks import Attack
     from robustprobe.datasets import Dataset, load_dataset
     from robustprobe.encoders import Encoder, EncoderCard, load_encoder
@@ -17,6 +17,7 @@ _HOMES = {
     "attack": "api",
     "evaluate": "api",
     "fit_probe": "api",
+    "smallest_eps": "api",
     "Attack": "attacks",
     "Dataset": "datasets",
     "load_dataset": "datasets",
@@ -52,6 +53,7 @@ __all__ = [
     "fit_probe",
     "load_dataset",
     "load_encoder",
+    "smallest_eps",
 ]
 
 

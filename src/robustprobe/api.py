@@ -21,10 +21,11 @@ from robustprobe.registry import attacks as known_attacks
 from robustprobe.registry import datasets as known_datasets
 from robustprobe.report.tables import table_rows
 from robustprobe.runner import execute, make_plan
-from robustprobe.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite, validated
+from robustprobe.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite, parse_eps, validated
 from robustprobe.store import Store
 from robustprobe.tasks import Model, Task, load_task
 from robustprobe.tasks._base import fit_labels, resize
+from robustprobe.threat import NORMS
 from robustprobe.types import Features, LabelSpace
 
 
@@ -109,6 +110,31 @@ def _victim(
     size = model.size if isinstance(model, Model) else (images.shape[-2], images.shape[-1])
     labels = fit_labels(judge.targets, size)
     return Victim(judge.function, labels, judge.task.space, judge.task.criteria, judge.task.name)
+
+
+def smallest_eps(
+    model: Callable[[Tensor], Any],
+    images: Tensor,
+    targets: Tensor,
+    *,
+    eps: str | float = "16/255",
+    norm: Literal["linf", "l2"] = "linf",
+    steps: int = 50,
+    seed: int = 0,
+    ids: Sequence[str] | None = None,
+) -> Tensor:
+    """The smallest eps that breaks each image of a classifier, (B,): by bisection with Auto-PGD, to `eps` / 64.
+
+    An upper bound, as every attack's. 0 for images that are wrong from the start, infinity for those that `eps`, the
+    largest size tried, did not break. `attack="smallest"` gives the images too.
+
+    Raises:
+        UserError: as `attack`.
+    """
+    options = {"eps": eps, "norm": norm, "steps": steps, "seed": seed, "ids": ids}
+    found = attack(model, images, targets, attack="smallest", task="classification", **cast(Any, options))
+    size = NORMS[norm](parse_eps(eps)).size(found.adversarial - images)
+    return torch.where(found.score.to(size.device) > 0, torch.inf, size)
 
 
 class _Judge(NamedTuple):

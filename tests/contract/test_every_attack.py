@@ -41,10 +41,12 @@ def seen_by(case: str) -> str:
 
 # Each attack against each kind of victim it may see, as `apgd depth`.
 CASES = [f"{n} {v}".strip() for n in NAMES for v in victims_of(cast(type[Attack], attacks.get(n)), tasks.names())]
-MOVING = [n for n in CASES if n != "clean"]
+MOVING = [n for n in CASES if n not in ("clean", "smallest classification")]
 WITH_MODEL = [n for n in CASES if sees(n.split()[0]) != "nothing"]
 # Square tries at random: it may not get anywhere in a few queries.
 CLIMBING = [n for n in WITH_MODEL if n.split()[0] != "square"]
+# `smallest` returns the least harm that breaks an image, all others the most they find.
+HARMFUL = [n for n in WITH_MODEL if n.split()[0] != "smallest"]
 
 
 def random_images(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -151,7 +153,7 @@ def test_every_image_is_moved(victims: Callable[[str, torch.dtype], Victim], nam
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("name", WITH_MODEL)
+@pytest.mark.parametrize("name", HARMFUL)
 def test_harm_is_not_below_that_of_the_first_image_shown(
     victims: Callable[[str, torch.dtype], Victim], name: str, steps: int
 ) -> None:
@@ -163,7 +165,7 @@ def test_harm_is_not_below_that_of_the_first_image_shown(
 
 
 @pytest.mark.parametrize("step_size", [None, 2 * 8 / 255])
-@pytest.mark.parametrize("name", [n for n in WITH_MODEL if n.split()[0] not in ("sea", "worst")])
+@pytest.mark.parametrize("name", [n for n in HARMFUL if n.split()[0] not in ("sea", "worst")])
 def test_result_is_the_worst_of_all_images_the_model_was_shown(
     victims: Callable[[str, torch.dtype], Victim], name: str, step_size: float | None
 ) -> None:
@@ -197,7 +199,7 @@ def harm(name: str, victim: Victim, images: Tensor, moved: Tensor) -> Tensor:
         return victim.criteria.harm(output, Aim(victim.targets, SPACE))
 
 
-@pytest.mark.parametrize("name", [n for n in WITH_MODEL if n.split()[0] != "worst"])
+@pytest.mark.parametrize("name", [n for n in HARMFUL if n.split()[0] != "worst"])
 def test_an_image_never_gets_better_with_eps_when_started_from_the_smaller_ball(
     victims: Callable[[str, torch.dtype], Victim], name: str
 ) -> None:
@@ -210,7 +212,7 @@ def test_an_image_never_gets_better_with_eps_when_started_from_the_smaller_ball(
         previous, reached = found.images, found.harm
 
 
-@pytest.mark.parametrize("name", WITH_MODEL)
+@pytest.mark.parametrize("name", HARMFUL)
 def test_restarts_never_help_the_model(victims: Callable[[str, torch.dtype], Victim], name: str) -> None:
     images, victim = random_images(), victims(name, torch.float32)
     once, often = (
@@ -250,7 +252,7 @@ def test_l2_result_is_inside_ball_and_box(
     assert found.max() <= 1
     size = (found.double() - images.double()).flatten(1).norm(dim=1)
     assert (size <= L2_EPS * (1 + 1e-6)).all()
-    assert name == "clean" or (size > 0.2 * L2_EPS).all()
+    assert name not in MOVING or (size > 0.2 * L2_EPS).all()
 
 
 # Exact in float64. In float32 the tiny encoder gave equal bits too, for batches of 1, 4, 6 and 17; larger matrix

@@ -34,7 +34,10 @@ def run(
     attack: list[str] | None = None,
     eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     limit: int | None = None,
+    norm: Literal["linf", "l2"] | None = None,
     steps: int | None = None,
+    restarts: int | None = None,
+    checks: int | None = None,
     train_limit: int | None = None,
     pooling: Literal["cls", "cls+patch"] | None = None,
     seed: int | None = None,
@@ -58,13 +61,19 @@ def run(
     dataset
         Dataset to report on. Repeat for several.
     attack
-        Attack to run; by default clean, noise, embed and each task's own. Repeat for several.
+        Attack to run, such as worst or apgd:dlr; by default clean, noise, embed and each task's own. Repeatable.
     eps
-        Size of the perturbation, such as 8/255. Repeat for several.
+        Size of the perturbation, such as 8/255. Repeat for several: larger ones start from what smaller ones found.
+    norm
+        linf, where every pixel value may move by eps, or l2.
     limit
         Images of each dataset; always the same ones for the same number.
     steps
-        Steps of each attack.
+        Steps of each attack; by default what the attack asks for.
+    restarts
+        Random starts of each attack; the worst one counts, image by image.
+    checks
+        Images on which each attack is run again, stronger, weaker and blind, to see whether it can be trusted.
     train_limit
         Images that heads learn from.
     pooling
@@ -86,7 +95,8 @@ def run(
         auto, cpu or cuda.
     """
     head = {"train_limit": train_limit, "pooling": pooling}
-    changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "steps": steps, "seed": seed}
+    changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "norm": norm, "seed": seed}
+    changes |= {"steps": steps, "restarts": restarts, "checks": checks}
     changes |= {"batch_size": batch_size, "examples": examples, "precision": precision}
     base = find_suite(suite) if suite else None
     _run(_suite(base, changes, dataset, limit, head), data_root, out, device)

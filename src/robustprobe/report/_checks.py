@@ -41,7 +41,28 @@ def checks(records: list[Record]) -> list[Check]:
             [(a, not _weaker(a, b)) for a, b in blind],
         ),
     ]
-    return [check for check in found if check.comparisons]
+    return [check for check in (*found, *_recorded(records)) if check.comparisons]
+
+
+# What the checks of the records state, by their names.
+STATEMENTS = {
+    "zero gradient": "Gradients reach the pixels",
+    "still rising": "More steps would not have found much more",
+    "second restart": "A second random start finds little more",
+    "large eps": "A ball that no model can withstand breaks this one too",
+    "eps 0": "At eps 0 the attack changes nothing",
+    "same answer twice": "The model answers the same image the same way twice",
+    "logits": "The model gives logits and no probabilities",
+    "saturated depth": "Depths are not stuck at their limits",
+    "black box": "An attack that sees no gradient does no better on a sample",
+}
+
+
+def _recorded(records: list[Record]) -> Iterator[Check]:
+    for name, statement in STATEMENTS.items():
+        made = [(r, c) for r in records for c in r.checks if c.name == name]
+        failures = dict.fromkeys(f"{_cell_name(r)}: {c.meaning}" for r, c in made if not c.passed)
+        yield Check(statement, len(made), list(failures))
 
 
 def _check(statement: str, outcomes: list[tuple[Record, bool]]) -> Check:
@@ -54,7 +75,7 @@ def _pairs(records: list[Record], wanted: Callable[[Record, Record], bool]) -> I
     rivals: dict[Hashable, list[Record]] = {}
     for record in records:
         if record.attack.eps > 0:
-            rivals.setdefault((line_key(record), record.task, record.attack.eps), []).append(record)
+            rivals.setdefault((line_key(record), record.task, record.attack.norm, record.attack.eps), []).append(record)
     for same in rivals.values():
         own = [r for r in same if r.made_for in ("", r.task)]
         yield from ((attack, rival) for attack in own for rival in same if wanted(attack, rival))

@@ -21,12 +21,16 @@ class Bar(NamedTuple):
 
 
 class DrawnCell(NamedTuple):
-    """One number as the page prints it; no bar where it is no number. `kind` is clean, noise or attack."""
+    """One number as the page prints it; no bar where it is no number. `kind` is clean, noise or attack.
+
+    `doubt` says what its failed checks mean.
+    """
 
     value: str
     ends: str
     kind: str
     bar: Bar | None
+    doubt: str
 
 
 class DrawnLine(NamedTuple):
@@ -64,8 +68,9 @@ def _line(line: Line, top: float) -> DrawnLine:
 def _cell(record: Record, top: float) -> DrawnCell:
     kind = record.attack.name if record.attack.name in ("clean", "noise") else "attack"
     headline = record.headline
+    doubt = "; ".join(check.meaning for check in record.checks if not check.passed)
     if not all(math.isfinite(x) for x in (*headline.model_dump().values(), top)) or top <= 0:
-        return DrawnCell(with_unit(headline, record.unit), "", kind, None)
+        return DrawnCell(with_unit(headline, record.unit), "", kind, None, doubt)
     low, value, high = (FULL * min(max(x / top, 0), 1) for x in (headline.ci_low, headline.value, headline.ci_high))
     bar = Bar(min(low, FULL - THINNEST), max(high - low, THINNEST), value)
-    return DrawnCell(with_unit(headline, record.unit), ends_text(headline), kind, bar)
+    return DrawnCell(with_unit(headline, record.unit), ends_text(headline), kind, bar, doubt)

@@ -100,6 +100,70 @@ def _task_table(records: list["Record"]) -> TaskTable:
     )
 
 
+class TransferRow(NamedTuple):
+    """Images made by one attack, and what each judge's record says of them."""
+
+    label: str
+    made_for: str
+    cells: list["Record | None"]
+
+
+class TransferMatrix(NamedTuple):
+    """One encoder on one dataset: attacks by the task they were made for, against the tasks that judged."""
+
+    title: str
+    judges: list[str]
+    rows: list[TransferRow]
+
+
+def transfer_matrices(records: Iterable["Record"]) -> list[TransferMatrix]:
+    """Made for (rows) against judged by (columns), for every encoder and dataset that several tasks judged."""
+    benches: dict[Hashable, list[Record]] = {}
+    for record in in_order(records, transfer=True):
+        key = (data_key(record), record.encoder, record.encoder_digest, record.precision)
+        benches.setdefault(key, []).append(record)
+    several = [some for some in benches.values() if len({r.task for r in some}) > 1]
+    names = line_names([some[0] for some in several])
+    return [_transfer_matrix(f"{e} on {d}", some) for (d, e), some in zip(names, several, strict=True)]
+
+
+def _transfer_matrix(name: str, records: list["Record"]) -> TransferMatrix:
+    judges = sorted({r.task for r in records}, key=task_order)
+    heads = {r.task: f"{r.task}, {r.metric}{'' if r.unit == 'share' else f' in {r.unit}'}" for r in records}
+    found: dict[Hashable, dict[str, Record]] = {}
+    for record in sorted(records, key=lambda r: r.provenance.started):
+        found.setdefault((record.attack, record.made_for), {})[record.task] = record
+    keys = sorted({(r.attack, r.made_for) for r in records}, key=lambda key: attack_order(*key))
+    # Within one task made for, labels need not name it.
+    labels = [
+        label
+        for task in dict.fromkeys(made_for for _, made_for in keys)
+        for label in attack_labels([key for key in keys if key[1] == task], task)
+    ]
+    rows = [
+        TransferRow(label, made_for or "any", [found[attack, made_for].get(task) for task in judges])
+        for label, (attack, made_for) in zip(labels, keys, strict=True)
+    ]
+    return TransferMatrix(f"Transfer: {name}", [heads[task] for task in judges], rows)
+
+
+def doubts(records: Iterable["Record"]) -> list[str]:
+    """What failed checks say, a sentence each, with the numbers they speak of."""
+    said: dict[str, list[str]] = {}
+    for record in records:
+        where = f"{record.encoder}, {record.dataset}, {record.task}"
+        label = attack_labels([(record.attack, record.made_for)], record.task)[0]
+        for check in record.checks:
+            if not check.passed:
+                said.setdefault(f"{label}: {check.meaning}", []).append(where)
+    return [f"{text} ({'; '.join(dict.fromkeys(places))})." for text, places in said.items()]
+
+
+def trusted(record: "Record") -> bool:
+    """Whether every check of a record passed."""
+    return all(check.passed for check in record.checks)
+
+
 def data_key(record: "Record") -> tuple[Hashable, ...]:
     """What makes two records speak of the same images."""
     return (record.dataset, record.dataset_digest, record.split, record.image_size, record.image_ids_digest)
@@ -142,22 +206,29 @@ def attack_labels(attacks: Sequence[tuple[AttackSpec, str]], task: str | None = 
     """Labels such as `pgd 8/255`, unique; an attack made for another task than `task` names the one it was made for."""
     labels = []
     for attack, made_for in attacks:
-        eps = "" if attack.eps == 0 else f" {format_eps(attack.eps)}"
+        eps = "" if attack.eps == 0 else f" {eps_text(attack)}"
         foreign = f" (for {made_for})" if made_for and task is not None and made_for != task else ""
-        labels.append(f"{attack.name}{eps}{foreign}")
+        labels.append(f"{attack.label}{eps}{foreign}")
     facts = [
         {
             "steps": str(attack.steps),
             "iterate": attack.iterate,
             "seed": str(attack.seed),
-            "norm": attack.norm,
+            "restarts": str(attack.restarts),
             "step size": format_eps(attack.step_size),
             "random start": "yes" if attack.random_start else "no",
+            "early exit": "yes" if attack.early_exit else "no",
+            "from": " and ".join(format_eps(e, attack.norm) for e in attack.warm) or "the image",
             "for": made_for,
         }
         for attack, made_for in attacks
     ]
     return [label + ending for label, ending in zip(labels, distinctions(labels, facts), strict=True)]
+
+
+def eps_text(attack: AttackSpec) -> str:
+    """`8/255`, or `0.5 l2`."""
+    return format_eps(attack.eps, attack.norm) + ("" if attack.norm == "linf" else f" {attack.norm}")
 
 
 def distinctions(names: Sequence[Hashable], facts: Sequence[Mapping[str, str]]) -> list[str]:
@@ -195,11 +266,18 @@ def images_text(records: Sequence["Record"]) -> str:
 def threat_text(records: Iterable["Record"]) -> list[str]:
     """Eps with its norm, and steps, of the attacks among the records."""
     attacks = [r.attack for r in records if r.attack.eps > 0]
-    iterated = [a for a in attacks if a.name not in HEADLESS[:2]]
-    eps = ", ".join(format_eps(e) for e in sorted({a.eps for a in attacks}))
-    steps = ", ".join(str(s) for s in sorted({a.steps for a in iterated}))
-    norms = ", ".join(sorted({a.norm for a in attacks}))
-    return ([f"eps {eps} ({norms})"] if eps else []) + ([f"{steps} steps"] if steps else [])
+    by_norm: dict[str, set[float]] = {}
+    steps: dict[int, set[str]] = {}
+    for attack in attacks:
+        by_norm.setdefault(attack.norm, set()).add(attack.eps)
+        if attack.name not in HEADLESS[:2]:
+            steps.setdefault(attack.steps, set()).add(attack.label)
+    texts = [f"eps {', '.join(format_eps(e, n) for e in sorted(sizes))} ({n})" for n, sizes in sorted(by_norm.items())]
+    if len(steps) == 1:
+        texts.append(f"{next(iter(steps))} steps")
+    elif steps:
+        texts.append("steps " + ", ".join(f"{count} ({' '.join(sorted(steps[count]))})" for count in sorted(steps)))
+    return texts
 
 
 def number_text(value: float) -> str:

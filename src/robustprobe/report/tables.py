@@ -6,10 +6,20 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.errors import unknown_name
-from robustprobe.report._matrix import MISSING, TaskTable, in_order, interval_text, task_tables
+from robustprobe.report._matrix import (
+    MISSING,
+    TaskTable,
+    TransferMatrix,
+    doubts,
+    in_order,
+    interval_text,
+    task_tables,
+    transfer_matrices,
+    trusted,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,9 +44,12 @@ KEYS = (
         "unit",
     ),
     *("made_for", "value_8bit", "norm", "steps", "iterate", "seed", "split", "image_size", "precision"),
+    *("objective", "restarts", "failed_checks", "forwards", "backwards"),
     *("largest_perturbation", "suite", "started", "fingerprint"),
 )
 NO_RECORDS = "No finished cells yet."
+MARK = "†"
+"""Beside a number that a check casts doubt on; the sentence below the tables says why."""
 
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -49,6 +62,7 @@ _LATEX = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "×": r"$\times$",
+    "†": r"$\dagger$",
     "—": "---",
     "\n": " ",
 }
@@ -72,9 +86,11 @@ def _row(record: "Record") -> dict[str, Any]:
     rounded = record.metrics_8bit.get(record.metric)
     values: dict[str, Any] = {
         **{key: getattr(record, key) for key in KEYS if key in type(record).model_fields},
-        **{key: getattr(attack, key) for key in ("eps", "norm", "steps", "iterate", "seed")},
+        **{key: getattr(attack, key) for key in ("eps", "norm", "steps", "iterate", "seed", "objective", "restarts")},
+        **record.cost.model_dump(),
         **{key: getattr(headline, key) for key in ("value", "ci_low", "ci_high")},
         "attack": attack.name,
+        "failed_checks": "; ".join(check.name for check in record.checks if not check.passed),
         "value_8bit": rounded.value if rounded else math.nan,
         "image_size": "x".join(str(side) for side in record.image_size),
         "started": record.provenance.started,
@@ -99,35 +115,69 @@ def render(records: Iterable["Record"], format: str, transfer: bool = False) -> 
     return writers[format](list(records), transfer)
 
 
+class Grid(NamedTuple):
+    """A table as people see it: headings, and rows of names and numbers."""
+
+    title: str
+    heads: list[str]
+    columns: list[str]
+    rows: list[tuple[list[str], list["Record | None"]]]
+
+
+def grids(records: Iterable["Record"], transfer: bool) -> list[Grid]:
+    """A grid a task; with `transfer` also one for each encoder and dataset that several tasks judged."""
+    records = list(records)
+    found = [_task_grid(table) for table in task_tables(records)]
+    return found + [_transfer_grid(matrix) for matrix in transfer_matrices(records)] if transfer else found
+
+
+def _task_grid(table: TaskTable) -> Grid:
+    rows = [([line.dataset, line.encoder], line.cells) for line in table.lines]
+    return Grid(table.title, ["dataset", "encoder"], [column.label for column in table.columns], rows)
+
+
+def _transfer_grid(matrix: TransferMatrix) -> Grid:
+    rows = [([row.made_for, row.label], row.cells) for row in matrix.rows]
+    return Grid(matrix.title, ["made for", "attack"], [f"judged by {judge}" for judge in matrix.judges], rows)
+
+
+def notes(drawn: Iterable[Grid]) -> list[str]:
+    """What is to be said of the numbers that are marked."""
+    shown = {r.fingerprint: r for grid in drawn for _, cells in grid.rows for r in cells if r}
+    return doubts(shown.values())
+
+
 def print_rich(records: Iterable["Record"], transfer: bool, console: "Console") -> None:
     """Print the tables for people; intervals go below their values where the console is narrow."""
     from rich.measure import Measurement
     from rich.text import Text
 
-    tables = task_tables(records, transfer)
-    for table in tables:
-        wide = _rich_table(table, " ")
+    drawn = grids(records, transfer)
+    for grid in drawn:
+        wide = _rich_table(grid, " ")
         fits = Measurement.get(console, console.options.update(max_width=10_000), wide).maximum <= console.width
-        console.print(Text(table.title, style="bold"))
-        console.print(wide if fits else _rich_table(table, "\n"))
+        console.print(Text(grid.title, style="bold"))
+        console.print(wide if fits else _rich_table(grid, "\n"))
         console.print()
-    if not tables:
+    for note in notes(drawn):
+        console.print(Text(f"{MARK} {note}"))
+    if not drawn:
         console.print(NO_RECORDS)
 
 
-def _rich_table(table: TaskTable, separator: str) -> "Table":
+def _rich_table(grid: Grid, separator: str) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_lines=separator == "\n")
-    for heading in ("dataset", "encoder"):
+    for heading in grid.heads:
         drawn.add_column(heading, overflow="fold")
-    for column in table.columns:
-        drawn.add_column(Text(column.label), justify="right", overflow="fold")
-    for line in table.lines:
-        cells = [_cell(record).replace(" ", separator, 1) for record in line.cells]
-        drawn.add_row(Text(line.dataset), Text(line.encoder), *(Text(cell) for cell in cells))
+    for column in grid.columns:
+        drawn.add_column(Text(column), justify="right", overflow="fold")
+    for names, records in grid.rows:
+        cells = [_cell(record).replace(" ", separator, 1) for record in records]
+        drawn.add_row(*(Text(name) for name in names), *(Text(cell) for cell in cells))
     return drawn
 
 
@@ -141,19 +191,20 @@ def _rich(records: list["Record"], transfer: bool) -> str:
 
 
 def _markdown(records: list["Record"], transfer: bool) -> str:
-    tables = [_markdown_table(table) for table in task_tables(records, transfer)]
-    return "\n\n".join(tables) + "\n" if tables else f"{NO_RECORDS}\n"
+    drawn = grids(records, transfer)
+    parts = [_markdown_table(grid) for grid in drawn] + [f"{MARK} {escape_markdown(note)}" for note in notes(drawn)]
+    return "\n\n".join(parts) + "\n" if parts else f"{NO_RECORDS}\n"
 
 
-def _markdown_table(table: TaskTable) -> str:
-    heads = ["dataset", "encoder", *(escape_markdown(column.label) for column in table.columns)]
-    rules = ["---", "---", *("---:" for _ in table.columns)]
+def _markdown_table(grid: Grid) -> str:
+    heads = [*grid.heads, *(escape_markdown(column) for column in grid.columns)]
+    rules = [*("---" for _ in grid.heads), *("---:" for _ in grid.columns)]
     rows = [
-        [escape_markdown(line.dataset), escape_markdown(line.encoder), *(_cell(record) for record in line.cells)]
-        for line in table.lines
+        [*(escape_markdown(name) for name in names), *(_cell(record) for record in records)]
+        for names, records in grid.rows
     ]
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, rules, *rows)]
-    return "\n".join([f"**{escape_markdown(table.title)}**", "", *lines])
+    return "\n".join([f"**{escape_markdown(grid.title)}**", "", *lines])
 
 
 def escape_markdown(text: str) -> str:
@@ -163,23 +214,25 @@ def escape_markdown(text: str) -> str:
 
 
 def _latex(records: list["Record"], transfer: bool) -> str:
-    tables = [_latex_table(table) for table in task_tables(records, transfer)]
-    return "\n\n".join([r"% \usepackage{booktabs}", *(tables or [f"% {NO_RECORDS}"])]) + "\n"
+    drawn = grids(records, transfer)
+    parts = [r"% \usepackage{booktabs}", *([_latex_table(grid) for grid in drawn] or [f"% {NO_RECORDS}"])]
+    parts += [f"\\noindent {escape_latex(f'{MARK} {note}')}" for note in notes(drawn)]
+    return "\n\n".join(parts) + "\n"
 
 
-def _latex_table(table: TaskTable) -> str:
-    heads = ["dataset", "encoder", *(escape_latex(column.label) for column in table.columns)]
+def _latex_table(grid: Grid) -> str:
+    heads = [*grid.heads, *(escape_latex(column) for column in grid.columns)]
     rows = [
-        [escape_latex(text) for text in (line.dataset, line.encoder, *(_cell(record) for record in line.cells))]
-        for line in table.lines
+        [escape_latex(text) for text in (*names, *(_cell(record) for record in records))]
+        for names, records in grid.rows
     ]
     body = [" & ".join(cells) + r" \\" for cells in rows]
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering\small",
-            f"  \\caption{{{escape_latex(table.title)}}}",
-            f"  \\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
+            f"  \\caption{{{escape_latex(grid.title)}}}",
+            f"  \\begin{{tabular}}{{{'l' * len(grid.heads)}{'r' * len(grid.columns)}}}",
             r"    \toprule",
             f"    {' & '.join(heads)} \\\\",
             r"    \midrule",
@@ -216,4 +269,6 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cell(record: "Record | None") -> str:
-    return MISSING if record is None else interval_text(record.headline)
+    if record is None:
+        return MISSING
+    return interval_text(record.headline) + ("" if trusted(record) else f" {MARK}")

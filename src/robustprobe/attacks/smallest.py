@@ -1,0 +1,71 @@
+"""The smallest eps that breaks each image, by bisection with Auto-PGD, for classifiers"""
+
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from robustprobe.attacks._apgd import apgd
+from robustprobe.attacks._base import Attack, Victim
+from robustprobe.attacks._search import Draws, Entries, Outcome, Search, everything, visited
+from robustprobe.attacks._task_objectives import task_objective
+
+LEVELS = 64
+"""The ball of a broken image is at most eps / LEVELS larger than one in which the attack failed."""
+
+
+@final
+class Smallest(Attack):
+    """Returns each image as the smallest ball in which it broke left it, or as the whole ball left it unbroken.
+
+    The size of its perturbation is the number sought, to eps / 64: 0 for images that are wrong from the start. Each
+    level is tried from the larger ball's image, drawn into the smaller one, and then from a random start.
+    """
+
+    sees: ClassVar = "classification"
+    steps: ClassVar = 50
+
+    def perturb(self, victim: Victim, images: Tensor, draws: Draws, previous: Tensor | None) -> Outcome:
+        spec = self.spec
+        objective = task_objective(victim, spec.objective or "ce", images)
+        search = Search(self.threat, objective, spec.steps, spec.step_size, spec.random_start, stop=True)
+        clean = visited(search, images, everything(images))
+        result = _in_whole_ball(clean, search, images, draws)
+        low = torch.zeros(len(images), dtype=torch.int64)
+        high, broken = torch.where(clean.broken.cpu(), 0, LEVELS), result.broken.cpu()
+        while (left := broken & (high - low > 1)).any():
+            for level in ((low + high) // 2)[left].unique().tolist():
+                rows = (left & ((low + high) // 2 == level)).nonzero()[:, 0].to(images.device)
+                won = self._tried(search, images, rows, draws, result, level)
+                high[rows.cpu()[won]], low[rows.cpu()[~won]] = level, level
+        return result
+
+    def _tried(self, search: Search, images: Tensor, rows: Tensor, draws: Draws, result: Outcome, level: int) -> Tensor:
+        """Which of the rows break at a level; their images become the result."""
+        threat = self.threat.resized(level / LEVELS)
+        inner = search._replace(threat=threat, step_size=search.step_size * level / LEVELS)
+        won = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
+        for run, warm in enumerate((True, False)):
+            index = rows[~won]
+            if not len(index):
+                break
+            clean = images[index]
+            start = threat.project(clean + threat.stretch(result.images[index] - clean), clean) if warm else None
+            entries = Entries(index, torch.full_like(index, run))
+            found = apgd(inner, clean, entries, draws.named(str(level)), start)
+            for value, new in zip(result, found, strict=True):
+                value[index[found.broken]] = new[found.broken]
+            won[~won] = found.broken
+        return won.cpu()
+
+
+def _in_whole_ball(clean: Outcome, search: Search, images: Tensor, draws: Draws) -> Outcome:
+    """The clean images where they are broken already, and what the whole ball makes of the others."""
+    result = Outcome(*(value.clone() for value in clean))
+    index = (~clean.broken).nonzero()[:, 0]
+    if len(index):
+        entries = Entries(index, torch.zeros_like(index))
+        found = apgd(search, images[index], entries, draws.named(str(LEVELS)), None)
+        for value, new in zip(result, found, strict=True):
+            value[index] = new
+    return result
