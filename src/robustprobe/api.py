@@ -16,6 +16,8 @@ from robustprobe.datasets import Dataset
 from robustprobe.device import find_device
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.errors import UserError, unknown_name
+from robustprobe.evaluation import reduced
+from robustprobe.fast_linear import fast_linear
 from robustprobe.losses.embedding import embedding_distance, squared_distance
 from robustprobe.registry import attacks as known_attacks
 from robustprobe.registry import datasets as known_datasets
@@ -55,6 +57,7 @@ def attack(
     early_exit: bool = False,
     random_start: bool = True,
     iterate: Literal["best", "last"] = "best",
+    precision: Literal["fp32", "bf16"] = "fp32",
     seed: int = 0,
     ids: Sequence[str] | None = None,
     task: str | None = None,
@@ -72,6 +75,7 @@ def attack(
         eps: size of the ball in pixel units of [0, 1], as `8/255` or a number; the step is a quarter of it by default.
         steps: by default what the attack asks for.
         early_exit: a classifier's images leave as soon as they are fooled: much cheaper, and no less fooled.
+        precision: of the attacked model; scores are measured in fp32 always.
         ids: names the images: random starts follow the id, not the place in the batch.
         task: `classification`, `segmentation` or `depth`, for a callable of your own.
         goals: images (B, 3, H, W) whose embedding to approach, for `embed:towards-l2` and its like.
@@ -87,9 +91,10 @@ def attack(
     spec = validated(AttackSpec, data, f"attack '{attack}'")
     check_images(images)
     names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
-    with frozen(model):
+    with frozen(model), fast_linear():
         judge = _judge(model, images, targets, task)
         victim = _victim(model, spec.name, judge, images, goals)
+        victim = victim._replace(function=reduced(victim.function, precision, images.device.type))
         adversarial = load_attack(spec)(victim, images, names)
         return AttackResult(adversarial, _score(model, judge, images, adversarial))
 

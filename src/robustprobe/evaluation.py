@@ -12,6 +12,7 @@ from robustprobe.datasets import Dataset
 from robustprobe.datasets._base import batches
 from robustprobe.encoders import Encoder
 from robustprobe.errors import UserError
+from robustprobe.fast_linear import fast_linear
 from robustprobe.spec import AttackSpec
 from robustprobe.tasks import Model
 from robustprobe.tasks._base import fit_labels
@@ -67,7 +68,8 @@ def evaluate(work: Work) -> Iterator[tuple[Judgement, ...]]:
 
 def attacked_function(work: Work) -> Callable[[Tensor], Any]:
     """The model or encoder that is attacked, in the precision of the work."""
-    return reduced(work.models[work.made_for] if work.made_for else work.encoder, work)
+    function = work.models[work.made_for] if work.made_for else work.encoder
+    return reduced(function, work.precision, work.device.type)
 
 
 def victim(
@@ -92,13 +94,13 @@ def _layers(work: Work, images: Tensor, which: tuple[int, ...]) -> list[Features
     return [Features(*(a.float() for a in features)) for features in found]
 
 
-def reduced(function: Callable[[Tensor], Any], work: Work) -> Callable[[Tensor], Any]:
-    """The function under autocast where the work asks for bf16; answers come back in fp32."""
-    if work.precision == "fp32":
+def reduced(function: Callable[[Tensor], Any], precision: str, device: str) -> Callable[[Tensor], Any]:
+    """The function under autocast where `precision` is bf16; answers come back in fp32."""
+    if precision == "fp32":
         return function
 
     def call(images: Tensor) -> Any:
-        with torch.autocast(work.device.type, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             answer = function(images)
         return Features(*(a.float() for a in answer)) if isinstance(answer, Features) else answer.float()
 
@@ -111,8 +113,9 @@ def judge(
 ) -> Judgement:
     """Every judge's verdict on adversarial images, in fp32; features are computed once for all judges."""
     adversarial = attacked.images
-    features = work.encoder(adversarial)
-    rounded_features = work.encoder((adversarial * 255).round() / 255)
+    with fast_linear():
+        features = work.encoder(adversarial)
+        rounded_features = work.encoder((adversarial * 255).round() / 255)
     rows, rounded, outputs = {}, {}, {}
     for name in work.judges:
         model = work.models[name]

@@ -239,7 +239,16 @@ def fingerprint(content: Any) -> str:
 def code_digest() -> str:
     """Fingerprint of the source of every room that numbers depend on."""
     root = Path(__file__).parent
-    names = ["types.py", "threat.py", "metrics.py", "stats.py", "probing.py", "evaluation.py"]
+    names = [
+        "types.py",
+        "threat.py",
+        "fast_linear.py",
+        "trust.py",
+        "metrics.py",
+        "stats.py",
+        "probing.py",
+        "evaluation.py",
+    ]
     rooms = ("losses", "encoders", "datasets", "tasks", "attacks")
     files = [root / n for n in names] + [p for r in rooms for p in (root / r).glob("*.py")]
     return fingerprint({p.relative_to(root).as_posix(): p.read_text() for p in sorted(files)})

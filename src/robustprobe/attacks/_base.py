@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustprobe.attacks._search import Draws, Outcome
 from robustprobe.errors import UserError
+from robustprobe.fast_linear import fast_linear
 from robustprobe.registry import attacks
 from robustprobe.spec import AttackSpec
 from robustprobe.threat import NORMS, Threat
@@ -97,7 +98,7 @@ class Attack(ABC):
         none = torch.full((len(images),), torch.nan)
         if self.spec.eps == 0:
             return Attacked(images.clone(), none, none, none, 0, 0)
-        with torch.enable_grad(), frozen(victim.function):
+        with torch.enable_grad(), fast_linear(), frozen(victim.function):
             working = images if images.dtype == torch.float64 else images.float()
             counter = Counter(victim.function, images.dtype)
             draws = Draws(self.spec.seed, tuple(ids), self.spec.name)
