@@ -1,10 +1,12 @@
 """The values that pass between rooms."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor
+
+Made = TypeVar("Made")
 
 
 class Features(NamedTuple):
@@ -51,7 +53,8 @@ class LabelSpace:
     max_depth: float = 10.0
 
 
-class Aim(NamedTuple):
+@dataclass(frozen=True)
+class Aim:
     """What an attack's loss is told beside the model's output: labels and what they mean, the share of steps already
     done, and for targeted losses of a classifier the classes (B,) to move towards.
     """
@@ -60,6 +63,13 @@ class Aim(NamedTuple):
     space: LabelSpace
     progress: float = 0.0
     goal: Tensor | None = None
+    _shared: dict[str, tuple[Tensor, Any]] = field(default_factory=dict)
+
+    def shared(self, name: str, output: Tensor, make: Callable[[], Made]) -> Made:
+        """What several losses of one output are made of: made once."""
+        if name not in self._shared or self._shared[name][0] is not output:
+            self._shared[name] = (output, make())
+        return cast(Made, self._shared[name][1])
 
 
 AttackLoss = Callable[[Tensor, Aim], Tensor]

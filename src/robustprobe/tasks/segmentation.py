@@ -27,7 +27,7 @@ class DenseHead(Head):
 
 
 def _pixels(output: Tensor, aim: Aim) -> losses.SegmentationPixels:
-    return losses.segmentation_pixels(output, aim.target, aim.space.ignore_index)
+    return aim.shared("pixels", output, lambda: losses.segmentation_pixels(output, aim.target, aim.space.ignore_index))
 
 
 def _ce(output: Tensor, aim: Aim) -> Tensor:
