@@ -13,7 +13,7 @@ from robustprobe.attacks._task_objectives import default_loss, task_objective
 
 @final
 class Apgd(GradientAttack):
-    """Adaptive steps on the first of the task's losses: cross-entropy, its mean over pixels, scale-invariant log."""
+    """Adaptive steps on the first of the task's losses, the strongest alone: cross-entropy, CosPGD's, RMSE."""
 
     sees: ClassVar = "task"
     steps: ClassVar = 50

@@ -30,17 +30,18 @@ ENSEMBLES = {
         Part("margin", square, share=8),
     ),
     "segmentation": (
-        Part("mask-ce", staged_apgd),
-        Part("segpgd", staged_apgd),
+        Part("cospgd", apgd),
         Part("js", staged_apgd),
+        Part("segpgd", staged_apgd),
+        Part("mask-ce", staged_apgd),
         Part("mask-logit", staged_apgd),
     ),
     "depth": (
         Part("rmse", apgd),
-        Part("silog", apgd),
-        Part("farther", apgd),
-        Part("nearer", apgd),
+        Part("nearer", staged_apgd),
         Part("rmse", staged_apgd),
+        Part("silog", staged_apgd),
+        Part("farther", apgd),
     ),
 }
 
@@ -51,7 +52,8 @@ LEAST_FOR_DLR = 4
 class Worst(PhasedAttack):
     """Classification: APGD on cross-entropy, targeted APGD on DLR, Square, cheap ones first, on survivors only.
 
-    That is AutoAttack's idea (Croce & Hein 2020). Segmentation: SEA (Croce et al. 2024). Depth: APGD on several losses.
+    That is AutoAttack's idea (Croce & Hein 2020). Segmentation: APGD on CosPGD's loss, then SEA (Croce et al. 2024).
+    Depth: APGD on several losses, from the ball itself and from larger ones.
     """
 
     sees: ClassVar = "task"

@@ -53,8 +53,8 @@ class Depth(Task):
     higher_is_better: ClassVar = False
     criteria: ClassVar = Criteria(
         losses={
-            "silog": on_labels(losses.scale_invariant_log),
             "rmse": on_labels(losses.rmse),
+            "silog": on_labels(losses.scale_invariant_log),
             "log-l1": on_labels(losses.log_l1),
             "abs-rel": on_labels(losses.abs_rel),
             "delta-margin": on_labels(losses.delta_margin),

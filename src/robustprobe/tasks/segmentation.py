@@ -74,9 +74,9 @@ class Segmentation(Task):
     higher_is_better: ClassVar = True
     criteria: ClassVar = Criteria(
         losses={
-            "ce": _ce,
-            "segpgd": _segpgd,
             "cospgd": _cospgd,
+            "segpgd": _segpgd,
+            "ce": _ce,
             "mask-ce": _masked_ce,
             "js": _js,
             "mask-logit": _masked_logit,
