@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -19,13 +20,14 @@ from robustprobe.errors import UserError, unknown_name
 from robustprobe.evaluation import reduced
 from robustprobe.fast_linear import fast_linear
 from robustprobe.losses.embedding import embedding_distance, squared_distance
+from robustprobe.proxies import layout_heads
 from robustprobe.registry import attacks as known_attacks
 from robustprobe.registry import datasets as known_datasets
 from robustprobe.report.tables import table_rows
 from robustprobe.runner import execute, make_plan
 from robustprobe.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite, parse_eps, validated
 from robustprobe.store import Store
-from robustprobe.tasks import Model, Task, load_task
+from robustprobe.tasks import Head, Model, Task, load_task
 from robustprobe.tasks._base import fit_labels, resize
 from robustprobe.threat import NORMS
 from robustprobe.types import Features, LabelSpace
@@ -106,8 +108,12 @@ def _victim(
     kind = cast(type[Attack], known_attacks.get(name))
     if kind.sees in ("nothing", "encoder"):
         encoder = model.encoder if isinstance(model, Model) else model
-        layers = encoder.layers if isinstance(encoder, Encoder) else None
-        return Victim(model.features if isinstance(model, Model) else model, layers=layers, goals=goals)
+        function = model.features if isinstance(model, Model) else model
+        if not isinstance(encoder, Encoder):
+            return Victim(function, goals=goals)
+        size = model.size if isinstance(model, Model) else None
+        proxies = partial(_proxies, encoder, images.device, size)
+        return Victim(function, layers=encoder.layers, goals=goals, proxies=proxies)
     if judge is None or kind.sees not in ("task", judge.task.name):
         has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
         needs = "a task" if kind.sees == "task" else kind.sees
@@ -140,6 +146,12 @@ def smallest_eps(
     found = attack(model, images, targets, attack="smallest", task="classification", **cast(Any, options))
     size = NORMS[norm](parse_eps(eps)).size(found.adversarial - images)
     return torch.where(found.score.to(size.device) > 0, torch.inf, size)
+
+
+def _proxies(
+    encoder: Encoder, device: torch.device, fitted: tuple[int, int] | None, size: tuple[int, int]
+) -> list[Head]:
+    return layout_heads(encoder, fitted or size, device)
 
 
 class _Judge(NamedTuple):

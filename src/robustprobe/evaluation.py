@@ -13,6 +13,7 @@ from robustprobe.datasets._base import batches
 from robustprobe.encoders import Encoder
 from robustprobe.errors import UserError
 from robustprobe.fast_linear import fast_linear
+from robustprobe.proxies import layout_heads
 from robustprobe.spec import AttackSpec
 from robustprobe.tasks import Model
 from robustprobe.tasks._base import fit_labels
@@ -84,8 +85,8 @@ def victim(
     if any(spec.objective.startswith("towards-") for spec in work.attacks):
         following = [work.dataset[(place + 1) % len(work.dataset)].image for place in places]
         goals = torch.stack(following).to(work.device)
-    layers = partial(_layers, work)
-    return Victim(function, layers=layers, goals=goals)
+    layers, proxies = partial(_layers, work), partial(layout_heads, work.encoder, device=work.device)
+    return Victim(function, layers=layers, goals=goals, proxies=proxies)
 
 
 def _layers(work: Work, images: Tensor, which: tuple[int, ...]) -> list[Features]:

@@ -244,6 +244,7 @@ def code_digest() -> str:
         "threat.py",
         "fast_linear.py",
         "trust.py",
+        "proxies.py",
         "metrics.py",
         "stats.py",
         "probing.py",

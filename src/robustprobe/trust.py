@@ -17,7 +17,7 @@ from robustprobe.threat import over_image
 
 MOST_ZEROS = 0.05
 MOST_RISING = 0.15
-MOST_GAIN = 0.15
+MOST_GAIN = 0.1
 MOST_SATURATED = 0.05
 LARGE_LINF, LARGE_FACTOR = 64 / 255, 8
 MOST_KEPT = 0.5
@@ -130,10 +130,12 @@ def _attacked(spec: AttackSpec, sample: Sample) -> Tensor:
 
 
 def _restart(judge: Judge, clean: Tensor, scores: Tensor, both: Tensor) -> Check:
-    gain = judge.damage(scores, both) / max(judge.damage(clean, both), 1e-12)
+    gain = judge.damage(scores, both) / max(abs(float(clean.nanmean())), 1e-12)
     passed = gain <= MOST_GAIN or int((both != scores).sum()) < 2
     means = "" if passed else ": the attack depends on its start, give it restarts"
-    return Check("second restart", gain, passed, f"a second random start adds {gain:.1%} to the damage{means}")
+    return Check(
+        "second restart", gain, passed, f"a second random start does more by {gain:.1%} of the clean score{means}"
+    )
 
 
 def _large(judge: Judge, clean: Tensor, scores: Tensor, eps: str) -> Check:

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robustprobe import UserError
-from robustprobe.attacks import Attack, Victim, load_attack
+from robustprobe.attacks import Attack, GradientAttack, Victim, load_attack
 from robustprobe.attacks._base import victims_of
+from robustprobe.attacks._search import everything
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import embedding_distance
 from robustprobe.registry import attacks, tasks
 from robustprobe.spec import AttackSpec
 from robustprobe.tasks import Model, load_task
+from robustprobe.tasks._base import resize
 from robustprobe.types import Aim, Features, LabelSpace
 
 pytestmark = pytest.mark.contract
@@ -85,7 +87,11 @@ def victims(tiny_encoder: Encoder) -> Callable[[str, torch.dtype], Victim]:
 
 def _victim(encoder: Encoder, kind: str, dtype: torch.dtype) -> Victim:
     if kind in ("nothing", "encoder"):
-        return Victim(encoder)
+        segmenter = load_task("segmentation", SPACE)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            heads = [segmenter.head(encoder.card.widths, "cls").to(dtype).eval().requires_grad_(False) for _ in "ab"]
+        return Victim(encoder, proxies=lambda size: heads)
     task = load_task(kind, SPACE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -190,6 +196,9 @@ def watched_run(name: str, victim: Victim, images: Tensor, **options: Any) -> tu
 
 def harm(name: str, victim: Victim, images: Tensor, moved: Tensor) -> Tensor:
     """What the task says, or the distance the embedding has moved."""
+    if name == "layout":
+        attack = cast(GradientAttack, load_attack(AttackSpec(name=name)))
+        return attack.objective(victim, images)(moved, everything(images), 1.0).harm
     with torch.no_grad():
         output = victim.function(moved)
         if seen_by(name) == "encoder":
@@ -337,7 +346,7 @@ def in_training(request: pytest.FixtureRequest) -> Victim:
         torch.manual_seed(0)
         model = InTraining(kind)
     if kind in ("nothing", "encoder"):
-        return Victim(model)
+        return Victim(model, proxies=lambda size: [lambda maps, small: resize(cast(Tensor, maps), small)])
     targets, criteria = labels(kind, copy.deepcopy(model).eval()), load_task(kind, SPACE).criteria
     return Victim(model, targets, SPACE, criteria, kind)
 

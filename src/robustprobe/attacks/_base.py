@@ -17,6 +17,7 @@ from robustprobe.threat import NORMS, Threat
 from robustprobe.types import Criteria, Features, LabelSpace
 
 Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
+Proxies = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
 
 
 class Victim(NamedTuple):
@@ -24,7 +25,8 @@ class Victim(NamedTuple):
 
     `function` maps images (B, 3, H, W) in [0, 1] to features or outputs: the encoder for an attack that sees no head,
     else the model, with its labels (B, ...), what they mean, and how its task wants to be attacked. `layers` gives the
-    features of blocks inside the encoder, `goals` are images (B, 3, H, W) whose embedding a targeted attack approaches.
+    features of blocks inside the encoder, `goals` are images (B, 3, H, W) whose embedding a targeted attack approaches,
+    `proxies` fits heads to fool that no task asked for, on images of a size (H, W): features and a size to logits.
     """
 
     function: Callable[[Tensor], Any]
@@ -34,6 +36,7 @@ class Victim(NamedTuple):
     task: str = ""
     layers: Layers | None = None
     goals: Tensor | None = None
+    proxies: Proxies | None = None
 
 
 class Attacked(NamedTuple):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from robustprobe.store import Interval, Record
 
 TASKS = ("classification", "segmentation", "depth")
-HEADLESS = ("clean", "noise", "embed")
+HEADLESS = ("clean", "noise", "embed", "layout")
 MISSING = "—"
 NOT_A_NUMBER = "n/a"
 DECIMALS = 3

@@ -1,0 +1,473 @@
+"""Compare label-free objectives with the attacks that know the head, on all three tasks.
+
+    python scripts/compare_label_free.py                                # two encoders on generated scenes
+    python scripts/compare_label_free.py --data photos --data-root ../shared/data
+
+One adversarial image is made for an image, and the heads of all its tasks judge it. `share` is the damage to the task's
+metric over that of the task's own sign-gradient attack with as many steps, at the same eps. Intervals are 95 % paired
+bootstraps over images, numerator and denominator together; `mean` averages the shares of the three tasks.
+
+An objective of the layout group attacks heads that nobody trained for a task: segmenters of tokens by their place in
+the image and by clusters of colour and place, fitted on unlabelled images with the recipe of real heads. Their labels
+are their own answers on the clean image. `layout-generated` fits them on generated scenes, whatever the data: an
+attack with it needs the encoder and the image alone.
+
+Measured on one shared core: an objective takes 10 to 25 s for 100 scenes, and 15 to 35 s for 48 small and twice 16
+large photographs. Everything here is thus about eight minutes for scenes and fifteen for photos, with heads already
+cached; fitting those takes two and four minutes more.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+import robustprobe
+from robustprobe import probing
+from robustprobe.attacks import Victim
+from robustprobe.attacks._apgd import apgd
+from robustprobe.attacks._phases import merged
+from robustprobe.attacks._search import Draws, Entries, Judged, Objective, Search
+from robustprobe.attacks._sign_gradient import sign_gradient
+from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.datasets import Dataset, load_dataset
+from robustprobe.datasets._base import batches
+from robustprobe.encoders import Encoder
+from robustprobe.losses.embedding import class_distance, embedding_distance, patch_distance
+from robustprobe.losses.segmentation import segmentation_pixels, segpgd
+from robustprobe.metrics import mean_iou
+from robustprobe.proxies import LAYOUTS, Layout, kmeans, layout_labels
+from robustprobe.registry import datasets as known_datasets
+from robustprobe.spec import HeadSpec, parse_eps
+from robustprobe.tasks import Head, Model, load_task
+from robustprobe.tasks._base import fit_labels
+from robustprobe.threat import Linf
+from robustprobe.types import Features, LabelSpace
+
+OWN = {"classification": "ce", "segmentation": "segpgd", "depth": "silog"}
+OPTIMISERS = {"sign": sign_gradient, "apgd": apgd}
+SETS = {
+    "scenes": (("bundled:scenes", "bundled:scenes-deacl"), ("scenes",)),
+    "photos": (("bundled:photos", "bundled:photos-deacl"), ("cifar10", "camvid", "nyu_depth_v2")),
+}
+TRAIN_LIMIT = {"scenes": 1200}
+BANK, GENERATED, CHUNK = 256, 192, 64
+RESAMPLES = 1000
+Loss = Callable[[Features, Features, Entries, float], Tensor]
+Rows = Mapping[str, Mapping[str, NDArray[Any]]]
+
+
+class Place(NamedTuple):
+    """An encoder, the images of one dataset it is attacked on, their judges, and unlabelled images beside them."""
+
+    encoder: Encoder
+    ids: tuple[str, ...]
+    images: Tensor
+    targets: Mapping[str, Tensor]
+    models: Mapping[str, Model]
+    unlabelled: Tensor
+
+
+class Statistics(NamedTuple):
+    """Means and deviations of natural class tokens (D,) and patch tokens (D,), and a bank of standardised ones."""
+
+    cls_mean: Tensor
+    cls_std: Tensor
+    mean: Tensor
+    std: Tensor
+    cls_bank: Tensor
+    bank: Tensor
+
+    def standardised(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Class tokens (B, D) and patch tokens (B, T, D)."""
+        return (features.cls - self.cls_mean) / self.cls_std, (tokens(features) - self.mean) / self.std
+
+
+def tokens(features: Features) -> Tensor:
+    """Patch tokens (B, T, D)."""
+    return features.patches.flatten(2).transpose(1, 2)
+
+
+def prepare(encoder: Encoder, dataset: str, options: argparse.Namespace) -> Place:
+    """Heads, attacked images and unlabelled train images of a dataset."""
+    kind = cast(type[Dataset], known_datasets.get(dataset))
+    size = kind.fit_size(encoder.card.input_size, encoder.card.patch_size)
+    limit = TRAIN_LIMIT.get(dataset)
+    models = {
+        task: robustprobe.fit_probe(encoder, dataset, task=task, root=options.data_root, train_limit=limit)
+        for task in kind.labels
+    }
+    # Dense photographs have three times the tokens: fewer of them.
+    dense = max(1, round(size[0] * size[1] / (encoder.card.input_size[0] * encoder.card.input_size[1])))
+    data = load_dataset(dataset, root=options.data_root, split=options.split, limit=options.limit // dense, size=size)
+    (batch,) = batches(data, len(data))
+    train = load_dataset(dataset, root=options.data_root, split="train", limit=BANK // dense, size=size)
+    unlabelled = torch.cat([b.images for b in batches(train, CHUNK)])
+    return Place(encoder, tuple(batch.ids), batch.images, batch.targets, models, unlabelled)
+
+
+@torch.no_grad()
+def features_of(encoder: Encoder, images: Tensor) -> Features:
+    """Features of any number of images."""
+    parts = [encoder(part) for part in images.split(CHUNK)]
+    return Features(torch.cat([f.cls for f in parts]), torch.cat([f.patches for f in parts]))
+
+
+def statistics(place: Place) -> Statistics:
+    """Natural variation of features over the unlabelled images."""
+    features = features_of(place.encoder, place.unlabelled)
+    flat = tokens(features).flatten(0, 1)
+    flat = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:4096]]
+    cls_std, std = features.cls.std(0) + 1e-6, flat.std(0) + 1e-6
+    cls_mean, mean = features.cls.mean(0), flat.mean(0)
+    cls_bank = (features.cls - cls_mean) / cls_std
+    return Statistics(cls_mean, cls_std, mean, std, cls_bank, (flat - mean) / std)
+
+
+# --- distances
+
+
+def l2(place: Place, natural: Statistics) -> Loss:
+    """EmbedAttack: squared L2 of the class token and of the patch tokens, mean over tokens."""
+    return lambda now, clean, entries, progress: embedding_distance(now, clean)
+
+
+def l2_class(place: Place, natural: Statistics) -> Loss:
+    """Squared L2 of the class token."""
+    return lambda now, clean, entries, progress: class_distance(now, clean)
+
+
+def cosine_standardised(place: Place, natural: Statistics) -> Loss:
+    """Cosine distance of class token and patch tokens, standardised with natural statistics."""
+
+    def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
+        (a, p), (b, q) = natural.standardised(now), natural.standardised(clean)
+        return 2 - F.cosine_similarity(a, b, dim=-1) - F.cosine_similarity(p, q, dim=-1).mean(1)
+
+    return loss
+
+
+# --- contrast, pseudo-classes, random heads
+
+
+def contrast(place: Place, natural: Statistics, temperature: float = 0.1) -> Loss:
+    """InfoNCE of each token against its own clean self and 1,024 natural tokens, by squared distance; class too."""
+    bank, cls_bank = natural.bank[:1024], natural.cls_bank
+
+    def confusion(now: Tensor, clean: Tensor, others: Tensor) -> Tensor:
+        scale = temperature * now.shape[-1]
+        own = -(now - clean).square().sum(-1, keepdim=True) / scale
+        apart = now.square().sum(-1, keepdim=True) + others.square().sum(-1) - 2 * now @ others.T
+        logits: Tensor = torch.cat([own, -apart / scale], -1)
+        return logits.logsumexp(-1) - own[..., 0]
+
+    def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
+        (a, p), (b, q) = natural.standardised(now), natural.standardised(clean)
+        return confusion(a, b, cls_bank) + confusion(p, q, bank).mean(1)
+
+    return loss
+
+
+def pseudo_classes(place: Place, natural: Statistics, count: int = 30, heads: int = 3) -> Loss:
+    """Cross-entropy of linear heads on k-means clusters of class tokens and of patch tokens, against clean answers."""
+    pairs = [
+        (_cluster_head(natural.cls_bank, count, seed), _cluster_head(natural.bank, count, seed))
+        for seed in range(heads)
+    ]
+
+    def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
+        (a, p), (b, q) = natural.standardised(now), natural.standardised(clean)
+        total = torch.zeros(len(a))
+        for on_class, on_tokens in pairs:
+            total = total + F.cross_entropy(on_class(a), on_class(b).argmax(-1), reduction="none")
+            wrong = F.cross_entropy(on_tokens(p).flatten(0, 1), on_tokens(q).argmax(-1).flatten(), reduction="none")
+            total = total + wrong.view(len(a), -1).mean(1)
+        return total
+
+    return loss
+
+
+def random_heads(place: Place, natural: Statistics, heads: int = 20, classes: int = 10) -> Loss:
+    """Mean cross-entropy of random linear classifiers on standardised tokens, against their clean answers."""
+    generator = torch.Generator().manual_seed(1)
+    width = len(natural.mean)
+    on_class, on_tokens = (3 * torch.randn(width, heads * classes, generator=generator) / width**0.5 for _ in range(2))
+
+    def wrong(now: Tensor, clean: Tensor, weight: Tensor) -> Tensor:
+        shape = (*now.shape[:-1], heads, classes)
+        answers = (clean @ weight).reshape(shape).argmax(-1, keepdim=True)
+        chances = (now @ weight).reshape(shape).log_softmax(-1)
+        return -chances.gather(-1, answers).flatten(1).mean(1)
+
+    def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
+        (a, p), (b, q) = natural.standardised(now), natural.standardised(clean)
+        return wrong(a, b, on_class) + wrong(p, q, on_tokens)
+
+    return loss
+
+
+def _cluster_head(points: Tensor, count: int, seed: int) -> Callable[[Tensor], Tensor]:
+    """A linear classifier of the k-means clusters of points."""
+    labels = torch.cdist(points, kmeans(points, count, seed)).argmin(1)
+    weight, bias = torch.zeros(points.shape[1], count), torch.zeros(count)
+    parameters = [weight.requires_grad_(), bias.requires_grad_()]
+    optimiser = torch.optim.AdamW(parameters, lr=0.05, weight_decay=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        some = torch.randint(len(points), (512,), generator=generator)
+        wrong = F.cross_entropy(points[some] @ weight + bias, labels[some])
+        optimiser.zero_grad()
+        torch.autograd.backward(wrong)
+        optimiser.step()
+    fixed, offset = weight.detach(), bias.detach()
+    return lambda values: values @ fixed + offset
+
+
+# --- layout
+
+
+def layout_head(encoder: Encoder, images: Tensor, features: Features, layout: Layout) -> Head:
+    """A segmenter of self-made classes, fitted as real heads are, at one learning rate."""
+    labels = layout_labels(layout, images)
+    task = load_task("segmentation", LabelSpace(classes=tuple(map(str, range(layout.classes)))))
+    size = (labels.shape[1], labels.shape[2])
+    data = probing.FeatureSet(features.cls, features.patches, {"segmentation": labels}, size)
+    with torch.enable_grad():
+        return probing.fit_once(task, data, HeadSpec(batch_size=16), 1e-2, torch.device("cpu"))
+
+
+def layout_on(place: Place, images: Tensor, parts: tuple[Layout, ...]) -> Loss:
+    """Mean SegPGD loss of layout heads, against their own answers on the clean image."""
+    features = features_of(place.encoder, images)
+    heads = [layout_head(place.encoder, images, features, part) for part in parts]
+    size = (place.images.shape[-2] // 4, place.images.shape[-1] // 4)
+
+    def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
+        total = torch.zeros(len(now.cls))
+        for head in heads:
+            with torch.no_grad():
+                answers = head(clean, size).argmax(1)
+            total = total + segpgd(segmentation_pixels(head(now, size), answers, -1), progress) / len(heads)
+        return total
+
+    return loss
+
+
+def generated(place: Place) -> Tensor:
+    """Generated scenes at the size of the attacked images."""
+    data = load_dataset("scenes", split="train", limit=GENERATED)
+    images = torch.cat([batch.images for batch in batches(data, CHUNK)])
+    size = (place.images.shape[-2], place.images.shape[-1])
+    return images if images.shape[-2:] == size else F.interpolate(images, size=size, mode="bilinear")
+
+
+def layout_rows(place: Place, natural: Statistics) -> Loss:
+    """One layout head: five rows."""
+    return layout_on(place, place.unlabelled, (Layout("rows", 5),))
+
+
+def layout(place: Place, natural: Statistics) -> Loss:
+    """Six layout heads, fitted on unlabelled train images."""
+    return layout_on(place, place.unlabelled, LAYOUTS)
+
+
+def layout_and_class(place: Place, natural: Statistics) -> Loss:
+    """`layout`, and the cosine distance of the standardised class token."""
+    dense = layout(place, natural)
+
+    def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
+        (a, _), (b, _) = natural.standardised(now), natural.standardised(clean)
+        return dense(now, clean, entries, progress) + 1 - F.cosine_similarity(a, b, dim=-1)
+
+    return loss
+
+
+def layout_generated(place: Place, natural: Statistics) -> Loss:
+    """Six layout heads, fitted on generated scenes."""
+    return layout_on(place, generated(place), LAYOUTS)
+
+
+def l2_and_layout(place: Place, natural: Statistics) -> Loss:
+    """Logarithms of `l2` and of `layout-generated`, added: a step counts by what it multiplies, not by what it adds."""
+    dense = layout_generated(place, natural)
+
+    def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
+        moved = embedding_distance(now, clean)
+        return (moved + 1e-6).log() + (dense(now, clean, entries, progress) + 0.1).log()
+
+    return loss
+
+
+def geometric(place: Place, natural: Statistics) -> Loss:
+    """Logarithms of the class token's distance, of the patch tokens' distance, and of `layout-generated`, added."""
+    dense = layout_generated(place, natural)
+
+    def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
+        moved = (class_distance(now, clean) + 1e-6).log() + (patch_distance(now, clean) + 1e-6).log()
+        return moved + (dense(now, clean, entries, progress) + 0.1).log()
+
+    return loss
+
+
+OBJECTIVES: dict[str, Callable[[Place, Statistics], Loss]] = {
+    "l2": l2,
+    "l2-cls": l2_class,
+    "cosine-standardised": cosine_standardised,
+    "contrast": contrast,
+    "pseudo-classes": pseudo_classes,
+    "random-heads": random_heads,
+    "layout-rows": layout_rows,
+    "layout": layout,
+    "layout-and-class": layout_and_class,
+    "layout-generated": layout_generated,
+    "l2-and-layout": l2_and_layout,
+    "geometric": geometric,
+}
+
+
+# --- attack and judge
+
+
+def label_free(place: Place, loss: Loss, images: Tensor) -> Objective:
+    """A loss of features as an objective."""
+    clean = features_of(place.encoder, images)
+
+    def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
+        now = place.encoder(x)
+        origin = Features(clean.cls[entries.rows], clean.patches[entries.rows])
+        value = loss(now, origin, entries, progress)
+        with torch.no_grad():
+            # At progress 1 SegPGD weighs right and wrong pixels alike, so that steps can be compared.
+            track = loss(now, origin, entries, 1.0)
+        return Judged(value, track, track, torch.zeros_like(value, dtype=torch.bool))
+
+    return judge
+
+
+def head_aware(place: Place, task: str, images: Tensor, first: int) -> Objective:
+    """The loss of the task's own attack."""
+    model = place.models[task]
+    size = (images.shape[-2], images.shape[-1])
+    labels = fit_labels(place.targets[task][first : first + len(images)], size)
+    victim = Victim(model, labels, model.task.space, model.task.criteria, task)
+    return task_objective(victim, OWN[task], images)
+
+
+def perturbed(place: Place, objective: Callable[[Tensor, int], Objective], options: argparse.Namespace) -> Tensor:
+    """Adversarial images; restarts keep the iterate the objective itself likes best."""
+    found, eps = [], parse_eps(options.eps)
+    for first in range(0, len(place.images), CHUNK):
+        images, ids = place.images[first : first + CHUNK], place.ids[first : first + CHUNK]
+        search = Search(Linf(eps), objective(images, first), options.steps, eps / 4)
+        draws, rows, result = Draws(options.seed, ids, "compare"), torch.arange(len(images)), None
+        for run in range(options.restarts):
+            entries = Entries(rows, torch.full_like(rows, run))
+            part = OPTIMISERS[options.optimiser](search, images, entries, draws, None)
+            result = part if result is None else merged(result, part, rows, False)
+        assert result is not None
+        found.append(result.images)
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def judged(place: Place, images: Tensor) -> Rows:
+    """What every head of the place says of images."""
+    features = features_of(place.encoder, images)
+    rows = {}
+    for name, model in place.models.items():
+        columns = model.task.rows(model.head(features, model.size), place.targets[name])
+        rows[name] = {column: values.numpy() for column, values in columns.items()}
+    return rows
+
+
+def metric(task: str, rows: Mapping[str, NDArray[Any]], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """The task's metric for weights of images (..., N)."""
+    if task == "segmentation":
+        return mean_iou(*(weights @ rows[c].astype(float) for c in ("intersection", "predicted", "labelled")))
+    values = rows["correct" if task == "classification" else "rmse"].astype(float)
+    return np.asarray(weights @ values / weights.sum(-1))
+
+
+class Line(NamedTuple):
+    """One objective on one task: the metric, and the share of the own attack's damage, each a value and resamples."""
+
+    value: float
+    share: NDArray[np.float64]
+
+
+def compared(task: str, clean: Rows, own: Rows, found: Rows) -> Line:
+    """Metric and share; the first of `share` is that of all images, the others are resamples."""
+    count = len(next(iter(found[task].values())))
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    weights = np.concatenate([np.ones((1, count)), draws])
+    before, worst, after = (metric(task, rows[task], weights) for rows in (clean, own, found))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Line(float(after[0]), (before - after) / (before - worst))
+
+
+def interval(share: NDArray[np.float64]) -> str:
+    low, high = np.nanquantile(share[1:], [0.025, 0.975])
+    return f"{share[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def table(encoder: Encoder, places: list[Place], options: argparse.Namespace) -> None:
+    """Prints a row an objective, tasks side by side."""
+    sources = [judged(place, place.images) for place in places]
+    own: list[dict[str, Rows]] = []
+    for place, clean in zip(places, sources, strict=True):
+        found = {}
+        for task in place.models:
+            images = perturbed(place, lambda x, first, p=place, t=task: head_aware(p, t, x, first), options)  # type: ignore[misc]
+            found[task] = judged(place, images)
+        own.append(found)
+        for task in place.models:
+            ones = np.ones(len(place.images))
+            scores = {name: float(metric(task, rows[task], ones)) for name, rows in {"clean": clean, **found}.items()}
+            shown = ", ".join(f"{n if n == 'clean' else 'attack on ' + n} {v:.3f}" for n, v in scores.items())
+            print(f"{encoder.card.name} {task}, n={len(place.images)}: {shown}", flush=True)
+    naturals = [statistics(place) for place in places]
+    for name in options.objective or OBJECTIVES:
+        start = time.monotonic()
+        lines: dict[str, Line] = {}
+        for place, natural, clean, known in zip(places, naturals, sources, own, strict=True):
+            loss = OBJECTIVES[name](place, natural)
+            attacked = perturbed(place, lambda x, _, p=place, f=loss: label_free(p, f, x), options)  # type: ignore[misc]
+            rows = judged(place, attacked)
+            lines |= {task: compared(task, clean, known[task], rows) for task in place.models}
+        mean = np.mean([line.share for line in lines.values()], axis=0)
+        cells = " | ".join(f"{task[:5]} {line.value:.3f} {interval(line.share)}" for task, line in lines.items())
+        seconds = time.monotonic() - start
+        print(f"{encoder.card.name} | {name} | {cells} | mean {interval(mean)} | {seconds:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=SETS, default="scenes")
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--encoder", action="append", help="instead of the two bundled ones; may be given again")
+    parser.add_argument("--dataset", action="append", help="instead of all of --data; may be given again")
+    parser.add_argument("--objective", action="append", choices=OBJECTIVES, help="instead of all; may be given again")
+    parser.add_argument("--split", choices=("val", "test"), default="test")
+    parser.add_argument("--limit", type=int, default=64, help="images of 64 pixels; a third of it for larger ones")
+    parser.add_argument("--eps", default="8/255")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--optimiser", choices=OPTIMISERS, default="sign")
+    parser.add_argument("--restarts", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    encoders, sets = SETS[options.data]
+    for name in options.encoder or encoders:
+        encoder = robustprobe.load_encoder(name)
+        places = [prepare(encoder, dataset, options) for dataset in options.dataset or sets]
+        table(encoder, places, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Fools heads nobody trained for a task: knows no head and no label, and is the strongest such attack we measured"""
+
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from robustprobe.attacks._base import Victim
+from robustprobe.attacks._phases import GradientAttack
+from robustprobe.attacks._search import Entries, Judged, Objective
+from robustprobe.errors import UserError
+from robustprobe.losses.segmentation import segmentation_pixels, segpgd
+
+STRIDE = 4
+NOTHING_IGNORED = -1
+
+
+@final
+class LayoutAttack(GradientAttack):
+    """SegPGD against small segmenters of place and colour, whose own answers to the clean image are the labels.
+
+    They are fitted on generated scenes, so that the attack needs the encoder and the image only (docs/attacks.md).
+    """
+
+    sees: ClassVar = "encoder"
+
+    def objective(self, victim: Victim, images: Tensor) -> Objective:
+        if self.spec.objective:
+            raise UserError(f"layout has its own objective; leave :{self.spec.objective} out.")
+        if victim.proxies is None:
+            raise UserError("layout needs an encoder to fit its own heads on; give an Encoder or a Model.")
+        heads = victim.proxies((images.shape[-2], images.shape[-1]))
+        size = (max(1, images.shape[-2] // STRIDE), max(1, images.shape[-1] // STRIDE))
+        with torch.no_grad():
+            features = victim.function(images)
+            answers = [head(features, size).argmax(1) for head in heads]
+
+        def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
+            seen = victim.function(x)
+            pixels = [
+                segmentation_pixels(head(seen, size), answer[entries.rows], NOTHING_IGNORED)
+                for head, answer in zip(heads, answers, strict=True)
+            ]
+            value = torch.stack([segpgd(p, progress) for p in pixels]).mean(0)
+            # At progress 1 right and wrong pixels weigh alike, so that steps can be compared.
+            track = torch.stack([segpgd(p, 1.0) for p in pixels]).mean(0)
+            return Judged(value, track, track, torch.zeros_like(value, dtype=torch.bool))
+
+        return judge
