@@ -1,12 +1,19 @@
 """Losses are finite, one number an image, and sensitive to what they must be sensitive to."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from robustprobe.errors import UserError
 from robustprobe.losses import classification, segmentation
 from robustprobe.losses import depth as depth_losses
 from robustprobe.losses._masked import masked_mean
+from robustprobe.registry import tasks
+from robustprobe.tasks import load_task
+from robustprobe.types import Aim, AttackLoss, Criteria, LabelSpace
 
 pytestmark = pytest.mark.unit
 
@@ -102,3 +109,176 @@ def test_losses_never_compare_images() -> None:
 def test_masked_mean_of_nothing_is_0() -> None:
     values, mask = torch.tensor([[1.0, 3.0], [5.0, torch.nan]]), torch.tensor([[True, True], [False, False]])
     assert masked_mean(values, mask).tolist() == [2.0, 0.0]
+
+
+SPACE = LabelSpace(classes=tuple("abcde"), ignore_index=IGNORE)
+
+
+def scores(seed: int = 0) -> Tensor:
+    return torch.randn(3, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def maps(seed: int = 0) -> Tensor:
+    return torch.randn(3, 5, 4, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def metres(seed: int = 0) -> Tensor:
+    return 0.5 + 4 * torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(seed))
+
+
+# By task and case: an output, and its label.
+AWKWARD: dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]] = {
+    "classification": {
+        "ordinary": lambda: (scores(), torch.tensor([0, 1, 2])),
+        "nothing correct": lambda: (scores(), scores().argmin(1)),
+        "all correct": lambda: (scores(), scores().argmax(1)),
+        "prediction is the target": lambda: (F.one_hot(scores().argmax(1), 5).float(), scores().argmax(1)),
+        "huge and wrong": lambda: (1e4 * scores(), scores().argmin(1)),
+        "huge and correct": lambda: (1e4 * scores(), scores().argmax(1)),
+        "huge and equal": lambda: (torch.full((3, 5), 1e4), torch.tensor([0, 1, 2])),
+        "nothing but zeros": lambda: (torch.zeros(3, 5), torch.tensor([0, 1, 2])),
+        "all but the label equal": lambda: (1e4 * (1 - F.one_hot(torch.arange(3), 5).float()), torch.arange(3)),
+    },
+    "segmentation": {
+        "ordinary": lambda: (maps(), maps(1).argmax(1)),
+        "no pixel correct": lambda: (maps(), maps().argmin(1)),
+        "all correct": lambda: (maps(), maps().argmax(1)),
+        "all ignored": lambda: (maps(), torch.full((3, 4, 6), IGNORE)),
+        "all but one ignored": lambda: (
+            maps(),
+            torch.where(torch.arange(24).reshape(4, 6) == 0, maps().argmax(1), IGNORE),
+        ),
+        "prediction is the target": lambda: (
+            F.one_hot(maps().argmax(1), 5).movedim(-1, 1).float(),
+            maps().argmax(1),
+        ),
+        "huge and wrong": lambda: (1e4 * maps(), maps().argmin(1)),
+        "huge and correct": lambda: (1e4 * maps(), maps().argmax(1)),
+        "nothing but zeros": lambda: (torch.zeros(3, 5, 4, 6), maps().argmax(1)),
+    },
+    "depth": {
+        "ordinary": lambda: (metres(), metres(1)),
+        "no valid depth": lambda: (metres(), torch.zeros(3, 4, 6)),
+        "one valid depth": lambda: (metres(), torch.where(torch.arange(24).reshape(4, 6) == 0, metres(1), 0)),
+        "prediction is the target": lambda: (metres(), metres()),
+        "prediction is 0": lambda: (torch.zeros(3, 4, 6), metres()),
+        "prediction is below 0": lambda: (-metres(), metres()),
+        "huge": lambda: (1e4 * metres(), metres(1)),
+        "label is tiny": lambda: (metres(), 1e-3 * metres(1)),
+    },
+}
+
+
+def measures(criteria: Criteria) -> dict[str, AttackLoss]:
+    """Everything a task has an attack raise or compare."""
+    extra = {"harm": criteria.harm} | ({"track": criteria.track} if criteria.track else {})
+    return {**criteria.losses, **extra}
+
+
+LOSSES = [(task, name) for task in tasks.names() for name in measures(load_task(task, SPACE).criteria)]
+CASES = [(task, name, case) for task, name in LOSSES for case in AWKWARD[task]]
+
+
+def aim_at(label: Tensor) -> Aim:
+    """At the next class, where a loss wants one; half of the steps are done."""
+    return Aim(label, SPACE, 0.5, (label + 1) % 5 if label.ndim == 1 else None)
+
+
+def test_every_task_has_its_awkward_cases() -> None:
+    assert AWKWARD.keys() == {*tasks.names()}
+
+
+@pytest.mark.parametrize(("task", "name", "case"), CASES)
+def test_every_loss_and_its_gradient_are_finite_one_number_an_image(task: str, name: str, case: str) -> None:
+    output, label = AWKWARD[task][case]()
+    output.requires_grad_(True)
+    value = measures(load_task(task, SPACE).criteria)[name](output, aim_at(label))
+    assert value.shape == (3,)
+    assert torch.isfinite(value).all()
+    (gradient,) = torch.autograd.grad(value.sum(), output)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(("task", "name"), LOSSES)
+def test_every_loss_has_a_gradient_on_an_ordinary_image(task: str, name: str) -> None:
+    output, label = AWKWARD[task]["ordinary"]()
+    output.requires_grad_(True)
+    value = measures(load_task(task, SPACE).criteria)[name](output, aim_at(label))
+    (gradient,) = torch.autograd.grad(value.sum(), output)
+    assert (gradient.flatten(1).abs().amax(1) > 0).all()
+
+
+@pytest.mark.parametrize(("task", "name", "case"), CASES)
+def test_no_loss_compares_images(task: str, name: str, case: str) -> None:
+    output, label = AWKWARD[task][case]()
+    loss = measures(load_task(task, SPACE).criteria)[name]
+    together = loss(output, aim_at(label))
+    alone = [loss(output[[i]], aim_at(label[[i]])) for i in range(3)]
+    torch.testing.assert_close(torch.cat(alone), together)
+
+
+@pytest.mark.parametrize("task", [t for t in tasks.names() if load_task(t, SPACE).criteria.broken])
+def test_broken_images_are_those_without_anything_correct(task: str) -> None:
+    broken = load_task(task, SPACE).criteria.broken
+    assert broken is not None
+    right, wrong = ("all correct", "nothing correct" if task == "classification" else "no pixel correct")
+    assert not broken(*_output_and_aim(task, right)).any()
+    assert broken(*_output_and_aim(task, wrong)).all()
+
+
+def _output_and_aim(task: str, case: str) -> tuple[Tensor, Aim]:
+    output, label = AWKWARD[task][case]()
+    return output, aim_at(label)
+
+
+@pytest.mark.parametrize("name", ["targeted-dlr", "targeted-ce"])
+def test_targeted_losses_raise_the_goal(name: str) -> None:
+    output, label = AWKWARD["classification"]["all correct"]()
+    output.requires_grad_(True)
+    criteria, aim = load_task("classification", SPACE).criteria, aim_at(label)
+    assert name in criteria.targeted
+    assert aim.goal is not None
+    (gradient,) = torch.autograd.grad(criteria.losses[name](output, aim).sum(), output)
+    to_goal, to_label = (gradient.gather(1, classes[:, None]) for classes in (aim.goal, label))
+    assert (to_goal > 0).all()
+    # DLR divides by a gap that holds the label too, so that alone it may go either way.
+    assert (to_goal > to_label).all()
+
+
+@pytest.mark.parametrize(("name", "classes"), [("dlr", 2), ("targeted-dlr", 3)])
+def test_dlr_with_too_few_classes_is_an_error_that_names_another_loss(name: str, classes: int) -> None:
+    loss = load_task("classification", SPACE).criteria.losses[name]
+    with pytest.raises(UserError, match=f"{name} needs {classes + 1} classes or more, the model has {classes}; take"):
+        loss(torch.zeros(1, classes), aim_at(torch.zeros(1, dtype=torch.int64)))
+
+
+def test_dlr_does_not_change_with_the_scale_of_the_logits() -> None:
+    output, label = AWKWARD["classification"]["all correct"]()
+    torch.testing.assert_close(classification.dlr(100 * output, label), classification.dlr(output, label))
+
+
+def test_harm_of_a_fooled_image_is_above_that_of_any_other() -> None:
+    harm, label = load_task("classification", SPACE).criteria.harm, torch.zeros(2, dtype=torch.int64)
+    barely_wrong, barely_right = torch.tensor([0.0, 1e-3, -9, -9, -9]), torch.tensor([1e-3, 0.0, 0, 0, 0])
+    wrong, right = harm(torch.stack([barely_wrong, barely_right]), aim_at(label))
+    assert classification.cross_entropy(barely_wrong[None], label[:1]) < classification.cross_entropy(
+        barely_right[None], label[:1]
+    )
+    assert wrong >= 1 > right
+
+
+def test_depth_harm_counts_depths_inside_the_range_only() -> None:
+    space = LabelSpace(min_depth=1.0, max_depth=10.0)
+    harm, label = load_task("depth", space).criteria.harm, torch.full((2, 2, 2), 4.0)
+    depths = torch.stack([torch.full((2, 2), 1e6), torch.zeros(2, 2)])
+    torch.testing.assert_close(harm(depths, Aim(label, space)), torch.tensor([6.0, 3.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_correct_pixels_are_those_argmax_calls_correct(ties: bool) -> None:
+    logits, target = maps(), maps(1).argmax(1)
+    logits = logits.round() if ties else logits
+    target[0, 0] = IGNORE
+    expected = (logits.argmax(1) == target) & (target != IGNORE)
+    assert torch.equal(segmentation.segmentation_pixels(logits, target, IGNORE).correct, expected.flatten(1))
+    assert bool(((logits == logits.amax(1, keepdim=True)).sum(1) > 1).any()) is ties

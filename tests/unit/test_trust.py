@@ -1,0 +1,266 @@
+"""Checks beside a robust score: each model that fools an attack for the wrong reason is told by the check for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustprobe import load_dataset
+from robustprobe.attacks import Victim, load_attack
+from robustprobe.evaluation import Work, evaluate
+from robustprobe.spec import AttackSpec
+from robustprobe.tally import Tally
+from robustprobe.tasks import Task, load_task
+from robustprobe.trust import Check, Judge, Sample, sample_checks, trace_checks
+from robustprobe.types import LabelSpace
+from tests.conftest import SceneProbes
+from tests.digits import Digits, digits
+
+pytestmark = pytest.mark.unit
+
+COUNT = 30
+IDS = [str(i) for i in range(COUNT)]
+EPS = 0.1
+TEN = load_task("classification", LabelSpace(classes=tuple("0123456789")))
+METRES = load_task("depth", LabelSpace(min_depth=0.5, max_depth=10.0))
+
+Function = Callable[[Tensor], Tensor]
+
+
+@pytest.fixture(scope="module")
+def case() -> Digits:
+    """Test images the classifier gets right."""
+    found = digits()
+    right = (found.model(found.images).argmax(1) == found.labels).nonzero()[:COUNT, 0]
+    return Digits(found.model, found.images[right], found.labels[right])
+
+
+def checks(function: Function, images: Tensor, labels: Tensor, task: Task = TEN, **options: Any) -> dict[str, Check]:
+    """Every check of an attack on a model, by name."""
+    spec = AttackSpec(**{"name": "pgd" if task is TEN else "depthpgd", "eps": EPS, **options})
+    victim = Victim(function, labels, task.space, task.criteria, task.name)
+    found = load_attack(spec).run(victim, images, IDS)
+    made = found.images
+    size = load_attack(spec).threat.size(made - images)
+    ends = (float(made.min()), float(made.max()))
+    sample = Sample(victim, images, IDS, made, found.harm)
+    listed = trace_checks(spec, ends, size, found.zero_gradient, found.rising)
+    listed += sample_checks(spec, sample, {task.name: Judge(function, labels, task)})[task.name]
+    named = {check.name: check for check in listed}
+    assert len(named) == len(listed)
+    return named
+
+
+def failed(found: dict[str, Check]) -> set[str]:
+    return {name for name, check in found.items() if not check.passed}
+
+
+NAMES = {
+    "ball",
+    "zero gradient",
+    "still rising",
+    "second restart",
+    "large eps",
+    "eps 0",
+    "same answer twice",
+    "black box",
+}
+
+
+@pytest.mark.parametrize("attack", ["pgd", "apgd"])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", EPS), ("l2", 1.0)])
+def test_honest_classifier_passes_every_check(case: Digits, attack: str, norm: str, eps: float) -> None:
+    found = checks(case.model, case.images, case.labels, name=attack, norm=norm, eps=eps)
+    assert found.keys() == NAMES | {"logits"}
+    assert failed(found) == set()
+    assert all(":" not in check.meaning for check in found.values())
+
+
+def depth(images: Tensor) -> Tensor:
+    """Smooth, and inside its limits: 2 to 6 metres."""
+    return 2 + 4 * nn.functional.avg_pool2d(images, 3, stride=1, padding=1).mean(1)
+
+
+def test_honest_depth_model_passes_every_check(case: Digits) -> None:
+    found = checks(depth, case.images, depth(case.images) * 1.02, METRES)
+    assert found.keys() == NAMES | {"saturated depth"}
+    assert failed(found) == set()
+
+
+class Fault(NamedTuple):
+    """A model made worse to attack, what must be flagged, and what must be said of it."""
+
+    spoil: Callable[[Function], Function]
+    flagged: set[str]
+    says: dict[str, str]
+
+
+def quantised(model: Function) -> Function:
+    return lambda x: model((x * 8).round() / 8)
+
+
+def sharpened(model: Function) -> Function:
+    return lambda x: 1000 * model(x)
+
+
+def noisy(model: Function) -> Function:
+    return lambda x: (lambda logits: logits + 3 * torch.randn_like(logits))(model(x))
+
+
+def softmaxed(model: Function) -> Function:
+    return lambda x: model(x).softmax(1)
+
+
+FAULTS = {
+    "quantised input": Fault(
+        quantised,
+        {"zero gradient", "black box"},
+        {"zero gradient": "the model hides its gradient", "black box": "the gradient misleads"},
+    ),
+    "logits times 1000": Fault(sharpened, {"zero gradient"}, {"zero gradient": "this score says little"}),
+    "random outputs": Fault(
+        noisy,
+        {"same answer twice", "eps 0"},
+        {"same answer twice": "it is random", "eps 0": "does not answer the same twice"},
+    ),
+    "probabilities": Fault(softmaxed, {"logits"}, {"logits": "these are probabilities, give logits"}),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_model_that_misleads_an_attack_is_flagged_with_what_it_means(case: Digits, name: str) -> None:
+    fault = FAULTS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = checks(fault.spoil(case.model), case.images, case.labels)
+    assert failed(found) >= fault.flagged
+    for check, sentence in fault.says.items():
+        assert sentence in found[check].meaning
+
+
+def test_depths_at_their_limits_are_flagged(case: Digits) -> None:
+    def clamped(images: Tensor) -> Tensor:
+        return (20 * depth(images) - 60).clamp(0.5, 10)
+
+    found = checks(clamped, case.images, clamped(case.images) * 0.9, METRES)
+    assert not found["saturated depth"].passed
+    assert "no gradient, and the attack is blind there" in found["saturated depth"].meaning
+    at_limits = (clamped(case.images) == 0.5) | (clamped(case.images) == 10)
+    assert at_limits.float().mean() > 0.3
+
+
+def test_attack_with_far_too_few_steps_is_flagged(case: Digits) -> None:
+    few = checks(case.model, case.images, case.labels, steps=5, step_size=EPS / 40, random_start=False)
+    assert not few["still rising"].passed
+    assert "more steps would find more" in few["still rising"].meaning
+    assert few["still rising"].value == pytest.approx(0.2, abs=0.05)
+
+
+def test_embed_from_the_image_itself_is_flagged(case: Digits) -> None:
+    spec = AttackSpec(name="embed", eps=EPS, random_start=False, steps=3)
+    found = load_attack(spec).run(Victim(case.model), case.images, IDS)
+    assert torch.equal(found.images, case.images)
+    (zero,) = [
+        check
+        for check in trace_checks(spec, (0.0, 1.0), torch.zeros(COUNT), found.zero_gradient, found.rising)
+        if check.name == "zero gradient"
+    ]
+    assert (zero.value, zero.passed) == (1.0, False)
+    assert "hides its gradient" in zero.meaning
+
+
+def test_attack_that_depends_on_its_start_is_flagged() -> None:
+    """Without a gradient only the start counts, and one in four fools this model."""
+    images, labels = torch.full((COUNT, 3, 4, 4), 0.5), torch.zeros(COUNT, dtype=torch.int64)
+
+    def step(x: Tensor) -> Tensor:
+        wrong = (x[:, 0, 0, 0] > 0.5 + EPS / 2).float() + 0 * x.sum((1, 2, 3))
+        return torch.stack([torch.full_like(wrong, 0.5), wrong], 1)
+
+    task = load_task("classification", LabelSpace(classes=("right", "wrong")))
+    spec = AttackSpec(name="pgd", eps=EPS, steps=3)
+    victim = Victim(step, labels, task.space, task.criteria, task.name)
+    found = load_attack(spec).run(victim, images, IDS)
+    sample = Sample(victim, images, IDS, found.images, found.harm)
+    listed = sample_checks(spec, sample, {task.name: Judge(step, labels, task)})[task.name]
+    (again,) = [check for check in listed if check.name == "second restart"]
+    assert not again.passed
+    assert "depends on its start, give it restarts" in again.meaning
+
+
+def test_attack_that_gets_nowhere_at_any_eps_is_flagged(case: Digits) -> None:
+    def model(images: Tensor) -> Tensor:
+        return nn.functional.one_hot(case.labels, 10) + 0 * images.sum((1, 2, 3))[:, None]
+
+    found = checks(model, case.images, case.labels)
+    assert not found["large eps"].passed
+    assert found["large eps"].value == 1
+    assert "the attack does not work on this one" in found["large eps"].meaning
+
+
+SIZES = torch.tensor([0.1, 0.05])
+NOTHING = torch.full((2,), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("eps", "ends", "passed"),
+    [(0.1, (0.0, 1.0), True), (0.09, (0.0, 1.0), False), (0.1, (-0.01, 1.0), False), (0.1, (0.0, 1.01), False)],
+)
+def test_images_outside_ball_or_box_are_flagged(eps: float, ends: tuple[float, float], passed: bool) -> None:
+    (ball,) = trace_checks(AttackSpec(name="pgd", eps=eps), ends, SIZES, NOTHING, NOTHING)
+    assert (ball.name, ball.passed) == ("ball", passed)
+    assert ball.value == pytest.approx(0.1)
+
+
+def test_traces_count_only_images_that_have_one() -> None:
+    zeros, rising = torch.tensor([0.04, torch.nan]), torch.tensor([torch.nan, 0.2])
+    named = {c.name: c for c in trace_checks(AttackSpec(name="pgd", eps=0.1), (0, 1), SIZES, zeros, rising)}
+    assert named["zero gradient"].value == pytest.approx(0.04)
+    assert named["zero gradient"].passed
+    assert named["still rising"].value == pytest.approx(0.2)
+    assert not named["still rising"].passed
+
+
+def tallied(probes: SceneProbes, attack: str, made_for: str) -> dict[str, list[Check]]:
+    """The checks of a whole run on six generated scenes, of which four are kept to attack again."""
+    data = load_dataset("scenes", root=Path("nowhere"), limit=6, size=(16, 16))
+    models = {task: model for task, (model, _) in probes.fitted.items()}
+    spec = AttackSpec(name=attack, steps=4)
+    judges = [made_for] if made_for else list(models)
+    work = Work(probes.encoder, models, data, (spec,), made_for, judges, 4, "fp32", torch.device("cpu"))
+    tally = Tally(work, spec, {0, 2, 4, 5})
+    for (judged,) in evaluate(work):
+        tally.add(judged)
+    assert [kept.place for kept in tally.kept] == [0, 2, 4, 5]
+    return tally.checks()
+
+
+OF_A_TASK = {"classification": {"logits"}, "segmentation": {"logits"}, "depth": {"saturated depth"}}
+
+
+@pytest.mark.parametrize(
+    ("attack", "task"), [("pgd", "classification"), ("segpgd", "segmentation"), ("depthpgd", "depth")]
+)
+def test_a_run_comes_with_every_check_of_its_task(scene_probes: SceneProbes, attack: str, task: str) -> None:
+    found = tallied(scene_probes, attack, task)
+    assert found.keys() == {task}
+    named = {check.name: check for check in found[task]}
+    # Where every image is broken nothing can rise.
+    assert named.keys() | {"still rising"} == NAMES | OF_A_TASK[task]
+    for honest in ("ball", "zero gradient", "eps 0", "same answer twice", *OF_A_TASK[task]):
+        assert named[honest].passed, named[honest].meaning
+
+
+def test_an_attack_that_sees_no_head_is_checked_by_every_task(scene_probes: SceneProbes) -> None:
+    found = tallied(scene_probes, "embed", "")
+    assert found.keys() == OF_A_TASK.keys()
+    for task, listed in found.items():
+        # The black box would need the head.
+        assert {check.name for check in listed} == (NAMES - {"black box"}) | OF_A_TASK[task]
+
+
+def test_noise_leaves_a_ball_to_check_and_no_more(scene_probes: SceneProbes) -> None:
+    assert {c.name for c in tallied(scene_probes, "noise", "")["depth"]} == {"ball"}
