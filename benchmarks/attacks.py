@@ -233,7 +233,7 @@ def counted(call: Callable[[], object]) -> tuple[int, int]:
 
 def flops(setting: Setting) -> dict[str, float]:
     """FLOPs of each contender over the floor of the steps and the last judgement."""
-    images, labels = setting.images[:8], setting.labels[:8]
+    images, labels = setting.images[:4], setting.labels[:4]
     with frozen(setting.model), torch.no_grad():
         forward, attention = counted(lambda: setting.model(images))
     floor = (2 + 1.5 * attention / forward) * forward * (STEPS + 1)
