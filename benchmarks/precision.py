@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--train-limit", type=int, default=1200)
     parser.add_argument("--eps", action="append", default=[])
+    parser.add_argument("--attack", action="append", default=[], help="by default embed and each task's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -38,6 +39,7 @@ def scores(options: argparse.Namespace, precision: str) -> pd.DataFrame:
     table = rp.evaluate(
         options.encoder,
         [options.dataset],
+        options.attack or None,
         eps=options.eps or ["1/255", "4/255", "8/255"],
         root=options.data_root,
         limit=options.limit,
