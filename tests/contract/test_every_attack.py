@@ -15,6 +15,7 @@ from robustprobe.attacks import Attack, GradientAttack, Victim, load_attack
 from robustprobe.attacks._base import victims_of
 from robustprobe.attacks._search import everything
 from robustprobe.encoders import Encoder
+from robustprobe.fast_linear import fast_linear
 from robustprobe.losses.embedding import embedding_distance
 from robustprobe.registry import attacks, tasks
 from robustprobe.spec import AttackSpec
@@ -195,11 +196,12 @@ def watched_run(name: str, victim: Victim, images: Tensor, **options: Any) -> tu
 
 
 def harm(name: str, victim: Victim, images: Tensor, moved: Tensor) -> Tensor:
-    """What the task says, or the distance the embedding has moved."""
+    """What the task says, or the distance the embedding has moved, computed to the bit as the attack does."""
     if name == "layout":
         attack = cast(GradientAttack, load_attack(AttackSpec(name=name)))
-        return attack.objective(victim, images)(moved, everything(images), 1.0).harm
-    with torch.no_grad():
+        with fast_linear():
+            return attack.objective(victim, images)(moved, everything(images), 1.0).harm
+    with torch.no_grad(), fast_linear():
         output = victim.function(moved)
         if seen_by(name) == "encoder":
             return embedding_distance(output, victim.function(images))

@@ -186,7 +186,7 @@ def test_attack_harms_the_task_it_is_made_for(scene_probes: SceneProbes, name: s
     clean = judged(scene_probes, AttackSpec(name="clean", eps=0))
     robust = judged(scene_probes, AttackSpec(name=name, eps=0.2, steps=5), task)
     sizes = torch.cat([p.size for p in robust])
-    assert sizes.min() > 0.1
+    assert sizes.min() > 0.1 or name == "smallest"  # which moves as little as it can
     assert sizes.max() <= 0.2 + 1e-6
     model = scene_probes.fitted[task][0]
     before, after = (

@@ -298,16 +298,15 @@ def test_what_more_steps_of_pgd_fool_contains_what_fewer_fool(case: Digits, norm
 
 @pytest.mark.parametrize("attack", ["pgd", "apgd", "square"])
 def test_what_more_restarts_fool_contains_what_fewer_fool(case: Digits, attack: str) -> None:
-    once, twice, often = (robust(case, attack, "linf", steps=8, restarts=n) for n in (1, 2, 4))
-    assert not (twice & ~once).any()
-    assert not (often & ~twice).any()
+    once, often = (robust(case, attack, "linf", steps=8, restarts=n) for n in (1, 3))
+    assert not (often & ~once).any()
     assert often.sum() < once.sum()
 
 
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("attack", ["pgd", "apgd", "square"])
 def test_robust_accuracy_falls_with_eps(case: Digits, attack: str, norm: Norm) -> None:
-    kept = [int(robust(case, attack, norm, steps=20, eps=EPS[norm] * f).sum()) for f in (0, 0.3, 1, 2)]
+    kept = [int(robust(case, attack, norm, steps=10, eps=EPS[norm] * f).sum()) for f in (0, 0.3, 1, 2)]
     assert kept == sorted(kept, reverse=True)
     assert kept[0] > kept[-1]
 

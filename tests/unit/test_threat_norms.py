@@ -59,6 +59,11 @@ def test_stretch_of_nothing_is_nothing(norm: str) -> None:
     assert torch.equal(NORMS[norm](0.5).stretch(nothing), nothing)
 
 
+def test_linf_clip_cuts_both_ends_and_leaves_the_rest() -> None:
+    moved = torch.tensor([-0.3, -0.1, 0.0, 0.1, 0.3]).reshape(1, 1, 1, 5)
+    assert torch.equal(Linf(0.2).clip(moved).flatten(), torch.tensor([-0.2, -0.1, 0.0, 0.1, 0.2]))
+
+
 @given(seed=st.integers(0, 1000), eps=st.floats(1e-3, 10), scale=st.floats(1e-3, 100))
 def test_l2_clip_shortens_what_is_outside_and_leaves_the_rest(seed: int, eps: float, scale: float) -> None:
     threat, perturbation = L2(eps), random_perturbation(seed, scale)
