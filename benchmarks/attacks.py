@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -274,7 +273,9 @@ def added_memory(options: argparse.Namespace) -> float:
 def _held(images: Tensor) -> float:
     if images.is_cuda:
         return float(torch.cuda.max_memory_allocated())
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    # `ru_maxrss` would count what the process that started this one held.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def main() -> None:

@@ -76,14 +76,10 @@ def trace_checks(
         size: size of each perturbation (N,); `zero_gradient` and `rising` (N,) as in `Attacked`.
     """
     (low, high), largest = ends, float(size.max())
-    checks = [
-        Check(
-            "ball",
-            largest,
-            largest <= spec.eps + ROUNDING and low >= 0 and high <= 1,
-            f"images changed by {largest:.6g} at most, eps is {spec.eps:.6g}; pixels are in [{low:.3g}, {high:.3g}]",
-        )
-    ]
+    inside = largest <= spec.eps + ROUNDING and low >= 0 and high <= 1
+    means = "" if inside else ": the attack left its ball or the box, and this score counts for nothing"
+    text = f"images changed by {largest:.6g} at most, eps {spec.eps:.6g}; pixels are in [{low:.3g}, {high:.3g}]{means}"
+    checks = [Check("ball", largest, inside, text)]
     zeros, late = float(zero_gradient.nanmean()), float(rising.nanmean())
     if math.isfinite(zeros):
         means = ": the model hides its gradient, and this score says little" if zeros > MOST_ZEROS else ""

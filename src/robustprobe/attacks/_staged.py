@@ -19,7 +19,9 @@ def staged_apgd(search: Search, images: Tensor, entries: Entries, draws: Draws, 
             if steps:
                 threat = search.threat.resized(factor)
                 wide = search._replace(threat=threat, steps=steps, last=False, stop=False)
-                start = threat.project(apgd(wide, images, entries, draws, start).images, images)
+                if start is not None:
+                    start = threat.project(start, images)
+                start = apgd(wide, images, entries, draws, start).images
         if start is not None:
             start = search.threat.project(start, images)
             search = search._replace(steps=max(1, round(STAGES[-1][1] * search.steps)))
