@@ -21,7 +21,7 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,14 +37,13 @@ from robustprobe.attacks._phases import merged
 from robustprobe.attacks._search import Draws, Entries, Judged, Objective, Search
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._task_objectives import task_objective
-from robustprobe.datasets import Dataset, load_dataset
+from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.datasets._base import batches
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import class_distance, embedding_distance, patch_distance
 from robustprobe.losses.segmentation import segmentation_pixels, segpgd
 from robustprobe.metrics import mean_iou
 from robustprobe.proxies import LAYOUTS, Layout, kmeans, layout_labels
-from robustprobe.registry import datasets as known_datasets
 from robustprobe.spec import HeadSpec, parse_eps
 from robustprobe.tasks import Head, Model, load_task
 from robustprobe.tasks._base import fit_labels
@@ -97,12 +96,12 @@ def tokens(features: Features) -> Tensor:
 
 def prepare(encoder: Encoder, dataset: str, options: argparse.Namespace) -> Place:
     """Heads, attacked images and unlabelled train images of a dataset."""
-    kind = cast(type[Dataset], known_datasets.get(dataset))
-    size = kind.fit_size(encoder.card.input_size, encoder.card.patch_size)
+    found = find_dataset(dataset, root=options.data_root)
+    size = found.fit_size(encoder.card.input_size, encoder.card.patch_size)
     limit = TRAIN_LIMIT.get(dataset)
     models = {
         task: robustprobe.fit_probe(encoder, dataset, task=task, root=options.data_root, train_limit=limit)
-        for task in kind.labels
+        for task in found.labels
     }
     # Dense photographs have three times the tokens: fewer of them.
     dense = max(1, round(size[0] * size[1] / (encoder.card.input_size[0] * encoder.card.input_size[1])))

@@ -8,19 +8,17 @@ For the cards of the bundled encoders:
 
 import argparse
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustprobe.datasets import Dataset, load_dataset
+from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.encoders.file import Architecture, build, load_folder, read_card
 from robustprobe.evaluation import Work, evaluate
 from robustprobe.probing import fit_probes, train_data
-from robustprobe.registry import datasets
 from robustprobe.spec import AttackSpec, HeadSpec
 from robustprobe.types import Features, Widths
 
@@ -53,10 +51,10 @@ def candidates(folder: Path) -> list[Encoder]:
 
 def clean_scores(encoder: Encoder, options: argparse.Namespace) -> dict[str, str]:
     """Each task's headline metric on clean test images."""
-    kind = cast(type[Dataset], datasets.get(options.dataset))
-    size = kind.fit_size(encoder.card.input_size, encoder.card.patch_size)
+    found = find_dataset(options.dataset, root=options.data_root)
+    size = found.fit_size(encoder.card.input_size, encoder.card.patch_size)
     spec = HeadSpec(train_limit=options.train_limit, pooling=options.pooling)
-    tasks = list(kind.labels)
+    tasks = list(found.labels)
     if encoder.card.name == "raw pixels":
         encoder.card = encoder.card.model_copy(update={"widths": raw_widths(size, encoder.card.patch_size)})
     data = train_data(options.dataset, options.data_root, size, spec)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustprobe import probing
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks._base import check_images, frozen
-from robustprobe.datasets import Dataset
+from robustprobe.datasets import find_dataset
 from robustprobe.device import find_device
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.errors import UserError, unknown_name
@@ -22,7 +22,6 @@ from robustprobe.fast_linear import fast_linear
 from robustprobe.losses.embedding import embedding_distance, squared_distance
 from robustprobe.proxies import layout_heads
 from robustprobe.registry import attacks as known_attacks
-from robustprobe.registry import datasets as known_datasets
 from robustprobe.report.tables import table_rows
 from robustprobe.runner import execute, make_plan
 from robustprobe.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite, parse_eps, validated
@@ -259,14 +258,14 @@ def fit_probe(
         UserError: unknown names, a task the dataset has no labels for, missing data, an unknown recipe field.
     """
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder.freeze()
-    kind = cast(type[Dataset], known_datasets.get(dataset))
-    tasks = list(kind.labels)
+    found = find_dataset(dataset, root=root)
+    tasks = list(found.labels)
     if task is None and len(tasks) == 1:
         task = tasks[0]
     if task not in tasks:
         raise unknown_name(f"task of {dataset}", str(task), tasks)
     spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
-    size = size or kind.fit_size(encoder.card.input_size, encoder.card.patch_size)
+    size = size or found.fit_size(encoder.card.input_size, encoder.card.patch_size)
     data = probing.train_data(dataset, Path(root), size, spec)
     where = find_device(device)
     return probing.fit_probes(encoder.to(where), data, [task], spec=spec, device=where)[task][0]

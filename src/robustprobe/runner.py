@@ -11,13 +11,13 @@ import torch
 from robustprobe import probing
 from robustprobe.attacks import Attack
 from robustprobe.attacks._base import victims_of
-from robustprobe.datasets import Dataset, load_dataset
+from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.errors import UserError
 from robustprobe.evaluation import Work, evaluate
 from robustprobe.examples import ExampleWriter, example_places
 from robustprobe.provenance import provenance
-from robustprobe.registry import attacks, datasets, source_digest
+from robustprobe.registry import attacks, source_digest
 from robustprobe.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
 from robustprobe.stats import Estimate
 from robustprobe.store import CheckFact, HeadFacts, Interval, Record, Store
@@ -129,7 +129,7 @@ def make_plan(suite: Suite, store: Store, root: Path, device: torch.device, enco
     Raises:
         UserError: anything that cannot be resolved, before any work is done.
     """
-    suite = _with_attacks(suite)
+    suite = _with_attacks(suite, root)
     loaded = list(encoders) or [load_encoder(name) for name in suite.encoders]
     benches = tuple(
         _bench(suite, e.to(device), place, root, store) for e in loaded for place in range(len(suite.datasets))
@@ -138,9 +138,9 @@ def make_plan(suite: Suite, store: Store, root: Path, device: torch.device, enco
     return Plan(suite, root, device, benches, seconds)
 
 
-def _with_attacks(suite: Suite) -> Suite:
+def _with_attacks(suite: Suite, root: Path) -> Suite:
     """The suite with its attacks named, each of which fits a dataset."""
-    tasks = {task for d in suite.datasets for task in cast(type[Dataset], datasets.get(d.name)).labels}
+    tasks = {task for d in suite.datasets for task in find_dataset(d.name, root=root).labels}
     choices = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
     fitting = [choice for choice in choices if victims_of(_kind(choice.name), tasks)]
     for choice in suite.attacks or ():
@@ -189,11 +189,11 @@ def _labelled(notify: Notify, label: str, progress: Progress) -> None:
 
 def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store) -> Bench:
     wanted = suite.datasets[place]
-    kind = cast(type[Dataset], datasets.get(wanted.name))
-    size = wanted.size or kind.fit_size(encoder.card.input_size, encoder.card.patch_size)
+    found = find_dataset(wanted.name, root=root)
+    size = wanted.size or found.fit_size(encoder.card.input_size, encoder.card.patch_size)
     data = load_dataset(wanted.name, root=root, limit=wanted.limit, size=size)
     train = probing.train_data(wanted.name, root, size, suite.head)
-    keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in kind.labels}
+    keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in found.labels}
     bench = Bench(encoder, data, train, keys, ())
     return bench._replace(jobs=tuple(_jobs(suite, bench, store)))
 

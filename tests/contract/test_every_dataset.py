@@ -1,12 +1,12 @@
 """Every registered dataset says what it is; those that are here are read."""
 
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
 
 from robustprobe import Dataset, load_dataset
+from robustprobe.datasets import find_dataset
 from robustprobe.datasets._base import SPLITS
 from robustprobe.registry import datasets, tasks
 
@@ -16,8 +16,8 @@ NAMES = datasets.names()
 REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
-def kind(name: str) -> type[Dataset]:
-    return cast(type[Dataset], datasets.get(name))
+def kind(name: str) -> Dataset:
+    return find_dataset(name, root=REAL_DATA)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -49,7 +49,7 @@ class OneLabel(Memory):
 
 
 def memory(kind: type[Dataset] = Memory, limit: int | None = None, split: Split = "test") -> Dataset:
-    return kind(None, split, None).select(limit)
+    return kind(Path(), split, None).select(limit)
 
 
 def read_label(task: str, label: Label) -> torch.Tensor:
@@ -197,7 +197,7 @@ def test_images_are_served_at_the_size_an_encoder_prefers_or_in_their_own_shape(
     native: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     kind: type[Dataset] = type("Shaped", (Memory,), {"native_size": native})
-    assert kind.fit_size((64, 64), 8) == expected
+    assert kind(Path(), "test", None).fit_size((64, 64), 8) == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 100])
@@ -250,3 +250,38 @@ def test_digest_does_not_depend_on_where_the_data_lie(tmp_path: Path) -> None:
         return Filed(root, "test", None).select(None).digest()
 
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+class Varied(Memory):
+    """Images of three sizes, and maps as large as they are."""
+
+    sizes: ClassVar = ((20, 30), (20, 30), (40, 20), (40, 20), (40, 20), (16, 16))
+    count: ClassVar = 6
+
+    def read(self, index: int) -> RawSample:
+        height, width = self.sizes[index]
+        mask = np.zeros((height, width), np.uint8)
+        return RawSample(Image.new("RGB", (width, height)), {"segmentation": mask})
+
+
+def test_shorter_side_is_resized_and_the_shape_kept() -> None:
+    data = Varied(Path(), "test", 10).select(None)
+    assert [tuple(sample.image.shape[1:]) for sample in data] == [(10, 15)] * 2 + [(20, 10)] * 3 + [(10, 10)]
+
+
+def test_batches_end_where_the_size_changes_and_lose_no_image() -> None:
+    data = Varied(Path(), "test", 10).select(None)
+    found = list(batches(data, 5))
+    assert [len(batch.ids) for batch in found] == [2, 3, 1]
+    assert [name for batch in found for name in batch.ids] == data.kept_ids
+    assert found[1].targets["segmentation"].shape == (3, 40, 20)
+
+
+def test_labels_of_other_sizes_than_the_image_part_batches_too() -> None:
+    data = Varied(Path(), "test", (8, 8)).select(None)
+    assert [batch.targets["segmentation"].shape for batch in batches(data, 4)] == [
+        (2, 20, 30),
+        (2, 40, 20),
+        (1, 40, 20),
+        (1, 16, 16),
+    ]

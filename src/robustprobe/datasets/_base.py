@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast, final
 
@@ -35,18 +36,27 @@ class Dataset(ABC):
     """A split of a labelled dataset, or a fixed part of it.
 
     Derived classes list ids and read one sample; sizes, checks and subsets are settled here. Labels keep their own
-    resolution, images are resized to `size`.
+    resolution. Images are resized to `size`: (H, W), or a number of pixels for the shorter side.
     """
 
-    labels: ClassVar[dict[str, LabelSpace]]
-    native_size: ClassVar[Size]
     licence: ClassVar[str] = "unknown"
     citation: ClassVar[str] = ""
     reading_threads: ClassVar[int] = 4
 
-    def __init__(self, root: Path | None, split: Split, size: Size | None) -> None:
+    def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
         self.root, self.split, self.size = root, split, size or self.native_size
+        self.place = ""
         self.indices: Sequence[int] = range(0)
+
+    @property
+    @abstractmethod
+    def labels(self) -> Mapping[str, LabelSpace]:
+        """What the labels of each task mean; known before an image is read. A class attribute will do."""
+
+    @property
+    @abstractmethod
+    def native_size(self) -> Size:
+        """(H, W) of the images as they are stored, or of a typical one where they differ. A class attribute will do."""
 
     @abstractmethod
     def ids(self) -> list[str]:
@@ -64,13 +74,12 @@ class Dataset(ABC):
         """The group within which subsets are balanced: the class where it is known without reading the image."""
         return 0
 
-    @classmethod
-    def fit_size(cls, input_size: Size, patch_size: int) -> Size:
+    def fit_size(self, input_size: Size, patch_size: int) -> Size:
         """Image size (H, W) for an encoder: its own for square images, else the nearest shape with as many patches.
 
         The aspect ratio of the dataset is kept as well as multiples of the patch size allow.
         """
-        height, width = cls.native_size
+        height, width = self.native_size
         if height == width:
             return input_size
         scale = (input_size[0] * input_size[1] * DENSE_AREA / (height * width)) ** 0.5
@@ -79,10 +88,17 @@ class Dataset(ABC):
 
     @final
     @property
-    def name(self) -> str:
+    def kind(self) -> str:
+        """Name of the kind of dataset, without the folder that `imagefolder:PATH` and its like are read from."""
         kind = type(self)
         own = kind.__module__.startswith("robustprobe.")
         return kind.__module__.rpartition(".")[2] if own else kind.__name__
+
+    @final
+    @property
+    def name(self) -> str:
+        """The name it was asked for by."""
+        return f"{self.kind}:{self.place}" if self.place else self.kind
 
     @final
     def __len__(self) -> int:
@@ -100,7 +116,7 @@ class Dataset(ABC):
         except Exception as error:
             raise UserError(f"{self.name}: image {identity} cannot be read: {error}. Replace the file.") from error
         targets = {task: self._target(task, value, identity) for task, value in raw.labels.items()}
-        return Sample(identity, to_tensor(pixels, self.size), targets)
+        return Sample(identity, to_tensor(pixels, served_size(self.size, (pixels.height, pixels.width))), targets)
 
     @final
     def __iter__(self) -> Iterator[Sample]:
@@ -141,8 +157,8 @@ class Dataset(ABC):
     @final
     def digest(self) -> str:
         """Fingerprint of name, split, image size, kept ids and the sizes of the files behind them."""
-        sizes = {str(p.relative_to(self.root)) if self.root else str(p): p.stat().st_size for p in self.files()}
-        return fingerprint([self.name, source_digest(type(self)), self.split, self.size, self.kept_ids, sizes])
+        sizes = {str(p.relative_to(self.root)): p.stat().st_size for p in self.files()}
+        return fingerprint([self.kind, source_digest(type(self)), self.split, self.size, self.kept_ids, sizes])
 
     def _target(self, task: str, value: int | NDArray[Any], identity: str) -> Tensor:
         space = self.labels[task]
@@ -180,24 +196,53 @@ def to_tensor(image: Image.Image, size: Size) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
+def served_size(size: Size | int, stored: Size) -> Size:
+    """(H, W) an image of `stored` size is resized to; its shape is kept where only the shorter side is given."""
+    if not isinstance(size, int):
+        return size
+    shorter = min(stored)
+    return round(stored[0] * size / shorter), round(stored[1] * size / shorter)
+
+
 def load_dataset(
-    name: str, *, root: str | Path = "data", split: str = "test", limit: int | None = None, size: Size | None = None
+    name: str,
+    *,
+    root: str | Path = "data",
+    split: str = "test",
+    limit: int | None = None,
+    size: Size | int | None = None,
 ) -> Dataset:
     """A split of a dataset, or a fixed part of it.
 
     Args:
-        name: a registered dataset (`robustprobe list datasets`) or `my.py:Class`.
+        name: a registered dataset (`robustprobe list datasets`), `imagefolder:PATH` and its like, or `my.py:Class`.
         root: the folder that holds datasets, each in a folder of its own name.
         limit: number of images; always the same ones for the same number.
-        size: (H, W) images are resized to; the dataset's own by default.
+        size: (H, W) images are resized to, or the length of their shorter side; the dataset's own by default.
 
     Raises:
         UserError: unknown name or split, missing folder, wrong layout, no images, or a limit below one.
     """
+    return find_dataset(name, root=root, split=split, size=size).select(limit)
+
+
+def find_dataset(
+    name: str, *, root: str | Path = "data", split: str = "test", size: Size | int | None = None
+) -> Dataset:
+    """A split of a dataset that says what it is, but whose images are not listed yet. Arguments as `load_dataset`.
+
+    Raises:
+        UserError: unknown name or split, or a folder that does not say what its labels mean.
+    """
     if split not in SPLITS:
         raise UserError(f"unknown split '{split}'; choose train, val or test.")
-    kind = cast(type[Dataset], datasets.get(name))
-    return kind(Path(root), split, size).select(limit)
+    head, _, place = name.partition(":")
+    if head not in datasets.names():
+        head, place = name, ""
+    kind = cast(type[Dataset], datasets.get(head))
+    found = kind(Path(place or root), split, size)
+    found.place = place
+    return found
 
 
 def stack(samples: Sequence[Sample]) -> Batch:
@@ -207,7 +252,10 @@ def stack(samples: Sequence[Sample]) -> Batch:
 
 
 def batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
-    """The dataset in order, the next batch being read while the current one is used."""
+    """The dataset in order, the next batch being read while the current one is used.
+
+    A batch ends early where the next image, or one of its labels, has another size: nothing is padded.
+    """
     starts = range(0, len(dataset), batch_size)
 
     with ThreadPoolExecutor(dataset.reading_threads) as pool:
@@ -218,7 +266,13 @@ def batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
         pending = request(0)
         for start in starts:
             current, pending = pending, request(start + batch_size)
-            yield stack([future.result() for future in current])
+            for _, samples in groupby((future.result() for future in current), shapes):
+                yield stack(list(samples))
+
+
+def shapes(sample: Sample) -> list[tuple[int, ...]]:
+    """Shapes of the image and of its labels."""
+    return [tuple(sample.image.shape), *(tuple(target.shape) for target in sample.targets.values())]
 
 
 def require(path: Path, layout: str) -> Path:

@@ -41,7 +41,7 @@ class CamVid(Dataset):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.root or "") / "camvid"
+        return self.root / "camvid"
 
     @cached_property
     def _rows(self) -> list[list[str]]:

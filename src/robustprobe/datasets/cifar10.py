@@ -51,7 +51,7 @@ class Cifar10(Dataset):
         return held_out([f"train-{row:05d}" for row in rows], self.split)
 
     def files(self) -> list[Path]:
-        folder = require(Path(self.root or "") / "cifar10", "a folder cifar10 with train-*.parquet and test-*.parquet")
+        folder = require(self.root / "cifar10", "a folder cifar10 with train-*.parquet and test-*.parquet")
         files = sorted(p for f in (folder, folder / "plain_text") for p in f.glob(f"{self._file_split}-*.parquet"))
         if not files:
             raise UserError(

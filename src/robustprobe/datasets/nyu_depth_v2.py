@@ -48,7 +48,7 @@ class NyuDepthV2(Dataset):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.root or "") / "nyu_depth_v2"
+        return self.root / "nyu_depth_v2"
 
     @cached_property
     def _rows(self) -> list[list[str]]:

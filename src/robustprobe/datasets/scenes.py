@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustprobe.datasets._base import Dataset, RawSample, Size, Split
+from robustprobe.datasets._base import Dataset, RawSample, Size, Split, served_size
 from robustprobe.datasets._rendering import IGNORE, SHAPES, SURFACES, Rendering, render
 from robustprobe.errors import UserError
 from robustprobe.types import LabelSpace
@@ -31,16 +31,18 @@ class Scenes(Dataset):
     # Rendering holds the interpreter's lock: 94 scenes a second with one thread, 47 with six, on two cores.
     reading_threads: ClassVar = 1
 
-    def __init__(self, root: Path | None, split: Split, size: Size | None) -> None:
+    def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
         super().__init__(root, split, size)
-        if self.size[0] != self.size[1] or not 16 <= self.size[0] <= 1024:
+        height, width = served_size(self.size, self.native_size)
+        if height != width or not 16 <= height <= 1024:
             raise UserError(f"scenes are square, of 16 to 1024 pixels, not {self.size}; give such a size.")
+        self.side = height
 
     def ids(self) -> list[str]:
         return [f"{self.split}-{i}" for i in range(SIZES[self.split])]
 
     def read(self, index: int) -> RawSample:
-        scene = _cached(f"{self.split}-{index}", self.size[0])
+        scene = _cached(f"{self.split}-{index}", self.side)
         labels: dict[str, int | NDArray[Any]] = {
             "classification": scene.label,
             "segmentation": scene.mask,
