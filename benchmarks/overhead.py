@@ -18,7 +18,8 @@ from robustprobe.attacks import Victim, load_attack
 from robustprobe.spec import AttackSpec
 from robustprobe.tasks import Model, load_task
 from robustprobe.tasks._base import fit_labels
-from robustprobe.types import LabelSpace
+from robustprobe.types import HeadDesign, LabelSpace
+from robustprobe.views import Resized
 
 CASES = {"pgd": "classification", "segpgd": "segmentation", "cospgd": "segmentation", "depthpgd": "depth"}
 
@@ -77,8 +78,8 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, kind in CASES.items():
             task = load_task(kind, LabelSpace(classes=tuple(str(i) for i in range(options.classes))))
-            head = task.head(encoder.card.widths, "cls")
-            model = Model(encoder, head, task, (side, side)).eval().requires_grad_(False)
+            head = task.head(encoder.card.widths, HeadDesign())
+            model = Model(encoder, head, task, Resized(size=(side, side))).eval().requires_grad_(False)
             found[name].append(share_outside(model, name, images, labels[kind]))
     for name, shares in found.items():
         print(

@@ -43,8 +43,8 @@ from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import class_distance, embedding_distance, patch_distance
 from robustprobe.losses.segmentation import segmentation_pixels, segpgd
 from robustprobe.metrics import mean_iou
-from robustprobe.proxies import LAYOUTS, Layout, kmeans, layout_labels
-from robustprobe.spec import HeadSpec, parse_eps
+from robustprobe.proxies import LAYOUTS, RECIPE, Layout, kmeans, layout_labels
+from robustprobe.spec import parse_eps
 from robustprobe.tasks import Head, Model, load_task
 from robustprobe.tasks._base import fit_labels
 from robustprobe.threat import Linf
@@ -238,8 +238,8 @@ def layout_head(encoder: Encoder, images: Tensor, features: Features, layout: La
     task = load_task("segmentation", LabelSpace(classes=tuple(map(str, range(layout.classes)))))
     size = (labels.shape[1], labels.shape[2])
     data = probing.FeatureSet(features.cls, features.patches, {"segmentation": labels}, size)
-    with torch.enable_grad():
-        return probing.fit_once(task, data, HeadSpec(batch_size=16), 1e-2, torch.device("cpu"))
+    lesson = probing.Lesson(task, RECIPE, encoder.card.widths, data, len(images), 0, torch.device("cpu"))
+    return probing.learn(lesson)[0].head
 
 
 def layout_on(place: Place, images: Tensor, parts: tuple[Layout, ...]) -> Loss:

@@ -18,7 +18,7 @@ from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.encoders.file import Architecture, build, load_folder, read_card
 from robustprobe.evaluation import Work, evaluate
-from robustprobe.probing import fit_probes, train_data
+from robustprobe.probing import fit_probes, served, train_data
 from robustprobe.spec import AttackSpec, HeadSpec
 from robustprobe.types import Features, Widths
 
@@ -57,7 +57,7 @@ def clean_scores(encoder: Encoder, options: argparse.Namespace) -> dict[str, str
     tasks = list(found.labels)
     if encoder.card.name == "raw pixels":
         encoder.card = encoder.card.model_copy(update={"widths": raw_widths(size, encoder.card.patch_size)})
-    data = train_data(options.dataset, options.data_root, size, spec)
+    data = train_data(options.dataset, options.data_root, served(encoder.card, found, spec), spec)
     probes = fit_probes(encoder, data, tasks, spec=spec, device=torch.device("cpu"))
     test = load_dataset(options.dataset, root=options.data_root, limit=options.limit, size=size)
     models = {name: model for name, (model, _) in probes.items()}

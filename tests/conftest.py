@@ -11,14 +11,21 @@ from hypothesis import settings
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import Architecture, build
 from robustprobe.probing import Fitted, TrainData, fit_probes, train_data
+from robustprobe.recipes import Serving
 from robustprobe.spec import HeadSpec
 from robustprobe.tasks import Model
+from robustprobe.views import Resized
 
 settings.register_profile("robustprobe", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("robustprobe")
 
 TINY = Architecture(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2)
 SHORT = HeadSpec(train_limit=24, epochs=1, batch_size=8, learning_rates=(3e-3,))
+
+
+def whole(size: tuple[int, int]) -> Serving:
+    """Scenes at a size, seen whole."""
+    return Serving(size, dict.fromkeys(("classification", "segmentation", "depth"), Resized(size=size)))
 
 
 class SceneProbes(NamedTuple):
@@ -48,7 +55,7 @@ def tiny_encoder() -> Encoder:
 
 @pytest.fixture(scope="session")
 def scene_probes(tiny_encoder: Encoder, head_cache: Path) -> SceneProbes:
-    data = train_data("scenes", Path("nowhere"), (16, 16), SHORT)
+    data = train_data("scenes", Path("nowhere"), whole((16, 16)), SHORT)
     device = torch.device("cpu")
     fitted = fit_probes(tiny_encoder, data, list(data.train.labels), spec=SHORT, device=device)
     return SceneProbes(tiny_encoder, data, SHORT, fitted)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -30,6 +31,7 @@ from robustprobe.tasks import Head, Model, Task, load_task
 from robustprobe.tasks._base import fit_labels, resize
 from robustprobe.threat import NORMS
 from robustprobe.types import Features, LabelSpace
+from robustprobe.views import View, as_one
 
 
 class AttackResult(NamedTuple):
@@ -107,17 +109,18 @@ def _victim(
     kind = cast(type[Attack], known_attacks.get(name))
     if kind.sees in ("nothing", "encoder"):
         encoder = model.encoder if isinstance(model, Model) else model
-        function = model.features if isinstance(model, Model) else model
         if not isinstance(encoder, Encoder):
-            return Victim(function, goals=goals)
-        size = model.size if isinstance(model, Model) else None
-        proxies = partial(_proxies, encoder, images.device, size)
-        return Victim(function, layers=encoder.layers, goals=goals, proxies=proxies)
+            return Victim(model, goals=goals)
+        view = replace(model.view, layers=1) if isinstance(model, Model) else None
+        function = partial(view.embedding, encoder) if view else model
+        proxies = partial(_proxies, encoder, images.device, view)
+        return Victim(function, layers=partial(_layers, encoder, view), goals=goals, proxies=proxies)
     if judge is None or kind.sees not in ("task", judge.task.name):
         has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
         needs = "a task" if kind.sees == "task" else kind.sees
         raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
-    size = model.size if isinstance(model, Model) else (images.shape[-2], images.shape[-1])
+    size = (images.shape[-2], images.shape[-1])
+    size = model.view.output_size(size) if isinstance(model, Model) else size
     labels = fit_labels(judge.targets, size)
     return Victim(judge.function, labels, judge.task.space, judge.task.criteria, judge.task.name)
 
@@ -147,10 +150,13 @@ def smallest_eps(
     return torch.where(found.score.to(size.device) > 0, torch.inf, size)
 
 
-def _proxies(
-    encoder: Encoder, device: torch.device, fitted: tuple[int, int] | None, size: tuple[int, int]
-) -> list[Head]:
-    return layout_heads(encoder, fitted or size, device)
+def _proxies(encoder: Encoder, device: torch.device, view: View | None, size: tuple[int, int]) -> list[Head]:
+    return layout_heads(encoder, view.part_size(size) if view else size, device)
+
+
+def _layers(encoder: Encoder, view: View | None, images: Tensor, which: Sequence[int]) -> list[Features]:
+    found = encoder.layers(view.cut(images) if view else images, which)
+    return [as_one(features, len(images)) for features in found]
 
 
 class _Judge(NamedTuple):
@@ -265,8 +271,7 @@ def fit_probe(
     if task not in tasks:
         raise unknown_name(f"task of {dataset}", str(task), tasks)
     spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
-    size = size or found.fit_size(encoder.card.input_size, encoder.card.patch_size)
-    data = probing.train_data(dataset, Path(root), size, spec)
+    data = probing.train_data(dataset, Path(root), probing.served(encoder.card, found, spec, size), spec)
     where = find_device(device)
     return probing.fit_probes(encoder.to(where), data, [task], spec=spec, device=where)[task][0]
 

@@ -1,10 +1,12 @@
 """The loop: adversarial images are made once, and every head judges them. Touches no file, prints nothing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robustprobe.attacks import Attack, Attacked, Victim, load_attack
@@ -15,9 +17,10 @@ from robustprobe.errors import UserError
 from robustprobe.fast_linear import fast_linear
 from robustprobe.proxies import layout_heads
 from robustprobe.spec import AttackSpec
-from robustprobe.tasks import Model
+from robustprobe.tasks import Head, Model
 from robustprobe.tasks._base import fit_labels
-from robustprobe.types import Batch, Features
+from robustprobe.types import Batch, Features, Widths
+from robustprobe.views import View, as_one, last_layers
 
 
 class Work(NamedTuple):
@@ -35,6 +38,11 @@ class Work(NamedTuple):
     batch_size: int
     precision: str
     device: torch.device
+
+    @property
+    def view(self) -> View:
+        """How the encoder alone is shown the images: as the first judge's model, its last layer only."""
+        return replace(self.models[self.judges[0]].view, layers=1)
 
 
 class Judgement(NamedTuple):
@@ -57,7 +65,8 @@ def evaluate(work: Work) -> Iterator[tuple[Judgement, ...]]:
     for batch in batches(work.dataset, work.batch_size):
         images = batch.images.to(work.device)
         targets = {task: target.to(work.device) for task, target in batch.targets.items()}
-        seen = victim(work, function, targets, range(first, first + len(images)))
+        size = (images.shape[-2], images.shape[-1])
+        seen = victim(work, function, targets, range(first, first + len(images)), size)
         previous, judgements = None, []
         for attack in attacks:
             attacked = attack.run(seen, images, batch.ids, previous if attack.spec.warm else None)
@@ -68,31 +77,46 @@ def evaluate(work: Work) -> Iterator[tuple[Judgement, ...]]:
 
 
 def attacked_function(work: Work) -> Callable[[Tensor], Any]:
-    """The model or encoder that is attacked, in the precision of the work."""
-    function = work.models[work.made_for] if work.made_for else work.encoder
+    """The model, or the encoder as the models see through it, that is attacked, in the precision of the work."""
+    function = work.models[work.made_for] if work.made_for else partial(work.view.embedding, work.encoder)
     return reduced(function, work.precision, work.device.type)
 
 
 def victim(
-    work: Work, function: Callable[[Tensor], Any], targets: Mapping[str, Tensor], places: Sequence[int]
+    work: Work,
+    function: Callable[[Tensor], Any],
+    targets: Mapping[str, Tensor],
+    places: Sequence[int],
+    size: tuple[int, int],
 ) -> Victim:
     """What the attack may see of the images at `places`; the goal of an embedding is the next image of the dataset."""
     if work.made_for:
-        task = work.models[work.made_for].task
-        labels = fit_labels(targets[work.made_for], work.dataset.size)
+        model, target = work.models[work.made_for], targets[work.made_for]
+        task = model.task
+        labels = fit_labels(target, model.view.output_size(size))
         return Victim(function, labels, task.space, task.criteria, task.name)
     goals = None
     if any(spec.objective.startswith("towards-") for spec in work.attacks):
         following = [work.dataset[(place + 1) % len(work.dataset)].image for place in places]
-        goals = torch.stack(following).to(work.device)
-    layers, proxies = partial(_layers, work), partial(layout_heads, work.encoder, device=work.device)
-    return Victim(function, layers=layers, goals=goals, proxies=proxies)
+        goals = torch.cat([fit_image(image, size) for image in following]).to(work.device)
+    return Victim(function, layers=partial(_layers, work), goals=goals, proxies=partial(_proxies, work))
+
+
+def fit_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image (3, h, w) as a batch (1, 3, H, W) of another size."""
+    if image.shape[-2:] == size:
+        return image[None]
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def _layers(work: Work, images: Tensor, which: tuple[int, ...]) -> list[Features]:
     with torch.autocast(work.device.type, dtype=torch.bfloat16, enabled=work.precision == "bf16"):
-        found = work.encoder.layers(images, which)
-    return [Features(*(a.float() for a in features)) for features in found]
+        found = work.encoder.layers(work.view.cut(images), which)
+    return [as_one(Features(*(a.float() for a in features)), len(images)) for features in found]
+
+
+def _proxies(work: Work, size: tuple[int, int]) -> list[Head]:
+    return layout_heads(work.encoder, work.view.part_size(size), device=work.device)
 
 
 def reduced(function: Callable[[Tensor], Any], precision: str, device: str) -> Callable[[Tensor], Any]:
@@ -112,20 +136,40 @@ def reduced(function: Callable[[Tensor], Any], precision: str, device: str) -> C
 def judge(
     work: Work, attack: Attack, batch: Batch, images: Tensor, targets: Mapping[str, Tensor], attacked: Attacked
 ) -> Judgement:
-    """Every judge's verdict on adversarial images, in fp32; features are computed once for all judges."""
-    adversarial = attacked.images
-    with fast_linear():
-        features = work.encoder(adversarial)
-        rounded_features = work.encoder((adversarial * 255).round() / 255)
-    rows, rounded, outputs = {}, {}, {}
-    for name in work.judges:
-        model = work.models[name]
-        output = checked(model.head(features, work.dataset.size), name)
-        outputs[name] = output.cpu()
-        rows[name] = to_cpu(model.task.rows(output, targets[name]))
-        rounded[name] = to_cpu(model.task.rows(model.head(rounded_features, work.dataset.size), targets[name]))
-    size = attack.threat.size(adversarial - images).cpu()
-    return Judgement(batch, attacked._replace(images=adversarial.cpu()), size, rows, rounded, outputs)
+    """Every judge's verdict on adversarial images, in fp32; judges with one view share its features."""
+    adversarial, size = attacked.images, (images.shape[-2], images.shape[-1])
+    rows: dict[str, dict[str, Tensor]] = {}
+    rounded: dict[str, dict[str, Tensor]] = {}
+    outputs = {}
+    for made, whole in ((adversarial, True), ((adversarial * 255).round() / 255, False)):
+        seen: dict[View, Features] = {}
+        for name in work.judges:
+            model = work.models[name]
+            if model.view not in seen:
+                with fast_linear():
+                    seen[model.view] = model.features(made)
+            output = checked(model.answer(seen[model.view], size), name)
+            (rows if whole else rounded)[name] = verdict(model, output, seen[model.view], targets[name])
+            if whole:
+                outputs[name] = output.cpu()
+    moved = attack.threat.size(adversarial - images).cpu()
+    return Judgement(batch, attacked._replace(images=adversarial.cpu()), moved, rows, rounded, outputs)
+
+
+def verdict(model: Model, output: Tensor, features: Features, target: Tensor) -> dict[str, Tensor]:
+    """Columns of rows, with a second head's beside those of the first."""
+    columns = to_cpu(model.task.rows(output, target))
+    if model.second is None:
+        return columns
+    second = to_cpu(model.task.rows(model.second(last_of(model, features), (0, 0)), target))
+    return columns | {f"second_{name}": column for name, column in second.items() if name != "label"}
+
+
+def last_of(model: Model, features: Features) -> Features:
+    """The last layer of the features a model reads."""
+    count = model.view.layers
+    widths = Widths(features.cls.shape[1] // count, features.patches.shape[1] // count)
+    return last_layers(features, widths, 1)
 
 
 def to_cpu(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -69,7 +69,8 @@ class ExampleWriter:
         pixels = (judged.attacked.images[row] * 255).round().byte().permute(1, 2, 0)
         self.pictures[f"{place}.png"] = pixels.numpy()
         predictions = {task: self._prediction(task, out[row], place) for task, out in judged.outputs.items()}
-        truth = {task: self._truth(task, target[row], place) for task, target in judged.batch.targets.items()}
+        size = (pixels.shape[0], pixels.shape[1])
+        truth = {task: self._truth(task, target[row], place, size) for task, target in judged.batch.targets.items()}
         return Example(id=identity, place=place, predictions=predictions, truth=truth)
 
     def _prediction(self, task: str, output: Tensor, place: int) -> Any:
@@ -80,11 +81,12 @@ class ExampleWriter:
         label_map = output.argmax(0) if task == "segmentation" else output
         return self._map(f"{place}-{task}.png", task, label_map)
 
-    def _truth(self, task: str, target: Tensor, place: int) -> Any:
+    def _truth(self, task: str, target: Tensor, place: int, size: tuple[int, int]) -> Any:
         if task == "classification":
             return self.work.dataset.labels[task].classes[int(target)]
         name = f"{place}-{task}-truth.png"
-        return self._map(name, task, fit_labels(target[None], self.work.dataset.size)[0], self.attack.name == "clean")
+        size = self.work.models[task].view.output_size(size)
+        return self._map(name, task, fit_labels(target[None], size)[0], self.attack.name == "clean")
 
     def _map(self, name: str, task: str, values: Tensor, write: bool = True) -> str:
         if write:

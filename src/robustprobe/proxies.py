@@ -14,14 +14,15 @@ from robustprobe import probing
 from robustprobe.datasets import load_dataset
 from robustprobe.datasets._base import batches
 from robustprobe.encoders import Encoder
-from robustprobe.spec import HeadSpec, code_digest, fingerprint
+from robustprobe.recipes import TaskRecipe
+from robustprobe.spec import code_digest, fingerprint
 from robustprobe.tasks import Head, load_task
-from robustprobe.types import Features, LabelSpace
+from robustprobe.types import Features, HeadDesign, LabelSpace
 
 STRIDE = 4
 SCENES = 192
 RATE = 1e-2
-RECIPE = HeadSpec(batch_size=16)
+RECIPE = TaskRecipe(learning_rates=(RATE,), batch_size=16, designs=(HeadDesign(pooling="patch"),))
 _CHUNK = 64
 
 
@@ -47,17 +48,17 @@ def layout_heads(encoder: Encoder, size: tuple[int, int], device: torch.device) 
     widths = encoder.card.widths
     tasks = [load_task("segmentation", LabelSpace(classes=tuple(map(str, range(n))))) for _, n in LAYOUTS]
     keys = [fingerprint([encoder.digest, "layout", *layout, *size, code_digest()]) for layout in LAYOUTS]
-    found = [probing.load_cached(key, task, widths, RECIPE) for key, task in zip(keys, tasks, strict=True)]
+    found = [probing.load_head(key, task, widths) for key, task in zip(keys, tasks, strict=True)]
     if any(fitted is None for fitted in found):
         images = _scenes(size)
         features = _features(encoder, images, device)
         for place, layout in enumerate(LAYOUTS):
             labels = layout_labels(layout, images)
             data = probing.FeatureSet(*features, {"segmentation": labels}, (labels.shape[1], labels.shape[2]))
-            with torch.enable_grad():
-                head = probing.fit_once(tasks[place], data, RECIPE, RATE, device)
-            found[place] = fitted = probing.Fitted(head, RATE, float("nan"))
-            probing.save_cached(keys[place], fitted)
+            lesson = probing.Lesson(tasks[place], RECIPE, widths, data, len(images), 0, device)
+            (candidate,) = probing.learn(lesson)
+            found[place] = fitted = probing.Fitted(candidate.head, RATE, float("nan"), candidate.design)
+            probing.save_head(keys[place], fitted)
     return [fitted.head.to(device) for fitted in found if fitted is not None]
 
 

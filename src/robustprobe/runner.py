@@ -17,6 +17,7 @@ from robustprobe.errors import UserError
 from robustprobe.evaluation import Work, evaluate
 from robustprobe.examples import ExampleWriter, example_places
 from robustprobe.provenance import provenance
+from robustprobe.recipes import recipe_of
 from robustprobe.registry import attacks, source_digest
 from robustprobe.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
 from robustprobe.stats import Estimate
@@ -24,7 +25,10 @@ from robustprobe.store import CheckFact, HeadFacts, Interval, Record, Store
 from robustprobe.tally import Tally
 from robustprobe.tasks import Model, load_task
 from robustprobe.trust import Check
+from robustprobe.views import Resized, Size, View
 
+# Pixels that the time of a pass is measured on.
+PROBE_PIXELS = 400_000
 Probes = Mapping[str, tuple[Model, probing.Fitted]]
 
 
@@ -83,13 +87,16 @@ class Bench(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a run will do, before it does it. Seconds are an estimate from a short measurement on this machine."""
+    """What a run will do, before it does it. Seconds are an estimate from a short measurement on this machine, and
+    `kept_bytes` what the features of the largest dataset take while heads learn.
+    """
 
     suite: Suite
     root: Path
     device: torch.device
     benches: tuple[Bench, ...]
     seconds: float
+    kept_bytes: int = 0
 
     @property
     def cells(self) -> list[Cell]:
@@ -134,8 +141,9 @@ def make_plan(suite: Suite, store: Store, root: Path, device: torch.device, enco
     benches = tuple(
         _bench(suite, e.to(device), place, root, store) for e in loaded for place in range(len(suite.datasets))
     )
-    seconds = sum(_seconds(suite, bench, device) for bench in benches if bench.left)
-    return Plan(suite, root, device, benches, seconds)
+    estimates = [_estimate(suite, bench, device) for bench in benches if bench.left]
+    seconds, kept = sum(e[0] for e in estimates), max((e[1] for e in estimates), default=0)
+    return Plan(suite, root, device, benches, seconds, kept)
 
 
 def _with_attacks(suite: Suite, root: Path) -> Suite:
@@ -190,9 +198,9 @@ def _labelled(notify: Notify, label: str, progress: Progress) -> None:
 def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store) -> Bench:
     wanted = suite.datasets[place]
     found = find_dataset(wanted.name, root=root)
-    size = wanted.size or found.fit_size(encoder.card.input_size, encoder.card.patch_size)
-    data = load_dataset(wanted.name, root=root, limit=wanted.limit, size=size)
-    train = probing.train_data(wanted.name, root, size, suite.head)
+    serving = probing.served(encoder.card, found, suite.head, wanted.size)
+    data = load_dataset(wanted.name, root=root, limit=wanted.limit, size=serving.size)
+    train = probing.train_data(wanted.name, root, serving, suite.head)
     keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in found.labels}
     bench = Bench(encoder, data, train, keys, ())
     return bench._replace(jobs=tuple(_jobs(suite, bench, store)))
@@ -234,8 +242,10 @@ def _run_job(plan: Plan, store: Store, bench: Bench, job: Job, probes: Probes, n
     start, suite, data = time.monotonic(), plan.suite, bench.data
     models = {task: model for task, (model, _) in probes.items()}
     specs = tuple(rung.attack for rung in job.rungs)
+    view = next(iter(models.values())).view
+    batch_size = _bench_batch(suite, bench.encoder, view, data.typical_size)
     work = Work(
-        bench.encoder, models, data, specs, job.made_for, list(models), suite.batch_size, suite.precision, plan.device
+        bench.encoder, models, data, specs, job.made_for, list(models), batch_size, suite.precision, plan.device
     )
     writers = [
         ExampleWriter(store, rung.group, work, rung.attack, job.made_for, _places(suite, data, suite.examples))
@@ -315,6 +325,8 @@ def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, prob
             fingerprint=bench.head_keys[cell.task],
             recipe=suite.head.model_dump(mode="json"),
             learning_rate=fitted.learning_rate,
+            reads=f"{fitted.design.pooling} of {fitted.design.layers}",
+            view=model.view.label,
             held_out_score=fitted.held_out_score,
             train_images=len(bench.train.train),
         ),
@@ -328,23 +340,49 @@ def _intervals(metrics: Mapping[str, Estimate]) -> dict[str, Interval]:
     return {name: Interval(**e._asdict()) for name, e in metrics.items()}
 
 
-def _seconds(suite: Suite, bench: Bench, device: torch.device) -> float:
-    """Estimated time of a bench, from one attack step on a few images and one training step of each missing head."""
-    images = torch.rand(min(32, suite.batch_size, len(bench.data)), 3, *bench.data.size, device=device)
-    forward, step = _time(lambda: bench.encoder(images)), _time(lambda: _one_step(bench.encoder, images))
+def _bench_batch(suite: Suite, encoder: Encoder, view: View, size: Size) -> int:
+    """Images attacked at once: fewer where a view shows far more pixels of each than the encoder is made for."""
+    if isinstance(view, Resized):
+        return suite.batch_size
+    height, width = encoder.card.input_size
+    return max(1, suite.batch_size * height * width // view.pixels(size))
+
+
+def _estimate(suite: Suite, bench: Bench, device: torch.device) -> tuple[float, int]:
+    """Seconds of a bench, from one attack step on a few images and one training step of each missing head, and bytes
+    of features that are kept meanwhile.
+    """
+    view = next(iter(bench.train.views.values()))
+    size = bench.data.typical_size
+    part = view.part_size(size)
+    many = max(1, min(32, len(bench.data), PROBE_PIXELS // (part[0] * part[1])))
+    images = torch.rand(many, 3, *part, device=device)
+    parts = view.pixels(size) / (part[0] * part[1])
+    forward, step = (
+        parts * seconds / many
+        for seconds in (_time(lambda: bench.encoder(images)), _time(lambda: _one_step(bench.encoder, images)))
+    )
     rungs = [rung for job in bench.left for rung in job.rungs]
     extra = 1 + 2 * min(suite.checks, len(bench.data)) / len(bench.data)
-    per_image = [rung.attack.steps * rung.attack.restarts * step * extra + 3 * forward for rung in rungs]
-    attacking = sum(per_image) * len(bench.data) / len(images)
-    kinds = {task: load_task(task, bench.data.labels[task]) for task in bench.head_keys}
-    widths = bench.encoder.card.widths
-    new = [k for t, k in kinds.items() if probing.load_cached(bench.head_keys[t], k, widths, suite.head) is None]
-    extracting = forward * (len(bench.train.train) + len(bench.train.val)) / len(images) if new else 0.0
-    return (
-        attacking
-        + extracting
-        + sum(probing.fit_seconds(k, bench.train, bench.encoder, suite.head, device) for k in new)
-    )
+    attacking = sum(rung.attack.steps * rung.attack.restarts * step * extra + 3 * forward for rung in rungs)
+    heads, kept = _head_seconds(suite, bench, device, forward)
+    return attacking * len(bench.data) + heads, kept
+
+
+def _head_seconds(suite: Suite, bench: Bench, device: torch.device, forward: float) -> tuple[float, int]:
+    """Seconds until missing heads are fitted, of `forward` an image, and bytes of features kept for them."""
+    seconds, kept, train = 0.0, 0, bench.train
+    for name, key in bench.head_keys.items():
+        task = load_task(name, bench.data.labels[name])
+        if probing.is_cached(key, task, bench.encoder.card.widths):
+            continue
+        recipe = recipe_of(suite.head, name)
+        if recipe.augment == "none":
+            kept = max(kept, probing.kept_features(bench.encoder, train.views[name], train))
+        else:
+            seconds += forward * (probing.images_seen(recipe, len(train.train)) + len(train.val))
+        seconds += probing.fit_seconds(task, train, bench.encoder, suite.head, device)
+    return seconds + (forward * (len(train.train) + len(train.val)) if kept else 0.0), kept
 
 
 def _one_step(encoder: Encoder, images: torch.Tensor) -> None:

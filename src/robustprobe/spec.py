@@ -129,18 +129,20 @@ def _split_objective(data: Any) -> Any:
 
 
 class HeadSpec(Spec):
-    """How heads are fitted: the recipe, the features a classifier reads, and how much of train is used.
+    """How heads are fitted: a recipe, what is changed of it (None: nothing), and how much of train is used.
 
-    Label maps are learnt at 1/`label_stride` of the image resolution; they are always scored at their own.
+    Label maps are learnt at 1/`label_stride` of the image resolution; they are always scored at their own. `pooling`
+    is what a classification head reads. `neighbours` also judges classification by k-NN.
     """
 
-    recipe: Literal["standard"] = "standard"
-    pooling: Literal["cls", "cls+patch"] = "cls"
+    recipe: Literal["fast", "standard", "paper"] = "fast"
+    pooling: Literal["cls", "cls+patch"] | None = None
     train_limit: int | None = Field(default=None, ge=2)
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=64, ge=2)
-    label_stride: int = Field(default=4, ge=1)
-    learning_rates: tuple[float, ...] = Field(default=(1e-3, 1e-2, 1e-1), min_length=1)
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=2)
+    label_stride: int | None = Field(default=None, ge=1)
+    learning_rates: tuple[float, ...] | None = Field(default=None, min_length=1)
+    neighbours: int = Field(default=20, ge=0)
     seed: int = 0
 
 
@@ -150,6 +152,7 @@ class DatasetSpec(Spec):
     name: str
     limit: int | None = Field(default=None, ge=1)
     size: tuple[int, int] | None = None
+    """(H, W) the images are served at; None: as the head's recipe says."""
 
 
 class Suite(Spec):
@@ -247,9 +250,10 @@ def code_digest() -> str:
         "proxies.py",
         "metrics.py",
         "stats.py",
-        "probing.py",
+        "views.py",
+        "recipes.py",
         "evaluation.py",
     ]
-    rooms = ("losses", "encoders", "datasets", "tasks", "attacks")
+    rooms = ("losses", "encoders", "datasets", "tasks", "attacks", "probing")
     files = [root / n for n in names] + [p for r in rooms for p in (root / r).glob("*.py")]
     return fingerprint({p.relative_to(root).as_posix(): p.read_text() for p in sorted(files)})

@@ -63,6 +63,10 @@ class HeadFacts(Frozen):
     learning_rate: float
     held_out_score: float
     train_images: int
+    reads: str = ""
+    """Tokens it reads, and of how many of the last blocks."""
+    view: str = ""
+    """How the encoder is shown the images."""
 
 
 class CheckFact(Frozen):
@@ -95,7 +99,8 @@ class Record(Frozen):
     dataset: str
     dataset_digest: str
     split: str
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | int
+    """(H, W) the images were attacked at, or their shorter side where shapes differ."""
     image_ids_digest: str
     task: str
     """The task whose head judged."""

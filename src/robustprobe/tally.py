@@ -24,6 +24,15 @@ class Kept(NamedTuple):
     targets: dict[str, Tensor]
 
 
+def largest_group(kept: list[Kept]) -> list[Kept]:
+    """Those of the most common shape: the attack is run again on them as one batch."""
+    groups: dict[tuple[object, ...], list[Kept]] = {}
+    for one in kept:
+        shapes = (one.image.shape, *(target.shape for target in one.targets.values()))
+        groups.setdefault(shapes, []).append(one)
+    return max(groups.values(), key=len)
+
+
 class Tally:
     """Collects one attack at one eps as batches pass; images are let go, but for those at `places`."""
 
@@ -77,10 +86,12 @@ class Tally:
         return {task: [*common, *found.get(task, [])] for task in work.judges}
 
     def _on_sample(self, tasks: set[str]) -> dict[str, list[Check]]:
-        work, kept, device = self.work, self.kept, self.work.device
+        work, device = self.work, self.work.device
+        kept = largest_group(self.kept)
         labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}
+        size = (kept[0].image.shape[-2], kept[0].image.shape[-1])
         sample = Sample(
-            victim(work, attacked_function(work), labels, [k.place for k in kept]),
+            victim(work, attacked_function(work), labels, [k.place for k in kept], size),
             torch.stack([k.image for k in kept]).to(device),
             [k.id for k in kept],
             torch.stack([k.adversarial for k in kept]).to(device),

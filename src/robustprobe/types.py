@@ -23,6 +23,19 @@ class Widths(NamedTuple):
     patch: int
 
 
+class HeadDesign(NamedTuple):
+    """What of the features a head reads, and what it does with them first.
+
+    `layers` counts blocks from the last; `pooling` is `cls`, `patch` or `cls+patch`; `standardise` puts a BatchNorm
+    before the linear layer; `upsample` enlarges maps before what is not linear.
+    """
+
+    layers: int = 1
+    pooling: str = "cls"
+    standardise: bool = True
+    upsample: int = 1
+
+
 class Sample(NamedTuple):
     """One image of a dataset.
 

@@ -21,7 +21,8 @@ from robustprobe.registry import attacks, tasks
 from robustprobe.spec import AttackSpec
 from robustprobe.tasks import Model, load_task
 from robustprobe.tasks._base import resize
-from robustprobe.types import Aim, Features, LabelSpace
+from robustprobe.types import Aim, Features, HeadDesign, LabelSpace
+from robustprobe.views import Resized
 
 pytestmark = pytest.mark.contract
 
@@ -91,13 +92,15 @@ def _victim(encoder: Encoder, kind: str, dtype: torch.dtype) -> Victim:
         segmenter = load_task("segmentation", SPACE)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            heads = [segmenter.head(encoder.card.widths, "cls").to(dtype).eval().requires_grad_(False) for _ in "ab"]
+            heads = [
+                segmenter.head(encoder.card.widths, HeadDesign()).to(dtype).eval().requires_grad_(False) for _ in "ab"
+            ]
         return Victim(encoder, proxies=lambda size: heads)
     task = load_task(kind, SPACE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = task.head(encoder.card.widths, "cls").to(dtype)
-    model = Model(encoder, head, task, (16, 16)).eval().requires_grad_(False)
+        head = task.head(encoder.card.widths, HeadDesign()).to(dtype)
+    model = Model(encoder, head, task, Resized(size=(16, 16))).eval().requires_grad_(False)
     return Victim(model, labels(kind, model), SPACE, task.criteria, kind)
 
 

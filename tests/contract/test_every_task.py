@@ -16,7 +16,7 @@ from robustprobe.metrics import mean_iou
 from robustprobe.registry import attacks, tasks
 from robustprobe.spec import AttackSpec
 from robustprobe.tasks import Task, load_task
-from robustprobe.types import Features, LabelSpace, Widths
+from robustprobe.types import Features, HeadDesign, LabelSpace, Widths
 from tests.conftest import SceneProbes
 
 pytestmark = pytest.mark.contract
@@ -40,7 +40,8 @@ def features(grid: tuple[int, int], count: int = COUNT) -> Features:
 def output_of(task: Task, size: tuple[int, int], pooling: str = "cls") -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = task.head(Widths(5, 7), pooling).eval()
+        width = Widths(5, 7)
+        head = task.head(width, HeadDesign(pooling=pooling)).eval()
     with torch.no_grad():
         return cast(Tensor, head(features((size[0] // 8, size[1] // 8)), size))
 
@@ -72,7 +73,7 @@ def test_output_has_the_size_of_the_image(name: str, size: tuple[int, int], pool
 @pytest.mark.parametrize("name", NAMES)
 def test_training_loss_is_one_number_an_image_and_reaches_every_weight(name: str) -> None:
     task = task_of(name)
-    head = task.head(Widths(5, 7), "cls").eval()
+    head = task.head(Widths(5, 7), HeadDesign()).eval()
     loss = task.training_loss(head(features((2, 2)), (16, 16)), target_of(name, (16, 16)))
     assert loss.shape == (COUNT,)
     assert torch.isfinite(loss).all()

@@ -14,6 +14,7 @@ from robustprobe.evaluation import Judgement, Work, attacked_function, evaluate,
 from robustprobe.examples import example_places
 from robustprobe.losses.embedding import embedding_distance
 from robustprobe.spec import AttackSpec
+from robustprobe.tasks import Model
 from robustprobe.types import Features
 from tests.conftest import SceneProbes
 
@@ -91,10 +92,11 @@ def test_attack_sees_no_more_than_it_may(scene_probes: SceneProbes, data: Datase
     targets = {task: torch.zeros(1, 20, 20) for task in data.labels} | {"classification": torch.zeros(1)}
     for name in ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd"):
         job, task = work(scene_probes, data, name), MADE_FOR.get(name, "")
-        seen = victim(job, attacked_function(job), targets, [0])
+        seen = victim(job, attacked_function(job), targets, [0], (16, 16))
         assert seen.goals is None
         if not task:
-            assert seen.function is scene_probes.encoder
+            images = torch.rand(2, 3, 16, 16)
+            assert all(map(torch.equal, seen.function(images), scene_probes.encoder(images)))
             assert seen.targets is None
             assert seen.criteria is None
             continue
@@ -134,7 +136,9 @@ def test_encoder_that_answers_nan_is_an_error(scene_probes: SceneProbes, data: D
             answer = cast(Features, scene_probes.encoder(images))
             return Features(answer.cls * torch.nan, answer.patches * torch.nan)
 
-    broken = work(scene_probes, data, "noise")._replace(encoder=Broken(scene_probes.encoder.card))
+    encoder = Broken(scene_probes.encoder.card)
+    models = {t: Model(encoder, m.head, m.task, m.view) for t, (m, _) in scene_probes.fitted.items()}
+    broken = work(scene_probes, data, "noise")._replace(encoder=encoder, models=models)
     with pytest.raises(UserError, match="classification model answers NaN or infinity"):
         list(evaluate(broken))
 

@@ -19,19 +19,25 @@ def show_plan(console: Console, plan: Plan) -> None:
         table.add_column(column, overflow="fold", no_wrap=column in ("encoder", "dataset"))
     for bench in plan.benches:
         names = dict.fromkeys(job.rungs[0].attack.label for job in bench.left)
-        images = f"{len(bench.data)} of {bench.data.size[0]} x {bench.data.size[1]}"
+        images = f"{len(bench.data)} of {size_text(bench.data.size)}"
         left = ", ".join(names) or "none: all done"
         table.add_row(bench.encoder.card.name, bench.data.name, ", ".join(bench.head_keys), images, left)
     console.print(table)
     suite, done = plan.suite, sum(cell.done for cell in plan.cells)
     sizes = ", ".join(format_eps(eps, suite.norm) for eps in suite.eps)
     kept = f", {done} of them done already" if done else ""
+    kept += f", {plan.kept_bytes / 2**30:.1f} GiB of features kept meanwhile" if plan.kept_bytes > 2**30 else ""
     spent = f"about {duration(plan.seconds)} on {plan.device}" if done < len(plan.cells) else "nothing left to do"
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
     console.print(f"{suite.norm} {sizes}, {steps}, seed {suite.seed}")
     console.print(
         f"plan: {len(plan.cells)} cells{kept}; {spent}. Ctrl-C is safe: the same command continues.", soft_wrap=True
     )
+
+
+def size_text(size: tuple[int, int] | int) -> str:
+    """Height and width in pixels, or the shorter side."""
+    return f"shorter side {size}" if isinstance(size, int) else f"{size[0]} x {size[1]}"
 
 
 def duration(seconds: float) -> str:

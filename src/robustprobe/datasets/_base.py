@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -85,6 +85,12 @@ class Dataset(ABC):
         scale = (input_size[0] * input_size[1] * DENSE_AREA / (height * width)) ** 0.5
         rows, columns = (max(1, round(side * scale / patch_size)) for side in (height, width))
         return rows * patch_size, columns * patch_size
+
+    @final
+    @property
+    def typical_size(self) -> Size:
+        """(H, W) images are served at, or a typical one's where shapes differ."""
+        return served_size(self.size, self.native_size)
 
     @final
     @property
@@ -251,17 +257,29 @@ def stack(samples: Sequence[Sample]) -> Batch:
     return Batch([s.id for s in samples], torch.stack([s.image for s in samples]), targets)
 
 
-def batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
-    """The dataset in order, the next batch being read while the current one is used.
+def batches(
+    dataset: Dataset,
+    batch_size: int,
+    order: Sequence[int] | None = None,
+    change: Callable[[Sample], Sample] = lambda sample: sample,
+) -> Iterator[Batch]:
+    """The dataset, the next batch being read, and changed, while the current one is used.
 
     A batch ends early where the next image, or one of its labels, has another size: nothing is padded.
+
+    Args:
+        order: places in the dataset; all, in its own order, by default.
     """
-    starts = range(0, len(dataset), batch_size)
+    places = range(len(dataset)) if order is None else order
+    starts = range(0, len(places), batch_size)
+
+    def read(place: int) -> Sample:
+        return change(dataset[place])
 
     with ThreadPoolExecutor(dataset.reading_threads) as pool:
 
         def request(start: int) -> list[Future[Sample]]:
-            return [pool.submit(dataset.__getitem__, i) for i in range(start, min(start + batch_size, len(dataset)))]
+            return [pool.submit(read, place) for place in places[start : start + batch_size]]
 
         pending = request(0)
         for start in starts:

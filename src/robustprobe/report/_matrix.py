@@ -300,6 +300,8 @@ def percent_text(share: float) -> str:
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
-def size_text(size: tuple[int, int]) -> str:
-    """Height and width in pixels, as in `360 × 480`."""
+def size_text(size: tuple[int, int] | int) -> str:
+    """Height and width in pixels, as in `360 × 480`, or the shorter side."""
+    if isinstance(size, int):
+        return f"shorter side {size}"
     return f"{size[0]} × {size[1]}"

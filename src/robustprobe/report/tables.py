@@ -16,6 +16,7 @@ from robustprobe.report._matrix import (
     doubts,
     in_order,
     interval_text,
+    size_text,
     task_tables,
     transfer_matrices,
     trusted,
@@ -92,7 +93,7 @@ def _row(record: "Record") -> dict[str, Any]:
         "attack": attack.name,
         "failed_checks": "; ".join(check.name for check in record.checks if not check.passed),
         "value_8bit": rounded.value if rounded else math.nan,
-        "image_size": "x".join(str(side) for side in record.image_size),
+        "image_size": size_text(record.image_size).replace(" × ", "x"),
         "started": record.provenance.started,
     }
     return {key: values[key] for key in KEYS}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robustprobe.registry import tasks
 from robustprobe.stats import Estimate
-from robustprobe.types import Aim, AttackLoss, Criteria, Features, LabelSpace, Widths
+from robustprobe.types import Aim, AttackLoss, Criteria, Features, HeadDesign, LabelSpace, Widths
+from robustprobe.views import Resized, Size, View
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -28,22 +29,29 @@ class Head(nn.Module, ABC):
 class Model(nn.Module):
     """Encoder and head: images (B, 3, H, W) in [0, 1] to the task's output. The thing attacked and judged.
 
-    Images of another size than `size` (H, W), which the head was fitted at, are resized to it first: an attack acts on
-    the images as they are given.
+    `view` says how the encoder is shown the images; an attack acts on the images as they are given. `second`, where
+    there is one, is another head whose opinion is recorded beside the first one's.
     """
 
-    def __init__(self, encoder: nn.Module, head: Head, task: "Task", size: tuple[int, int]) -> None:
+    def __init__(self, encoder: nn.Module, head: Head, task: "Task", view: View, second: Head | None = None) -> None:
         super().__init__()
-        self.encoder, self.head, self.task, self.size = encoder, head, task, size
+        self.encoder, self.head, self.task, self.view, self.second = encoder, head, task, view, second
+
+    @property
+    def size(self) -> Size | None:
+        """(H, W) that images are resized to; None where they are taken as they are."""
+        return self.view.size if isinstance(self.view, Resized) else None
 
     def features(self, images: Tensor) -> Features:
-        """Features of images (B, 3, H, W) in [0, 1], at the size the head was fitted at."""
-        if images.shape[-2:] != self.size:
-            images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True).clamp(0, 1)
-        return cast(Features, self.encoder(images))
+        """Features of the parts of images (B, 3, H, W) in [0, 1] that the head reads."""
+        return self.view.features(self.encoder, images)
+
+    def answer(self, features: Features, size: tuple[int, int]) -> Tensor:
+        """The output for images of `size` (H, W) whose features these are."""
+        return self.view.join(self.head(features, self.view.part_size(size)), size)
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.head(self.features(images), self.size))
+        return self.answer(self.features(images), (images.shape[-2], images.shape[-1]))
 
 
 class Task(ABC):
@@ -64,8 +72,8 @@ class Task(ABC):
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
-    def head(self, widths: Widths, pooling: str) -> Head:
-        """A fresh head on features of these channels; `pooling` says what a head on the whole image reads."""
+    def head(self, widths: Widths, design: HeadDesign) -> Head:
+        """A fresh head on features of these channels, as many as the layers of the design have together."""
 
     @abstractmethod
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:

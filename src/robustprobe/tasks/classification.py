@@ -4,30 +4,59 @@ from collections.abc import Mapping
 from typing import ClassVar, cast, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustprobe.losses import classification as losses
 from robustprobe.stats import Estimate, wilson
 from robustprobe.tasks._base import Columns, Head, Task, on_labels
-from robustprobe.types import Aim, Criteria, Features, Widths
+from robustprobe.types import Aim, Criteria, Features, HeadDesign, Widths
+
+TEMPERATURE = 0.07
+SECOND = "k-NN top-1"
 
 
 @final
 class LinearHead(Head):
-    """Standardisation and one linear layer on CLS, or on CLS and the mean patch token (`pooling="cls+patch"`)."""
+    """One linear layer on CLS, or on CLS and the mean patch token, standardised first or not."""
 
-    def __init__(self, widths: Widths, classes: int, pooling: str) -> None:
+    def __init__(self, widths: Widths, classes: int, design: HeadDesign) -> None:
         super().__init__()
-        self.pooling = pooling
-        width = widths.cls + (widths.patch if pooling == "cls+patch" else 0)
-        self.norm = nn.BatchNorm1d(width, affine=False)
+        self.pooling = design.pooling
+        width = widths.cls + (widths.patch if design.pooling == "cls+patch" else 0)
+        self.norm = nn.BatchNorm1d(width, affine=False) if design.standardise else nn.Identity()
         self.linear = nn.Linear(width, classes)
+        if not design.standardise:
+            nn.init.normal_(self.linear.weight, std=0.01)
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         pooled = features.cls
         if self.pooling == "cls+patch":
             pooled = torch.cat([pooled, features.patches.mean((2, 3))], dim=1)
         return cast(Tensor, self.linear(self.norm(pooled)))
+
+
+@final
+class NeighboursHead(Head):
+    """Votes of the most similar train images by CLS (Wu et al. 2018; DINO's k-NN): nothing is learnt.
+
+    Each of the `count` nearest by cosine adds exp(cosine / 0.07) to its class. `bank` (N, D) has rows of length 1.
+    """
+
+    bank: Tensor
+    labels: Tensor
+
+    def __init__(self, bank: Tensor, labels: Tensor, classes: int, count: int) -> None:
+        super().__init__()
+        self.classes, self.count = classes, min(count, len(bank))
+        self.register_buffer("bank", bank)
+        self.register_buffer("labels", labels)
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        near, which = (F.normalize(features.cls, dim=1) @ self.bank.T).topk(self.count, dim=1)
+        votes = near.new_zeros(len(near), self.classes)
+        return votes.scatter_add_(1, self.labels[which], (near / TEMPERATURE).exp())
 
 
 def _targeted_dlr(output: Tensor, aim: Aim) -> Tensor:
@@ -68,8 +97,8 @@ class Classification(Task):
         targeted=frozenset({"targeted-dlr", "targeted-ce"}),
     )
 
-    def head(self, widths: Widths, pooling: str) -> Head:
-        return LinearHead(widths, len(self.space.classes), pooling)
+    def head(self, widths: Widths, design: HeadDesign) -> Head:
+        return LinearHead(widths, len(self.space.classes), design)
 
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:
         return losses.cross_entropy(output, target)
@@ -82,5 +111,6 @@ class Classification(Task):
         return rows["correct"].float()
 
     def estimates(self, rows: Columns) -> dict[str, Estimate]:
-        correct = rows["correct"]
-        return {self.metric: wilson(int(correct.sum()), len(correct))}
+        names = {self.metric: "correct", SECOND: "second_correct"}
+        columns = {name: rows[column] for name, column in names.items() if column in rows}
+        return {name: wilson(int(correct.sum()), len(correct)) for name, correct in columns.items()}

@@ -12,7 +12,7 @@ from robustprobe.losses import depth as losses
 from robustprobe.metrics import depth_errors
 from robustprobe.stats import Estimate, bootstrap
 from robustprobe.tasks._base import Columns, Head, Task, mean_over_images, on_labels, resize
-from robustprobe.types import Aim, Criteria, Features, LabelSpace, Widths
+from robustprobe.types import Aim, Criteria, Features, HeadDesign, LabelSpace, Widths
 
 BINS = 256
 _FLOOR = 0.1
@@ -20,21 +20,30 @@ _FLOOR = 0.1
 
 @final
 class BinsHead(Head):
-    """BatchNorm and a 1x1 convolution to 256 depth bins; depth is the expectation over them (DINOv2's linear head).
+    """A 1x1 convolution to 256 depth bins, whose expectation is the depth (DINOv2's linear head).
 
+    Reads patch tokens, or each of them beside CLS; standardised first or not; enlarged before the bins are weighed.
     Weights of the bins are relu(logit) + 0.1, normalised; bins are uniform over the depth range.
     """
 
     bins: Tensor
 
-    def __init__(self, dim: int, space: LabelSpace) -> None:
+    def __init__(self, widths: Widths, space: LabelSpace, design: HeadDesign) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(dim)
-        self.conv = nn.Conv2d(dim, BINS, 1)
+        self.design = design
+        width = widths.patch + (widths.cls if design.pooling == "cls+patch" else 0)
+        self.norm = nn.BatchNorm2d(width) if design.standardise else nn.Identity()
+        self.conv = nn.Conv2d(width, BINS, 1)
         self.register_buffer("bins", torch.linspace(space.min_depth, space.max_depth, BINS))
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
-        weights = F.relu(self.conv(self.norm(features.patches))) + _FLOOR
+        maps = features.patches
+        if self.design.pooling == "cls+patch":
+            maps = torch.cat([maps, features.cls[:, :, None, None].expand(-1, -1, *maps.shape[-2:])], 1)
+        # A 1x1 convolution and bilinear resizing may change places: resizing logits is cheaper.
+        logits = self.conv(self.norm(maps))
+        logits = resize(logits, (maps.shape[-2] * self.design.upsample, maps.shape[-1] * self.design.upsample))
+        weights = F.relu(logits) + _FLOOR
         depth = (weights * self.bins[:, None, None]).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
         return resize(depth, size)[:, 0]
 
@@ -64,8 +73,8 @@ class Depth(Task):
         harm=_harm,
     )
 
-    def head(self, widths: Widths, pooling: str) -> Head:
-        return BinsHead(widths.patch, self.space)
+    def head(self, widths: Widths, design: HeadDesign) -> Head:
+        return BinsHead(widths, self.space, design)
 
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:
         return losses.scale_invariant_log(output, target)

@@ -10,7 +10,7 @@ from robustprobe.losses import segmentation as losses
 from robustprobe.metrics import confusion_counts, mean_iou
 from robustprobe.stats import Estimate, bootstrap
 from robustprobe.tasks._base import Columns, Head, Task, resize
-from robustprobe.types import Aim, Criteria, Features, Widths
+from robustprobe.types import Aim, Criteria, Features, HeadDesign, Widths
 
 
 @final
@@ -86,7 +86,7 @@ class Segmentation(Task):
         broken=_nothing_left,
     )
 
-    def head(self, widths: Widths, pooling: str) -> Head:
+    def head(self, widths: Widths, design: HeadDesign) -> Head:
         return DenseHead(widths.patch, len(self.space.classes))
 
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:
