@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from robustprobe.cli._console import new_console
 from robustprobe.errors import UserError
 from robustprobe.spec import Suite, validated
-from robustprobe.suites import find_suite
+from robustprobe.suites import find_suite, narrowed
 
 
 def demo(*, out: Path = Path("demo"), device: str = "auto") -> None:
@@ -39,6 +39,7 @@ def run(
     restarts: int | None = None,
     checks: int | None = None,
     train_limit: int | None = None,
+    recipe: Literal["fast", "standard", "paper"] | None = None,
     pooling: Literal["cls", "cls+patch"] | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
@@ -47,6 +48,8 @@ def run(
     data_root: Path = Path("data"),
     out: Path = Path("results"),
     device: str = "auto",
+    only: list[str] | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Attack encoders and judge them on every task, as a suite file or these options say.
 
@@ -76,6 +79,9 @@ def run(
         Images on which each attack is run again, stronger, weaker and blind, to see whether it can be trusted.
     train_limit
         Images that heads learn from.
+    recipe
+        How heads are fitted and images shown to them: fast (minutes on a CPU), standard (close to the linear
+        evaluations of DINOv2 and DINOv3) or paper.
     pooling
         What a classification head reads.
     seed
@@ -93,13 +99,18 @@ def run(
         Folder for results.
     device
         auto, cpu or cuda.
+    only
+        Keep only the suite's encoders, datasets or attacks that match, such as cifar10 or 'dinov2*'. Repeatable.
+    dry_run
+        Show cells, images, time and disk, measured briefly on this machine, and stop.
     """
-    head = {"train_limit": train_limit, "pooling": pooling}
+    head = {"train_limit": train_limit, "recipe": recipe, "pooling": pooling}
     changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "norm": norm, "seed": seed}
     changes |= {"steps": steps, "restarts": restarts, "checks": checks}
     changes |= {"batch_size": batch_size, "examples": examples, "precision": precision}
     base = find_suite(suite) if suite else None
-    _run(_suite(base, changes, dataset, limit, head), data_root, out, device)
+    chosen = narrowed(_suite(base, changes, dataset, limit, head), only or [])
+    _run(chosen, data_root, out, device, dry_run)
 
 
 def _suite(
@@ -124,7 +135,7 @@ def _suite(
     return validated(Suite, data, "the run")
 
 
-def _run(suite: Suite, root: Path, out: Path, device: str) -> None:
+def _run(suite: Suite, root: Path, out: Path, device: str, dry_run: bool = False) -> None:
     console = new_console()
     console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
     from robustprobe.cli._display import Display, show_plan
@@ -134,9 +145,11 @@ def _run(suite: Suite, root: Path, out: Path, device: str) -> None:
     from robustprobe.runner import execute, make_plan
     from robustprobe.store import Store
 
-    store = Store(out).prepare()
+    store = Store(out) if dry_run else Store(out).prepare()
     plan = make_plan(suite, store, root, find_device(device))
     show_plan(console, plan)
+    if dry_run:
+        return
     with Display(console, plan) as display:
         failures = execute(plan, store, display.update)
     wanted = plan.fingerprints()
