@@ -15,7 +15,8 @@ from rich.console import Console
 
 from robustprobe.errors import UserError
 from robustprobe.report._matrix import task_tables
-from robustprobe.report.tables import FORMATS, KEYS, print_rich, render, table_rows
+from robustprobe.report._sheet import FORMATS
+from robustprobe.report.tables import KEYS, print_rich, render, table_rows
 from robustprobe.spec import AttackSpec
 from robustprobe.store import HeadFacts, Interval, Provenance, Record
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from robustprobe.errors import UserError, unknown_name
 from robustprobe.report import _sheet
 from robustprobe.report._matrix import (
     MISSING,
@@ -16,14 +17,13 @@ from robustprobe.report._matrix import (
     transfer_matrices,
     trusted,
 )
-from robustprobe.report._sheet import FORMATS, Document, Row, Sheet, csv_text, finite, json_text
+from robustprobe.report._paper import paper_layout
+from robustprobe.report._sheet import Document, Row, Sheet, csv_text, finite, json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from robustprobe.store import Record
-
-__all__ = ["FORMATS", "KEYS", "document", "print_rich", "render", "table_rows", "value_text"]
 
 KEYS = (
     *(
@@ -44,7 +44,9 @@ KEYS = (
     *("objective", "restarts", "failed_checks", "forwards", "backwards"),
     *("largest_perturbation", "suite", "started", "fingerprint"),
 )
+LAYOUTS = ("all", "paper")
 NO_RECORDS = "No finished cells yet."
+NO_PAPER_RECORDS = "No finished cells of the paper's attacks at its eps."
 MARK = "†"
 """Beside a number that a check casts doubt on; the sentence below the tables says why."""
 
@@ -79,25 +81,50 @@ def _row(record: "Record") -> dict[str, Any]:
     return {key: values[key] for key in KEYS}
 
 
-def render(records: Iterable["Record"], format: str, transfer: bool = False) -> str:
+def check_layout(transfer: bool, layout: str) -> None:
+    """Raises UserError for an unknown layout, or for transfer tables in the paper's layout, which has none."""
+    if layout not in LAYOUTS:
+        raise unknown_name("table layout", layout, LAYOUTS)
+    if transfer and layout == "paper":
+        raise UserError("the paper's tables have no attacks made for other tasks; give --transfer or --layout paper.")
+
+
+def render(records: Iterable["Record"], format: str, transfer: bool = False, layout: str = "all") -> str:
     """A store's numbers as text.
 
     Args:
         records: any, in any order.
         format: `rich` (as on a terminal, without colour), `md`, `latex` (needs the package booktabs), `csv` or `json`.
         transfer: also the cells whose attack was made for another task than the one that judged.
+        layout: `all`, or `paper` for the cells of the paper's tables alone: one record a cell.
 
     Raises:
-        UserError: unknown format.
+        UserError: unknown format or layout, or transfer tables in the paper's layout.
     """
+    check_layout(transfer, layout)
     if format in ("csv", "json"):
-        rows = [finite(row) for row in table_rows(records, transfer)]
+        chosen = paper_layout(records).records if layout == "paper" else records
+        rows = [finite(row) for row in table_rows(chosen, transfer)]
         return csv_text(rows, KEYS) if format == "csv" else json_text(rows)
-    return _sheet.text(document(records, transfer), format)
+    return _sheet.text(document(records, transfer, layout), format)
 
 
-def document(records: Iterable["Record"], transfer: bool = False) -> Document:
-    """A table a task; with `transfer` also one for each encoder and dataset that several tasks judged."""
+def document(records: Iterable["Record"], transfer: bool = False, layout: str = "all") -> Document:
+    """A table a task; with `transfer` also one for each encoder and dataset that several tasks judged.
+
+    Args:
+        records: any, in any order.
+        transfer: also the transfer tables.
+        layout: `all`, or `paper` for the columns of the paper's tables alone.
+
+    Raises:
+        UserError: unknown layout, or transfer tables in the paper's layout, which has none.
+    """
+    check_layout(transfer, layout)
+    if layout == "paper":
+        found = paper_layout(records)
+        sheets = [_task_sheet(table) for table in found.tables]
+        return Document(sheets, [*found.notes, *doubt_notes(found.records)], NO_PAPER_RECORDS)
     records = list(records)
     tables = task_tables(records)
     matrices = transfer_matrices(records) if transfer else []
@@ -130,6 +157,6 @@ def value_text(record: "Record | None") -> str:
     return interval_text(record.headline) + ("" if trusted(record) else f" {MARK}")
 
 
-def print_rich(records: Iterable["Record"], transfer: bool, console: "Console") -> None:
+def print_rich(records: Iterable["Record"], transfer: bool, console: "Console", layout: str = "all") -> None:
     """Print the tables for people; intervals go below their values where the console is narrow."""
-    _sheet.print_rich(document(records, transfer), console)
+    _sheet.print_rich(document(records, transfer, layout), console)
