@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("rich", "md", "csv", "json", "latex")
 TEXT_WIDTH = 200
+LETTERS = 26
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -111,18 +112,21 @@ def _rich_table(sheet: Sheet, separator: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    lines = separator == "\n" and not sheet.grouped
-    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_lines=lines)
+    # Groups are told apart by a line between them, so that their own rows may stand close.
+    close = bool(sheet.grouped)
+    padding = (0, 0 if close else 1, 0, 0)
+    drawn = Table(box=box.SIMPLE_HEAD, padding=padding, show_lines=separator == "\n" and not close)
     if sheet.grouped:
         drawn.add_column(", ".join(sheet.heads[: sheet.grouped]), overflow="fold")
     for heading in sheet.heads[sheet.grouped :]:
         drawn.add_column(heading, overflow="fold")
     for column in sheet.columns:
-        drawn.add_column(Text(column), justify="right", overflow="fold")
+        # Rich shrinks columns that may wrap first: names fold before the few numbers of a group do.
+        drawn.add_column(Text(column), justify="right", overflow="fold", no_wrap=close)
     for shared, rows in sheet.groups():
         for names, cells in _stacked(shared, rows) if sheet.grouped else rows:
             shown = [cell.replace(" ", separator, 1) if "[" in cell else cell for cell in cells]
-            drawn.add_row(*(Text(name) for name in names), *(Text(cell) for cell in shown))
+            drawn.add_row(*(Text(name) for name in names), *(Text(cell, no_wrap=False) for cell in shown))
         drawn.add_section()
     return drawn
 
@@ -246,11 +250,12 @@ def footnotes(said: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
     texts = list(dict.fromkeys(text for own in said for text in own))
     everywhere = [text for text in texts if all(text in own for own in said)]
     letters = {text: _letter(place) for place, text in enumerate(t for t in texts if t not in everywhere)}
-    marks = [",".join(letter for text, letter in letters.items() if text in own) for own in said]
+    between = "," if len(letters) > LETTERS else ""
+    marks = [between.join(letter for text, letter in letters.items() if text in own) for own in said]
     return marks, [*everywhere, *(f"{letter}: {text}" for text, letter in letters.items())]
 
 
 def _letter(place: int) -> str:
     """`a` to `z`, then `aa`, `ab` and so on."""
-    ahead, own = divmod(place, 26)
+    ahead, own = divmod(place, LETTERS)
     return (_letter(ahead - 1) if ahead else "") + chr(ord("a") + own)

@@ -224,13 +224,12 @@ def _sheet(compared: Sequence[Compared]) -> Sheet:
     marks, notes = footnotes([c.notes for c in compared])
     first = compared[0].pair.any
     rows = [
-        Row([r.dataset, r.encoder, label], [value_text(c.pair.first), value_text(c.pair.second), _change(c), mark])
+        Row([r.dataset, r.encoder, label], [value_text(c.pair.first), value_text(c.pair.second), _difference(c), mark])
         for c, r, label, mark in zip(compared, [c.pair.any for c in compared], _labels(compared), marks, strict=True)
     ]
-    title = f"{first.task.capitalize()}: {metric_text(first.metric, first.unit, first.higher_is_better)}"
-    return Sheet(
-        title, ["dataset", "encoder", "attack"], ["first", "second", "change", "notes"], rows, notes, grouped=2
-    )
+    metric = metric_text(first.metric, first.unit, first.higher_is_better)
+    title = f"{first.task.capitalize()}: {metric}; diff: second minus first, with a paired 95 % interval"
+    return Sheet(title, ["dataset", "encoder", "attack"], ["first", "second", "diff", "notes"], rows, notes, grouped=2)
 
 
 def _labels(compared: Sequence[Compared]) -> list[str]:
@@ -245,7 +244,7 @@ def _labels(compared: Sequence[Compared]) -> list[str]:
     ]
 
 
-def _change(compared: Compared) -> str:
+def _difference(compared: Compared) -> str:
     if compared.pair.first is None or compared.pair.second is None:
         return MISSING
     estimate, value = compared.paired.estimate, change_text(compared.difference)
@@ -260,9 +259,8 @@ def _notes(heading: dict[str, str], compared: Sequence[Compared]) -> list[str]:
     alone = [sum(c.pair[place] is None for c in compared) for place in (1, 0)]
     clear = sum(e.ci_low > 0 or e.ci_high < 0 for e in (c.paired.estimate for c in both) if e)
     counts = (
-        f"{len(both)} cells are in both, {alone[0]} only in the first, {alone[1]} only in the second. change: second "
-        f"minus first, for {paired} of them with a 95 % interval by a bootstrap that draws images jointly; {clear} of "
-        "these exclude 0."
+        f"{len(both)} cells are in both, {alone[0]} only in the first, {alone[1]} only in the second. {paired} differences "
+        f"have an interval, by a bootstrap that draws the images of both jointly; {clear} of these exclude 0."
     )
     shown = [r for c in compared for r in c.pair if r]
     return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *doubt_notes(shown)]

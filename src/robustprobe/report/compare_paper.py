@@ -139,11 +139,12 @@ def _sheet(table: PaperTable, compared: Sequence[Compared]) -> Sheet:
         Row([c.cell.dataset, _encoder_text(c.cell), c.cell.attack], [*_numbers(c), mark])
         for c, mark in zip(compared, marks, strict=True)
     ]
-    title = f"{table.task.capitalize()}: {metric_text(table.metric, table.unit, table.higher_is_better)}"
+    metric = metric_text(table.metric, table.unit, table.higher_is_better)
+    title = f"{table.task.capitalize()}: {metric}; diff: ours minus paper; in?: paper's number inside our interval"
     return Sheet(
         title,
         ["dataset", "encoder", "attack"],
-        ["paper", "ours", "change", "in?", "n", "notes"],
+        ["paper", "ours", "diff", "in?", "n", "notes"],
         rows,
         [*_conditions(compared), *_missing(compared), *notes],
         grouped=2,
@@ -181,15 +182,23 @@ def _conditions(compared: Sequence[Compared]) -> list[str]:
 
 
 def _missing(compared: Sequence[Compared]) -> list[str]:
-    """The cells that were not measured, rows without any by name alone."""
+    """The cells that were not measured; rows and datasets without any by name alone."""
     texts = []
-    for (dataset, encoder), found in groupby(compared, key=lambda c: (c.cell.dataset, _encoder_text(c.cell))):
+    for dataset, found in groupby(compared, key=lambda c: c.cell.dataset):
         cells = list(found)
-        lacking = [c.cell.attack for c in cells if c.choice.record is None]
-        if lacking:
-            ending = "" if len(lacking) == len(cells) else f" ({', '.join(lacking)})"
-            texts.append(f"{dataset} {encoder}{ending}")
+        rows = [_missing_in_row(list(row)) for _, row in groupby(cells, key=lambda c: _encoder_text(c.cell))]
+        if any(rows):
+            some = any(c.choice.record for c in cells)
+            texts.append(f"{dataset}: {', '.join(filter(None, rows)) if some else 'all'}")
     return [f"Missing here: {'; '.join(texts)}."] if texts else []
+
+
+def _missing_in_row(cells: Sequence[Compared]) -> str:
+    lacking = [c.cell.attack for c in cells if c.choice.record is None]
+    name = _encoder_text(cells[0].cell)
+    if len(lacking) == len(cells):
+        return name
+    return f"{name} ({' '.join(lacking)})" if lacking else ""
 
 
 def _summary(compared: Sequence[Compared]) -> str:
@@ -198,10 +207,5 @@ def _summary(compared: Sequence[Compared]) -> str:
     size = f"{threat.norm} {format_eps(threat.eps)}, {threat.steps} steps of {format_eps(threat.step_size)}"
     counted = f"{len(measured)} of the paper's {len(compared)} cells are measured here"
     agreeing = sum(c.inside is True for c in measured)
-    agreement = (
-        f"; in {agreeing} of them the paper's number, rounded to 0.01, can lie in our interval" if measured else ""
-    )
-    return (
-        f"{counted}{agreement}. change: ours minus the paper's. in?: whether the paper's number can lie in our 95 % "
-        f"interval over images. Paper: {facts.source}; {size} ({threat.origin})."
-    )
+    agreement = f"; in {agreeing} of them the paper's number, which is rounded to 0.01, can lie in our 95 % interval"
+    return f"{counted}{agreement if measured else ''}. Paper: {facts.source}; {size} ({threat.origin})."
