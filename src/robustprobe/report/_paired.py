@@ -115,8 +115,9 @@ def _paired(statistic: Statistic, first: dict[str, Any], second: dict[str, Any])
     other = {c: np.asarray(second[c], dtype=float)[order] for c in statistic.columns}
     if any(own[c].shape != other[c].shape for c in own):
         return _none("the numbers of classes differ")
-    same = all(np.array_equal(own[c], other[c], equal_nan=True) for c in own)
-    return Paired(_bootstrap(statistic, own, other), SAME if same else "")
+    if all(np.array_equal(own[c], other[c], equal_nan=True) for c in own):
+        return Paired(Estimate(0.0, 0.0, 0.0), SAME)
+    return Paired(_bootstrap(statistic, own, other))
 
 
 def _bootstrap(statistic: Statistic, own: dict[str, Floats], other: dict[str, Floats]) -> Estimate:

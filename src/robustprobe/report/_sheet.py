@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FORMATS = ("rich", "md", "csv", "json", "latex")
 TEXT_WIDTH = 200
 LETTERS = 26
+NAMES_WIDTH = 24
+"""What names need of a terminal before its columns of numbers may keep their widths."""
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -94,10 +96,10 @@ def print_rich(document: Document, console: "Console") -> None:
     from rich.text import Text
 
     for sheet in document.sheets:
-        wide = _rich_table(sheet, " ")
+        wide = _rich_table(sheet, " ", console.width)
         fits = Measurement.get(console, console.options.update(max_width=10_000), wide).maximum <= console.width
         console.print(Text(sheet.title, style="bold"))
-        console.print(wide if fits else _rich_table(sheet, "\n"))
+        console.print(wide if fits else _rich_table(sheet, "\n", console.width))
         for note in sheet.notes:
             console.print(Text(note))
         console.print()
@@ -107,7 +109,7 @@ def print_rich(document: Document, console: "Console") -> None:
         console.print(document.nothing)
 
 
-def _rich_table(sheet: Sheet, separator: str) -> "Table":
+def _rich_table(sheet: Sheet, separator: str, width: int) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -120,15 +122,29 @@ def _rich_table(sheet: Sheet, separator: str) -> "Table":
         drawn.add_column(", ".join(sheet.heads[: sheet.grouped]), overflow="fold")
     for heading in sheet.heads[sheet.grouped :]:
         drawn.add_column(heading, overflow="fold")
+    keep = close and width - _numbers_width(sheet, separator) >= NAMES_WIDTH
     for column in sheet.columns:
         # Rich shrinks columns that may wrap first: names fold before the few numbers of a group do.
-        drawn.add_column(Text(column), justify="right", overflow="fold", no_wrap=close)
+        drawn.add_column(Text(column), justify="right", overflow="fold", no_wrap=keep)
     for shared, rows in sheet.groups():
-        for names, cells in _stacked(shared, rows) if sheet.grouped else rows:
-            shown = [cell.replace(" ", separator, 1) if "[" in cell else cell for cell in cells]
-            drawn.add_row(*(Text(name) for name in names), *(Text(cell, no_wrap=False) for cell in shown))
+        for names, cells in _stacked(shared, rows) if close else rows:
+            shown = [*names, *(_split(cell, separator) for cell in cells)]
+            drawn.add_row(*(Text(cell, no_wrap=False) for cell in shown))
         drawn.add_section()
     return drawn
+
+
+def _split(cell: str, separator: str) -> str:
+    """A cell with its interval behind `separator`."""
+    return cell.replace(" [", f"{separator}[", 1)
+
+
+def _numbers_width(sheet: Sheet, separator: str) -> int:
+    """Width of all columns of numbers where none of them folds."""
+    columns = zip(sheet.columns, *(row.cells for row in sheet.rows), strict=True)
+    return sum(
+        1 + max(len(line) for cell in column for line in _split(cell, separator).split("\n")) for column in columns
+    )
 
 
 def _stacked(shared: list[str], rows: list[Row]) -> list[Row]:

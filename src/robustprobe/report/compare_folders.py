@@ -259,8 +259,8 @@ def _notes(heading: dict[str, str], compared: Sequence[Compared]) -> list[str]:
     alone = [sum(c.pair[place] is None for c in compared) for place in (1, 0)]
     clear = sum(e.ci_low > 0 or e.ci_high < 0 for e in (c.paired.estimate for c in both) if e)
     counts = (
-        f"{len(both)} cells are in both, {alone[0]} only in the first, {alone[1]} only in the second. {paired} differences "
-        f"have an interval, by a bootstrap that draws the images of both jointly; {clear} of these exclude 0."
+        f"{len(both)} cells are in both, {alone[0]} only in the first, {alone[1]} only in the second. {paired} "
+        f"differences have an interval, by a bootstrap that draws the images of both jointly; {clear} exclude 0."
     )
     shown = [r for c in compared for r in c.pair if r]
     return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *doubt_notes(shown)]
