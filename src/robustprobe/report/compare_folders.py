@@ -93,9 +93,11 @@ def _match(first: list["Record"], second: list["Record"], facts: Sequence[Fact])
         return [Pair(first[0] if first else None, second[0] if second else None)]
     if not facts:
         return [Pair(_newest(first), _newest(second))]
-    values = sorted({facts[0](r) for r in (*first, *second)})
-    parts = [([r for r in side if facts[0](r) == value] for side in (first, second)) for value in values]
-    return [pair for own, other in parts for pair in _match(own, other, facts[1:])]
+    pairs = []
+    for value in sorted({facts[0](r) for r in (*first, *second)}):
+        own, other = ([r for r in side if facts[0](r) == value] for side in (first, second))
+        pairs += _match(own, other, facts[1:])
+    return pairs
 
 
 def _newest(records: list["Record"]) -> "Record | None":
@@ -259,8 +261,8 @@ def _notes(heading: dict[str, str], compared: Sequence[Compared]) -> list[str]:
     alone = [sum(c.pair[place] is None for c in compared) for place in (1, 0)]
     clear = sum(e.ci_low > 0 or e.ci_high < 0 for e in (c.paired.estimate for c in both) if e)
     counts = (
-        f"{len(both)} cells are in both, {alone[0]} only in the first, {alone[1]} only in the second. {paired} "
-        f"differences have an interval, by a bootstrap that draws the images of both jointly; {clear} exclude 0."
+        f"Cells in both: {len(both)}; only in the first: {alone[0]}; only in the second: {alone[1]}. Differences with "
+        f"an interval, by a bootstrap that draws the images of both jointly: {paired}, of which {clear} exclude 0."
     )
     shown = [r for c in compared for r in c.pair if r]
     return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *doubt_notes(shown)]
