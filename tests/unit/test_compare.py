@@ -120,6 +120,13 @@ def test_missing_cells_are_listed_not_dropped() -> None:
     assert comparison.document.notes[0].startswith("2 of the paper's 84 cells are measured here; in 2 of them")
 
 
+def test_a_folder_of_other_things_says_what_it_holds() -> None:
+    summary = compare_paper([make_record(attack("clean"), 0.5)]).document.notes[0]
+    assert summary.startswith(
+        "0 of the paper's 84 cells are measured here; there are results of bundled:scenes on scenes. Paper: Kowalczuk"
+    )
+
+
 @pytest.mark.parametrize(
     ("other", "told"),
     [
@@ -449,6 +456,15 @@ def test_cells_are_matched_by_name_attack_and_size_alone() -> None:
         cifar("pgd", 0.1, settings={"objective": "dlr"}),
     ):
         assert {(p.first is None, p.second is None) for p in match([first], [other])} == {(False, True), (True, False)}
+
+
+def test_doubts_say_of_which_folder_they_are(tmp_path: Path) -> None:
+    check = CheckFact(name="restart", value=0.3, passed=False, meaning="a second start finds more")
+    doubtful = classified(np.ones(4), checks=(check,))
+    notes = both(tmp_path, [classified(np.ones(4))], [doubtful]).document.notes
+    assert [note for note in notes if note.startswith("†")] == [
+        f"† second, pgd 8/255: a second start finds more ({SMALL}, cifar10, classification)."
+    ]
 
 
 def test_formats_of_the_folder_comparison(tmp_path: Path) -> None:

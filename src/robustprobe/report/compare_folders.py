@@ -264,5 +264,9 @@ def _notes(heading: dict[str, str], compared: Sequence[Compared]) -> list[str]:
         f"Cells in both: {len(both)}; only in the first: {alone[0]}; only in the second: {alone[1]}. Differences with "
         f"an interval, by a bootstrap that draws the images of both jointly: {paired}, of which {clear} exclude 0."
     )
-    shown = [r for c in compared for r in c.pair if r]
-    return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *doubt_notes(shown)]
+    doubted = [
+        note
+        for name in Pair._fields
+        for note in doubt_notes([r for r in (getattr(c.pair, name) for c in compared) if r], f"{name}, ")
+    ]
+    return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *doubted]

@@ -72,7 +72,7 @@ def compare_paper(records: Iterable["Record"], deacl: str | None = None) -> Comp
     heading = {"paper": facts.source, "threat": facts.threat.model_dump(mode="json"), "rule": RULE}
     shown = [c.choice.record for c in compared if c.choice.record]
     sheets = [_sheet(table, [c for c in compared if c.cell.task == table.task]) for table in facts.tables]
-    document = Document(sheets, [_summary(compared), *doubt_notes(shown)])
+    document = Document(sheets, [_summary(compared, records), *doubt_notes(shown)])
     return Comparison(document, heading, [_row(c) for c in compared])
 
 
@@ -201,11 +201,14 @@ def _missing_in_row(cells: Sequence[Compared]) -> str:
     return f"{name} ({' '.join(lacking)})" if lacking else ""
 
 
-def _summary(compared: Sequence[Compared]) -> str:
+def _summary(compared: Sequence[Compared], records: Sequence["Record"]) -> str:
     measured, facts = [c for c in compared if c.choice.record], paper()
     threat = facts.threat
     size = f"{threat.norm} {format_eps(threat.eps)}, {threat.steps} steps of {format_eps(threat.step_size)}"
     counted = f"{len(measured)} of the paper's {len(compared)} cells are measured here"
     agreeing = sum(c.inside is True for c in measured)
-    agreement = f"; in {agreeing} of them the paper's number, which is rounded to 0.01, can lie in our 95 % interval"
-    return f"{counted}{agreement if measured else ''}. Paper: {facts.source}; {size} ({threat.origin})."
+    found = f"; in {agreeing} of them the paper's number, which is rounded to 0.01, can lie in our 95 % interval"
+    if not measured:
+        benches = sorted({f"{r.encoder} on {r.dataset}" for r in records})
+        found = f"; there are results of {', '.join(benches)}"
+    return f"{counted}{found}. Paper: {facts.source}; {size} ({threat.origin})."

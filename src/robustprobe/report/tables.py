@@ -144,10 +144,10 @@ def _transfer_sheet(matrix: TransferMatrix) -> Sheet:
     return Sheet(matrix.title, ["made for", "attack"], [f"judged by {judge}" for judge in matrix.judges], rows)
 
 
-def doubt_notes(records: Iterable["Record"]) -> list[str]:
-    """What is to be said of the numbers that `value_text` marks."""
+def doubt_notes(records: Iterable["Record"], where: str = "") -> list[str]:
+    """What is to be said of the numbers that `value_text` marks, each sentence with `where` ahead of it."""
     shown = {r.fingerprint: r for r in records}
-    return [f"{MARK} {doubt}" for doubt in doubts(shown.values())]
+    return [f"{MARK} {where}{doubt}" for doubt in doubts(shown.values())]
 
 
 def value_text(record: "Record | None") -> str:
