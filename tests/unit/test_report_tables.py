@@ -15,7 +15,8 @@ from rich.console import Console
 
 from robustprobe.errors import UserError
 from robustprobe.report._matrix import task_tables
-from robustprobe.report.tables import FORMATS, KEYS, print_rich, render, table_rows
+from robustprobe.report._sheet import FORMATS
+from robustprobe.report.tables import KEYS, print_rich, render, table_rows
 from robustprobe.spec import AttackSpec
 from robustprobe.store import HeadFacts, Interval, Provenance, Record
 
@@ -291,3 +292,64 @@ def test_tables_and_page_do_without_torch() -> None:
 def test_tables_load_without_the_libraries_of_the_page() -> None:
     code = "import sys, robustprobe.report.tables; print({'pyarrow', 'jinja2', 'PIL', 'rich'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
+def paper_records() -> list[Record]:
+    """Two encoders under the paper's attacks, and what its tables have no column for."""
+    own = [
+        make_record(attack(name), v, dataset="cifar10") for name, v in (("clean", 0.9), ("embed", 0.3), ("pgd", 0.1))
+    ]
+    dense = [make_record(attack(n), 0.4, task="segmentation", encoder="b") for n in ("clean", "segpgd")]
+    elsewhere = [
+        make_record(attack("noise"), 0.8, dataset="cifar10"),
+        make_record(attack("pgd", 4 / 255), 0.5, dataset="cifar10"),
+        make_record(attack("pgd", objective="dlr"), 0.2, dataset="cifar10"),
+        make_record(attack("pgd"), 0.4, task="segmentation", encoder="b"),
+    ]
+    return [*elsewhere, *own, *dense, make_record(attack("clean"), 0.7)]
+
+
+def test_the_papers_layout_has_its_columns_and_any_encoder() -> None:
+    lines = [line for line in render(paper_records(), "md", layout="paper").splitlines() if line.startswith("|")]
+    assert lines[0] == "| dataset | encoder | clean | EmbedAttack | PGD |"
+    assert lines[2] == (
+        "| cifar10 | bundled:scenes | 0.900 [0.850, 0.950] | 0.300 [0.250, 0.350] | 0.100 [0.050, 0.150] |"
+    )
+    assert lines[3] == "| scenes | bundled:scenes | 0.700 [0.650, 0.750] | — | — |"
+    assert lines[4] == "| dataset | encoder | clean | EmbedAttack | SegPGD |"
+    assert lines[6] == "| scenes | b | 0.400 [0.350, 0.450] | — | 0.400 [0.350, 0.450] |"
+    assert len(lines) == 7
+
+
+@pytest.mark.parametrize("format", ["csv", "json"])
+def test_the_papers_layout_for_programs_holds_the_same_cells(format: str) -> None:
+    text = render(paper_records(), format, layout="paper")
+    rows = json.loads(text) if format == "json" else list(csv.DictReader(io.StringIO(text)))
+    assert [(r["dataset"], r["task"], r["attack"]) for r in rows] == [
+        ("cifar10", "classification", "clean"),
+        ("cifar10", "classification", "embed"),
+        ("cifar10", "classification", "pgd"),
+        ("scenes", "classification", "clean"),
+        ("scenes", "segmentation", "clean"),
+        ("scenes", "segmentation", "segpgd"),
+    ]
+    assert tuple(rows[0]) == KEYS
+
+
+@pytest.mark.parametrize("format", ["rich", "md", "latex"])
+def test_the_papers_layout_takes_one_of_several_records_and_says_so(format: str) -> None:
+    longer = make_record(attack("pgd", steps=100), 0.05, dataset="cifar10")
+    text = " ".join(render([longer, *paper_records()], format, layout="paper").split())
+    assert "0.100 [0.050, 0.150]" in text
+    assert "0.050 [0.000, 0.100]" not in text
+    assert "bundled:scenes, cifar10, PGD: One of 2 records of this cell: 20 steps come first" in text
+
+
+def test_the_papers_layout_without_its_attacks_is_empty_and_has_no_transfer() -> None:
+    assert "No finished cells of the paper's attacks" in render(
+        [make_record(attack("noise"), 0.5)], "md", layout="paper"
+    )
+    with pytest.raises(UserError, match="--transfer or --layout paper"):
+        render(paper_records(), "md", transfer=True, layout="paper")
+    with pytest.raises(UserError, match=r"unknown table layout 'papr'\. Did you mean 'paper'"):
+        render(paper_records(), "json", layout="papr")

@@ -20,6 +20,7 @@ _COMMANDS = {
     "run": ("run:run", "Attack encoders and judge them on every task, as a suite file or options say."),
     "table": ("results:table", "Print the results of a folder as a table."),
     "report": ("results:report", "Write the results of a folder as one self-contained HTML page."),
+    "compare": ("compare:compare", "Print results beside the paper's numbers, or beside those of another folder."),
     "list": ("listing:list_things", "List encoders, datasets, tasks, attacks or suites by name."),
     "doctor": ("doctor:doctor", "Show machine, versions, caches and datasets found or missing."),
 }

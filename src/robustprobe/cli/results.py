@@ -10,7 +10,12 @@ from robustprobe.store import Store
 
 
 def table(
-    folder: Path, /, *, format: Literal["rich", "md", "csv", "json", "latex"] = "rich", transfer: bool = False
+    folder: Path,
+    /,
+    *,
+    format: Literal["rich", "md", "csv", "json", "latex"] = "rich",
+    transfer: bool = False,
+    layout: Literal["all", "paper"] = "all",
 ) -> None:
     """Print the results of a folder as a table.
 
@@ -22,14 +27,16 @@ def table(
         rich for the terminal, md, csv, json or latex.
     transfer
         Also numbers where the attack was made for another task's head.
+    layout
+        all, or paper: results at Linf 8/255 in the columns of the paper's three tables, one record a cell.
     """
     from robustprobe.report import tables
 
     records = Store(folder).records()
     if format == "rich":
-        tables.print_rich(records, transfer=transfer, console=new_console())
+        tables.print_rich(records, transfer=transfer, console=new_console(), layout=layout)
     else:
-        print(tables.render(records, format, transfer=transfer))
+        print(tables.render(records, format, transfer=transfer, layout=layout))
 
 
 def report(folder: Path, /, *, out: Annotated[Path | None, Parameter(alias="-o")] = None) -> None:

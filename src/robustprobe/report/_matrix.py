@@ -248,10 +248,14 @@ def distinctions(names: Sequence[Hashable], facts: Sequence[Mapping[str, str]]) 
 def caption(records: Sequence["Record"]) -> str:
     """Metric, unit, direction, number of images, eps and steps of records of one task."""
     first = records[0]
-    unit = "a share from 0 to 1" if first.unit == "share" else f"in {first.unit}"
-    direction = "higher is better ↑" if first.higher_is_better else "lower is better ↓"
-    head = f"{first.metric}, {unit}, {direction}"
+    head = metric_text(first.metric, first.unit, first.higher_is_better)
     return "; ".join([head, images_text(records), *threat_text(records), "brackets: 95 % interval over images"])
+
+
+def metric_text(metric: str, unit: str, higher_is_better: bool) -> str:
+    """`RMSE, in m, lower is better ↓`."""
+    size = "a share from 0 to 1" if unit == "share" else f"in {unit}"
+    return f"{metric}, {size}, {'higher is better ↑' if higher_is_better else 'lower is better ↓'}"
 
 
 def images_text(records: Sequence["Record"]) -> str:
@@ -283,6 +287,11 @@ def threat_text(records: Iterable["Record"]) -> list[str]:
 def number_text(value: float) -> str:
     """Three decimals, or `n/a` for what is no number."""
     return f"{value:.{DECIMALS}f}" if math.isfinite(value) else NOT_A_NUMBER
+
+
+def change_text(difference: float) -> str:
+    """`+0.030` or `-0.030`, or `n/a` for what is no number."""
+    return f"{difference:+.{DECIMALS}f}" if math.isfinite(difference) else NOT_A_NUMBER
 
 
 def ends_text(interval: "Interval") -> str:
