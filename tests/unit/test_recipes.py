@@ -19,7 +19,7 @@ from robustprobe.probing._features import Streamed
 from robustprobe.recipes import RECIPES, Augment, TaskRecipe, multiple, recipe_of, serving
 from robustprobe.spec import HeadSpec
 from robustprobe.tasks import load_task
-from robustprobe.types import HeadDesign, LabelSpace
+from robustprobe.types import HeadDesign, LabelSpace, Widths
 from robustprobe.views import Padded, Resized, View, Windows
 from tests.conftest import whole
 
@@ -160,7 +160,7 @@ SMALL: dict[str, Any] = {"train_limit": 12, "epochs": 1, "batch_size": 4}
 
 
 @pytest.mark.parametrize("recipe", ["standard", "paper"])
-def test_heads_of_every_task_learn_and_are_cached(recipe: str, deep_encoder: Encoder) -> None:
+def test_heads_of_every_task_learn_and_are_cached(recipe: Any, deep_encoder: Encoder) -> None:
     spec = HeadSpec(recipe=recipe, **SMALL)
     data = train_data("scenes", Path("nowhere"), whole((16, 16)), spec)
     first = fit_probes(deep_encoder, data, list(TASKS), spec=spec, device=CPU)
@@ -192,7 +192,7 @@ def feature_set() -> FeatureSet:
 def lesson(key: str = "", recipe: TaskRecipe | None = None) -> Lesson:
     task = load_task("classification", LabelSpace(classes=("a", "b", "c")))
     recipe = recipe or TaskRecipe(epochs=6, batch_size=16, learning_rates=(1e-2, 1e-1))
-    return Lesson(task, recipe, probing.Widths(6, 6), feature_set(), 40, 0, CPU, key)
+    return Lesson(task, recipe, Widths(6, 6), feature_set(), 40, 0, CPU, key)
 
 
 def test_an_interrupted_fit_goes_on_to_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:

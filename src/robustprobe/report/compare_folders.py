@@ -216,7 +216,7 @@ def _side(name: str, record: "Record | None") -> dict[str, Any]:
         "steps": record.attack.steps if record else None,
         "precision": record.precision if record else None,
         "head_recipe": record.head.recipe.get("recipe") if record else None,
-        "image_size": "x".join(map(str, record.image_size)) if record else None,
+        "image_size": size_text(record.image_size).replace(" × ", "x") if record else None,
         "fingerprint": record.fingerprint if record else None,
     }
     return {f"{name}_{key}": value for key, value in values.items()}

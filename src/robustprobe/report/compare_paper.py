@@ -124,7 +124,7 @@ def _row(compared: Compared) -> dict[str, Any]:
         "steps": record.attack.steps if record else None,
         "iterate": record.attack.iterate if record else None,
         "head_recipe": record.head.recipe.get("recipe") if record else None,
-        "image_size": "x".join(map(str, record.image_size)) if record else None,
+        "image_size": size_text(record.image_size).replace(" × ", "x") if record else None,
         "precision": record.precision if record else None,
         "failed_checks": "; ".join(c.name for c in record.checks if not c.passed) if record else None,
         "other_records": compared.choice.others,
