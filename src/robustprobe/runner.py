@@ -127,16 +127,24 @@ class Failure(NamedTuple):
 Notify = Callable[[Progress], None]
 
 
-def make_plan(suite: Suite, store: Store, root: Path, device: torch.device, encoders: Iterable[Encoder] = ()) -> Plan:
+def make_plan(
+    suite: Suite,
+    store: Store,
+    root: Path,
+    device: torch.device,
+    encoders: Iterable[Encoder] = (),
+    leave_out: bool = False,
+) -> Plan:
     """Resolve every name, list every cell, and find out which of them are done.
 
     Args:
         encoders: encoders already loaded, used instead of the suite's names.
+        leave_out: attacks that fit no dataset are left out; they are a mistake otherwise.
 
     Raises:
         UserError: anything that cannot be resolved, before any work is done.
     """
-    suite = _with_attacks(suite, root)
+    suite = _with_attacks(suite, root, leave_out)
     loaded = list(encoders) or [load_encoder(name) for name in suite.encoders]
     benches = tuple(
         _bench(suite, e.to(device), place, root, store) for e in loaded for place in range(len(suite.datasets))
@@ -146,13 +154,13 @@ def make_plan(suite: Suite, store: Store, root: Path, device: torch.device, enco
     return Plan(suite, root, device, benches, seconds, kept)
 
 
-def _with_attacks(suite: Suite, root: Path) -> Suite:
+def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
     """The suite with its attacks named, each of which fits a dataset."""
     tasks = {task for d in suite.datasets for task in find_dataset(d.name, root=root).labels}
     choices = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
     fitting = [choice for choice in choices if victims_of(_kind(choice.name), tasks)]
     for choice in suite.attacks or ():
-        if choice not in fitting:
+        if choice not in fitting and not leave_out:
             needs = _kind(choice.name).sees
             raise UserError(
                 f"attack {choice.name} needs {needs} labels, which no dataset of this run has; leave it out."

@@ -110,7 +110,7 @@ def run(
     changes |= {"batch_size": batch_size, "examples": examples, "precision": precision}
     base = find_suite(suite) if suite else None
     chosen = narrowed(_suite(base, changes, dataset, limit, head), only or [])
-    _run(chosen, data_root, out, device, dry_run)
+    _run(chosen, data_root, out, device, dry_run, leave_out=bool(only))
 
 
 def _suite(
@@ -135,7 +135,7 @@ def _suite(
     return validated(Suite, data, "the run")
 
 
-def _run(suite: Suite, root: Path, out: Path, device: str, dry_run: bool = False) -> None:
+def _run(suite: Suite, root: Path, out: Path, device: str, dry_run: bool = False, leave_out: bool = False) -> None:
     console = new_console()
     console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
     from robustprobe.cli._display import Display, show_plan
@@ -146,7 +146,7 @@ def _run(suite: Suite, root: Path, out: Path, device: str, dry_run: bool = False
     from robustprobe.store import Store
 
     store = Store(out) if dry_run else Store(out).prepare()
-    plan = make_plan(suite, store, root, find_device(device))
+    plan = make_plan(suite, store, root, find_device(device), leave_out=leave_out)
     show_plan(console, plan)
     if dry_run:
         return
