@@ -42,12 +42,12 @@ class Clock:
         return call
 
 
-def share_outside(model: Model, name: str, images: Tensor, targets: Tensor) -> float:
+def share_outside(model: Model, name: str, images: Tensor, targets: Tensor, steps: int) -> float:
     """Share of an attack's time outside forward passes of the model and backward passes."""
     clock, grad, size = Clock(), torch.autograd.grad, (images.shape[-2], images.shape[-1])
     task = model.task
     victim = Victim(clock.timed(model), fit_labels(targets, size), task.space, task.criteria, task.name)
-    attack = load_attack(AttackSpec(name=name, steps=5))
+    attack = load_attack(AttackSpec(name=name, steps=steps))
     torch.autograd.grad = clock.timed(grad)
     try:
         start = time.perf_counter()
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--classes", type=int, default=21)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -80,7 +81,7 @@ def main() -> None:
             task = load_task(kind, LabelSpace(classes=tuple(str(i) for i in range(options.classes))))
             head = task.head(encoder.card.widths, HeadDesign())
             model = Model(encoder, head, task, Resized(size=(side, side))).eval().requires_grad_(False)
-            found[name].append(share_outside(model, name, images, labels[kind]))
+            found[name].append(share_outside(model, name, images, labels[kind], options.steps))
     for name, shares in found.items():
         print(
             f"{name}: {sorted(shares)[len(shares) // 2]:.1%} outside (rounds: {', '.join(f'{s:.1%}' for s in shares)})"

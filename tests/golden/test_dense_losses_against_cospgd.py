@@ -59,7 +59,7 @@ def our_segpgd(logits: Tensor, labels: Tensor, step: int) -> Tensor:
 
 
 def our_cospgd(logits: Tensor, labels: Tensor, step: int) -> Tensor:
-    return segmentation.cospgd(pixels(logits, labels), logits, labels)
+    return segmentation.cospgd(pixels(logits, labels), labels)
 
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]

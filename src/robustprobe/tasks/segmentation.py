@@ -39,7 +39,7 @@ def _segpgd(output: Tensor, aim: Aim) -> Tensor:
 
 
 def _cospgd(output: Tensor, aim: Aim) -> Tensor:
-    return losses.cospgd(_pixels(output, aim), output, aim.target)
+    return losses.cospgd(_pixels(output, aim), aim.target)
 
 
 def _masked_ce(output: Tensor, aim: Aim) -> Tensor:
