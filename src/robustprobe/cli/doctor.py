@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from robustprobe.cli._console import new_console
@@ -47,5 +48,5 @@ def doctor(*, data_root: Path = Path("data")) -> None:
             found = f"found, {len(load_dataset(name, root=data_root))} test images"
         except UserError as error:
             found = f"missing: {error}"
-        table.add_row(f"dataset {name}", found)
+        table.add_row(f"dataset {name}", escape(found))
     new_console().print(table)

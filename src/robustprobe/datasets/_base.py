@@ -1,6 +1,7 @@
 """What every dataset is: fixed ids, images in [0, 1], labels by task."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,8 +125,8 @@ class Dataset(ABC):
     @property
     def how_to_get(self) -> str:
         """Where the files are published, and how they must lie."""
-        source = f"see {self.homepage}. " if self.homepage else ""
-        return f"{source}Expected in {self.own_folder}: {self.layout}."
+        source = f"see {self.homepage}; " if self.homepage else ""
+        return f"{source}expected in {self.own_folder}: {self.layout}."
 
     def fit_size(self, input_size: Size, patch_size: int) -> Size:
         """Image size (H, W) for an encoder: its own for square images, else the nearest shape with as many patches.
@@ -216,7 +217,9 @@ class Dataset(ABC):
     @final
     def digest(self) -> str:
         """Fingerprint of name, split, image size, kept ids and the sizes of the files behind them."""
-        sizes = {str(p.relative_to(self.root)): p.stat().st_size for p in self.files()}
+        # `Path.relative_to` would take most of the time of a million files.
+        prefix = os.path.join(self.root, "")
+        sizes = {os.fspath(p).removeprefix(prefix): os.stat(p).st_size for p in self.files()}
         return fingerprint([self.kind, source_digest(type(self)), self.split, self.size, self.kept_ids, sizes])
 
     def _target(self, task: str, value: int | NDArray[Any], identity: str) -> Tensor:

@@ -78,13 +78,11 @@ def check(name: str, root: Path, *, sample: int | None = SAMPLE) -> Findings:
     if not wrong:
         wrong += shared_images(splits)
         for split, official in found[0].counts.items():
-            verdict, count = counted(split, splits, found[0]), " or ".join(f"{number:,}" for number in official)
-            if verdict > max(official):
-                wrong.append(
-                    f"{split}: {verdict:,} images, more than the official {count}. Remove those that were added."
-                )
-            elif verdict not in official:
-                notes.append(f"{split}: found {verdict:,} of {count} images: a subset")
+            number, expected = counted(split, splits, found[0]), " or ".join(f"{count:,}" for count in official)
+            if number > max(official):
+                wrong.append(f"{split}: {number:,} images, more than the official {expected}. Remove what was added.")
+            elif number not in official:
+                notes.append(f"{split}: found {number:,} of {expected} images: a subset")
         notes += dict.fromkeys(remark for dataset in found for remark in dataset.remarks())
         notes += grouped(splits)
     return Findings(found[0], splits, notes, wrong)
@@ -102,12 +100,12 @@ def check_split(dataset: Dataset, sample: int | None) -> SplitFindings:
         findings.labels = {task: LabelFindings(task, space) for task, space in dataset.labels.items()}
         dataset.select(sample)
         for place, index in enumerate(dataset.indices):
-            sample = dataset[place]
-            for task, target in sample.targets.items():
+            image, targets = dataset[place][1:]
+            for task, target in targets.items():
                 findings.labels[task].add(target)
-            findings.flat += bool(sample.image.min() == sample.image.max())
-            image = dataset.read(index).image
-            findings.sizes.add((image.height, image.width))
+            findings.flat += bool(image.min() == image.max())
+            stored = dataset.read(index).image
+            findings.sizes.add((stored.height, stored.width))
             findings.looked_at += 1
     except UserError as error:
         findings.wrong = str(error)

@@ -50,7 +50,8 @@ class ClassFolderDataset(Dataset):
 
     @final
     def files(self) -> list[Path]:
-        return [self.folder / member.id for member in self._members]
+        folder = self.folder
+        return [folder / member.id for member in self._members]
 
     @cached_property
     def _official(self) -> list[Split]:

@@ -1,5 +1,6 @@
 """Downloads by torchvision, which checks what arrives."""
 
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def fetch(name: str, folder: Path, homepage: str, **options: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         getattr(torchvision.datasets, name)(folder, download=True, **options)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         raise UserError(
             f"{name} could not be downloaded: {error}. Try again, or fetch the archive from {homepage} "
             f"and unpack it into {folder}."

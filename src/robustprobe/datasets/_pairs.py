@@ -43,6 +43,7 @@ class PairDataset(Dataset):
     @final
     @cached_property
     def listed(self) -> list[Pair]:
+        require(self.folder, self.layout)
         return read_split(self.split, self.official(), self.pairs, lambda pair: pair.key)
 
 
