@@ -11,6 +11,7 @@ from tests.folders import LAYOUTS, write_ade20k, write_segfolder
 pytestmark = pytest.mark.e2e
 
 Call = Callable[..., Answer]
+PINNED = [f"test-{row:05d}" for row in (0, 1, 5, 7, 8, 19, 22, 26, 33, 34)]
 
 
 def test_a_subset_is_shown_with_its_terms_and_counts(call: Call, tmp_path: Path) -> None:
@@ -48,6 +49,15 @@ def test_ones_own_folder_is_checked(call: Call, tmp_path: Path) -> None:
     done = call("data", "check", f"segfolder:{tmp_path}")
     assert done.code == 0, done.err
     assert "3 of 3 classes" in done.out
+
+
+def test_ids_of_a_limit_are_printed(call: Call, tmp_path: Path) -> None:
+    LAYOUTS["cifar10"](tmp_path)
+    done = call("data", "ids", "cifar10", "--limit", 10, "--data-root", tmp_path)
+    assert done.code == 0, done.err
+    # Pinned: a number is only comparable with another on the same images, one of each class here.
+    assert done.out.split() == PINNED
+    assert sorted(int(name[-2:]) % 10 for name in PINNED) == list(range(10))
 
 
 def test_download_shows_terms_before_it_declines(call: Call, tmp_path: Path) -> None:

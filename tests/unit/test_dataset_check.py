@@ -107,6 +107,29 @@ def test_missing_files_are_found_outside_the_sample_too(tmp_path: Path) -> None:
     assert f"{name}.jpg" in check("voc2012", tmp_path, sample=1).wrong[0]
 
 
+def test_empty_files_and_broken_links_are_found_outside_the_sample_too(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path, {"train": 40, "test": 2})
+    sampled = load_dataset(f"imagefolder:{tmp_path}", split="train", limit=1).kept_ids
+    name = sorted(set(load_dataset(f"imagefolder:{tmp_path}", split="train").kept_ids) - set(sampled))[0]
+    (folder / name).write_bytes(b"")
+    assert check(f"imagefolder:{tmp_path}", tmp_path, sample=1).wrong == [
+        f"train: {folder / name} is empty. Replace the file."
+    ]
+    (folder / name).unlink()
+    (folder / name).symlink_to(folder / "nowhere.jpg")
+    assert name in check(f"imagefolder:{tmp_path}", tmp_path, sample=1).wrong[0]
+    with pytest.raises(UserError, match=f"a file cannot be read: .*{name}"):
+        load_dataset(f"imagefolder:{tmp_path}", split="train").digest()
+
+
+def test_a_file_in_place_of_a_folder_is_said(tmp_path: Path) -> None:
+    folder = write_segfolder(tmp_path, {"train": 10, "test": 2})
+    (folder / "masks" / "train").rename(folder / "elsewhere")
+    (folder / "masks" / "train").write_text("x")
+    with pytest.raises(UserError, match=r"cannot be listed: .*masks/train"):
+        load_dataset(f"segfolder:{tmp_path}", split="train")
+
+
 def test_doubts_are_noted(tmp_path: Path) -> None:
     write_depthfolder(tmp_path / "depth", {"train": 10, "test": 2})
     for i in range(10):

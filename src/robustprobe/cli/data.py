@@ -57,6 +57,25 @@ def _show_splits(found: "Findings") -> None:
         print("val is a tenth of the official train, the same for everyone.")
 
 
+def ids(name: str, /, *, split: str = "test", limit: int | None = None, data_root: Path = Path("data")) -> None:
+    """Print the ids of the images that a limit takes: the same ones for every encoder and attack.
+
+    Parameters
+    ----------
+    name
+        A dataset, such as ade20k or segfolder:PATH.
+    split
+        train, val or test.
+    limit
+        Number of images; all by default.
+    data_root
+        Folder that holds the datasets.
+    """
+    from robustprobe.datasets import load_dataset
+
+    print("\n".join(load_dataset(name, root=data_root, split=split, limit=limit).kept_ids))
+
+
 def download(name: str, /, *, data_root: Path = Path("data")) -> None:
     """Show licence and citation, then fetch the official archive where torchvision offers it.
 

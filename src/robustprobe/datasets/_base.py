@@ -191,7 +191,10 @@ class Dataset(ABC):
         """
         if limit is not None and limit < 1:
             raise UserError(f"limit {limit} leaves no image; give a limit of 1 or more, or none for the whole split.")
-        self._ids = self.ids()
+        try:
+            self._ids = self.ids()
+        except OSError as error:
+            raise UserError(f"{self.name}: {self.folder} cannot be listed: {error}. Mend the folder.") from error
         if not self._ids:
             raise UserError(f"{self.name} has no {self.split} images under {self.root}; check the folder.")
         self.indices = range(len(self._ids)) if limit is None or limit >= len(self._ids) else self._subset(limit)
@@ -219,7 +222,10 @@ class Dataset(ABC):
         """Fingerprint of name, split, image size, kept ids and the sizes of the files behind them."""
         # `Path.relative_to` would take most of the time of a million files.
         prefix = os.path.join(self.root, "")
-        sizes = {os.fspath(p).removeprefix(prefix): os.stat(p).st_size for p in self.files()}
+        try:
+            sizes = {os.fspath(p).removeprefix(prefix): os.stat(p).st_size for p in self.files()}
+        except OSError as error:
+            raise UserError(f"{self.name}: a file cannot be read: {error}. Replace or remove it.") from error
         return fingerprint([self.kind, source_digest(type(self)), self.split, self.size, self.kept_ids, sizes])
 
     def _target(self, task: str, value: int | NDArray[Any], identity: str) -> Tensor:
@@ -322,21 +328,3 @@ def batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
 def shapes(sample: Sample) -> list[tuple[int, ...]]:
     """Shapes of the image and of its labels."""
     return [tuple(sample.image.shape), *(tuple(target.shape) for target in sample.targets.values())]
-
-
-def require(path: Path, layout: str) -> Path:
-    """`path`, if it exists.
-
-    Raises:
-        UserError: it does not; the message describes the expected layout.
-    """
-    if not path.exists():
-        raise UserError(f"no {path}; expected {layout}. Give the folder that holds the datasets with --data-root.")
-    return path
-
-
-def held_out(ids: Sequence[str], split: Split, share: float = 0.1) -> list[int]:
-    """Places of the train ids that belong to `train` or `val` where a dataset has no official split for choosing."""
-    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
-    count = max(1, round(share * len(ids)))
-    return sorted(order[:count] if split == "val" else order[count:])

@@ -96,7 +96,9 @@ def check_split(dataset: Dataset, sample: int | None) -> SplitFindings:
         repeated = len(findings.ids) - len(set(findings.ids))
         if repeated:
             raise UserError(f"{repeated} images are listed more than once. Mend the list.")
-        dataset.files()
+        empty = next((path for path in dataset.files() if not path.stat().st_size), None)
+        if empty:
+            raise UserError(f"{empty} is empty. Replace the file.")
         findings.labels = {task: LabelFindings(task, space) for task, space in dataset.labels.items()}
         dataset.select(sample)
         for place, index in enumerate(dataset.indices):
@@ -107,7 +109,7 @@ def check_split(dataset: Dataset, sample: int | None) -> SplitFindings:
             stored = dataset.read(index).image
             findings.sizes.add((stored.height, stored.width))
             findings.looked_at += 1
-    except UserError as error:
+    except (UserError, OSError) as error:
         findings.wrong = str(error)
     return findings
 

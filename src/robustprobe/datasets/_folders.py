@@ -18,6 +18,17 @@ class Pair(NamedTuple):
     key: str
 
 
+def require(path: Path, layout: str) -> Path:
+    """`path`, if it exists.
+
+    Raises:
+        UserError: it does not; the message describes the expected layout.
+    """
+    if not path.exists():
+        raise UserError(f"no {path}; expected {layout}. Give the folder that holds the datasets with --data-root.")
+    return path
+
+
 def image_names(folder: Path) -> list[str]:
     """Paths of the images below a folder, relative to it, in order; links are followed. Hidden files are left out."""
     return sorted(_walk(folder, "", set()))

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustprobe.datasets._base import Split, require
+from robustprobe.datasets._base import Split
+from robustprobe.datasets._folders import require
 from robustprobe.datasets._images import open_matching, read_depth
 from robustprobe.datasets._lists import existing, read_list
 from robustprobe.datasets._splits import read_split

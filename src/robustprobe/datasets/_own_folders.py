@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from robustprobe.datasets._base import SPLITS, Split, require
-from robustprobe.datasets._folders import Pair, image_names, same_stems
+from robustprobe.datasets._base import SPLITS, Split
+from robustprobe.datasets._folders import Pair, image_names, require, same_stems
 from robustprobe.datasets._images import Size
 from robustprobe.errors import UserError
 

@@ -1,9 +1,10 @@
 """Official splits to ours: `train`, `val` for choosing, `test` for reporting."""
 
-from collections.abc import Callable, Container
+import hashlib
+from collections.abc import Callable, Container, Sequence
 from typing import TypeVar
 
-from robustprobe.datasets._base import Split, held_out
+from robustprobe.datasets._base import Split
 
 Item = TypeVar("Item")
 
@@ -27,3 +28,10 @@ def read_split(
         return read(split)
     items = read("train")
     return [items[i] for i in held_out([key(item) for item in items], split)]
+
+
+def held_out(ids: Sequence[str], split: Split, share: float = 0.1) -> list[int]:
+    """Places of the train ids that belong to `train` or `val` where a dataset has no official split for choosing."""
+    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
+    count = max(1, round(share * len(ids)))
+    return sorted(order[:count] if split == "val" else order[count:])

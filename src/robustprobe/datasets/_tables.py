@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustprobe.datasets._base import Dataset, RawSample, Split, held_out, require
+from robustprobe.datasets._base import Dataset, RawSample, Split
+from robustprobe.datasets._folders import require
+from robustprobe.datasets._splits import held_out
 from robustprobe.errors import UserError
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
-from robustprobe.datasets._base import Split, require
-from robustprobe.datasets._folders import Pair, same_stems
+from robustprobe.datasets._base import Split
+from robustprobe.datasets._folders import Pair, require, same_stems
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.types import LabelSpace
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
-from robustprobe.datasets._base import Split, require
-from robustprobe.datasets._folders import Pair, image_names
+from robustprobe.datasets._base import Split
+from robustprobe.datasets._folders import Pair, image_names, require
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.types import LabelSpace
 

@@ -7,7 +7,8 @@ from typing import ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from robustprobe.datasets._base import Dataset, RawSample, require
+from robustprobe.datasets._base import Dataset, RawSample
+from robustprobe.datasets._folders import require
 from robustprobe.datasets._nyu_editions import SHAPE, Edition, LabelledMat, ListedFiles, list_of
 from robustprobe.types import LabelSpace
 

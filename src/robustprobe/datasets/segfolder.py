@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, final
 
-from robustprobe.datasets._base import Split, require
-from robustprobe.datasets._folders import Pair
+from robustprobe.datasets._base import Split
+from robustprobe.datasets._folders import Pair, require
 from robustprobe.datasets._images import Size
 from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
