@@ -20,9 +20,9 @@ def noise(seed: int, *shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def encoded(pixels: Array) -> bytes:
+def encoded(pixels: Array, format: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format=format)
     return buffer.getvalue()
 
 

@@ -10,6 +10,8 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torchvision
 
@@ -20,9 +22,11 @@ from robustprobe.datasets.ade20k import Ade20k
 from robustprobe.datasets.cifar10 import Cifar10
 from tests.folders import (
     LAYOUTS,
+    encoded,
     millimetres,
     photo,
     save,
+    table_pixels,
     write_ade20k,
     write_camvid,
     write_cifar10_pickles,
@@ -153,7 +157,12 @@ def test_editions_that_change_the_numbers_are_noted(tmp_path: Path) -> None:
         check("voc2012", tmp_path).notes
     )
     write_camvid(tmp_path / "camvid", {"train": 10, "val": 2})
-    assert "there is no test.txt (233 images): test is val.txt" in check("camvid", tmp_path).notes
+    assert any("there is no test.txt (233 images): test is val.txt" in note for note in check("camvid", tmp_path).notes)
+    for split in ("train", "test"):
+        path = write_parquet(tmp_path / "cifar10", split, 20, "img", "label", 10)
+        lossy = [{"bytes": encoded(photo, "JPEG"), "path": ""} for photo in table_pixels(20)]
+        pq.write_table(pa.table({"img": lossy, "label": [i % 10 for i in range(20)]}), path)
+    assert any("stored as JPEG" in note for note in check("cifar10", tmp_path).notes)
 
 
 # Download

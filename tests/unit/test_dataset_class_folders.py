@@ -92,6 +92,17 @@ def test_torchvision_reads_the_same_after_the_usual_resizing(tmp_path: Path) -> 
         assert int(sample.targets["classification"]) == label
 
 
+def test_digest_follows_the_classes_of_train(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 5, "test": 2}, ("b", "c"))
+    first = own(tmp_path)
+    digest = first.digest()
+    (tmp_path / "train" / "a").mkdir()
+    second = own(tmp_path)
+    assert second.kept_ids == first.kept_ids
+    assert int(second[0].targets["classification"]) == int(first[0].targets["classification"]) + 1
+    assert second.digest() != digest
+
+
 def test_only_squares_are_cropped(tmp_path: Path) -> None:
     save(tmp_path / "test" / "a" / "x.png", photo(0))
     (tmp_path / "test" / "b").mkdir()

@@ -151,6 +151,15 @@ def test_units_of_ones_own_depth_are_read(tmp_path: Path) -> None:
     assert np.array_equal(data[0].targets["depth"].numpy(), np.where(metres < 30, metres, 0))
 
 
+def test_digest_follows_the_units(tmp_path: Path) -> None:
+    write_depthfolder(tmp_path, {"train": 10, "test": 1})
+    digests = {load_dataset(f"depthfolder:{tmp_path}").digest()}
+    for scale in (1000, 2000, 3000):
+        (tmp_path / "depth.json").write_text(f'{{"scale": {scale}}}')
+        digests.add(load_dataset(f"depthfolder:{tmp_path}").digest())
+    assert len(digests) == 3
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"scale": 0}', '{"max_depth": -1}', '{"scal": 1000}', '{"scale": "x"}', '{"scale": NaN}']
 )

@@ -77,7 +77,7 @@ def test_ade20k_names_are_the_150_of_the_challenge() -> None:
 
 def test_cityscapes_label_ids_become_the_official_train_ids(tmp_path: Path) -> None:
     official = [c.train_id for c in torchvision.datasets.Cityscapes.classes if c.id >= 0]
-    assert [i if i != 255 else 255 for i in official] == TRAIN_IDS
+    assert official == TRAIN_IDS
     write_cityscapes(tmp_path / "cityscapes")
     found = masks_of("cityscapes", tmp_path)
     data = load_dataset("cityscapes", root=tmp_path)
@@ -193,6 +193,13 @@ def test_class_names_must_be_some_and_different(tmp_path: Path, text: str) -> No
     (write_segfolder(tmp_path, {"train": 10, "test": 1}) / "classes.txt").write_text(text)
     with pytest.raises(UserError, match=r"classes\.txt names . classes.*expected 2 to 255 different names"):
         list(load_dataset(f"segfolder:{tmp_path}"))
+
+
+def test_digest_follows_the_class_names(tmp_path: Path) -> None:
+    write_segfolder(tmp_path, {"train": 10, "test": 1})
+    first = load_dataset(f"segfolder:{tmp_path}").digest()
+    (tmp_path / "classes.txt").write_text("class 0\nclass 2\nclass 1\n")
+    assert load_dataset(f"segfolder:{tmp_path}").digest() != first
 
 
 def test_label_of_the_wrong_class_file_is_named(tmp_path: Path) -> None:

@@ -88,6 +88,10 @@ class Dataset(ABC):
         """The files the split is read from; their names and sizes stand for its content."""
         return []
 
+    def settings(self) -> list[str]:
+        """What the labels depend on beside those files' names and sizes; part of the digest."""
+        return []
+
     def stratum(self, index: int) -> int:
         """The group within which subsets are balanced: the class where it is known without reading the image."""
         return 0
@@ -226,7 +230,8 @@ class Dataset(ABC):
             sizes = {os.fspath(p).removeprefix(prefix): os.stat(p).st_size for p in self.files()}
         except OSError as error:
             raise UserError(f"{self.name}: a file cannot be read: {error}. Replace or remove it.") from error
-        return fingerprint([self.kind, source_digest(type(self)), self.split, self.size, self.kept_ids, sizes])
+        source = source_digest(type(self))
+        return fingerprint([self.kind, source, self.split, self.size, self.kept_ids, sizes, *self.settings()])
 
     def _target(self, task: str, value: int | NDArray[Any], identity: str) -> Tensor:
         space = self.labels[task]

@@ -53,6 +53,10 @@ class ClassFolderDataset(Dataset):
         folder = self.folder
         return [folder / member.id for member in self._members]
 
+    @final
+    def settings(self) -> list[str]:
+        return list(self._classes)
+
     @cached_property
     def _official(self) -> list[Split]:
         found = [split for split in SPLITS if (self.folder / split).is_dir()]

@@ -60,6 +60,12 @@ class TableDataset(Dataset):
     def files(self) -> list[Path]:
         return self._edition.files
 
+    @final
+    def remarks(self) -> list[str]:
+        if len(self._table.labels) and self._table.image(0).format == "JPEG":
+            return ["images are stored as JPEG, not without loss as published: not for a reported number"]
+        return []
+
     @property
     def _file_split(self) -> Split:
         return "test" if self.split == "test" else "train"

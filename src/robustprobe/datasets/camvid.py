@@ -34,7 +34,9 @@ class CamVid(MaskDataset):
         return {"train": (367,), "test": (101,)}
 
     def remarks(self) -> list[str]:
-        return [] if "test" in self.official() else ["there is no test.txt (233 images): test is val.txt"]
+        if "test" in self.official():
+            return []
+        return ["there is no test.txt (233 images): test is val.txt, whose frames are near-duplicates of one another"]
 
     def official(self) -> Sequence[str]:
         return ("train", "val", "test") if (self.folder / "test.txt").exists() else ("train", "val")

@@ -45,6 +45,9 @@ class DepthFolder(PairDataset):
     def pairs(self, split: Split) -> list[Pair]:
         return own_pairs(self.folder, "depth", split, self.layout)
 
+    def settings(self) -> list[str]:
+        return [f"{name} {number}" for name, number in sorted(self._units.items())]
+
     def read(self, index: int) -> RawSample:
         pair = self.listed[index]
         depth = read_depth(pair.label, self._units["scale"])

@@ -51,5 +51,8 @@ class SegFolder(MaskDataset):
     def pairs(self, split: Split) -> list[Pair]:
         return own_pairs(self.folder, "masks", split, self.layout)
 
+    def settings(self) -> list[str]:
+        return list(self.labels["segmentation"].classes)
+
     def table(self, mask: Path) -> Sequence[int]:
         return range(len(self.labels["segmentation"].classes))
