@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import torchvision
 
-from robustprobe import UserError, load_dataset
+from robustprobe import LabelSpace, UserError, load_dataset
 from robustprobe.datasets import find_dataset
-from robustprobe.datasets._check import Findings, check
+from robustprobe.datasets._check import Findings, LabelFindings, check
 from robustprobe.datasets.ade20k import Ade20k
 from robustprobe.datasets.cifar10 import Cifar10
 from tests.folders import (
@@ -149,6 +150,15 @@ def test_doubts_are_noted(tmp_path: Path) -> None:
         "test: 100% of the pixels are ignored",
         "test: 3 classes have no segmentation label: class 0, class 1, class 2",
     ]
+
+
+def test_of_many_depths_the_extremes_are_kept() -> None:
+    found = LabelFindings("depth", LabelSpace())
+    for seed in range(3):
+        found.add(torch.rand(200, 200, generator=torch.Generator().manual_seed(seed)) + 1)
+        found.add(torch.tensor([[0.5, 7.25, 0.0]]))
+    assert len(found.values) <= 16384
+    assert str(found) == "0.50 to 7.25 m, 100% valid"
 
 
 def test_editions_that_change_the_numbers_are_noted(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from robustprobe.types import LabelSpace
 SAMPLE = 64
 # 16-bit depth maps hold thousands of values.
 FEW_DEPTHS = 512
+MANY_DEPTHS = 16384
 
 
 @dataclass
@@ -43,7 +44,11 @@ class LabelFindings:
     def add(self, target: Tensor) -> None:
         """Note the labels of an image."""
         used = target[target != (0 if self.task == "depth" else self.space.ignore_index)]
-        self.values = torch.cat([self.values, used.flatten().unique().float()]).unique()
+        values = torch.cat([self.values, used.flatten().unique().float()]).unique()
+        # Depths that are not rounded would be kept by the million: the extremes and a spread are enough.
+        self.values = (
+            values[torch.linspace(0, len(values) - 1, MANY_DEPTHS).long()] if len(values) > MANY_DEPTHS else values
+        )
         self.used, self.total = self.used + used.numel(), self.total + target.numel()
 
     def __str__(self) -> str:
