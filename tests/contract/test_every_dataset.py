@@ -1,28 +1,59 @@
-"""Every registered dataset says what it is; those that are here are read."""
+"""Every registered dataset keeps the contract, on a small folder in its official layout and on real data found here."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from robustprobe import Dataset, load_dataset
 from robustprobe.datasets import find_dataset
-from robustprobe.datasets._base import SPLITS
+from robustprobe.datasets._base import SPLITS, Split
 from robustprobe.registry import datasets, tasks
+from tests.folders import LAYOUTS
 
 pytestmark = pytest.mark.contract
 
 NAMES = datasets.names()
 REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
+REAL = [name for name in NAMES if (REAL_DATA / name).is_dir()]
 
 
-def kind(name: str) -> Dataset:
-    return find_dataset(name, root=REAL_DATA)
+class Place(NamedTuple):
+    """What to ask for, and where."""
+
+    name: str
+    root: Path
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_class_says_what_labels_sizes_and_terms_are(name: str) -> None:
-    dataset = kind(name)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for write in LAYOUTS.values():
+        write(root)
+    return root
+
+
+@pytest.fixture(params=[*NAMES, *(f"{name} (real)" for name in REAL)])
+def place(request: pytest.FixtureRequest, written: Path) -> Place:
+    name = str(request.param)
+    if name.endswith(" (real)"):
+        return Place(name.removesuffix(" (real)"), REAL_DATA)
+    own = getattr(datasets.get(name), "by_path", False)
+    return Place(f"{name}:{written / name}" if own else name, written)
+
+
+def load(place: Place, split: Split, limit: int | None = 2) -> Dataset:
+    return load_dataset(place.name, root=place.root, split=split, limit=limit)
+
+
+def test_every_dataset_has_a_small_folder() -> None:
+    assert sorted(LAYOUTS) == sorted(NAMES)
+
+
+def test_it_says_what_labels_sizes_and_terms_are(place: Place) -> None:
+    dataset = find_dataset(place.name, root=place.root)
+    assert dataset.name == place.name
     assert dataset.labels
     assert set(dataset.labels) <= set(tasks.names())
     for task, space in dataset.labels.items():
@@ -35,32 +66,25 @@ def test_class_says_what_labels_sizes_and_terms_are(name: str) -> None:
     assert all(side > 0 for side in dataset.native_size)
     assert dataset.licence not in ("", "unknown")
     assert dataset.citation or dataset.licence.startswith("CC0")
+    assert dataset.layout
+    assert dataset.by_path or dataset.counts
+    assert dataset.homepage.startswith("http") or dataset.by_path or dataset.licence.startswith("CC0")
 
 
 @pytest.mark.parametrize("patch", [8, 14, 16])
-@pytest.mark.parametrize("name", NAMES)
-def test_size_for_an_encoder_is_a_multiple_of_its_patch(name: str, patch: int) -> None:
-    dataset = kind(name)
+def test_size_for_an_encoder_is_a_multiple_of_its_patch(place: Place, patch: int) -> None:
+    dataset = find_dataset(place.name, root=place.root)
     height, width = dataset.fit_size((16 * patch, 16 * patch), patch)
     assert height % patch == width % patch == 0
     native = dataset.native_size[0] / dataset.native_size[1]
     assert height / width == pytest.approx(native, rel=0.1)
 
 
-def load(name: str, split: str, limit: int | None = 2) -> Dataset:
-    if name != "scenes" and not (REAL_DATA / name).is_dir():
-        pytest.skip(f"no {REAL_DATA / name}")
-    return load_dataset(name, root=REAL_DATA, split=split, limit=limit)
-
-
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("name", NAMES)
-def test_samples_keep_the_contract(name: str, split: str) -> None:
-    data = load(name, split)
-    assert data.name == name
-    for place in range(2):
-        sample = data[place]
-        assert sample.id == data.kept_ids[place]
+def test_samples_keep_the_contract(place: Place, split: Split) -> None:
+    data = load(place, split)
+    for sample, name in zip(data, data.kept_ids, strict=True):
+        assert sample.id == name
         assert sample.image.shape == (3, *data.native_size)
         assert sample.image.dtype == torch.float32
         assert 0 <= sample.image.min() < sample.image.max() <= 1
@@ -74,25 +98,36 @@ def check_target(task: str, target: torch.Tensor, data: Dataset) -> None:
     space = data.labels[task]
     if task == "depth":
         assert target.dtype == torch.float32
-        assert target.shape == data.native_size
+        assert target.ndim == 2
         valid = target[target != 0]
         assert len(valid) > target.numel() / 4
         assert space.min_depth < valid.min() < valid.max() < space.max_depth
         return
     assert target.dtype == torch.int64
-    assert target.shape == (() if task == "classification" else data.native_size)
+    assert target.ndim == (0 if task == "classification" else 2)
     assert set(target.unique().tolist()) <= {*range(len(space.classes)), space.ignore_index}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_splits_share_no_image(name: str) -> None:
-    kept = [set(load(name, split, limit=None).kept_ids) for split in SPLITS]
+def test_labels_and_native_size_are_those_of_every_split(place: Place) -> None:
+    found = [find_dataset(place.name, root=place.root, split=split) for split in SPLITS]
+    assert len({str(dataset.labels) for dataset in found}) == 1
+    assert len({dataset.native_size for dataset in found}) == 1
+
+
+def test_the_group_of_an_image_is_its_class(place: Place) -> None:
+    data = load(place, "test")
+    if set(data.labels) == {"classification"}:
+        for index, sample in zip(data.indices, data, strict=True):
+            assert data.stratum(index) == sample.targets["classification"]
+
+
+def test_splits_share_no_image(place: Place) -> None:
+    kept = [set(load(place, split, limit=None).kept_ids) for split in SPLITS]
     assert all(kept)
     assert len(set.union(*kept)) == sum(len(k) for k in kept)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_digest_is_the_same_twice_and_follows_the_subset(name: str) -> None:
-    first = load(name, "test").digest()
-    assert load(name, "test").digest() == first
-    assert load(name, "test", limit=3).digest() != first
+def test_digest_is_the_same_twice_and_follows_the_subset(place: Place) -> None:
+    first = load(place, "test").digest()
+    assert load(place, "test").digest() == first
+    assert load(place, "test", limit=1).digest() != first

@@ -1,6 +1,5 @@
 """Loaders of data on disk, on small folders in the official layouts that the tests write."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from robustprobe import Dataset, UserError, load_dataset
 from robustprobe.datasets.cifar10 import CLASSES
+from tests.folders import encoded, noise, nyu_millimetres, write_camvid, write_nyu, write_parquet
 
 pytestmark = pytest.mark.unit
-
-Array = NDArray[Any]
-
-
-def noise(seed: int, *shape: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def encoded(pixels: Array) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def everything(data: Dataset) -> list[str]:
@@ -46,13 +32,7 @@ def assert_splits_are_disjoint(name: str, root: Path) -> None:
 
 
 def write_cifar10(root: Path, split: str, count: int, folder: str = "cifar10") -> Path:
-    """`count` images, image i of class i modulo 10."""
-    rows = [{"bytes": encoded(noise(i, 32, 32, 3)), "path": f"{i}.png"} for i in range(count)]
-    table = pa.table({"img": rows, "label": [i % 10 for i in range(count)]})
-    path = root / folder / f"{split}-00000-of-00001.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
-    return path
+    return write_parquet(root / folder, split, count, "img", "label", 10)
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +108,11 @@ BROKEN = {"bytes": IMAGE["bytes"][:200], "path": ""}
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (Path.unlink, r"no test-\*\.parquet in .*cifar10"),
-        (cut_short, "cannot be read as CIFAR-10 parquet"),
-        (overwrite(b""), "cannot be read as CIFAR-10 parquet"),
-        (overwrite(b"not parquet"), "cannot be read as CIFAR-10 parquet"),
-        (replace_rows(image=[IMAGE], fine_label=[0]), "cannot be read as CIFAR-10 parquet: .*(img|label)"),
+        (Path.unlink, r"no test images of cifar10 in .*; expected .*test\}-\*\.parquet"),
+        (cut_short, "cannot be read as cifar10"),
+        (overwrite(b""), "cannot be read as cifar10"),
+        (overwrite(b"not parquet"), "cannot be read as cifar10"),
+        (replace_rows(image=[IMAGE], fine_label=[0]), "cannot be read as cifar10: .*(img|label)"),
         (replace_rows(img=[IMAGE, IMAGE], label=[0, 10]), "image test-00001 has classification label 10"),
         (replace_rows(img=[BROKEN], label=[0]), "image test-00000 cannot be read"),
         (replace_rows(img=[{"bytes": None, "path": ""}], label=[0]), "image test-00000 cannot be read"),
@@ -152,25 +132,10 @@ def test_wrong_cifar10_is_refused(
 # CamVid
 
 
-def write_camvid(root: Path, splits: dict[str, int]) -> Path:
-    folder = root / "camvid"
-    for split, count in splits.items():
-        lines = []
-        for i in range(count):
-            image, mask = Path(split) / f"{split}_{i}.png", Path(f"{split}annot") / f"{split}_{i}.png"
-            for path, pixels in ((image, noise(i, 36, 48, 3)), (mask, noise(i, 36, 48) % 12)):
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(folder / path)
-            # SegNet's lists begin with a slash.
-            lines.append(f"/{image} {mask}" if i % 2 else f"{image} {mask}")
-        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n\n")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def camvid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("camvid")
-    write_camvid(root, {"train": 20, "val": 3, "test": 4})
+    write_camvid(root / "camvid", {"train": 20, "val": 3, "test": 4})
     return root
 
 
@@ -192,7 +157,7 @@ def test_camvid_labels_keep_their_resolution(camvid: Path) -> None:
 def test_camvid_splits(camvid: Path, tmp_path: Path) -> None:
     assert_splits_are_disjoint("camvid", camvid)
     assert load_dataset("camvid", root=camvid, split="val").kept_ids == ["val_0", "val_1", "val_2"]
-    write_camvid(tmp_path, {"train": 20, "val": 3})
+    write_camvid(tmp_path / "camvid", {"train": 20, "val": 3})
     assert_splits_are_disjoint("camvid", tmp_path)
     assert load_dataset("camvid", root=tmp_path, split="test").kept_ids == ["val_0", "val_1", "val_2"]
     assert len(load_dataset("camvid", root=tmp_path, split="val")) == 2
@@ -213,12 +178,20 @@ MASK = Path("testannot/test_0.png")
         ("test/test_0.png", cut_short, "image test_0 cannot be read"),
         (MASK, cut_short, "image test_0 cannot be read"),
         (MASK, Path.unlink, "image test_0 cannot be read"),
-        (MASK, overwrite(encoded(np.full((36, 48), 12, np.uint8))), "image test_0 has segmentation label 12"),
-        (MASK, overwrite(encoded(noise(0, 36, 48, 3) % 11)), r"test_0.*\(36, 48, 3\)"),
+        (
+            MASK,
+            overwrite(encoded(np.full((36, 48), 12, np.uint8))),
+            r"test_0\.png holds the value 12; expected 0 to 11",
+        ),
+        (
+            MASK,
+            overwrite(encoded(noise(0, 36, 48, 3) % 11)),
+            r"test_0\.png is an image of mode RGB; expected class indices",
+        ),
     ],
 )
 def test_wrong_camvid_is_refused(tmp_path: Path, file: str, spoil: Callable[[Path], object], message: str) -> None:
-    spoil(write_camvid(tmp_path, {"test": 2}) / file)
+    spoil(write_camvid(tmp_path / "camvid", {"test": 2}) / file)
     with pytest.raises(UserError, match=message):
         everything(load_dataset("camvid", root=tmp_path))
 
@@ -230,39 +203,18 @@ def test_missing_folder_is_refused_with_the_layout(tmp_path: Path, name: str) ->
 
 
 def test_listed_file_that_is_missing_is_named_before_any_work(tmp_path: Path) -> None:
-    (write_camvid(tmp_path, {"test": 2}) / MASK).unlink()
-    with pytest.raises(UserError, match=r"no .*test_0\.png; expected the file that the list names"):
+    (write_camvid(tmp_path / "camvid", {"test": 2}) / MASK).unlink()
+    with pytest.raises(UserError, match=r"no .*test_0\.png; expected an image and its label map"):
         load_dataset("camvid", root=tmp_path).digest()
 
 
 # NYU Depth v2
 
 
-def millimetres(seed: int) -> NDArray[np.uint16]:
-    """Depths with every kind of special value at known places inside the Eigen crop."""
-    depth = np.random.default_rng(seed).integers(700, 9_990, (480, 640)).astype(np.uint16)
-    depth[100, 100:104] = [0, 9_999, 10_000, 65_535]
-    return depth
-
-
-def write_nyu(root: Path, splits: dict[str, int]) -> Path:
-    folder = root / "nyu_depth_v2"
-    for split, count in splits.items():
-        lines = []
-        for i in range(count):
-            rgb, depth = Path(split) / "rgb" / f"{i:04d}.jpg", Path(split) / "depth" / f"{i:04d}.png"
-            for path, pixels in ((rgb, noise(i, 480, 640, 3)), (depth, millimetres(i))):
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(folder / path)
-            lines.append(f"{rgb} {depth} 518.8579")
-        (folder / f"nyu_{split}.txt").write_text("\n".join(lines))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def nyu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("nyu")
-    write_nyu(root, {"train": 4, "test": 1})
+    write_nyu(root / "nyu_depth_v2", {"train": 4, "test": 1})
     return root
 
 
@@ -270,7 +222,7 @@ def test_nyu_depth_is_metres_inside_the_eigen_crop(nyu: Path) -> None:
     sample = load_dataset("nyu_depth_v2", root=nyu, size=(48, 64))[0]
     assert sample.id == "test/rgb/0000"
     assert sample.image.shape == (3, 48, 64)
-    depth, stored = sample.targets["depth"].numpy(), millimetres(0)
+    depth, stored = sample.targets["depth"].numpy(), nyu_millimetres(0)
     inside = np.zeros((480, 640), dtype=bool)
     inside[45:471, 41:601] = True
     assert (depth[~inside] == 0).all()
@@ -285,7 +237,7 @@ def test_nyu_training_depth_is_not_cropped(nyu: Path) -> None:
     assert (len(train), len(val)) == (3, 1)
     for data in (train, val):
         depth, place = data[0].targets["depth"], int(data.kept_ids[0][-4:])
-        torch.testing.assert_close(depth[0], torch.from_numpy(millimetres(place)[0] / 1000).float())
+        torch.testing.assert_close(depth[0], torch.from_numpy(nyu_millimetres(place)[0] / 1000).float())
 
 
 def test_nyu_splits(nyu: Path) -> None:
@@ -309,6 +261,6 @@ DEPTH = "test/depth/0000.png"
     ],
 )
 def test_wrong_nyu_is_refused(tmp_path: Path, file: str, spoil: Callable[[Path], object], message: str) -> None:
-    spoil(write_nyu(tmp_path, {"test": 1}) / file)
+    spoil(write_nyu(tmp_path / "nyu_depth_v2", {"test": 1}) / file)
     with pytest.raises(UserError, match=message):
         everything(load_dataset("nyu_depth_v2", root=tmp_path))

@@ -27,6 +27,12 @@ _COMMANDS = {
 for _name, (_home, _help) in _COMMANDS.items():
     app.command(f"robustprobe.cli.{_home}", name=_name, help=_help)
 
+_data = App(name="data", help="Check a dataset's folder, fetch it, or list what a limit takes.")
+_data.command("robustprobe.cli.data:check", name="check", help="Compare a dataset's folder with the official one.")
+_data.command("robustprobe.cli.data:download", name="download", help="Fetch a dataset where that is offered.")
+_data.command("robustprobe.cli.data:ids", name="ids", help="Print the ids of the images that a limit takes.")
+app.command(_data)
+
 
 def _version() -> str:
     from importlib.metadata import version

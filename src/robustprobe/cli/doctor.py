@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from robustprobe.cli._console import new_console
@@ -40,9 +41,12 @@ def doctor(*, data_root: Path = Path("data")) -> None:
     writable = os.access(folder if folder.exists() else folder.parent, os.W_OK)
     table.add_row("head cache", f"{folder}: {heads} heads{'' if writable else '; not writable: set ROBUSTPROBE_CACHE'}")
     for name in datasets.names():
+        if getattr(datasets.get(name), "by_path", False):
+            table.add_row(f"dataset {name}", f"your own data: {name}:PATH")
+            continue
         try:
             found = f"found, {len(load_dataset(name, root=data_root))} test images"
         except UserError as error:
             found = f"missing: {error}"
-        table.add_row(f"dataset {name}", found)
+        table.add_row(f"dataset {name}", escape(found))
     new_console().print(table)

@@ -1,6 +1,7 @@
 """What every dataset is: fixed ids, images in [0, 1], labels by task."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor
 from robustprobe.errors import UserError
 from robustprobe.registry import datasets, source_digest
 from robustprobe.spec import fingerprint
@@ -22,7 +24,6 @@ from robustprobe.types import Batch, LabelSpace, Sample
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-Size = tuple[int, int]
 
 
 class RawSample(NamedTuple):
@@ -41,10 +42,22 @@ class Dataset(ABC):
 
     licence: ClassVar[str] = "unknown"
     citation: ClassVar[str] = ""
+    homepage: ClassVar[str] = ""
+    """Where it is published: one registers or downloads there."""
+    layout: ClassVar[str] = ""
+    """The files that are expected, in words."""
+    archives: ClassVar[tuple[str, ...]] = ()
+    """What the official archives unpack to, accepted inside `folder` and beside it."""
+    by_path: ClassVar[bool] = False
+    """One's own data, named with their folder: `imagefolder:PATH`."""
+    crop: ClassVar[Literal["none", "centre"]] = "none"
+    """Whether a square is cut from the centre of images that are served as squares."""
     reading_threads: ClassVar[int] = 4
 
     def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
-        self.root, self.split, self.size = root, split, size or self.native_size
+        self.root, self.split = root, split
+        # Asked last: it may have to look into the folder.
+        self.size = size or self.native_size
         self.place = ""
         self.indices: Sequence[int] = range(0)
 
@@ -58,6 +71,11 @@ class Dataset(ABC):
     def native_size(self) -> Size:
         """(H, W) of the images as they are stored, or of a typical one where they differ. A class attribute will do."""
 
+    @property
+    def counts(self) -> Mapping[Split, tuple[int, ...]]:
+        """Images of each official split, one number for each official edition. A class attribute will do."""
+        return {}
+
     @abstractmethod
     def ids(self) -> list[str]:
         """The id of every image of the split, in the official order."""
@@ -70,9 +88,49 @@ class Dataset(ABC):
         """The files the split is read from; their names and sizes stand for its content."""
         return []
 
+    def settings(self) -> list[str]:
+        """What the labels depend on beside those files' names and sizes; part of the digest."""
+        return []
+
     def stratum(self, index: int) -> int:
         """The group within which subsets are balanced: the class where it is known without reading the image."""
         return 0
+
+    def remarks(self) -> list[str]:
+        """What a reader of `robustprobe data check` should know of the edition that was found."""
+        return []
+
+    def download(self) -> None:
+        """Fetch the official files into `folder`.
+
+        Raises:
+            UserError: they are not offered for download without more ado, or did not arrive.
+        """
+        raise UserError(f"{self.kind} cannot be downloaded from here; {self.how_to_get}")
+
+    @final
+    @property
+    def own_folder(self) -> Path:
+        """The folder of the dataset's name, or the one that was named."""
+        return self.root if self.by_path else self.root / self.kind
+
+    @final
+    def places(self, *archives: str) -> list[Path]:
+        """Where an archive may have been unpacked: in the dataset's own folder, or beside it."""
+        return [parent / archive for archive in archives for parent in (self.own_folder, self.root)]
+
+    @final
+    @property
+    def folder(self) -> Path:
+        """Where the files lie: what an official archive unpacks to if it is there, else the dataset's own folder."""
+        return next((place for place in self.places(*self.archives) if place.is_dir()), self.own_folder)
+
+    @final
+    @property
+    def how_to_get(self) -> str:
+        """Where the files are published, and how they must lie."""
+        source = f"see {self.homepage}; " if self.homepage else ""
+        return f"{source}expected in {self.own_folder}: {self.layout}."
 
     def fit_size(self, input_size: Size, patch_size: int) -> Size:
         """Image size (H, W) for an encoder: its own for square images, else the nearest shape with as many patches.
@@ -116,13 +174,19 @@ class Dataset(ABC):
         identity = self._ids[index]
         try:
             raw = self.read(index)
-            pixels = raw.image.convert("RGB")
+            pixels = as_rgb(raw.image)
         except UserError:
             raise
         except Exception as error:
             raise UserError(f"{self.name}: image {identity} cannot be read: {error}. Replace the file.") from error
         targets = {task: self._target(task, value, identity) for task, value in raw.labels.items()}
-        return Sample(identity, to_tensor(pixels, served_size(self.size, (pixels.height, pixels.width))), targets)
+        return Sample(identity, self._served(pixels), targets)
+
+    def _served(self, pixels: Image.Image) -> Tensor:
+        size = served_size(self.size, (pixels.height, pixels.width))
+        if self.crop == "centre" and size == self.size and size[0] == size[1]:
+            pixels = centre_crop(pixels, size[0])
+        return to_tensor(pixels, size)
 
     @final
     def __iter__(self) -> Iterator[Sample]:
@@ -137,7 +201,10 @@ class Dataset(ABC):
         """
         if limit is not None and limit < 1:
             raise UserError(f"limit {limit} leaves no image; give a limit of 1 or more, or none for the whole split.")
-        self._ids = self.ids()
+        try:
+            self._ids = self.ids()
+        except OSError as error:
+            raise UserError(f"{self.name}: {self.folder} cannot be listed: {error}. Mend the folder.") from error
         if not self._ids:
             raise UserError(f"{self.name} has no {self.split} images under {self.root}; check the folder.")
         self.indices = range(len(self._ids)) if limit is None or limit >= len(self._ids) else self._subset(limit)
@@ -163,8 +230,14 @@ class Dataset(ABC):
     @final
     def digest(self) -> str:
         """Fingerprint of name, split, image size, kept ids and the sizes of the files behind them."""
-        sizes = {str(p.relative_to(self.root)): p.stat().st_size for p in self.files()}
-        return fingerprint([self.kind, source_digest(type(self)), self.split, self.size, self.kept_ids, sizes])
+        # `Path.relative_to` would take most of the time of a million files.
+        prefix = os.path.join(self.root, "")
+        try:
+            sizes = {os.fspath(p).removeprefix(prefix): os.stat(p).st_size for p in self.files()}
+        except OSError as error:
+            raise UserError(f"{self.name}: a file cannot be read: {error}. Replace or remove it.") from error
+        source = source_digest(type(self))
+        return fingerprint([self.kind, source, self.split, self.size, self.kept_ids, sizes, *self.settings()])
 
     def _target(self, task: str, value: int | NDArray[Any], identity: str) -> Tensor:
         space = self.labels[task]
@@ -193,21 +266,6 @@ class Dataset(ABC):
 
 # Dense datasets are served with about this many times the pixels an encoder prefers.
 DENSE_AREA = 3.0
-
-
-def to_tensor(image: Image.Image, size: Size) -> Tensor:
-    """An RGB image as (3, H, W) in [0, 1], resized bilinearly with antialiasing, on the 8-bit grid."""
-    if (image.height, image.width) != size:
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-
-def served_size(size: Size | int, stored: Size) -> Size:
-    """(H, W) an image of `stored` size is resized to; its shape is kept where only the shorter side is given."""
-    if not isinstance(size, int):
-        return size
-    shorter = min(stored)
-    return round(stored[0] * size / shorter), round(stored[1] * size / shorter)
 
 
 def load_dataset(
@@ -246,6 +304,8 @@ def find_dataset(
     if head not in datasets.names():
         head, place = name, ""
     kind = cast(type[Dataset], datasets.get(head))
+    if kind.by_path and not place:
+        raise UserError(f"{head} reads a folder of yours; name it, as {head}:PATH. Expected in it: {kind.layout}.")
     found = kind(Path(place or root), split, size)
     found.place = place
     return found
@@ -291,21 +351,3 @@ def batches(
 def shapes(sample: Sample) -> list[tuple[int, ...]]:
     """Shapes of the image and of its labels."""
     return [tuple(sample.image.shape), *(tuple(target.shape) for target in sample.targets.values())]
-
-
-def require(path: Path, layout: str) -> Path:
-    """`path`, if it exists.
-
-    Raises:
-        UserError: it does not; the message describes the expected layout.
-    """
-    if not path.exists():
-        raise UserError(f"no {path}; expected {layout}. Give the folder that holds the datasets with --data-root.")
-    return path
-
-
-def held_out(ids: Sequence[str], split: Split, share: float = 0.1) -> list[int]:
-    """Places of the train ids that belong to `train` or `val` where a dataset has no official split for choosing."""
-    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
-    count = max(1, round(share * len(ids)))
-    return sorted(order[:count] if split == "val" else order[count:])

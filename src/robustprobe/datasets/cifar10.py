@@ -1,73 +1,37 @@
-"""CIFAR-10: small photographs of ten classes, as the Hugging Face parquet files"""
+"""CIFAR-10: small photographs of ten classes"""
 
-import io
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterator
 from typing import ClassVar, final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
-
-from robustprobe.datasets._base import Dataset, RawSample, held_out, require
-from robustprobe.errors import UserError
+from robustprobe.datasets._base import Split
+from robustprobe.datasets._cifar import binary, pickles
+from robustprobe.datasets._download import fetch
+from robustprobe.datasets._tables import Edition, TableDataset, parquet
 from robustprobe.types import LabelSpace
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @final
-class Cifar10(Dataset):
-    """Layout of `uoft-cs/cifar10`: `cifar10/[plain_text/]{train,test}-*.parquet` with columns `img` and `label`.
-
-    A tenth of train, the same for everyone, is `val`.
-    """
+class Cifar10(TableDataset):
+    """The parquet files of `uoft-cs/cifar10`, which keep the official order, or the official archives."""
 
     labels: ClassVar = {"classification": LabelSpace(classes=CLASSES)}
     native_size: ClassVar = (32, 32)
+    counts: ClassVar = {"train": (50_000,), "test": (10_000,)}
     licence: ClassVar = "research use customary"
     citation: ClassVar = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
+    homepage: ClassVar = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    archives: ClassVar = ("cifar-10-batches-py", "cifar-10-batches-bin")
+    layout: ClassVar = "[plain_text/]{train,test}-*.parquet (columns img, label), cifar-10-batches-py or -bin"
 
-    def ids(self) -> list[str]:
-        return [f"{self._file_split}-{row:05d}" for row in self._rows]
+    def editions(self, split: Split) -> Iterator[Edition]:
+        yield parquet([self.own_folder, self.own_folder / "plain_text"], split, "img", "label")
+        batches = ["test_batch"] if split == "test" else [f"data_batch_{part}" for part in range(1, 6)]
+        for folder in self.places("cifar-10-batches-py"):
+            yield pickles(folder, batches, b"labels")
+        for folder in self.places("cifar-10-batches-bin"):
+            yield binary(folder, [f"{name}.bin" for name in batches], 1)
 
-    def read(self, index: int) -> RawSample:
-        row = self._rows[index]
-        stored = self._table["img"][row].as_py()
-        return RawSample(Image.open(io.BytesIO(stored["bytes"])), {"classification": self._table["label"][row].as_py()})
-
-    def stratum(self, index: int) -> int:
-        return int(self._table["label"][self._rows[index]].as_py())
-
-    @property
-    def _file_split(self) -> str:
-        return "test" if self.split == "test" else "train"
-
-    @cached_property
-    def _rows(self) -> list[int]:
-        rows = list(range(len(self._table)))
-        if self.split == "test":
-            return rows
-        return held_out([f"train-{row:05d}" for row in rows], self.split)
-
-    def files(self) -> list[Path]:
-        folder = require(self.root / "cifar10", "a folder cifar10 with train-*.parquet and test-*.parquet")
-        files = sorted(p for f in (folder, folder / "plain_text") for p in f.glob(f"{self._file_split}-*.parquet"))
-        if not files:
-            raise UserError(
-                f"no {self._file_split}-*.parquet in {folder}; expected the parquet files of uoft-cs/cifar10."
-            )
-        return files
-
-    @cached_property
-    def _table(self) -> pa.Table:
-        files = self.files()
-        try:
-            table = pa.concat_tables([pq.read_table(p, columns=["img", "label"]) for p in files])
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise UserError(
-                f"{files[0].parent} cannot be read as CIFAR-10 parquet: {error}. Fetch the files again."
-            ) from error
-        if table["label"].null_count:
-            raise UserError(f"{files[0].parent} holds rows without a label. Fetch the files again.")
-        return table
+    def download(self) -> None:
+        fetch("CIFAR10", self.own_folder, self.homepage)

@@ -1,0 +1,162 @@
+"""Is a folder the official data, whole and readable? What `robustprobe data check` says."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustprobe.datasets._base import SPLITS, Dataset, Split, find_dataset
+from robustprobe.errors import UserError
+from robustprobe.types import LabelSpace
+
+SAMPLE = 64
+# 16-bit depth maps hold thousands of values.
+FEW_DEPTHS = 512
+MANY_DEPTHS = 16384
+
+
+@dataclass
+class SplitFindings:
+    """What was found in a split. `wrong` is the first thing that is wrong, if any."""
+
+    split: Split
+    ids: Sequence[str] = ()
+    looked_at: int = 0
+    flat: int = 0
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    labels: dict[str, "LabelFindings"] = field(default_factory=dict)
+    wrong: str = ""
+
+
+@dataclass
+class LabelFindings:
+    """The values of one task's labels."""
+
+    task: str
+    space: LabelSpace
+    values: Tensor = field(default_factory=lambda: torch.zeros(0))
+    used: int = 0
+    total: int = 0
+
+    def add(self, target: Tensor) -> None:
+        """Note the labels of an image."""
+        used = target[target != (0 if self.task == "depth" else self.space.ignore_index)]
+        values = torch.cat([self.values, used.flatten().unique().float()]).unique()
+        # Depths that are not rounded would be kept by the million: the extremes and a spread are enough.
+        self.values = (
+            values[torch.linspace(0, len(values) - 1, MANY_DEPTHS).long()] if len(values) > MANY_DEPTHS else values
+        )
+        self.used, self.total = self.used + used.numel(), self.total + target.numel()
+
+    def __str__(self) -> str:
+        if not len(self.values):
+            return "none"
+        if self.task == "depth":
+            return f"{self.values.min():.2f} to {self.values.max():.2f} m, {self.used / self.total:.0%} valid"
+        share = f", {1 - self.used / self.total:.1%} ignored" if self.task == "segmentation" else ""
+        return f"{len(self.values)} of {len(self.space.classes)} classes{share}"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in a dataset: what is wrong, first things first, and what a user should know."""
+
+    dataset: Dataset
+    splits: list[SplitFindings]
+    notes: list[str]
+    wrong: list[str]
+
+
+def check(name: str, root: Path, *, sample: int | None = SAMPLE) -> Findings:
+    """Read a fixed sample of every split, or all of it, and compare the counts with the official ones.
+
+    Raises:
+        UserError: no such dataset, or a folder that does not say what its labels mean.
+    """
+    found = [find_dataset(name, root=root, split=split) for split in SPLITS]
+    splits = [check_split(dataset, sample) for dataset in found]
+    wrong = [f"{part.split}: {part.wrong}" for part in splits if part.wrong]
+    notes: list[str] = []
+    if not wrong:
+        wrong += shared_images(splits)
+        for split, official in found[0].counts.items():
+            number, expected = counted(split, splits, found[0]), " or ".join(f"{count:,}" for count in official)
+            if number > max(official):
+                wrong.append(f"{split}: {number:,} images, more than the official {expected}. Remove what was added.")
+            elif number not in official:
+                notes.append(f"{split}: found {number:,} of {expected} images: a subset")
+        notes += dict.fromkeys(remark for dataset in found for remark in dataset.remarks())
+        notes += grouped(splits)
+    return Findings(found[0], splits, notes, wrong)
+
+
+def check_split(dataset: Dataset, sample: int | None) -> SplitFindings:
+    """List a split, read a fixed sample of it, and stop at the first thing that is wrong."""
+    findings = SplitFindings(dataset.split)
+    try:
+        findings.ids = dataset.select(None).kept_ids
+        repeated = len(findings.ids) - len(set(findings.ids))
+        if repeated:
+            raise UserError(f"{repeated} images are listed more than once. Mend the list.")
+        empty = next((path for path in dataset.files() if not path.stat().st_size), None)
+        if empty:
+            raise UserError(f"{empty} is empty. Replace the file.")
+        findings.labels = {task: LabelFindings(task, space) for task, space in dataset.labels.items()}
+        dataset.select(sample)
+        for place, index in enumerate(dataset.indices):
+            image, targets = dataset[place][1:]
+            for task, target in targets.items():
+                findings.labels[task].add(target)
+            findings.flat += bool(image.min() == image.max())
+            stored = dataset.read(index).image
+            findings.sizes.add((stored.height, stored.width))
+            findings.looked_at += 1
+    except (UserError, OSError) as error:
+        findings.wrong = str(error)
+    return findings
+
+
+def counted(split: Split, splits: Sequence[SplitFindings], dataset: Dataset) -> int:
+    """Images of an official split: of ours, with `val` where that was held out of train."""
+    sizes = {part.split: len(part.ids) for part in splits}
+    return sizes[split] + (sizes["val"] if split == "train" and "val" not in dataset.counts else 0)
+
+
+def shared_images(splits: Sequence[SplitFindings]) -> list[str]:
+    """Images that belong to more than one split."""
+    seen: dict[str, Split] = {}
+    for part in splits:
+        for identity in part.ids:
+            if identity in seen:
+                return [f"{part.split}: image {identity} is in {seen[identity]} too. Remove it from one of the lists."]
+            seen[identity] = part.split
+    return []
+
+
+def grouped(splits: Sequence[SplitFindings]) -> list[str]:
+    """The doubts about every split, the splits that share one named together."""
+    shared: dict[str, list[str]] = defaultdict(list)
+    for part in splits:
+        for doubt in doubts(part):
+            shared[doubt].append(part.split)
+    return [f"{', '.join(names)}: {doubt}" for doubt, names in shared.items()]
+
+
+def doubts(part: SplitFindings) -> list[str]:
+    """What is not wrong by the format, but looks it."""
+    found = [f"{part.flat} of the images read are of one colour"] if part.flat else []
+    for label in part.labels.values():
+        if label.task == "depth" and 1 < len(label.values) < FEW_DEPTHS < label.used:
+            step = 1000 * float(label.values.diff().median())
+            found.append(f"depths are {step:.0f} mm apart, as if stored in 8 bits once")
+        if label.task == "segmentation" and label.used < label.total / 2:
+            found.append(f"{1 - label.used / label.total:.0%} of the pixels are ignored")
+        if part.looked_at == len(part.ids) and label.task != "depth":
+            unseen = sorted(set(range(len(label.space.classes))) - {int(value) for value in label.values})
+            if unseen:
+                names = ", ".join(label.space.classes[place] for place in unseen[:5])
+                found.append(f"{len(unseen)} classes have no {label.task} label: {names}{' ...' * (len(unseen) > 5)}")
+    return found

@@ -1,0 +1,64 @@
+"""The two official editions of CIFAR beside parquet: Python pickles and binary rows."""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from robustprobe.datasets._tables import Edition, Table, all_or_none, pixel_table
+from robustprobe.errors import UserError
+
+SHAPE = (3, 32, 32)
+PIXELS = 3 * 32 * 32
+ARRAY_PARTS = {
+    (module, name)
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
+    for name in ("_reconstruct", "ndarray", "dtype")
+}
+
+
+@final
+class ArrayUnpickler(pickle.Unpickler):
+    """Admits containers and arrays only: loading any other pickle may run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            # How Python 3 writes bytes for Python 2. Other codecs would be imported by name.
+            return lambda text, codec: text.encode("latin-1")
+        if (module, name) in ARRAY_PARTS:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise UserError(
+            f"a pickle asks for {module}.{name}, which official files do not; it is not loaded. Fetch the file again."
+        )
+
+
+def pickles(folder: Path, names: Sequence[str], labels: bytes) -> Edition:
+    """Python files, each a dictionary with `data` (N, 3072) and the labels under the given key."""
+
+    def read(files: Sequence[Path]) -> Table:
+        parts = []
+        for path in files:
+            with path.open("rb") as file:
+                parts.append(ArrayUnpickler(file, encoding="bytes").load())
+        planes = np.concatenate([part[b"data"].reshape(-1, *SHAPE) for part in parts])
+        return pixel_table([label for part in parts for label in part[labels]], planes, str(folder))
+
+    return Edition(all_or_none(folder, names), read)
+
+
+def binary(folder: Path, names: Sequence[str], label_bytes: int) -> Edition:
+    """Binary files of rows: label bytes, of which the last counts, then 3072 bytes of red, green and blue planes."""
+
+    def read(files: Sequence[Path]) -> Table:
+        parts = []
+        for path in files:
+            stored = np.fromfile(path, np.uint8)
+            if stored.size % (label_bytes + PIXELS):
+                raise UserError(f"{path} has {stored.size} bytes, not a whole number of rows. Fetch the file again.")
+            parts.append(stored.reshape(-1, label_bytes + PIXELS))
+        rows = np.concatenate(parts)
+        return pixel_table(rows[:, label_bytes - 1], rows[:, label_bytes:].reshape(-1, *SHAPE), str(folder))
+
+    return Edition(all_or_none(folder, names), read)

@@ -1,0 +1,96 @@
+"""Photographs in a folder for each class."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NamedTuple, final
+
+from PIL import Image
+
+from robustprobe.datasets._base import SPLITS, Dataset, RawSample, Split
+from robustprobe.datasets._folders import image_names
+from robustprobe.datasets._images import upright
+from robustprobe.datasets._splits import read_split
+from robustprobe.errors import UserError
+from robustprobe.types import LabelSpace
+
+
+class Member(NamedTuple):
+    """An image, by its path below the dataset's folder, and its class."""
+
+    id: str
+    label: int
+
+
+class ClassFolderDataset(Dataset):
+    """Classes are the folders' names in order. Images are served as squares from their centre."""
+
+    crop: ClassVar = "centre"
+    native_size: ClassVar = (224, 224)
+    turned: ClassVar[bool]
+    """Whether images are turned as their EXIF orientation says."""
+
+    @cached_property
+    def labels(self) -> dict[str, LabelSpace]:
+        return {"classification": LabelSpace(classes=tuple(self._classes))}
+
+    @final
+    def ids(self) -> list[str]:
+        return [member.id for member in self._members]
+
+    @final
+    def read(self, index: int) -> RawSample:
+        member = self._members[index]
+        image = Image.open(self.folder / member.id)
+        return RawSample(upright(image) if self.turned else image, {"classification": member.label})
+
+    @final
+    def stratum(self, index: int) -> int:
+        return self._members[index].label
+
+    @final
+    def files(self) -> list[Path]:
+        folder = self.folder
+        return [folder / member.id for member in self._members]
+
+    @final
+    def settings(self) -> list[str]:
+        return list(self._classes)
+
+    @cached_property
+    def _official(self) -> list[Split]:
+        found = [split for split in SPLITS if (self.folder / split).is_dir()]
+        if not found:
+            raise UserError(f"no images of {self.kind} in {self.folder}; {self.how_to_get}")
+        return found
+
+    @cached_property
+    def _classes(self) -> Sequence[str]:
+        # Of train, where it is there: a class that heads never saw is a mistake in the other splits.
+        return self._class_folders(self._official[0])
+
+    def _class_folders(self, split: Split) -> list[str]:
+        folder = self.folder / split
+        if not folder.is_dir():
+            raise UserError(f"no {folder}; {self.how_to_get}")
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if not names:
+            raise UserError(f"{folder} has no folders of classes; {self.how_to_get}")
+        return names
+
+    @cached_property
+    def _members(self) -> list[Member]:
+        return read_split(self.split, self._official, self._list, lambda member: member.id)
+
+    def _list(self, split: Split) -> list[Member]:
+        place = {name: number for number, name in enumerate(self._classes)}
+        members = []
+        for name in self._class_folders(split):
+            if name not in place:
+                raise UserError(
+                    f"{self.folder / split / name} is no class of {self.folder / self._official[0]}; "
+                    "expected the same folders of classes in every split. Rename or remove it."
+                )
+            files = image_names(self.folder / split / name)
+            members += [Member(f"{split}/{name}/{file}", place[name]) for file in files]
+        return members

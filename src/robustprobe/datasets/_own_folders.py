@@ -1,0 +1,37 @@
+"""One's own images with label maps: `images/SPLIT`, and a folder of maps with the same names."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from robustprobe.datasets._base import SPLITS, Split
+from robustprobe.datasets._folders import Pair, image_names, require, same_stems
+from robustprobe.datasets._images import Size
+from robustprobe.errors import UserError
+
+
+def found_splits(folder: Path, layout: str) -> list[Split]:
+    """The splits that have a folder of images. Raises UserError where there is none."""
+    found = [split for split in SPLITS if (folder / "images" / split).is_dir()]
+    if not found:
+        raise UserError(f"no images/train, images/val or images/test in {folder}; expected {layout}.")
+    return found
+
+
+def own_pairs(folder: Path, maps: str, split: Split, layout: str) -> list[Pair]:
+    """The images of a split and their maps. Raises UserError for a missing folder or map."""
+    images, labels = (require(folder / kind / split, layout) for kind in ("images", maps))
+    return same_stems(images, labels, f"{split}/")
+
+
+def first_size(folder: Path, layout: str) -> Size:
+    """(H, W) of the first image of the first split. Raises UserError where there is none, or it cannot be read."""
+    images = folder / "images" / found_splits(folder, layout)[0]
+    names = image_names(images)
+    if not names:
+        raise UserError(f"{images} has no images; expected {layout}.")
+    try:
+        with Image.open(images / names[0]) as image:
+            return image.height, image.width
+    except Exception as error:
+        raise UserError(f"{images / names[0]} cannot be read: {error}. Replace the file.") from error

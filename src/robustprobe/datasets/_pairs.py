@@ -1,0 +1,79 @@
+"""Photographs with a label map each, in files of their own."""
+
+from abc import abstractmethod
+from collections.abc import Container, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustprobe.datasets._base import Dataset, RawSample, Split
+from robustprobe.datasets._folders import Pair, require
+from robustprobe.datasets._images import open_matching, read_mask
+from robustprobe.datasets._splits import read_split
+from robustprobe.errors import UserError
+
+IGNORE = 255
+
+
+class PairDataset(Dataset):
+    """Lists pairs of files by official split."""
+
+    @abstractmethod
+    def pairs(self, split: Split) -> list[Pair]:
+        """The pairs of an official split, in their official order. Nothing is opened."""
+
+    def official(self) -> Container[str]:
+        """The official splits that have labels; see `read_split`."""
+        return ("train", "val")
+
+    @final
+    def ids(self) -> list[str]:
+        return [pair.id for pair in self.listed]
+
+    @final
+    def files(self) -> list[Path]:
+        paths = [path for pair in self.listed for path in (pair.image, pair.label)]
+        for path in paths:
+            require(path, "an image and its label map for every entry of the list")
+        return paths
+
+    @final
+    @cached_property
+    def listed(self) -> list[Pair]:
+        require(self.folder, self.layout)
+        return read_split(self.split, self.official(), self.pairs, lambda pair: pair.key)
+
+
+class MaskDataset(PairDataset):
+    """Masks as large as their images, whose stored values stand for classes."""
+
+    @abstractmethod
+    def table(self, mask: Path) -> Sequence[int]:
+        """The class of every stored value, 255 for one that is ignored. The value 255 is ignored in every dataset."""
+
+    @final
+    def read(self, index: int) -> RawSample:
+        pair = self.listed[index]
+        mask = read_mask(pair.label)
+        image = open_matching(pair.image, mask.shape, pair.label)
+        return RawSample(image, {"segmentation": look_up(self.table(pair.label), mask, pair.label)})
+
+
+def look_up(table: Sequence[int], stored: NDArray[Any], path: Path) -> NDArray[np.int64]:
+    """The class of every stored value.
+
+    Raises:
+        UserError: a value outside the table that is not 255.
+    """
+    wrong = ((stored < 0) | (stored >= len(table))) & (stored != IGNORE)
+    if wrong.any():
+        raise UserError(
+            f"{path} holds the value {stored[wrong][0]}; expected 0 to {len(table) - 1}, or {IGNORE} (ignored). "
+            "Fetch the mask as it was released, or mend it."
+        )
+    full = np.full(IGNORE + 1, IGNORE, np.int64)
+    full[: len(table)] = table
+    return full[stored.astype(np.int64)]

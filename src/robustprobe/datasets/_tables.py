@@ -1,0 +1,138 @@
+"""Small photographs in tables: rows of an image and a class, in several official layouts."""
+
+import io
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustprobe.datasets._base import Dataset, RawSample, Split
+from robustprobe.datasets._folders import require
+from robustprobe.datasets._splits import held_out
+from robustprobe.errors import UserError
+
+
+class Table(NamedTuple):
+    """The class of every row, and the image of a row."""
+
+    labels: NDArray[np.int64]
+    image: Callable[[int], Image.Image]
+
+
+class Edition(NamedTuple):
+    """One way the same rows are published: the files of a split, and how they are read."""
+
+    files: list[Path]
+    read: Callable[[Sequence[Path]], Table]
+
+
+class TableDataset(Dataset):
+    """Rows in their official order, so that an id means the same image in every edition.
+
+    A tenth of train, the same for everyone, is `val`.
+    """
+
+    @abstractmethod
+    def editions(self, split: Split) -> Iterable[Edition]:
+        """The editions of the official `train` or `test` that may be there, the preferred one first."""
+
+    @final
+    def ids(self) -> list[str]:
+        return [f"{self._file_split}-{row:05d}" for row in self._rows]
+
+    @final
+    def read(self, index: int) -> RawSample:
+        row = self._rows[index]
+        return RawSample(self._table.image(row), {"classification": int(self._table.labels[row])})
+
+    @final
+    def stratum(self, index: int) -> int:
+        return int(self._table.labels[self._rows[index]])
+
+    @final
+    def files(self) -> list[Path]:
+        return self._edition.files
+
+    @final
+    def remarks(self) -> list[str]:
+        if len(self._table.labels) and self._table.image(0).format == "JPEG":
+            return ["images are stored as JPEG, not without loss as published: not for a reported number"]
+        return []
+
+    @property
+    def _file_split(self) -> Split:
+        return "test" if self.split == "test" else "train"
+
+    @cached_property
+    def _rows(self) -> list[int]:
+        rows = list(range(len(self._table.labels)))
+        if self.split == "test":
+            return rows
+        return held_out([f"train-{row:05d}" for row in rows], self.split)
+
+    @cached_property
+    def _edition(self) -> Edition:
+        require(self.folder, self.layout)
+        for edition in self.editions(self._file_split):
+            if edition.files:
+                missing = next((path for path in edition.files if not path.is_file()), None)
+                if missing:
+                    raise UserError(f"no {missing}; the other files of {self.kind} are there. Fetch them again.")
+                return edition
+        raise UserError(f"no {self._file_split} images of {self.kind} in {self.folder}; expected {self.layout}.")
+
+    @cached_property
+    def _table(self) -> Table:
+        files = self._edition.files
+        try:
+            return self._edition.read(files)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{files[0].parent} cannot be read as {self.kind}: {type(error).__name__}: {error}. "
+                "Fetch the files again."
+            ) from error
+
+
+def parquet(folders: Iterable[Path], split: Split, image: str, label: str) -> Edition:
+    """The parquet files of the Hugging Face hub, with the names of their columns."""
+
+    def read(files: Sequence[Path]) -> Table:
+        table = pa.concat_tables([pq.read_table(path, columns=[image, label]) for path in files])
+        if table[label].null_count:
+            raise UserError(f"{files[0].parent} holds rows without a label. Fetch the files again.")
+
+        def decode(row: int) -> Image.Image:
+            return Image.open(io.BytesIO(table[image][row].as_py()["bytes"]))
+
+        return Table(table[label].to_numpy().astype(np.int64), decode)
+
+    return Edition(sorted(path for folder in folders for path in folder.glob(f"{split}-*.parquet")), read)
+
+
+def pixel_table(labels: Any, planes: NDArray[np.uint8], name: str) -> Table:
+    """Rows of `planes` (N, 3, H, W).
+
+    Raises:
+        UserError: as many labels as images were expected.
+    """
+    if len(labels) != len(planes):
+        raise UserError(f"{name} holds {len(planes)} images and {len(labels)} labels. Fetch the files again.")
+    return Table(
+        np.asarray(labels, dtype=np.int64),
+        lambda row: Image.fromarray(np.ascontiguousarray(planes[row].transpose(1, 2, 0))),
+    )
+
+
+def all_or_none(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The named files of an edition, missing ones too, if any of them is there; else none."""
+    paths = [folder / name for name in names]
+    return paths if any(path.is_file() for path in paths) else []

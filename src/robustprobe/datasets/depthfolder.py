@@ -1,0 +1,68 @@
+"""One's own images with depth maps: `depthfolder:PATH`"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, final
+
+from robustprobe.datasets._base import RawSample, Split
+from robustprobe.datasets._folders import Pair
+from robustprobe.datasets._images import Size, open_matching, read_depth
+from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
+from robustprobe.datasets._pairs import PairDataset
+from robustprobe.errors import UserError
+from robustprobe.types import LabelSpace
+
+UNITS = {"scale": 1000.0, "max_depth": 10.0}
+
+
+@final
+class DepthFolder(PairDataset):
+    """Depth is a 16-bit PNG in millimetres up to 10 m, 0 where there is none.
+
+    `depth.json` may hold another `scale` (units a metre) or `max_depth` (metres). `test` is `val` where there is no
+    `test`; a tenth of train is `val` where there is no other.
+    """
+
+    by_path: ClassVar = True
+    licence: ClassVar = "yours to know"
+    citation: ClassVar = "one's own images"
+    layout: ClassVar = (
+        "images/{train,val,test}/*.jpg and depth/{train,val,test}/*.png with the same names; val or test may be missing"
+    )
+
+    @cached_property
+    def labels(self) -> dict[str, LabelSpace]:
+        return {"depth": LabelSpace(max_depth=self._units["max_depth"])}
+
+    @cached_property
+    def native_size(self) -> Size:
+        return first_size(self.folder, self.layout)
+
+    def official(self) -> Sequence[str]:
+        return found_splits(self.folder, self.layout)
+
+    def pairs(self, split: Split) -> list[Pair]:
+        return own_pairs(self.folder, "depth", split, self.layout)
+
+    def settings(self) -> list[str]:
+        return [f"{name} {number}" for name, number in sorted(self._units.items())]
+
+    def read(self, index: int) -> RawSample:
+        pair = self.listed[index]
+        depth = read_depth(pair.label, self._units["scale"])
+        return RawSample(open_matching(pair.image, depth.shape, pair.label), {"depth": depth})
+
+    @cached_property
+    def _units(self) -> dict[str, float]:
+        path = self.folder / "depth.json"
+        if not path.exists():
+            return UNITS
+        try:
+            given: Any = json.loads(path.read_text())
+            units = {**UNITS, **{name: float(number) for name, number in given.items()}}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read: {error}. Expected such as {json.dumps(UNITS)}.") from error
+        if units.keys() != UNITS.keys() or not all(0 < number < float("inf") for number in units.values()):
+            raise UserError(f"{path} holds {given}; expected positive numbers such as {json.dumps(UNITS)}. Mend it.")
+        return units

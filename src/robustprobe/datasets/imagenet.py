@@ -1,0 +1,22 @@
+"""ImageNet (ILSVRC 2012): photographs of a thousand classes, by the class folders"""
+
+from typing import ClassVar, final
+
+from robustprobe.datasets._class_folders import ClassFolderDataset
+
+
+@final
+class ImageNet(ClassFolderDataset):
+    """`test` is the official val; a tenth of train is `val`. Classes are the folders' names (WordNet ids) in order.
+
+    A folder with some of the classes is a dataset of those. Images are not turned by EXIF: published numbers are
+    measured on them as stored.
+    """
+
+    turned: ClassVar = False
+    counts: ClassVar = {"train": (1_281_167,), "test": (50_000,)}
+    licence: ClassVar = "non-commercial research, by the terms of access"
+    citation: ClassVar = "Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015"
+    homepage: ClassVar = "https://www.image-net.org/download.php"
+    archives: ClassVar = ("ILSVRC/Data/CLS-LOC", "ILSVRC2012")
+    layout: ClassVar = "{train,val}/n01440764/*.JPEG; the images of val moved into folders of their classes"

@@ -1,0 +1,58 @@
+"""One's own images with masks: `segfolder:PATH`"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, final
+
+from robustprobe.datasets._base import Split
+from robustprobe.datasets._folders import Pair, require
+from robustprobe.datasets._images import Size
+from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
+from robustprobe.datasets._pairs import IGNORE, MaskDataset
+from robustprobe.errors import UserError
+from robustprobe.types import LabelSpace
+
+
+@final
+class SegFolder(MaskDataset):
+    """Masks hold class indices, 255 is ignored.
+
+    `test` is `val` where there is no `test`; a tenth of train is `val` where there is no other. An image with an EXIF
+    orientation is turned where only then it matches its mask.
+    """
+
+    by_path: ClassVar = True
+    licence: ClassVar = "yours to know"
+    citation: ClassVar = "one's own images"
+    layout: ClassVar = (
+        "images/{train,val,test}/*.jpg, masks/{train,val,test}/*.png with the same names, and classes.txt with a name "
+        "a line; val or test may be missing"
+    )
+
+    @cached_property
+    def labels(self) -> dict[str, LabelSpace]:
+        text = require(self.folder / "classes.txt", self.layout).read_text(encoding="utf-8", errors="replace")
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+        if not 2 <= len(names) <= IGNORE or len(set(names)) < len(names):
+            raise UserError(
+                f"{self.folder / 'classes.txt'} names {len(names)} classes, {len(set(names))} of them different; "
+                f"expected 2 to {IGNORE} different names, one a line. Mend the file."
+            )
+        return {"segmentation": LabelSpace(classes=tuple(names), ignore_index=IGNORE)}
+
+    @cached_property
+    def native_size(self) -> Size:
+        return first_size(self.folder, self.layout)
+
+    def official(self) -> Sequence[str]:
+        return found_splits(self.folder, self.layout)
+
+    def pairs(self, split: Split) -> list[Pair]:
+        return own_pairs(self.folder, "masks", split, self.layout)
+
+    def settings(self) -> list[str]:
+        return list(self.labels["segmentation"].classes)
+
+    def table(self, mask: Path) -> Sequence[int]:
+        return range(len(self.labels["segmentation"].classes))

@@ -1,0 +1,152 @@
+"""imagefolder and ImageNet: folders of classes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from robustprobe import Dataset, UserError, load_dataset
+from robustprobe.datasets import find_dataset
+from tests.folders import photo, save, write_classes
+
+pytestmark = pytest.mark.unit
+
+
+def own(folder: Path, split: str = "test", limit: int | None = None) -> Dataset:
+    return load_dataset(f"imagefolder:{folder}", split=split, limit=limit)
+
+
+def test_classes_are_folders_in_order_and_ids_are_paths(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 10, "val": 1, "test": 2}, ("zebra", "Ant", "bee"))
+    data = own(tmp_path)
+    assert data.labels["classification"].classes == ("Ant", "bee", "zebra")
+    assert data.kept_ids[:3] == ["test/Ant/Ant_test_0.JPEG", "test/Ant/Ant_test_1.JPEG", "test/bee/bee_test_0.JPEG"]
+    assert [int(sample.targets["classification"]) for sample in data] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"train": 10, "val": 2, "test": 3}, {"train": "train 20", "val": "val 4", "test": "test 6"}),
+        ({"train": 10, "val": 2}, {"train": "train 18", "val": "train 2", "test": "val 4"}),
+        ({"train": 10, "test": 3}, {"train": "train 18", "val": "train 2", "test": "test 6"}),
+    ],
+)
+def test_missing_splits_are_taken_from_others(tmp_path: Path, found: dict[str, int], expected: dict[str, str]) -> None:
+    write_classes(tmp_path, found)
+    for split, source in expected.items():
+        ids = own(tmp_path, split).kept_ids
+        assert f"{ids[0].split('/')[0]} {len(ids)}" == source
+
+
+def test_listing_opens_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path, {"train": 10})
+    monkeypatch.setattr(Image, "open", lambda path: pytest.fail(f"opened {path}"))
+    data = own(tmp_path, "train", limit=6)
+    assert sorted(data.stratum(index) for index in data.indices) == [0, 0, 0, 1, 1, 1]
+    assert data.digest()
+
+
+def test_subsets_are_balanced_though_classes_are_not(tmp_path: Path) -> None:
+    for name, count in (("many", 30), ("few", 3), ("some", 10)):
+        for i in range(count):
+            save(tmp_path / "test" / name / f"{i}.png", photo(0))
+    classes = [int(sample.targets["classification"]) for sample in own(tmp_path, limit=9)]
+    assert np.bincount(classes).tolist() == [3, 3, 3]
+    assert set(own(tmp_path, limit=5).kept_ids) < set(own(tmp_path, limit=9).kept_ids)
+
+
+def test_files_that_are_no_images_are_left_out_and_folders_and_links_are_followed(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"test": 1})
+    cats = tmp_path / "test" / "cat"
+    for name in (".hidden.jpg", "notes.txt", "Thumbs.db"):
+        (cats / name).write_text("x")
+    save(cats / "deep" / "er" / "y.PNG", photo(1))
+    elsewhere = save(tmp_path / "elsewhere" / "z.jpg", photo(2)).parent
+    (cats / "linked").symlink_to(elsewhere)
+    (cats / "deep" / "loop").symlink_to(cats)
+    (tmp_path / "test" / "dog" / "w.jpg").symlink_to(elsewhere / "z.jpg")
+    (tmp_path / "test" / "extra.jpg").write_text("x")
+    data = own(tmp_path)
+    assert [name.removeprefix("test/") for name in data.kept_ids] == [
+        "cat/cat_test_0.JPEG",
+        "cat/deep/er/y.PNG",
+        "cat/linked/z.jpg",
+        "dog/dog_test_0.JPEG",
+        "dog/w.jpg",
+    ]
+    assert len(list(data)) == 5
+
+
+def test_torchvision_reads_the_same_after_the_usual_resizing(tmp_path: Path) -> None:
+    write_classes(tmp_path / "imagenet", {"train": 5, "val": 4}, ("n02", "n01"))
+    transforms = torchvision.transforms
+    usual = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    reference = torchvision.datasets.ImageFolder(tmp_path / "imagenet" / "val", usual)
+    data = load_dataset("imagenet", root=tmp_path)
+    assert len(data) == len(reference) == 8
+    for sample, (image, label) in zip(data, reference, strict=True):
+        assert np.array_equal((sample.image * 255).round().byte().permute(1, 2, 0).numpy(), np.array(image))
+        assert int(sample.targets["classification"]) == label
+
+
+def test_digest_follows_the_classes_of_train(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 5, "test": 2}, ("b", "c"))
+    first = own(tmp_path)
+    digest = first.digest()
+    (tmp_path / "train" / "a").mkdir()
+    second = own(tmp_path)
+    assert second.kept_ids == first.kept_ids
+    assert int(second[0].targets["classification"]) == int(first[0].targets["classification"]) + 1
+    assert second.digest() != digest
+
+
+def test_only_squares_are_cropped(tmp_path: Path) -> None:
+    save(tmp_path / "test" / "a" / "x.png", photo(0))
+    (tmp_path / "test" / "b").mkdir()
+    whole = load_dataset(f"imagefolder:{tmp_path}", size=(20, 30))[0].image
+    assert np.array_equal((whole * 255).round().byte().permute(1, 2, 0).numpy(), photo(0))
+    assert load_dataset(f"imagefolder:{tmp_path}", size=10)[0].image.shape == (3, 10, 15)
+    assert load_dataset(f"imagefolder:{tmp_path}")[0].image.shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("place", ["imagenet", "ILSVRC/Data/CLS-LOC", "imagenet/ILSVRC/Data/CLS-LOC"])
+def test_imagenet_is_found_where_archives_unpack_to(tmp_path: Path, place: str) -> None:
+    write_classes(tmp_path / place, {"train": 10, "val": 2}, ("n01440764", "n01443537"))
+    assert len(load_dataset("imagenet", root=tmp_path)) == 4
+    assert len(load_dataset("imagenet", root=tmp_path, split="val")) == 2
+
+
+def test_a_class_that_train_has_not_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 2})
+    write_classes(tmp_path, {"test": 2}, ("cat", "horse"))
+    with pytest.raises(UserError, match=r"test/horse is no class of .*train; expected the same folders"):
+        own(tmp_path)
+
+
+def test_images_without_class_folders_are_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "imagenet", {"train": 2})
+    save(tmp_path / "imagenet" / "val" / "ILSVRC2012_val_00000001.JPEG", photo(0))
+    with pytest.raises(UserError, match=r"val has no folders of classes; see https.*moved into folders"):
+        load_dataset("imagenet", root=tmp_path)
+
+
+def test_missing_folders_are_refused_with_the_layout(tmp_path: Path) -> None:
+    assert find_dataset("imagenet", root=tmp_path).native_size == (224, 224)
+    for name in ("imagenet", f"imagefolder:{tmp_path}", f"imagefolder:{tmp_path / 'nowhere'}"):
+        with pytest.raises(UserError, match=r"no images of .* in .*; .*expected in .*: \{train"):
+            load_dataset(name, root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "segfolder", "depthfolder"])
+def test_ones_own_folder_must_be_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} reads a folder of yours; name it, as {name}:PATH"):
+        load_dataset(name, root=tmp_path)
+
+
+def test_only_train_cannot_be_reported_on(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 4})
+    with pytest.raises(UserError, match=r"no .*val; .*expected in"):
+        own(tmp_path)
