@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import torchattacks
 from cospgd import functions as cospgd_package
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from scipy.spatial.distance import jensenshannon  # type: ignore[import-untyped]
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 
 from robustprobe.losses import classification, segmentation
