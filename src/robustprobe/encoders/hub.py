@@ -1,0 +1,155 @@
+"""Models of torch.hub, as hub:OWNER/REPO:NAME or hub:OWNER/REPO:REF:NAME (this runs the repository's code)"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast, final
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from robustprobe.encoders._base import Encoder, EncoderCard, Source
+from robustprobe.encoders._downloads import missing_downloads_named, offline
+from robustprobe.encoders._options import split_options
+from robustprobe.errors import UserError
+from robustprobe.types import Features, Widths
+
+SIZE = (224, 224)
+RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+@final
+class HubEncoder(Encoder):
+    """A model of torch.hub that speaks one of three tongues, with ImageNet's normalisation inside.
+
+    DINOv2's (`forward_features` returns normed class and patch tokens by name; also DINOv3 and Franca), DINO's
+    (`get_intermediate_layers` returns normed tokens, class token first), or torchvision's ResNet (CLS is the mean of
+    the last map).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, card: EncoderCard, model: nn.Module, tongue: str) -> None:
+        super().__init__(card)
+        self.model, self.tongue = model, tongue
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None])
+
+    def settings(self) -> list[int | float | str]:
+        heads = [cast(Any, m).num_heads for m in self.model.modules() if hasattr(m, "num_heads")]
+        return [self.tongue, type(self.model).__name__, *heads]
+
+    def features(self, images: Tensor) -> Features:
+        model, images = cast(Any, self.model), (images - self.mean) / self.std
+        if self.tongue == "resnet":
+            for name in RESNET_LAYERS:
+                images = getattr(model, name)(images)
+            return Features(images.mean((2, 3)), images)
+        if self.tongue == "dino":
+            tokens = model.get_intermediate_layers(images, 1)[0]
+            return Features(tokens[:, 0], self._map(tokens[:, 1:], images))
+        named = model.forward_features(images)
+        return Features(named["x_norm_clstoken"], self._map(named["x_norm_patchtokens"], images))
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        if self.tongue == "dinov2":
+            return self._dinov2_layers(images, which)
+        return super().layers(images, which)
+
+    def _dinov2_layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        model = cast(Any, self.model)
+        count = len(list(model.blocks))
+        if any(not -count <= n < count for n in which):
+            raise UserError(f"{self.card.name} has layers 0 to {count - 1}; it was asked for {list(which)}.")
+        wanted = sorted({n % count for n in which})
+        found = model.get_intermediate_layers(
+            (images - self.mean) / self.std, wanted, reshape=True, return_class_token=True, norm=True
+        )
+        by_layer = dict(zip(wanted, found, strict=True))
+        return [Features(by_layer[n % count][1], by_layer[n % count][0]) for n in which]
+
+    def _map(self, tokens: Tensor, images: Tensor) -> Tensor:
+        height, width = (s // self.card.patch_size for s in images.shape[-2:])
+        return tokens.transpose(1, 2).reshape(len(images), -1, height, width)
+
+
+@final
+class HubSource(Source):
+    """Repositories of GitHub with a hubconf.py, or local folders with one. Their code is run: name only what you trust.
+
+    REF is a branch, a tag or, best, a commit. The option `weights` goes to the entry point, as Franca's take it.
+    """
+
+    def load(self, name: str) -> Encoder:
+        spec = f"hub:{name}"
+        path, options = split_options(name, ("weights",))
+        repository, _, entry = path.rpartition(":")
+        if not repository or not entry:
+            raise UserError(f"'{spec}' names no model; write hub:OWNER/REPO:NAME or hub:OWNER/REPO:REF:NAME.")
+        local = _local(repository, spec)
+        try:
+            with missing_downloads_named(spec), contextlib.redirect_stderr(io.StringIO()):
+                if local:
+                    model = torch.hub.load(str(local), entry, source="local", **options)
+                else:
+                    model = torch.hub.load(repository, entry, trust_repo=True, verbose=False, **options)
+        except UserError:
+            raise
+        except Exception as error:
+            # The repository's own code runs here, and may raise anything.
+            raise UserError(f"{spec} cannot be had: {type(error).__name__}: {error}.") from error
+        _, _, reference = repository.partition(":")
+        return _wrap(spec, model, "" if Path(repository).is_dir() else reference)
+
+
+def _local(repository: str, spec: str) -> Path | None:
+    """The folder of a repository where nothing has to be fetched for it; none where torch.hub has to look."""
+    if Path(repository, "hubconf.py").is_file():
+        return Path(repository)
+    if not offline():
+        return None
+    place, _, reference = repository.partition(":")
+    folder = Path(torch.hub.get_dir())
+    names = [f"{place}/{r}".replace("/", "_") for r in ([reference] if reference else ["main", "master"])]
+    found = [folder / n for n in names if (folder / n / "hubconf.py").is_file()]
+    if not found:
+        raise UserError(
+            f"{spec} needs the repository {repository}, which is not at {folder / names[0]} (nothing is fetched "
+            f"offline). Load it once where there is a network and copy {folder}, or set TORCH_HOME."
+        )
+    return found[0]
+
+
+def _wrap(spec: str, model: Any, reference: str) -> Encoder:
+    """The encoder around what a repository returned."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{spec} is a {type(model).__name__}, not a torch module; name another entry point.")
+    if all(hasattr(model, n) for n in RESNET_LAYERS):
+        # The last block of a ResNet gives as many channels as it takes.
+        tongue, patch, width = "resnet", 32, cast(Any, model).layer4[-1].conv1.in_channels
+    elif hasattr(model, "get_intermediate_layers"):
+        tongue = "dinov2" if hasattr(model, "forward_features") else "dino"
+        size = getattr(model, "patch_size", None) or cast(Any, model).patch_embed.patch_size
+        patch, width = (size if isinstance(size, int) else size[0]), cast(Any, model).embed_dim
+    else:
+        raise UserError(
+            f"{spec} is a {type(model).__name__}, whose features robustprobe cannot read: no forward_features and "
+            "get_intermediate_layers as in DINOv2 and DINO, no layer4 as in torchvision's ResNet. Write a class of "
+            "your own around it, as my.py:Class."
+        )
+    card = EncoderCard(
+        name=spec,
+        source="hub",
+        revision=reference,
+        patch_size=patch,
+        input_size=_size(patch),
+        widths=Widths(width, width),
+    )
+    return HubEncoder(card, model, tongue)
+
+
+def _size(patch: int) -> tuple[int, int]:
+    return (SIZE[0] // patch * patch, SIZE[1] // patch * patch)
