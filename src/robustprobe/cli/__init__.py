@@ -21,6 +21,7 @@ _COMMANDS = {
     "table": ("results:table", "Print the results of a folder as a table."),
     "report": ("results:report", "Write the results of a folder as one self-contained HTML page."),
     "list": ("listing:list_things", "List encoders, datasets, tasks, attacks or suites by name."),
+    "check": ("check:check", "Try whether an encoder keeps the contract that attacks and heads rely on."),
     "doctor": ("doctor:doctor", "Show machine, versions, caches and datasets found or missing."),
 }
 for _name, (_home, _help) in _COMMANDS.items():

@@ -26,14 +26,14 @@ from torch import Tensor
 
 from robustprobe.encoders._base import SHORT_NAMES, Encoder
 from robustprobe.encoders._keys import find_prefix, flatten, match
-from robustprobe.encoders._timm import create, wrap
+from robustprobe.encoders._timm import Norm, create, wrap
 from robustprobe.errors import UserError, unknown_name
 
 NORMS = {
-    "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-    "half": (IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD),
-    "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": Norm(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    "half": Norm(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD),
+    "clip": Norm(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+    "none": Norm((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 OPTIONS = ("arch", "branch", "norm")
 
@@ -67,7 +67,7 @@ def load_checkpoint(path: Path, spec: str, options: Mapping[str, str]) -> Encode
     if not report.complete:
         raise UserError(f"{path} does not fit {options['arch']}: {report}. Name the architecture it was trained with.")
     model.load_state_dict({**model.state_dict(), **{n: inside[n] for n in model.state_dict() if n in inside}})
-    return wrap(spec, model, source="file", notes=str(report), **norm)
+    return wrap(spec, model, source="file", notes=str(report), norm=norm)
 
 
 def read_tensors(path: Path) -> Any:
@@ -126,13 +126,12 @@ def dinov2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _norm(name: str, options: Mapping[str, str]) -> dict[str, tuple[float, ...]]:
-    """Mean and std for what the file was trained with."""
+def _norm(name: str, options: Mapping[str, str]) -> Norm | None:
+    """The normalisation the options ask for; none where the architecture's own is meant."""
     if "norm" in options:
         if options["norm"] not in NORMS:
             raise unknown_name("normalisation", options["norm"], NORMS)
-        mean, std = NORMS[options["norm"]]
-        return {"mean": mean, "std": std}
+        return NORMS[options["norm"]]
     if "." not in name:
         published = timm.list_pretrained(f"{name}.*")
         means = {get_pretrained_cfg(n).mean for n in published}
@@ -142,7 +141,7 @@ def _norm(name: str, options: Mapping[str, str]) -> dict[str, tuple[float, ...]]
                 f"tell its own. Add &norm={'|'.join(NORMS)} (imagenet for DINO, MAE, MoCo v3 and iBOT), or a tag to "
                 f"the architecture, such as {published[0]}."
             )
-    return {}
+    return None
 
 
 def _at_size_of(model: VisionTransformer, name: str, state: Mapping[str, Tensor]) -> Any:
@@ -175,7 +174,7 @@ def _to_timm(model: Any, state: dict[str, Tensor], path: Path) -> dict[str, Tens
 
 
 def _first_weight(model: Any) -> str:
-    return next(n for n in model.state_dict() if n.endswith("weight"))
+    return str(next(n for n in model.state_dict() if n.endswith("weight")))
 
 
 def _official_first_weights(model: Any) -> list[str]:

@@ -92,8 +92,8 @@ def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "
             raise UserError(f"{source} has no branch '{branch}'; it has {', '.join(words) or 'one encoder only'}.")
     ranked = sorted((_rank(p), p) for p in prefixes)
     best = [p for rank, p in ranked if rank == ranked[0][0]]
-    words = [set(p.split(".")) for p in prefixes]
-    trained_together = any({"student", "state_dict"} <= w for w in words) and any("teacher" in w for w in words)
+    split = [set(p.split(".")) for p in prefixes]
+    trained_together = any({"student", "state_dict"} <= w for w in split) and any("teacher" in w for w in split)
     if len(best) > 1 or (trained_together and len(prefixes) > 1):
         raise UserError(
             f"{source} holds several encoders: {', '.join(sorted(prefixes))}. Say which with &branch=WORD, such as "

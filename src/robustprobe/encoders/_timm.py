@@ -1,7 +1,7 @@
 """Models of timm as encoders: vision transformers, and networks whose features are maps."""
 
 from collections.abc import Sequence
-from typing import Any, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import timm
 import torch
@@ -147,17 +147,25 @@ def create(name: str, *, pretrained: bool = False, **options: Any) -> Any:
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
 
 
-def wrap(spec: str, model: Any, *, source: str, revision: str = "", notes: str = "", **norm: Any) -> Encoder:
-    """The encoder around a timm model; mean, std and size from the configuration of its weights.
+class Norm(NamedTuple):
+    """What is taken from an image in [0, 1], and what it is then divided by, per colour."""
 
-    `norm` may give another `mean` and `std`.
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def wrap(
+    spec: str, model: Any, *, source: str, revision: str = "", notes: str = "", norm: Norm | None = None
+) -> Encoder:
+    """The encoder around a timm model; size, and normalisation unless given, from the configuration of its weights.
 
     Raises:
         UserError: the model has no features that can be read as a map.
     """
     if not hasattr(model, "feature_info") or not hasattr(model, "forward_intermediates"):
         raise UserError(f"{spec} shows no feature map; take another model of timm, such as a vision transformer.")
-    config = {**timm.data.resolve_model_data_config(model), **norm}
+    config = timm.data.resolve_model_data_config(model)
+    norm = norm or Norm(config["mean"], config["std"])
     moving = not model.pretrained_cfg.get("fixed_input_size") or getattr(model, "dynamic_img_size", False)
     architecture = str(model.pretrained_cfg.get("architecture", ""))
     card = EncoderCard(
@@ -172,7 +180,7 @@ def wrap(spec: str, model: Any, *, source: str, revision: str = "", notes: str =
         widths=Widths(model.num_features, model.num_features),
     )
     kind = TimmViT if hasattr(model, "num_prefix_tokens") else TimmMap
-    return kind(card, model, config["mean"], config["std"], architecture)
+    return kind(card, model, norm.mean, norm.std, architecture)
 
 
 def _late_norm(model: Any) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustprobe.encoders._base import Encoder, EncoderCard, Source
 from robustprobe.encoders._downloads import missing_downloads_named, offline
 from robustprobe.encoders._options import split_options
+from robustprobe.encoders._timm import checked_layers
 from robustprobe.errors import UserError
 from robustprobe.types import Features, Widths
 
@@ -55,21 +56,19 @@ class HubEncoder(Encoder):
         return Features(named["x_norm_clstoken"], self._map(named["x_norm_patchtokens"], images))
 
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        if self.tongue == "resnet":
+            return super().layers(images, which)
+        model, normed = cast(Any, self.model), (images - self.mean) / self.std
+        count = len(model.blocks)
+        which = checked_layers(self.card.name, which, count)
+        wanted = list(range(min(which), count))
         if self.tongue == "dinov2":
-            return self._dinov2_layers(images, which)
-        return super().layers(images, which)
-
-    def _dinov2_layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
-        model = cast(Any, self.model)
-        count = len(list(model.blocks))
-        if any(not -count <= n < count for n in which):
-            raise UserError(f"{self.card.name} has layers 0 to {count - 1}; it was asked for {list(which)}.")
-        wanted = sorted({n % count for n in which})
-        found = model.get_intermediate_layers(
-            (images - self.mean) / self.std, wanted, reshape=True, return_class_token=True, norm=True
-        )
-        by_layer = dict(zip(wanted, found, strict=True))
-        return [Features(by_layer[n % count][1], by_layer[n % count][0]) for n in which]
+            found = model.get_intermediate_layers(normed, wanted, reshape=True, return_class_token=True, norm=True)
+            features = [Features(cls, patches) for patches, cls in found]
+        else:
+            found = model.get_intermediate_layers(normed, len(wanted))
+            features = [Features(tokens[:, 0], self._map(tokens[:, 1:], images)) for tokens in found]
+        return [features[wanted.index(n)] for n in which]
 
     def _map(self, tokens: Tensor, images: Tensor) -> Tensor:
         height, width = (s // self.card.patch_size for s in images.shape[-2:])
@@ -125,31 +124,35 @@ def _local(repository: str, spec: str) -> Path | None:
 
 def _wrap(spec: str, model: Any, reference: str) -> Encoder:
     """The encoder around what a repository returned."""
-    if not isinstance(model, nn.Module):
-        raise UserError(f"{spec} is a {type(model).__name__}, not a torch module; name another entry point.")
-    if all(hasattr(model, n) for n in RESNET_LAYERS):
-        # The last block of a ResNet gives as many channels as it takes.
-        tongue, patch, width = "resnet", 32, cast(Any, model).layer4[-1].conv1.in_channels
-    elif hasattr(model, "get_intermediate_layers"):
-        tongue = "dinov2" if hasattr(model, "forward_features") else "dino"
-        size = getattr(model, "patch_size", None) or cast(Any, model).patch_embed.patch_size
-        patch, width = (size if isinstance(size, int) else size[0]), cast(Any, model).embed_dim
-    else:
+    try:
+        tongue, patch, width = _tongue(model)
+    except (AttributeError, TypeError) as error:
         raise UserError(
-            f"{spec} is a {type(model).__name__}, whose features robustprobe cannot read: no forward_features and "
-            "get_intermediate_layers as in DINOv2 and DINO, no layer4 as in torchvision's ResNet. Write a class of "
-            "your own around it, as my.py:Class."
-        )
+            f"{spec} is a {type(model).__name__}, whose features robustprobe cannot read ({error}): it takes what "
+            "speaks like DINOv2 (forward_features, get_intermediate_layers), DINO (get_intermediate_layers) or "
+            "torchvision's ResNet (layer4). Write a class of your own around it, as my.py:Class."
+        ) from error
     card = EncoderCard(
         name=spec,
         source="hub",
         revision=reference,
         patch_size=patch,
-        input_size=_size(patch),
+        input_size=(SIZE[0] // patch * patch, SIZE[1] // patch * patch),
         widths=Widths(width, width),
     )
     return HubEncoder(card, model, tongue)
 
 
-def _size(patch: int) -> tuple[int, int]:
-    return (SIZE[0] // patch * patch, SIZE[1] // patch * patch)
+def _tongue(model: Any) -> tuple[str, int, int]:
+    """How a model is asked for its features, its patch size, and their width."""
+    if not isinstance(model, nn.Module):
+        raise TypeError("it is no torch module")
+    if all(hasattr(model, n) for n in RESNET_LAYERS):
+        # The last block of a ResNet gives as many channels as it takes.
+        return "resnet", 32, int(cast(Any, model).layer4[-1].conv1.in_channels)
+    other: Any = model
+    if not hasattr(other, "get_intermediate_layers"):
+        raise TypeError("it has no get_intermediate_layers")
+    size = other.patch_size if hasattr(other, "patch_size") else other.patch_embed.patch_size
+    tongue = "dinov2" if hasattr(other, "forward_features") else "dino"
+    return tongue, int(size[0] if isinstance(size, tuple) else size), int(other.embed_dim)
