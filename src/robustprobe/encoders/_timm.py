@@ -136,15 +136,21 @@ def create(name: str, *, pretrained: bool = False, **options: Any) -> Any:
     """A timm model without its classifier, for images of any size where timm can; weights that are not read are noise,
     the same every time.
     """
+    if not pretrained:
+        options["num_classes"] = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **options)
+            model = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True, **options)
         except TypeError as error:
             if "dynamic_img_size" not in str(error):
                 raise
             torch.manual_seed(0)
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+            model = timm.create_model(name, pretrained=pretrained, **options)
+    if pretrained:
+        # Only now: told beforehand that there is no classifier, timm would leave any missing weight at random.
+        model.reset_classifier(0)
+    return model
 
 
 class Norm(NamedTuple):

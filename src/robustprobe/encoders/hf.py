@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast, final
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from robustprobe.encoders._base import Encoder, EncoderCard, Source
@@ -138,6 +140,8 @@ def _fetched(spec: str, repository: str, revision: str | None) -> tuple[Path, st
     if weights.path.name == INDEX:
         for shard in sorted(set(_read(weights.path, spec)["weight_map"].values())):
             hub_file(spec, repository, [shard], pinned)
+    with suppress(UserError):
+        hub_file(spec, repository, ["README.md"], pinned)
     return config.path.parent, pinned
 
 
@@ -158,7 +162,7 @@ def _model(transformers: Any, folder: Path, kind: str, spec: str) -> Any:
             output_loading_info=True,
             **options,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"{spec} cannot be read from {folder}: {str(error).split(chr(10))[0]}") from error
     finally:
         transformers.logging.set_verbosity(level)
