@@ -64,6 +64,11 @@ def noise(model: nn.Module) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def inner(encoder: Encoder) -> Any:
+    """The library's model inside an encoder."""
+    return cast(Any, encoder).model
+
+
 def some_images(height: int, width: int) -> Tensor:
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
 

@@ -109,15 +109,11 @@ def test_papers_dino_from_a_teacher_checkpoint(tmp_path: Path) -> None:
     assert_features(encoder, images, model.forward_features(normalised(images)), prefix=1)
 
 
-@pytest.mark.parametrize("short", ["dinov2_vits14", "dinov2_vitb14"])
-def test_papers_dinov2_from_the_official_pth(tmp_path: Path, short: str) -> None:
-    name = short.replace("dinov2_vits14", "vit_small_patch14_dinov2").replace(
-        "dinov2_vitb14", "vit_base_patch14_dinov2"
-    )
-    model = noise(timm.create_model(name, num_classes=0, dynamic_img_size=True))
+def test_papers_dinov2_from_the_official_pth(tmp_path: Path) -> None:
+    model = noise(timm.create_model("vit_small_patch14_dinov2", num_classes=0, dynamic_img_size=True))
     state = plain(model.state_dict())
     path = write(tmp_path / "dinov2_vit_pretrain.pth", state | {"mask_token": torch.zeros(1, model.embed_dim)})
-    encoder = load_encoder(f"file:{path}?arch={short}")
+    encoder = load_encoder(f"file:{path}?arch=dinov2_vits14")
     assert "1 ignored (mask_token)" in encoder.card.notes
     images = some_images(56, 70)
     assert_features(encoder, images, model.forward_features(normalised(images)), prefix=1)
@@ -205,7 +201,7 @@ def test_normalisation_is_the_architectures_or_asked_for(tmp_path: Path) -> None
     assert encoder.digest != load_encoder(f"file:{path}?arch={VIT}").digest
     with pytest.raises(UserError, match=r"several normalisations .*&norm=imagenet\|half\|clip\|none .*MoCo v3"):
         load_encoder(f"file:{path}?arch=vit_base_patch16_224")
-    with pytest.raises(UserError, match="unknown normalisation 'imagnet'. Did you mean 'imagenet'"):
+    with pytest.raises(UserError, match=r"unknown normalisation 'imagnet'\. Did you mean 'imagenet'"):
         load_encoder(f"file:{path}?arch={VIT}&norm=imagnet")
 
 

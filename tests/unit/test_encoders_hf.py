@@ -3,8 +3,9 @@
 import builtins
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -74,7 +75,7 @@ class Kind(NamedTuple):
     prefix: int = 1
     class_token: bool = True
     tower: str = ""
-    extra: dict[str, Any] = {}
+    extra: Mapping[str, Any] = MappingProxyType({})
 
 
 CLIP_PARTS = {
@@ -176,7 +177,8 @@ def test_sharded_weights_and_local_folders(cache: Path, tmp_path: Path) -> None:
 
 def test_digest_follows_heads_and_activation(cache: Path) -> None:
     digests = set()
-    for place, change in enumerate(({}, {"num_attention_heads": 2}, {"hidden_act": "relu"})):
+    changes: list[dict[str, Any]] = [{}, {"num_attention_heads": 2}, {"hidden_act": "relu"}]
+    for place, change in enumerate(changes):
         publish(KINDS["DINO"]._replace(extra=change), cache, f"org/{place}")
         digests.add(load_encoder(f"hf:org/{place}").digest)
     assert len(digests) == 3

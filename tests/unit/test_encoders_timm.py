@@ -17,6 +17,7 @@ from tests.unit.encoders_on_disk import (
     COMMIT,
     assert_features,
     close,
+    inner,
     lay_out,
     noise,
     normalised,
@@ -70,26 +71,25 @@ class Family(NamedTuple):
     prefix: int
     class_token: bool
     patch: int
-    options: dict[str, Any] = {}
 
 
 NARROW = {"embed_dim": 48, "depth": 2, "num_heads": 3}
 FAMILIES = {
-    "DINO": Family("vit_small_patch16_224.dino", 1, True, 16, NARROW),
-    "DINOv2": Family("vit_small_patch14_dinov2.lvd142m", 1, True, 14, NARROW),
-    "DINOv2 with registers": Family("vit_small_patch14_reg4_dinov2.lvd142m", 5, True, 14, NARROW),
-    "DINOv3": Family("vit_small_patch16_dinov3.lvd1689m", 5, True, 16, NARROW),
-    "EUPE": Family("vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", 5, True, 16, NARROW),
-    "MAE": Family("vit_base_patch16_224.mae", 1, True, 16, NARROW),
-    "CLIP": Family("vit_base_patch16_clip_224.openai", 1, True, 16, NARROW),
-    "SigLIP2": Family("vit_base_patch16_siglip_224.v2_webli", 0, False, 16, NARROW),
-    "SigLIP2, averaged": Family("vit_base_patch16_siglip_gap_224.v2_webli", 0, False, 16, NARROW),
-    "C-RADIO": Family("vit_base_patch16_radio_v3.c_radio", 8, True, 16, NARROW),
-    "PE": Family("vit_pe_core_tiny_patch16_384.fb", 1, True, 16, NARROW),
-    "TIPSv2": Family("vit_base_patch14_reg1_tipsv2.webli", 2, True, 14, NARROW),
-    "EVA-02": Family("eva02_tiny_patch14_224.mim_in22k", 1, True, 14, NARROW),
-    "supervised": Family("vit_base_patch16_224.augreg_in21k", 1, True, 16, NARROW),
-    "registers but no class token": Family("vit_medium_patch16_reg4_gap_256.sbb_in12k_ft_in1k", 4, False, 16, NARROW),
+    "DINO": Family("vit_small_patch16_224.dino", 1, True, 16),
+    "DINOv2": Family("vit_small_patch14_dinov2.lvd142m", 1, True, 14),
+    "DINOv2 with registers": Family("vit_small_patch14_reg4_dinov2.lvd142m", 5, True, 14),
+    "DINOv3": Family("vit_small_patch16_dinov3.lvd1689m", 5, True, 16),
+    "EUPE": Family("vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", 5, True, 16),
+    "MAE": Family("vit_base_patch16_224.mae", 1, True, 16),
+    "CLIP": Family("vit_base_patch16_clip_224.openai", 1, True, 16),
+    "SigLIP2": Family("vit_base_patch16_siglip_224.v2_webli", 0, False, 16),
+    "SigLIP2, averaged": Family("vit_base_patch16_siglip_gap_224.v2_webli", 0, False, 16),
+    "C-RADIO": Family("vit_base_patch16_radio_v3.c_radio", 8, True, 16),
+    "PE": Family("vit_pe_core_tiny_patch16_384.fb", 1, True, 16),
+    "TIPSv2": Family("vit_base_patch14_reg1_tipsv2.webli", 2, True, 14),
+    "EVA-02": Family("eva02_tiny_patch14_224.mim_in22k", 1, True, 14),
+    "supervised": Family("vit_base_patch16_224.augreg_in21k", 1, True, 16),
+    "registers but no class token": Family("vit_medium_patch16_reg4_gap_256.sbb_in12k_ft_in1k", 4, False, 16),
 }
 
 
@@ -97,7 +97,7 @@ FAMILIES = {
 def test_every_family_of_transformers(cache: Path, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """The family's own configuration at a small width: prefix, class vector, norm, map, layers, other sizes."""
     real = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, **given: real(name, **{**given, **family.options}))
+    monkeypatch.setattr(timm, "create_model", lambda name, **given: real(name, **{**given, **NARROW}))
     model = noise(timm.create_model(family.name, dynamic_img_size=True))
     lay_out(cache, f"timm/{family.name}", {"model.safetensors": model.state_dict()})
     encoder = load_encoder(f"timm:{family.name}")
@@ -185,10 +185,10 @@ def test_models_of_one_size_are_served_at_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(timm, "create_model", lambda name, **given: real(name, **{**given, **slim}))
     encoder = load_encoder("timm:hiera_tiny_224.random")
     images = some_images(224, 224)
-    config = timm.data.resolve_model_data_config(encoder.model)
-    last = encoder.model.forward_features(normalised(images, (config["mean"], config["std"])))  # type: ignore[operator]
+    config = timm.data.resolve_model_data_config(inner(encoder))
+    last = inner(encoder).forward_features(normalised(images, (config["mean"], config["std"])))
     features = encoder(images)
-    close(features.cls, encoder.model.forward_head(last, pre_logits=True))  # type: ignore[operator]
+    close(features.cls, inner(encoder).forward_head(last, pre_logits=True))
     assert features.patches.shape == (2, encoder.card.widths.patch, 7, 7)
     with pytest.raises(UserError, match=r"position embeddings are for \(224, 224\) only. Resize the images"):
         encoder(some_images(192, 224))

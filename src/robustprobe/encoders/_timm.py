@@ -165,6 +165,8 @@ def wrap(
 ) -> Encoder:
     """The encoder around a timm model; size, and normalisation unless given, from the configuration of its weights.
 
+    The licence too, if the weights are timm's.
+
     Raises:
         UserError: the model has no features that can be read as a map.
     """
@@ -177,7 +179,7 @@ def wrap(
     card = EncoderCard(
         name=spec,
         source=source,
-        licence=model.pretrained_cfg.get("license") or "unknown",
+        licence=(model.pretrained_cfg.get("license") if source == "timm" else None) or "unknown",
         revision=revision,
         notes=notes,
         patch_size=model.feature_info[-1]["reduction"],
