@@ -139,6 +139,41 @@ def test_dinov2_with_registers_from_the_official_pth(tmp_path: Path, extra: Stat
     assert_features(encoder, images, model.forward_features(normalised(images)), prefix=5)
 
 
+def official_dinov3(model: Any, bias: float) -> State:
+    """DINOv3's own names: one bias of queries, keys and values, of which that of keys is masked."""
+    state = {}
+    for name, tensor in plain(model.state_dict()).items():
+        name = (
+            name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma").replace("reg_token", "storage_tokens")
+        )
+        if not name.endswith(("q_bias", "v_bias", "k_bias")):
+            state[name] = tensor
+    width = model.embed_dim
+    for place, block in enumerate(model.blocks):
+        zero = torch.zeros(width)
+        query, value = (getattr(block.attn, n, None) for n in ("q_bias", "v_bias"))
+        parts = [zero if query is None else query + 0, zero, zero if value is None else value + 0]
+        state[f"blocks.{place}.attn.qkv.bias"] = torch.cat(parts) + bias
+        state[f"blocks.{place}.attn.qkv.bias_mask"] = torch.ones(3 * width)
+    return state | {"mask_token": torch.zeros(1, width), "rope_embed.periods": torch.ones(4)}
+
+
+@pytest.mark.parametrize("arch", ["vit_small_patch16_dinov3", "vit_small_patch16_dinov3_qkvb"])
+def test_dinov3_from_the_official_pth(tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, narrow = timm.create_model, {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    monkeypatch.setattr(timm, "create_model", lambda name, **given: real(name, **{**given, **narrow}))
+    model = tiny(arch)
+    spec = f"file:{write(tmp_path / 'dinov3.pth', official_dinov3(model, 0.0))}?arch={arch}"
+    images = some_images(48, 64)
+    encoder = load_encoder(spec)
+    assert_features(encoder, images, model.forward_features(normalised(images)), prefix=5)
+    assert "ignored (" in encoder.card.notes
+    if not arch.endswith("qkvb"):
+        write(tmp_path / "dinov3.pth", official_dinov3(model, 0.1))
+        with pytest.raises(UserError, match=r"2 unexpected \(blocks\.0\.attn\.qkv\.bias, blocks\.1"):
+            load_encoder(spec)
+
+
 def test_a_distilled_student_is_asked_for_by_name(tmp_path: Path) -> None:
     """DeACL: the teacher is the encoder before hardening."""
     model = tiny()

@@ -232,3 +232,13 @@ def test_weights_that_lack_a_key_are_refused(cache: Path) -> None:
     lay_out(cache, "timm/test_vit.r160_in1k", {"model.safetensors": state})
     with pytest.raises(UserError, match=r"cannot be had: (?s:.*)blocks\.0\.attn\.qkv\.weight"):
         load_encoder("timm:test_vit.r160_in1k")
+
+
+def test_what_is_in_the_cache_is_used_without_a_connection(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the program may fetch: a repository that moves on does not move numbers."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    model = timm.create_model("test_vit.r160_in1k")
+    lay_out(cache, "timm/test_vit.r160_in1k", {"model.safetensors": model.state_dict()})
+    assert load_encoder("timm:test_vit.r160_in1k").card.revision == COMMIT
+    with pytest.raises(AssertionError, match="a connection was tried"):
+        load_encoder("timm:test_vit2.r160_in1k")

@@ -170,7 +170,10 @@ def _to_timm(model: Any, state: dict[str, Tensor], path: Path) -> dict[str, Tens
         translated: dict[str, Tensor] = translate(dict(state), model)
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{path} has weights of another architecture: {error}. Name its own.") from error
-    return translated
+    kept = {t.untyped_storage().data_ptr() for t in translated.values()}
+    # What timm leaves out is given back to be accounted for, but for biases of zero, which some models do without.
+    dropped = {n: t for n, t in state.items() if n not in translated and t.untyped_storage().data_ptr() not in kept}
+    return translated | {n: t for n, t in dropped.items() if not n.endswith("bias") or t.any()}
 
 
 def _first_weight(model: Any) -> str:

@@ -1,6 +1,7 @@
 """Weights on this machine: where they are looked for, and what to say where they are missing.
 
-Loading is fetching: a file that is not in its cache is downloaded, unless the program is offline.
+Loading is fetching: a file that is not in its cache is downloaded, unless the program is offline. What is in the cache
+is used as it is, so that numbers do not move with a repository.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from robustprobe.errors import UserError
 
@@ -37,28 +38,35 @@ def go_offline() -> None:
 
 
 def hub_file(spec: str, repository: str, names: Sequence[str], revision: str | None = None) -> Located:
-    """The first of `names` that a Hugging Face repository has, from the cache or else from the network.
+    """The first of `names` that a Hugging Face repository has: from the cache as it is, or else from the network.
 
     Raises:
         UserError: none can be had; the message says what to fetch and where it was looked for.
     """
     reason = "nothing is fetched offline"
-    for name in names:
+    tries = [(name, local) for local in ((True,) if offline() else (True, False)) for name in names]
+    for name, local in tries:
         try:
-            found = hf_hub_download(repository, name, revision=revision, local_files_only=offline())
+            return _located(hf_hub_download(repository, name, revision=revision, local_files_only=local))
         except HFValidationError as error:
             raise UserError(f"{spec}: '{repository}' is no name of a repository: {error}.") from error
         except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
-            reason = reason if offline() else str(error).strip().split("\n")[0].rstrip(".")
-            continue
-        parts = Path(found).parts
-        return Located(Path(found), parts[parts.index("snapshots") + 1])
+            if local:
+                continue
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            if isinstance(error, LocalEntryNotFoundError) or not isinstance(error, EntryNotFoundError):
+                break
     at = f" --revision {revision}" if revision else ""
     raise UserError(
         f"{spec} needs {' or '.join(names)} of the Hugging Face repository {repository}"
         f"{f' at {revision}' if revision else ''}; it is not in {constants.HF_HUB_CACHE} ({reason}). Fetch it where "
         f"there is a network with `hf download {repository} {names[0]}{at}`, and set HF_HOME or copy the cache here."
     )
+
+
+def _located(path: str) -> Located:
+    parts = Path(path).parts
+    return Located(Path(path), parts[parts.index("snapshots") + 1])
 
 
 def url_file(spec: str, url: str) -> Path:

@@ -23,7 +23,16 @@ _HEADS = {
     *("head", "heads", "fc", "classifier", "projector", "projection_head", "predictor", "prototypes", "dino_head"),
     *("ibot_head", "dino_loss", "ibot_patch_loss", "linear", "mlp", "pre_logits", "head_dist", "online_head"),
     *("mask_token", "masked_embed", "queue", "queue_ptr", "queue_2", "momentum_projector", "momentum_predictor"),
-    *("momentum_classifier", "contrastive_head", "projection", "teacher_head", "student_head"),
+    *(
+        "rope_embed",
+        "local_cls_norm",
+        "projectors",
+        "momentum_classifier",
+        "contrastive_head",
+        "projection",
+        "teacher_head",
+        "student_head",
+    ),
 }
 
 
@@ -108,7 +117,7 @@ def match(own: State, given: State, *, prefix: str, outside: Iterable[str]) -> K
     The count of batches a batch norm has seen may be missing: features do not depend on it.
     """
     extra = [n for n in given if n not in own]
-    heads = [n for n in extra if n.split(".")[0] in _HEADS or n.startswith("decoder")]
+    heads = [n for n in extra if n.split(".")[0] in _HEADS or n.startswith("decoder") or n.endswith("bias_mask")]
     return KeyReport(
         prefix,
         sum(n in given and given[n].shape == own[n].shape for n in own),

@@ -97,6 +97,11 @@ class HubSource(Source):
                     model = torch.hub.load(repository, entry, trust_repo=True, verbose=False, **options)
         except UserError:
             raise
+        except OSError as error:
+            raise UserError(
+                f"{spec} cannot be fetched: {error}. Load it once where there is a network and copy "
+                f"{torch.hub.get_dir()}, or set TORCH_HOME."
+            ) from error
         except Exception as error:
             # The repository's own code runs here, and may raise anything.
             raise UserError(f"{spec} cannot be had: {type(error).__name__}: {error}.") from error
@@ -105,21 +110,21 @@ class HubSource(Source):
 
 
 def _local(repository: str, spec: str) -> Path | None:
-    """The folder of a repository where nothing has to be fetched for it; none where torch.hub has to look."""
-    if Path(repository, "hubconf.py").is_file():
-        return Path(repository)
-    if not offline():
-        return None
+    """The folder of a repository, or its copy in torch.hub's cache; none where it has to be fetched first."""
     place, _, reference = repository.partition(":")
-    folder = Path(torch.hub.get_dir())
-    names = [f"{place}/{r}".replace("/", "_") for r in ([reference] if reference else ["main", "master"])]
-    found = [folder / n for n in names if (folder / n / "hubconf.py").is_file()]
-    if not found:
+    cache = Path(torch.hub.get_dir())
+    copies = [
+        cache / f"{place}_{r}".replace("/", "_") for r in ([reference] if reference else ["main", "master"])
+    ]
+    for folder in (Path(repository), *copies):
+        if (folder / "hubconf.py").is_file():
+            return folder
+    if offline():
         raise UserError(
-            f"{spec} needs the repository {repository}, which is not at {folder / names[0]} (nothing is fetched "
-            f"offline). Load it once where there is a network and copy {folder}, or set TORCH_HOME."
+            f"{spec} needs the repository {repository}, which is not at {copies[0]} (nothing is fetched offline). "
+            f"Load it once where there is a network and copy {cache}, or set TORCH_HOME."
         )
-    return found[0]
+    return None
 
 
 def _wrap(spec: str, model: Any, reference: str) -> Encoder:
