@@ -90,5 +90,15 @@ def assert_features(
     return features
 
 
+def assert_first_layer(encoder: Encoder, blocks: nn.ModuleList, norm: Any, images: Tensor, *, prefix: int) -> None:
+    """Layer 0 is what leaves the first of the blocks inside the encoder, normed, without the prefix."""
+    left: list[Any] = []
+    hook = blocks[0].register_forward_hook(lambda module, arguments, output: left.append(output))
+    layer = encoder.layers(images, [-1, 0])[1]
+    hook.remove()
+    tokens = left[0][0] if isinstance(left[0], tuple) else left[0]
+    close(layer.patches.flatten(2).transpose(1, 2), norm(tokens)[:, prefix:])
+
+
 def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -17,6 +17,7 @@ from robustprobe import UserError, load_encoder
 from tests.unit.encoders_on_disk import (
     COMMIT,
     assert_features,
+    assert_first_layer,
     close,
     lay_out,
     noise,
@@ -140,10 +141,14 @@ def test_every_family_gives_the_librarys_own_features(cache: Path, kind: Kind) -
         tokens = kind.tokens(model, normalised(images, NORM))
         first = (lambda t: t[:, 0]) if kind.class_token else (lambda t: t[:, kind.prefix :].mean(1))
         features = assert_features(encoder, images, tokens, prefix=kind.prefix, cls=first)
-        last, before = encoder.layers(images, [-1, 0])
+        last = encoder.layers(images, [-1])[0]
         close(last.cls, features.cls)
         close(last.patches, features.patches)
-        assert not torch.allclose(before.patches, last.patches, atol=1e-3)
+        blocks = next(m for m in encoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 3)
+        norm = next(
+            m for n, m in encoder.named_modules() if n.split(".")[-1] in {"layernorm", "post_layernorm", "norm"}
+        )
+        assert_first_layer(encoder, blocks, norm, images, prefix=kind.prefix)
         assert torch.equal(encoder(images).cls, features.cls)
     with pytest.raises(UserError, match="has layers 0 to 2; it was asked for 3"):
         encoder.layers(images, [3])

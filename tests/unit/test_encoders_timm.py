@@ -16,6 +16,7 @@ from robustprobe.encoders import SHORT_NAMES, full_name
 from tests.unit.encoders_on_disk import (
     COMMIT,
     assert_features,
+    assert_first_layer,
     close,
     inner,
     lay_out,
@@ -111,10 +112,11 @@ def test_every_family_of_transformers(cache: Path, family: Family, monkeypatch: 
         tokens = model.fc_norm(tokens)
         first = (lambda t: t[:, 0]) if family.class_token else (lambda t: t[:, family.prefix :].mean(1))
         features = assert_features(encoder, images, tokens, prefix=family.prefix, cls=first)
-        last, before = encoder.layers(images, [-1, 0])
+        last = encoder.layers(images, [-1])[0]
         close(last.cls, features.cls)
         close(last.patches, features.patches)
-        assert not torch.allclose(before.patches, last.patches, atol=1e-3)
+        blocks, norms = inner(encoder).blocks, torch.nn.Sequential(model.norm, model.fc_norm)
+        assert_first_layer(encoder, blocks, norms, images, prefix=family.prefix)
 
 
 def test_ijepa_comes_from_its_url_through_torch_hubs_cache(cache: Path, tmp_path: Path) -> None:

@@ -56,13 +56,19 @@ class HfViT(Encoder):
         return [self.kind, config.num_attention_heads, str(config.hidden_act), float(config.layer_norm_eps)]
 
     def features(self, images: Tensor) -> Features:
-        tokens = self._run(images).last_hidden_state
-        return self._features(self._norm(tokens) if self.kind in NORM_BEFORE_POOLING_ONLY else tokens, images)
+        return self._features(self._last(self._run(images)), images)
 
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
-        which = checked_layers(self.card.name, which, cast(Any, self.model).config.num_hidden_layers)
-        hidden = self._run(images, output_hidden_states=True).hidden_states
-        return [self._features(self._norm(hidden[n + 1]), images) for n in which]
+        count = cast(Any, self.model).config.num_hidden_layers
+        which = checked_layers(self.card.name, which, count)
+        output = self._run(images, output_hidden_states=True)
+        # The last of the hidden states has been through the norm in some versions and families, in others not.
+        tokens = [self._last(output) if n == count - 1 else self._norm(output.hidden_states[n + 1]) for n in which]
+        return [self._features(t, images) for t in tokens]
+
+    def _last(self, output: Any) -> Tensor:
+        tokens: Tensor = output.last_hidden_state
+        return self._norm(tokens) if self.kind in NORM_BEFORE_POOLING_ONLY else tokens
 
     def _run(self, images: Tensor, **options: Any) -> Any:
         if CLASSES[self.kind][1]:
