@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from robustprobe import UserError, load_encoder
@@ -119,23 +120,28 @@ def test_papers_dinov2_from_the_official_pth(tmp_path: Path) -> None:
     assert_features(encoder, images, model.forward_features(normalised(images)), prefix=1)
 
 
-def official_registers(model: Any) -> State:
-    """DINOv2's own names: the position embedding has a place for the class token, the registers another name."""
-    state = plain(model.state_dict())
-    place = torch.randn(1, 1, model.embed_dim, generator=torch.Generator().manual_seed(1))
-    state["register_tokens"] = state.pop("reg_token")
-    state["pos_embed"] = torch.cat([place, state["pos_embed"]], 1)
-    state["cls_token"] = state["cls_token"] - place
-    return state
-
-
-@pytest.mark.parametrize("extra", [{}, {"mask_token": torch.zeros(1, 384)}])
-def test_dinov2_with_registers_from_the_official_pth(tmp_path: Path, extra: State) -> None:
-    arch = "vit_small_patch14_reg4_dinov2.lvd142m"
+@pytest.mark.parametrize("arch", ["vit_small_patch14_reg4_dinov2.lvd142m", "vit_giant_patch14_reg4_dinov2.lvd142m"])
+@pytest.mark.parametrize("with_mask_token", [True, False])
+def test_dinov2_with_registers_from_the_official_pth(
+    tmp_path: Path, arch: str, with_mask_token: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DINOv2's own names, and a position embedding with a place for the class token; timm's reading is the judge."""
+    real, narrow = timm.create_model, {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    monkeypatch.setattr(timm, "create_model", lambda name, **given: real(name, **{**given, **narrow}))
     model = tiny(arch)
-    path = write(tmp_path / "reg4.pth", official_registers(model) | extra)
-    encoder = load_encoder(f"file:{path}?arch={arch}")
+    state = plain(model.state_dict())
+    state = {
+        n.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3") if "giant" in arch else n: t
+        for n, t in state.items()
+    }
+    state["register_tokens"] = state.pop("reg_token")
+    place = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(1))
+    state["pos_embed"] = torch.cat([place, state["pos_embed"]], 1)
+    mask = {"mask_token": torch.zeros(1, 48)}
+    path = write(tmp_path / "reg4.pth", state | (mask if with_mask_token else {}))
+    model.load_state_dict(checkpoint_filter_fn(dict(state) | mask, model))
     images = some_images(56, 42)
+    encoder = load_encoder(f"file:{path}?arch={arch}")
     assert_features(encoder, images, model.forward_features(normalised(images)), prefix=5)
 
 
