@@ -1,12 +1,15 @@
-"""Every bundled encoder keeps the contract of `Encoder`."""
+"""Every bundled encoder keeps the contract of `Encoder`, and every source that of `Source`."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from robustprobe import Encoder, load_encoder
+from robustprobe import Encoder, UserError, load_encoder
+from robustprobe.encoders._check import check_encoder
 from robustprobe.encoders.bundled import FOLDER
+from robustprobe.registry import sources
+from tests.unit.encoders_on_disk import without_network
 
 pytestmark = pytest.mark.contract
 
@@ -81,3 +84,19 @@ def test_weights_are_small_enough_to_ship(name: str) -> None:
 def test_bundled_encoders_differ() -> None:
     digests = [load_encoder(f"bundled:{name}").digest for name in NAMES]
     assert len(set(digests)) == len(NAMES)
+
+
+def test_the_users_own_check_passes(bundled: Encoder) -> None:
+    found = check_encoder(bundled)
+    assert all(check.passed for check in found), found
+
+
+@pytest.mark.parametrize("source", sources.names())
+@pytest.mark.parametrize("name", ["no/such:thing", "nothing", "?", "@", ":", "a@b", "no/such.pth?arch=test_vit"])
+def test_sources_refuse_what_they_have_not_in_one_message_and_open_no_socket(
+    source: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_network(monkeypatch, tmp_path)
+    with pytest.raises(UserError):
+        load_encoder(f"{source}:{name}")
+    assert sources.summary(source)

@@ -1,5 +1,17 @@
 """Encoders: images in [0, 1] to features. One file is one source of encoders."""
 
-from robustprobe.encoders._base import Encoder, EncoderCard, Source, load_encoder
+from robustprobe.encoders._base import SHORT_NAMES, Encoder, EncoderCard, Source, full_name, load_encoder
+from robustprobe.encoders._downloads import go_offline, offline
+from robustprobe.encoders._options import with_arch
 
-__all__ = ["Encoder", "EncoderCard", "Source", "load_encoder"]
+__all__ = [
+    "SHORT_NAMES",
+    "Encoder",
+    "EncoderCard",
+    "Source",
+    "full_name",
+    "go_offline",
+    "load_encoder",
+    "offline",
+    "with_arch",
+]

@@ -1,6 +1,7 @@
 """What every encoder is, and how a name becomes one."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import cast, final
@@ -15,22 +16,31 @@ from robustprobe.types import Features, Widths
 
 
 class EncoderCard(BaseModel):
-    """What is known of an encoder beside its weights."""
+    """What is known of an encoder beside its weights.
+
+    `revision` is the commit the weights were published at, where they come from a hub; `fixed_size` says that only
+    images of `input_size` (H, W) are taken; `notes` what was done to load the weights.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     source: str = ""
     licence: str = "unknown"
+    revision: str = ""
+    notes: str = ""
     patch_size: int
     input_size: tuple[int, int]
+    fixed_size: bool = False
     widths: Widths
 
 
 class Encoder(nn.Module, ABC):
     """A frozen vision encoder: images (B, 3, H, W) in [0, 1] to `Features`.
 
-    Everything that belongs to the weights, such as normalisation, happens inside. Derived classes fill `features`.
+    Everything that belongs to the weights, such as normalisation, happens inside. `cls` is the class token, or where
+    the model has none the mean of the patch tokens after the final norm; register tokens are in neither.
+    Derived classes fill `features`.
     """
 
     def __init__(self, card: EncoderCard) -> None:
@@ -55,13 +65,19 @@ class Encoder(nn.Module, ABC):
         """Features of images (B, 3, H, W) in [0, 1].
 
         Raises:
-            UserError: another shape, or a height or width that is no multiple of the patch size.
+            UserError: another shape, a height or width that is no multiple of the patch size, or not the one size
+                that an encoder of fixed size takes.
         """
         patch = self.card.patch_size
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % patch or images.shape[3] % patch:
             raise UserError(
                 f"{self.card.name} got images of shape {tuple(images.shape)}; it takes (B, 3, H, W) with H and W "
                 f"multiples of {patch}. Resize the images, for instance to {self.card.input_size}."
+            )
+        if self.card.fixed_size and images.shape[2:] != self.card.input_size:
+            raise UserError(
+                f"{self.card.name} got images of shape {tuple(images.shape)}; its position embeddings are for "
+                f"{self.card.input_size} only. Resize the images to that, or take an encoder of variable size."
             )
         return self.features(images)
 
@@ -104,21 +120,44 @@ class Source(ABC):
         """The encoder called `name` at this source. Raises UserError where there is none."""
 
 
+SHORT_NAMES = {
+    "dino_vitb16": "timm:vit_base_patch16_224.dino",
+    "dinov2_vits14": "timm:vit_small_patch14_dinov2.lvd142m",
+    "dinov2_vitb14": "timm:vit_base_patch14_dinov2.lvd142m",
+}
+
+
+def full_name(spec: str) -> str:
+    """SOURCE:NAME for a short name, also for `SHORT.random` and `SHORT@REVISION`; other specs as they are."""
+    parts = re.fullmatch(r"(\w+)(\.\w+)?(@.+)?", spec)
+    if not parts or parts[1] not in SHORT_NAMES:
+        return spec
+    architecture, _, tag = SHORT_NAMES[parts[1]].partition(".")
+    return f"{architecture}{parts[2] or '.' + tag}{parts[3] or ''}"
+
+
 def load_encoder(spec: str) -> Encoder:
-    """The frozen encoder a spec names: `bundled:scenes`, `file:DIR`, `timm:NAME.tag` or `my.py:Class`.
+    """The frozen encoder a spec names.
+
+    `timm:NAME.tag[@REVISION]`, `hf:ORG/NAME[@REVISION]`, `hub:OWNER/REPO[:REF]:NAME`, `file:DIR`,
+    `file:CHECKPOINT?arch=NAME`, `bundled:NAME`, `my.py:Class`, or one of `SHORT_NAMES`.
 
     Raises:
         UserError: unknown source or name, missing or unreadable weights, weights of another architecture.
     """
-    head, colon, name = spec.partition(":")
+    head, colon, name = full_name(spec).partition(":")
     if not colon or not name:
         known = ", ".join(sources.names())
         raise UserError(
-            f"'{spec}' names no encoder source; write SOURCE:NAME, such as bundled:scenes. Sources: {known}."
+            f"'{spec}' names no encoder source; write SOURCE:NAME, such as bundled:scenes. Sources: {known}. "
+            f"Short names: {', '.join(SHORT_NAMES)}."
         )
     if head.endswith(".py"):
         head, name = "python", spec
     if head not in sources.names():
         raise unknown_name("encoder source", head, sources.names())
     source = cast(type[Source], sources.get(head))
-    return source().load(name).freeze()
+    encoder = source().load(name).freeze()
+    if full_name(spec) != spec:
+        encoder.card = encoder.card.model_copy(update={"name": spec})
+    return encoder

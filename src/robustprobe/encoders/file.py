@@ -1,4 +1,4 @@
-"""A folder with card.json and encoder.safetensors, as file:DIR"""
+"""A checkpoint, as file:PATH?arch=NAME, or a folder with card.json and encoder.safetensors, as file:DIR"""
 
 import json
 from pathlib import Path
@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 from robustprobe.encoders._base import Encoder, EncoderCard, Source
-from robustprobe.encoders.timm import TimmViT
+from robustprobe.encoders._checkpoint import OPTIONS, load_checkpoint
+from robustprobe.encoders._options import split_options
+from robustprobe.encoders._timm import TimmViT
 from robustprobe.errors import UserError
 from robustprobe.types import Widths
 
@@ -33,10 +35,17 @@ class Architecture(BaseModel):
 
 @final
 class FileSource(Source):
-    """Folders that training scripts write."""
+    """Checkpoints of other projects, and folders that robustprobe's own training writes.
+
+    Options behind a question mark: `arch`, a timm name or a short one; `branch`, which of several encoders in the file,
+    such as `student`; `norm`, the normalisation of the images where the architecture leaves a choice.
+    """
 
     def load(self, name: str) -> Encoder:
-        return load_folder(Path(name), f"file:{name}")
+        path, options = split_options(name, OPTIONS)
+        if options or Path(path).is_file():
+            return load_checkpoint(Path(path), f"file:{name}", options)
+        return load_folder(Path(path), f"file:{name}")
 
 
 def load_folder(folder: Path, name: str) -> TimmViT:

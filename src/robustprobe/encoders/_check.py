@@ -1,0 +1,181 @@
+"""Does an encoder keep the contract? Each check tries one clause of it on made-up images."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robustprobe.encoders._base import Encoder
+from robustprobe.types import Features
+
+GRID = 6
+NEARLY = 1e-3
+REACHED = 0.9
+
+
+class Check(NamedTuple):
+    """One clause of the contract, whether the encoder kept it, and what was seen."""
+
+    name: str
+    passed: bool
+    seen: str
+
+
+def check_encoder(encoder: Encoder) -> list[Check]:
+    """Every check of the contract, in order, on the encoder as it is; what raises has failed."""
+    checks: dict[str, Callable[[Encoder], tuple[bool, str]]] = {
+        "frozen, in evaluation mode": _frozen,
+        "shapes as the card says": _shapes,
+        "the same features again": _deterministic,
+        "no image depends on its batch": _alone,
+        "gradient reaches the pixels": _gradient,
+        "images in [0, 1], normalised inside": _normalised,
+        "patches lie where they are seen": _in_place,
+        "several sizes": _sizes,
+    }
+    found = []
+    for name, check in checks.items():
+        try:
+            found.append(Check(name, *check(encoder)))
+        except Exception as error:
+            found.append(Check(name, False, f"{type(error).__name__}: {str(error).strip()[:300]}"))
+    return found
+
+
+def _frozen(encoder: Encoder) -> tuple[bool, str]:
+    training = [n or "itself" for n, m in encoder.named_modules() if m.training]
+    asking = [n for n, p in encoder.named_parameters() if p.requires_grad]
+    if training:
+        return False, f"{len(training)} modules in training mode, such as {training[0]}"
+    if asking:
+        return False, f"{len(asking)} parameters ask for a gradient, such as {asking[0]}"
+    return True, f"{sum(p.numel() for p in encoder.parameters()):,} parameters"
+
+
+def _shapes(encoder: Encoder) -> tuple[bool, str]:
+    return _fits(encoder, encoder.card.input_size)
+
+
+def _sizes(encoder: Encoder) -> tuple[bool, str]:
+    if encoder.card.fixed_size:
+        return True, f"one only, {encoder.card.input_size}, as the card says"
+    patch = encoder.card.patch_size
+    sizes = [(GRID * patch, GRID * patch), (GRID * patch, (GRID + 2) * patch), ((GRID + 3) * patch, GRID * patch)]
+    for size in sizes:
+        passed, seen = _fits(encoder, size)
+        if not passed:
+            return False, f"images of {size}: {seen}"
+    return True, ", ".join(f"{h} x {w}" for h, w in sizes)
+
+
+@torch.no_grad()
+def _fits(encoder: Encoder, size: tuple[int, int]) -> tuple[bool, str]:
+    patch, widths = encoder.card.patch_size, encoder.card.widths
+    features = encoder(_images(encoder, size))
+    wanted = (2, widths.cls), (2, widths.patch, size[0] // patch, size[1] // patch)
+    seen = tuple(features.cls.shape), tuple(features.patches.shape)
+    if seen != wanted:
+        return False, f"cls and patches of {seen[0]} and {seen[1]} instead of {wanted[0]} and {wanted[1]}"
+    if not all(torch.isfinite(f).all() for f in features):
+        return False, "features that are not finite"
+    return True, f"cls {seen[0]}, patches {seen[1]}"
+
+
+@torch.no_grad()
+def _deterministic(encoder: Encoder) -> tuple[bool, str]:
+    images = _images(encoder)
+    gap = _gap(encoder(images), encoder(images))
+    return gap == 0 or (images.is_cuda and gap < NEARLY), f"relative difference {gap:.1e}"
+
+
+@torch.no_grad()
+def _alone(encoder: Encoder) -> tuple[bool, str]:
+    images = _images(encoder)
+    together, alone = encoder(images), encoder(images[:1])
+    gap = _gap(Features(*(f[:1] for f in together)), alone)
+    return gap < NEARLY, f"relative difference {gap:.1e}"
+
+
+def _gradient(encoder: Encoder) -> tuple[bool, str]:
+    images = _images(encoder).requires_grad_(True)
+    with torch.enable_grad():
+        features = encoder(images)
+        shares = []
+        for name, values in features._asdict().items():
+            if not values.requires_grad:
+                return False, f"none comes from {name}: it is cut off inside, by no_grad, detach or rounding"
+            (gradient,) = torch.autograd.grad(values.square().sum(), images, retain_graph=True, allow_unused=True)
+            if gradient is None or not torch.isfinite(gradient).all():
+                return False, f"none, or one that is not finite, comes from {name}"
+            shares.append((gradient != 0).float().mean().item())
+    return min(shares) >= REACHED, f"from cls to {shares[0]:.0%} and from patches to {shares[1]:.0%} of the values"
+
+
+@torch.no_grad()
+def _normalised(encoder: Encoder) -> tuple[bool, str]:
+    """What the first layer with weights sees of black and of white tells how the images were normalised."""
+    images = _images(encoder)
+    black, white = (_seen_first(encoder, torch.full_like(images, value)) for value in (0.0, 1.0))
+    if black is None or white is None:
+        return True, "no convolution or linear layer to look at"
+    seen = f"the first layer sees black as {black:.2f} and white as {white:.2f}"
+    if abs(white - black) < 0.1:
+        return False, f"{seen}: it seems to expect values up to 255"
+    says_so = {n.rpartition(".")[2] for n, _ in encoder.named_buffers()} >= {"mean", "std"}
+    if not says_so and abs(black) < NEARLY and abs(white - 1) < NEARLY:
+        return False, (
+            f"{seen}: nothing is normalised inside. If the weights were trained so, say it with buffers "
+            "`mean` of 0 and `std` of 1"
+        )
+    return True, seen
+
+
+def _seen_first(encoder: Encoder, images: Tensor) -> float | None:
+    seen: list[float] = []
+
+    def look(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if not seen and arguments:
+            seen.append(arguments[0].float().mean().item())
+
+    layers = [m for m in encoder.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [m.register_forward_pre_hook(look) for m in layers]
+    try:
+        encoder(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen[0] if seen else None
+
+
+@torch.no_grad()
+def _in_place(encoder: Encoder) -> tuple[bool, str]:
+    """One patch is painted: its token changes more than the token in its mirror place, row for column."""
+    patch = encoder.card.patch_size
+    plain = torch.full_like(_images(encoder)[:1], 0.5)
+    if min(plain.shape[2:]) < 4 * patch:
+        return True, "the map is too small to tell"
+    marked = plain.clone()
+    marked[:, :, :patch, 3 * patch : 4 * patch] = torch.tensor([1.0, 0.0, 0.0], device=plain.device)[:, None, None]
+    change = (encoder(marked).patches - encoder(plain).patches).square().sum(1)[0]
+    here, mirror = change[0, 3].item(), change[3, 0].item()
+    if here <= mirror:
+        return False, "a change at the right of the first row shows further down: rows and columns are exchanged"
+    row, column = divmod(int(change.argmax()), change.shape[1])
+    return True, f"a change at (0, 3) shows most at ({row}, {column})"
+
+
+def _images(encoder: Encoder, size: tuple[int, int] | None = None) -> Tensor:
+    """Two images of noise in [0, 1], small where the encoder takes any size."""
+    small = (GRID * encoder.card.patch_size,) * 2
+    height, width = size or (encoder.card.input_size if encoder.card.fixed_size else small)
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    placed = next(iter(encoder.state_dict().values()), images)
+    return images.to(placed.device)
+
+
+def _gap(first: Features, second: Features) -> float:
+    """The largest difference of features, relative to the largest of them."""
+    return max(
+        ((a - b).abs().max() / b.abs().max().clamp(min=1e-12)).item() for a, b in zip(first, second, strict=True)
+    )

@@ -1,0 +1,185 @@
+"""A checkpoint file and the name of an architecture to an encoder."""
+
+import argparse
+import pickle
+import sys
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data.constants import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_INCEPTION_MEAN,
+    IMAGENET_INCEPTION_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
+from timm.models import get_pretrained_cfg
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from robustprobe.encoders._base import SHORT_NAMES, Encoder
+from robustprobe.encoders._keys import find_prefix, flatten, match
+from robustprobe.encoders._timm import Norm, create, wrap
+from robustprobe.errors import UserError, unknown_name
+
+NORMS = {
+    "imagenet": Norm(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    "half": Norm(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD),
+    "clip": Norm(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+    "none": Norm((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+OPTIONS = ("arch", "branch", "norm")
+
+
+def load_checkpoint(path: Path, spec: str, options: Mapping[str, str]) -> Encoder:
+    """The encoder whose weights are in a checkpoint file.
+
+    Args:
+        path: a `.safetensors` file, or one that `torch.load` reads without running code.
+        spec: the encoder's name.
+        options: `arch`, a timm name or a short one; `branch`, which of several encoders in the file; `norm`, one of
+            `NORMS`, by default what the architecture's published weights use.
+
+    Raises:
+        UserError: unreadable file, unknown architecture, or any key of the encoder that is not matched.
+    """
+    if "arch" not in options:
+        raise UserError(f"{spec} is a checkpoint; name its architecture, as in file:{path}?arch=dino_vitb16.")
+    name = architecture_name(options["arch"])
+    norm = _norm(name, options)
+    tensors = flatten(read_tensors(path))
+    model = create(name)
+    anchors = list(dict.fromkeys([_first_weight(model), *_official_first_weights(model)]))
+    prefix = find_prefix(tensors, anchors, branch=options.get("branch", ""), source=str(path))
+    inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    if isinstance(model, VisionTransformer):
+        inside = dinov2_names(inside)
+        model = _at_size_of(model, name, inside)
+    inside = _to_timm(model, inside, path)
+    report = match(model.state_dict(), inside, prefix=prefix, outside=[n for n in tensors if not n.startswith(prefix)])
+    if not report.complete:
+        raise UserError(f"{path} does not fit {options['arch']}: {report}. Name the architecture it was trained with.")
+    model.load_state_dict({**model.state_dict(), **{n: inside[n] for n in model.state_dict() if n in inside}})
+    return wrap(spec, model, source="file", notes=str(report), norm=norm)
+
+
+def read_tensors(path: Path) -> Any:
+    """What a checkpoint file holds. Runs no code of the file.
+
+    Raises:
+        UserError: no such file, not a checkpoint, or one that cannot be read without running its code.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}; give a checkpoint, or a folder with card.json and encoder.safetensors.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}. Fetch it again.") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than weights, and robustprobe runs no code of a file: "
+            f"{str(error).strip().split(chr(10))[0]} If you trust it, read it elsewhere with torch.load(..., "
+            "weights_only=False) and write its state dict with safetensors.torch.save_file; then give that file."
+        ) from error
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a checkpoint: {error}. Fetch it again.") from error
+
+
+def architecture_name(name: str) -> str:
+    """The timm name of an architecture, with the tag its configuration comes from; short names are known.
+
+    Raises:
+        UserError: timm has no such architecture or tag.
+    """
+    name = SHORT_NAMES.get(name, name).removeprefix("timm:")
+    if name.partition(".")[0] not in timm.list_models():
+        raise unknown_name("architecture", name, [*SHORT_NAMES, *timm.list_models()])
+    try:
+        get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
+        raise UserError(f"{error} Known tags: {', '.join(tags)}.") from error
+    return name
+
+
+def dinov2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with the names of DINOv2's code under those of timm.
+
+    The registers' name; the class token takes the position embedding that timm keeps for patches alone; the two
+    matrices of SwiGLU.
+    """
+    state = {n.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2."): t for n, t in state.items()}
+    if "register_tokens" in state and {"cls_token", "pos_embed"} <= state.keys():
+        state["reg_token"] = state.pop("register_tokens")
+        state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+    return state
+
+
+def _norm(name: str, options: Mapping[str, str]) -> Norm | None:
+    """The normalisation the options ask for; none where the architecture's own is meant."""
+    if "norm" in options:
+        if options["norm"] not in NORMS:
+            raise unknown_name("normalisation", options["norm"], NORMS)
+        return NORMS[options["norm"]]
+    if "." not in name:
+        published = timm.list_pretrained(f"{name}.*")
+        means = {get_pretrained_cfg(n).mean for n in published}
+        if len(means) > 1:
+            raise UserError(
+                f"weights of {name} were published with several normalisations of the image, and the file does not "
+                f"tell its own. Add &norm={'|'.join(NORMS)} (imagenet for DINO, MAE, MoCo v3 and iBOT), or a tag to "
+                f"the architecture, such as {published[0]}."
+            )
+    return None
+
+
+def _at_size_of(model: VisionTransformer, name: str, state: Mapping[str, Tensor]) -> Any:
+    """The model at the image size its position embeddings in the file are for, so that they are not resampled twice."""
+    if "pos_embed" not in state or state["pos_embed"].ndim != 3 or model.pos_embed is None:
+        return model
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    tokens = state["pos_embed"].shape[1] - prefix
+    side = isqrt(max(tokens, 0))
+    if side == 0 or side**2 != tokens or state["pos_embed"].shape[1] == model.pos_embed.shape[1]:
+        return model
+    size = side * model.patch_embed.patch_size[0]
+    model = create(name, img_size=size)
+    model.pretrained_cfg["input_size"] = (3, size, size)
+    return model
+
+
+def _to_timm(model: Any, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Official names under timm's, where timm knows both. Shapes are looked at first, because timm resamples."""
+    own = model.state_dict()
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    wrong = any(n in own and own[n].shape != t.shape for n, t in state.items())
+    if translate is None or wrong or isinstance(model, VisionTransformer):
+        return state
+    try:
+        translated: dict[str, Tensor] = translate(dict(state), model)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path} has weights of another architecture: {error}. Name its own.") from error
+    kept = {t.untyped_storage().data_ptr() for t in translated.values()}
+    # What timm leaves out is given back to be accounted for, but for biases of zero, which some models do without.
+    dropped = {n: t for n, t in state.items() if n not in translated and t.untyped_storage().data_ptr() not in kept}
+    return translated | {n: t for n, t in dropped.items() if not n.endswith("bias") or t.any()}
+
+
+def _first_weight(model: Any) -> str:
+    return str(next(n for n in model.state_dict() if n.endswith("weight")))
+
+
+def _official_first_weights(model: Any) -> list[str]:
+    """Where the official code of a family names its first convolution otherwise than timm."""
+    return ["downsample_layers.0.0.weight"] if type(model).__name__ == "ConvNeXt" else []

@@ -1,0 +1,202 @@
+"""Models of timm as encoders: vision transformers, and networks whose features are maps."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast, final
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from robustprobe.encoders._base import Encoder, EncoderCard
+from robustprobe.errors import UserError
+from robustprobe.types import Features, Widths
+
+
+@final
+class TimmViT(Encoder):
+    """A timm vision transformer with its own normalisation inside.
+
+    CLS is the class token, whatever pooling the model was published with; where there is none, the mean of the patch
+    tokens. Patches are the tokens behind the prefix of class and register tokens, as a map. Both are taken after the
+    model's final norm, also where timm keeps that norm for the pooled token (`fc_norm`).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        card: EncoderCard,
+        model: nn.Module,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        architecture: str = "",
+    ) -> None:
+        super().__init__(card)
+        self.model, self.architecture = model, architecture
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def settings(self) -> list[int | float | str]:
+        heads = [cast(Any, m).num_heads for m in self.model.modules() if hasattr(m, "num_heads")]
+        return [*heads, self.architecture] if self.architecture else heads
+
+    def features(self, images: Tensor) -> Features:
+        model = cast(Any, self.model)
+        tokens = _late_norm(model)(model.forward_features((images - self.mean) / self.std))
+        height, width = (s // self.card.patch_size for s in images.shape[-2:])
+        patches = tokens[:, model.num_prefix_tokens :].transpose(1, 2)
+        return self._features(tokens[:, :1], patches.reshape(len(images), -1, height, width))
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        model = cast(Any, self.model)
+        which = checked_layers(self.card.name, which, len(model.blocks))
+        found = model.forward_intermediates(
+            (images - self.mean) / self.std,
+            indices=sorted(set(which)),
+            return_prefix_tokens=True,
+            norm=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        by_layer = dict(zip(sorted(set(which)), found, strict=True))
+        return [self._layer(by_layer[n], images) for n in which]
+
+    def _layer(self, found: Any, images: Tensor) -> Features:
+        norm = _late_norm(self.model)
+        patches, prefix = found if isinstance(found, tuple) else (found, found)
+        height, width = (s // self.card.patch_size for s in images.shape[-2:])
+        patches = norm(patches).transpose(1, 2).reshape(len(images), -1, height, width)
+        return self._features(norm(prefix[:, :1]), patches)
+
+    def _features(self, first: Tensor, patches: Tensor) -> Features:
+        has_class_token = getattr(self.model, "cls_token", None) is not None
+        return Features(first[:, 0] if has_class_token else patches.mean((2, 3)), patches)
+
+
+@final
+class TimmMap(Encoder):
+    """A timm network whose features are a map, such as a ResNet, a ConvNeXt or a Hiera, normalisation inside.
+
+    The patch size is the total stride. Patches are the last map; CLS is its mean. A norm that the model keeps for the
+    pooled vector (ConvNeXt's) is applied to that vector and to each place of the map, as DINOv3's own code does.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, card: EncoderCard, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], architecture: str
+    ) -> None:
+        super().__init__(card)
+        self.model, self.architecture = model, architecture
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def settings(self) -> list[int | float | str]:
+        return [self.architecture]
+
+    def features(self, images: Tensor) -> Features:
+        model = cast(Any, self.model)
+        last = model.forward_features((images - self.mean) / self.std)
+        if last.ndim != 4:
+            stages = model.forward_intermediates((images - self.mean) / self.std, indices=1, intermediates_only=True)
+            last = stages[-1]
+        elif getattr(model, "output_fmt", "NCHW") == "NHWC":
+            last = last.permute(0, 3, 1, 2)
+        return Features(self._normed(last.mean((2, 3), keepdim=True))[:, :, 0, 0], self._normed(last))
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        stages = len(cast(Any, self.model).feature_info)
+        last = stages - 1
+        if any(n != last for n in checked_layers(self.card.name, which, stages)):
+            raise UserError(
+                f"the stages of {self.card.name} differ in width and size, so only the last, -1 or {last}, can be "
+                f"asked for; it was asked for {list(which)}."
+            )
+        return [self(images)] * len(which)
+
+    def _normed(self, maps: Tensor) -> Tensor:
+        norm = getattr(getattr(self.model, "head", None), "norm", None)
+        if not isinstance(norm, nn.Module) or isinstance(norm, nn.Identity):
+            return maps
+        normed: Tensor = norm.forward(maps) if _over_channels_first(norm) else norm(maps.movedim(1, -1)).movedim(-1, 1)
+        return normed
+
+
+def checked_layers(name: str, which: Sequence[int], count: int) -> list[int]:
+    """Layers counted from 0. Raises UserError for one that is not among `count`."""
+    wrong = [n for n in which if not -count <= n < count]
+    if wrong:
+        raise UserError(f"{name} has layers 0 to {count - 1}; it was asked for {wrong[0]}.")
+    return [n % count for n in which]
+
+
+def create(name: str, *, pretrained: bool = False, **options: Any) -> Any:
+    """A timm model without its classifier, for images of any size where timm can; weights that are not read are noise,
+    the same every time.
+    """
+    if not pretrained:
+        options["num_classes"] = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True, **options)
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
+            torch.manual_seed(0)
+            model = timm.create_model(name, pretrained=pretrained, **options)
+    if pretrained:
+        # Only now: told beforehand that there is no classifier, timm would leave any missing weight at random.
+        model.reset_classifier(0)
+    return model
+
+
+class Norm(NamedTuple):
+    """What is taken from an image in [0, 1], and what it is then divided by, per colour."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def wrap(
+    spec: str, model: Any, *, source: str, revision: str = "", notes: str = "", norm: Norm | None = None
+) -> Encoder:
+    """The encoder around a timm model; size, and normalisation unless given, from the configuration of its weights.
+
+    The licence too, if the weights are timm's.
+
+    Raises:
+        UserError: the model has no features that can be read as a map.
+    """
+    if not hasattr(model, "feature_info") or not hasattr(model, "forward_intermediates"):
+        raise UserError(f"{spec} shows no feature map; take another model of timm, such as a vision transformer.")
+    config = timm.data.resolve_model_data_config(model)
+    norm = norm or Norm(config["mean"], config["std"])
+    moving = not model.pretrained_cfg.get("fixed_input_size") or getattr(model, "dynamic_img_size", False)
+    architecture = str(model.pretrained_cfg.get("architecture", ""))
+    card = EncoderCard(
+        name=spec,
+        source=source,
+        licence=(model.pretrained_cfg.get("license") if source == "timm" else None) or "unknown",
+        revision=revision,
+        notes=notes,
+        patch_size=model.feature_info[-1]["reduction"],
+        input_size=config["input_size"][1:],
+        fixed_size=not moving,
+        widths=Widths(model.num_features, model.num_features),
+    )
+    kind = TimmViT if hasattr(model, "num_prefix_tokens") else TimmMap
+    return kind(card, model, norm.mean, norm.std, architecture)
+
+
+def _late_norm(model: Any) -> nn.Module:
+    """The final norm that timm applies after pooling; the identity where the tokens have been through theirs."""
+    late = getattr(model, "fc_norm", None)
+    early = getattr(model, "norm", None)
+    return late if isinstance(late, nn.Module) and isinstance(early, nn.Identity) else nn.Identity()
+
+
+def _over_channels_first(norm: nn.Module) -> bool:
+    return "2d" in type(norm).__name__

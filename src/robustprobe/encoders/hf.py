@@ -1,0 +1,207 @@
+"""Vision transformers of transformers, as hf:ORG/NAME or hf:ORG/NAME@REVISION (needs the extra hf)"""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast, final
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from robustprobe.encoders._base import Encoder, EncoderCard, Source
+from robustprobe.encoders._downloads import hub_file
+from robustprobe.encoders._timm import checked_layers
+from robustprobe.errors import UserError
+from robustprobe.types import Features, Widths
+
+INDEX = "model.safetensors.index.json"
+# Model type in config.json: the class of its vision tower, and whether it is told to resize its position embeddings.
+CLASSES = {
+    "vit": ("ViTModel", True),
+    "vit_mae": ("ViTMAEModel", True),
+    "ijepa": ("IJepaModel", True),
+    "dinov2": ("Dinov2Model", False),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", False),
+    "dinov3_vit": ("DINOv3ViTModel", False),
+    "clip": ("CLIPVisionModel", True),
+    "clip_vision_model": ("CLIPVisionModel", True),
+    "siglip": ("SiglipVisionModel", True),
+    "siglip_vision_model": ("SiglipVisionModel", True),
+}
+WITHOUT_CLASS_TOKEN = {"ijepa", "siglip", "siglip_vision_model"}
+NORM_BEFORE_POOLING_ONLY = {"clip", "clip_vision_model"}
+
+
+@final
+class HfViT(Encoder):
+    """A vision transformer of transformers with its own normalisation inside.
+
+    CLS is the class token, or without one the mean of the patch tokens; both after the final norm, which CLIP itself
+    applies to the class token only. A masked autoencoder sees every patch, in order.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, card: EncoderCard, model: nn.Module, kind: str, mean: Sequence[float], std: Sequence[float]):
+        super().__init__(card)
+        self.model, self.kind = model, kind
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def settings(self) -> list[int | float | str]:
+        config = cast(Any, self.model).config
+        return [self.kind, config.num_attention_heads, str(config.hidden_act), float(config.layer_norm_eps)]
+
+    def features(self, images: Tensor) -> Features:
+        return self._features(self._last(self._run(images)), images)
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        count = cast(Any, self.model).config.num_hidden_layers
+        which = checked_layers(self.card.name, which, count)
+        output = self._run(images, output_hidden_states=True)
+        # The last of the hidden states has been through the norm in some versions and families, in others not.
+        tokens = [self._last(output) if n == count - 1 else self._norm(output.hidden_states[n + 1]) for n in which]
+        return [self._features(t, images) for t in tokens]
+
+    def _last(self, output: Any) -> Tensor:
+        tokens: Tensor = output.last_hidden_state
+        return self._norm(tokens) if self.kind in NORM_BEFORE_POOLING_ONLY else tokens
+
+    def _run(self, images: Tensor, **options: Any) -> Any:
+        if CLASSES[self.kind][1]:
+            options["interpolate_pos_encoding"] = True
+        if self.kind == "vit_mae":
+            patch = self.card.patch_size
+            count = (images.shape[2] // patch) * (images.shape[3] // patch)
+            # Patches are sorted by this noise and the first share of them is kept, here all: nothing moves.
+            options["noise"] = torch.arange(count, device=images.device).expand(len(images), count)
+        return self.model(pixel_values=(images - self.mean) / self.std, **options)
+
+    def _norm(self, tokens: Tensor) -> Tensor:
+        model = cast(Any, getattr(self.model, "vision_model", self.model))
+        names = ("layernorm", "post_layernorm", "norm")
+        normed: Tensor = next(getattr(model, n) for n in names if hasattr(model, n))(tokens)
+        return normed
+
+    def _features(self, tokens: Tensor, images: Tensor) -> Features:
+        height, width = (s // self.card.patch_size for s in images.shape[-2:])
+        patches = tokens[:, tokens.shape[1] - height * width :].transpose(1, 2)
+        patches = patches.reshape(len(images), -1, height, width)
+        return Features(patches.mean((2, 3)) if self.kind in WITHOUT_CLASS_TOKEN else tokens[:, 0], patches)
+
+
+@final
+class HfSource(Source):
+    """Repositories of the Hugging Face hub, or folders of the same layout. Safetensors only, and no code of theirs.
+
+    A revision is a branch, a tag or, best, a commit.
+    """
+
+    def load(self, name: str) -> Encoder:
+        spec = f"hf:{name}"
+        transformers = _transformers()
+        repository, _, revision = name.partition("@")
+        folder, commit = _fetched(spec, repository, revision or None)
+        settings = _read(folder / "config.json", spec)
+        kind = str(settings.get("model_type", ""))
+        if kind not in CLASSES:
+            raise UserError(
+                f"{spec} is a model of type '{kind}'; robustprobe reads {', '.join(CLASSES)}. "
+                "Take such a model, or write a class of your own, as my.py:Class."
+            )
+        norm = _read(folder / "preprocessor_config.json", spec)
+        model = _model(transformers, folder, kind, spec)
+        size = model.config.image_size
+        card = EncoderCard(
+            name=spec,
+            source="hf",
+            licence=_licence(folder),
+            revision=commit,
+            patch_size=model.config.patch_size,
+            input_size=(size, size) if isinstance(size, int) else tuple(size),
+            widths=Widths(model.config.hidden_size, model.config.hidden_size),
+        )
+        return HfViT(card, model, kind, *_mean_and_std(norm, spec))
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError("hf: encoders need transformers: pip install 'robustprobe[hf]'.") from error
+    return transformers
+
+
+def _fetched(spec: str, repository: str, revision: str | None) -> tuple[Path, str]:
+    """The folder of a repository's files, complete, and its commit; a local folder has none."""
+    if Path(repository, "config.json").is_file():
+        return Path(repository), ""
+    config = hub_file(spec, repository, ["config.json"], revision)
+    pinned = config.commit
+    hub_file(spec, repository, ["preprocessor_config.json"], pinned)
+    weights = hub_file(spec, repository, ["model.safetensors", INDEX], pinned)
+    if weights.path.name == INDEX:
+        for shard in sorted(set(_read(weights.path, spec)["weight_map"].values())):
+            hub_file(spec, repository, [shard], pinned)
+    with suppress(UserError):
+        hub_file(spec, repository, ["README.md"], pinned)
+    return config.path.parent, pinned
+
+
+def _model(transformers: Any, folder: Path, kind: str, spec: str) -> Any:
+    """The vision tower with the weights of a folder, in fp32; never one with weights left at random."""
+    options: dict[str, Any] = {"add_pooling_layer": False} if kind in {"vit", "ijepa"} else {}
+    if kind == "vit_mae":
+        options["mask_ratio"] = 0.0
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        model, report = getattr(transformers, CLASSES[kind][0]).from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(f"{spec} cannot be read from {folder}: {str(error).split(chr(10))[0]}") from error
+    finally:
+        transformers.logging.set_verbosity(level)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(f"{spec} lacks {len(missing)} weights of its encoder: {', '.join(missing[:3])}.")
+    return model
+
+
+def _read(path: Path, spec: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{spec} has no {path.name} in {path.parent}; an encoder's repository holds one.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__}; it should be a JSON object.")
+    return found
+
+
+def _mean_and_std(settings: dict[str, Any], spec: str) -> tuple[list[float], list[float]]:
+    if settings.get("do_normalize") is False:
+        return [0.0] * 3, [1.0] * 3
+    mean, std = settings.get("image_mean"), settings.get("image_std")
+    if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3):
+        raise UserError(f"preprocessor_config.json of {spec} gives no image_mean and image_std of 3 numbers.")
+    return mean, std
+
+
+def _licence(folder: Path) -> str:
+    """The licence named at the head of a repository's README, where that has been fetched too."""
+    path = folder / "README.md"
+    lines = path.read_text(errors="replace").split("\n", 60)[:60] if path.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("license:")]
+    return named[0] if named and named[0] else "unknown"

@@ -1,0 +1,161 @@
+"""Models of torch.hub, as hub:OWNER/REPO:NAME or hub:OWNER/REPO:REF:NAME (this runs the repository's code)"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast, final
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from robustprobe.encoders._base import Encoder, EncoderCard, Source
+from robustprobe.encoders._downloads import missing_downloads_named, offline
+from robustprobe.encoders._options import split_options
+from robustprobe.encoders._timm import checked_layers
+from robustprobe.errors import UserError
+from robustprobe.types import Features, Widths
+
+SIZE = (224, 224)
+RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+@final
+class HubEncoder(Encoder):
+    """A model of torch.hub that speaks one of three tongues, with ImageNet's normalisation inside.
+
+    DINOv2's (`forward_features` returns normed class and patch tokens by name; also DINOv3 and Franca), DINO's
+    (`get_intermediate_layers` returns normed tokens, class token first), or torchvision's ResNet (CLS is the mean of
+    the last map).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, card: EncoderCard, model: nn.Module, tongue: str) -> None:
+        super().__init__(card)
+        self.model, self.tongue = model, tongue
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None])
+
+    def settings(self) -> list[int | float | str]:
+        heads = [cast(Any, m).num_heads for m in self.model.modules() if hasattr(m, "num_heads")]
+        return [self.tongue, type(self.model).__name__, *heads]
+
+    def features(self, images: Tensor) -> Features:
+        model, images = cast(Any, self.model), (images - self.mean) / self.std
+        if self.tongue == "resnet":
+            for name in RESNET_LAYERS:
+                images = getattr(model, name)(images)
+            return Features(images.mean((2, 3)), images)
+        if self.tongue == "dino":
+            tokens = model.get_intermediate_layers(images, 1)[0]
+            return Features(tokens[:, 0], self._map(tokens[:, 1:], images))
+        named = model.forward_features(images)
+        return Features(named["x_norm_clstoken"], self._map(named["x_norm_patchtokens"], images))
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        if self.tongue == "resnet":
+            return super().layers(images, which)
+        model, normed = cast(Any, self.model), (images - self.mean) / self.std
+        count = len(model.blocks)
+        which = checked_layers(self.card.name, which, count)
+        wanted = list(range(min(which), count))
+        if self.tongue == "dinov2":
+            found = model.get_intermediate_layers(normed, wanted, reshape=True, return_class_token=True, norm=True)
+            features = [Features(cls, patches) for patches, cls in found]
+        else:
+            found = model.get_intermediate_layers(normed, len(wanted))
+            features = [Features(tokens[:, 0], self._map(tokens[:, 1:], images)) for tokens in found]
+        return [features[wanted.index(n)] for n in which]
+
+    def _map(self, tokens: Tensor, images: Tensor) -> Tensor:
+        height, width = (s // self.card.patch_size for s in images.shape[-2:])
+        return tokens.transpose(1, 2).reshape(len(images), -1, height, width)
+
+
+@final
+class HubSource(Source):
+    """Repositories of GitHub with a hubconf.py, or local folders with one. Their code is run: name only what you trust.
+
+    REF is a branch, a tag or, best, a commit. The option `weights` goes to the entry point, as Franca's take it.
+    """
+
+    def load(self, name: str) -> Encoder:
+        spec = f"hub:{name}"
+        path, options = split_options(name, ("weights",))
+        repository, _, entry = path.rpartition(":")
+        if not repository or not entry:
+            raise UserError(f"'{spec}' names no model; write hub:OWNER/REPO:NAME or hub:OWNER/REPO:REF:NAME.")
+        local = _local(repository, spec)
+        try:
+            with missing_downloads_named(spec), contextlib.redirect_stderr(io.StringIO()):
+                if local:
+                    model = torch.hub.load(str(local), entry, source="local", **options)
+                else:
+                    model = torch.hub.load(repository, entry, trust_repo=True, verbose=False, **options)
+        except UserError:
+            raise
+        except OSError as error:
+            raise UserError(
+                f"{spec} cannot be fetched: {error}. Load it once where there is a network and copy "
+                f"{torch.hub.get_dir()}, or set TORCH_HOME."
+            ) from error
+        except Exception as error:
+            # The repository's own code runs here, and may raise anything.
+            raise UserError(f"{spec} cannot be had: {type(error).__name__}: {error}.") from error
+        _, _, reference = repository.partition(":")
+        return _wrap(spec, model, "" if Path(repository).is_dir() else reference)
+
+
+def _local(repository: str, spec: str) -> Path | None:
+    """The folder of a repository, or its copy in torch.hub's cache; none where it has to be fetched first."""
+    place, _, reference = repository.partition(":")
+    cache = Path(torch.hub.get_dir())
+    copies = [cache / f"{place}_{r}".replace("/", "_") for r in ([reference] if reference else ["main", "master"])]
+    for folder in (Path(repository), *copies):
+        if (folder / "hubconf.py").is_file():
+            return folder
+    if offline():
+        raise UserError(
+            f"{spec} needs the repository {repository}, which is not at {copies[0]} (nothing is fetched offline). "
+            f"Load it once where there is a network and copy {cache}, or set TORCH_HOME."
+        )
+    return None
+
+
+def _wrap(spec: str, model: Any, reference: str) -> Encoder:
+    """The encoder around what a repository returned."""
+    try:
+        tongue, patch, width = _tongue(model)
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f"{spec} is a {type(model).__name__}, whose features robustprobe cannot read ({error}): it takes what "
+            "speaks like DINOv2 (forward_features, get_intermediate_layers), DINO (get_intermediate_layers) or "
+            "torchvision's ResNet (layer4). Write a class of your own around it, as my.py:Class."
+        ) from error
+    card = EncoderCard(
+        name=spec,
+        source="hub",
+        revision=reference,
+        patch_size=patch,
+        input_size=(SIZE[0] // patch * patch, SIZE[1] // patch * patch),
+        widths=Widths(width, width),
+    )
+    return HubEncoder(card, model, tongue)
+
+
+def _tongue(model: Any) -> tuple[str, int, int]:
+    """How a model is asked for its features, its patch size, and their width."""
+    if not isinstance(model, nn.Module):
+        raise TypeError("it is no torch module")
+    if all(hasattr(model, n) for n in RESNET_LAYERS):
+        # The last block of a ResNet gives as many channels as it takes.
+        return "resnet", 32, int(cast(Any, model).layer4[-1].conv1.in_channels)
+    other: Any = model
+    if not hasattr(other, "get_intermediate_layers"):
+        raise TypeError("it has no get_intermediate_layers")
+    size = other.patch_size if hasattr(other, "patch_size") else other.patch_embed.patch_size
+    tongue = "dinov2" if hasattr(other, "forward_features") else "dino"
+    return tongue, int(size[0] if isinstance(size, tuple) else size), int(other.embed_dim)

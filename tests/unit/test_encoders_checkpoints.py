@@ -1,0 +1,346 @@
+"""file:PATH?arch=NAME: official layouts give the model's own features, and every key is accounted for."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from robustprobe import UserError, load_encoder
+from robustprobe.encoders import with_arch
+from tests.unit.encoders_on_disk import IMAGENET, assert_features, close, noise, normalised, plain, some_images
+
+pytestmark = pytest.mark.unit
+
+State = dict[str, Tensor]
+VIT = "test_vit.r160_in1k"
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def tiny(name: str = VIT, **options: Any) -> Any:
+    return noise(timm.create_model(name, num_classes=0, dynamic_img_size=True, **options))
+
+
+def under(prefix: str, state: Mapping[str, Tensor]) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def other(state: Mapping[str, Tensor]) -> State:
+    """Other weights of the same names: what must not be taken."""
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
+def head(*names: str) -> State:
+    return {name: torch.zeros(3) for name in names}
+
+
+def write(path: Path, checkpoint: object) -> Path:
+    torch.save(checkpoint, path)
+    return path
+
+
+LAYOUTS: dict[str, Callable[[State], object]] = {
+    "plain": lambda s: s,
+    "DINO, whole training": lambda s: {
+        "student": under("module.backbone.", other(s)) | head("module.head.mlp.0.weight"),
+        "teacher": under("backbone.", s) | head("head.mlp.0.weight", "head.last_layer.weight_g"),
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_base", patch_size=16),
+    },
+    "DINOv2, whole training": lambda s: {
+        "teacher": under("backbone.", s)
+        | head("backbone.mask_token", "dino_head.mlp.0.weight", "ibot_head.last.weight"),
+        "iteration": 5,
+    },
+    "iBOT": lambda s: {"state_dict": s | head("masked_embed"), "epoch": 3},
+    "MAE": lambda s: {"model": s | head("mask_token", "decoder_embed.weight", "decoder_blocks.0.norm1.weight")},
+    "MoCo v3": lambda s: {
+        "state_dict": under("module.base_encoder.", s)
+        | under("module.momentum_encoder.", other(s))
+        | head("module.base_encoder.head.0.weight", "module.predictor.0.weight"),
+        "arch": "vit_base",
+    },
+    "MoCo": lambda s: {
+        "state_dict": under("module.encoder_q.", s)
+        | under("module.encoder_k.", other(s))
+        | head("module.encoder_q.fc.0.weight", "module.queue", "module.queue_ptr")
+    },
+    "SimSiam": lambda s: {
+        "state_dict": under("module.encoder.", s) | head("module.encoder.fc.0.weight", "module.predictor.0.weight")
+    },
+    "SwAV": lambda s: under("module.", s) | head("module.projection_head.0.weight", "module.prototypes.weight"),
+    "solo-learn": lambda s: {
+        "state_dict": under("backbone.", s)
+        | under("momentum_backbone.", other(s))
+        | head("classifier.weight", "projector.0.weight", "momentum_projector.0.weight"),
+        "hyper_parameters": {"lr": 0.3},
+    },
+    "torch.compile": lambda s: {"model": under("_orig_mod.", s)},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("arch", [VIT, "test_resnet.r160_in1k"])
+def test_every_layout_gives_the_models_own_features(tmp_path: Path, layout: Any, arch: str) -> None:
+    model = tiny(arch) if arch == VIT else noise(timm.create_model(arch, num_classes=0))
+    path = write(tmp_path / "c.pth", layout(plain(model.state_dict())))
+    encoder = load_encoder(f"file:{path}?arch={arch}")
+    assert (encoder.card.name, encoder.card.source) == (f"file:{path}?arch={arch}", "file")
+    images = some_images(64, 96)
+    found = model.forward_features(normalised(images, HALF))
+    if arch == VIT:
+        assert_features(encoder, images, found, prefix=1)
+    else:
+        close(encoder(images).patches, found)
+    assert f"{len(model.state_dict())} keys matched" in encoder.card.notes
+
+
+def test_papers_dino_from_a_teacher_checkpoint(tmp_path: Path) -> None:
+    model = noise(timm.create_model("vit_base_patch16_224.dino", num_classes=0, dynamic_img_size=True))
+    path = write(tmp_path / "dino.pth", {"teacher": under("backbone.", plain(model.state_dict()))})
+    encoder = load_encoder(f"file:{path}?arch=dino_vitb16")
+    images = some_images(64, 80)
+    assert_features(encoder, images, model.forward_features(normalised(images)), prefix=1)
+
+
+def test_papers_dinov2_from_the_official_pth(tmp_path: Path) -> None:
+    model = noise(timm.create_model("vit_small_patch14_dinov2", num_classes=0, dynamic_img_size=True))
+    state = plain(model.state_dict())
+    path = write(tmp_path / "dinov2_vit_pretrain.pth", state | {"mask_token": torch.zeros(1, model.embed_dim)})
+    encoder = load_encoder(f"file:{path}?arch=dinov2_vits14")
+    assert "1 ignored (mask_token)" in encoder.card.notes
+    images = some_images(56, 70)
+    assert_features(encoder, images, model.forward_features(normalised(images)), prefix=1)
+
+
+@pytest.mark.parametrize("arch", ["vit_small_patch14_reg4_dinov2.lvd142m", "vit_giant_patch14_reg4_dinov2.lvd142m"])
+@pytest.mark.parametrize("with_mask_token", [True, False])
+def test_dinov2_with_registers_from_the_official_pth(
+    tmp_path: Path, arch: str, with_mask_token: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DINOv2's own names, and a position embedding with a place for the class token; timm's reading is the judge."""
+    real, narrow = timm.create_model, {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    monkeypatch.setattr(timm, "create_model", lambda name, **given: real(name, **{**given, **narrow}))
+    model = tiny(arch)
+    state = plain(model.state_dict())
+    state = {
+        n.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3") if "giant" in arch else n: t
+        for n, t in state.items()
+    }
+    state["register_tokens"] = state.pop("reg_token")
+    place = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(1))
+    state["pos_embed"] = torch.cat([place, state["pos_embed"]], 1)
+    mask = {"mask_token": torch.zeros(1, 48)}
+    path = write(tmp_path / "reg4.pth", state | (mask if with_mask_token else {}))
+    model.load_state_dict(checkpoint_filter_fn(dict(state) | mask, model))
+    images = some_images(56, 42)
+    encoder = load_encoder(f"file:{path}?arch={arch}")
+    assert_features(encoder, images, model.forward_features(normalised(images)), prefix=5)
+
+
+def official_dinov3(model: Any, bias: float) -> State:
+    """DINOv3's own names: one bias of queries, keys and values, of which that of keys is masked."""
+    state = {}
+    for name, tensor in plain(model.state_dict()).items():
+        name = (
+            name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma").replace("reg_token", "storage_tokens")
+        )
+        if not name.endswith(("q_bias", "v_bias", "k_bias")):
+            state[name] = tensor
+    width = model.embed_dim
+    for place, block in enumerate(model.blocks):
+        zero = torch.zeros(width)
+        query, value = (getattr(block.attn, n, None) for n in ("q_bias", "v_bias"))
+        parts = [zero if query is None else query + 0, zero, zero if value is None else value + 0]
+        state[f"blocks.{place}.attn.qkv.bias"] = torch.cat(parts) + bias
+        state[f"blocks.{place}.attn.qkv.bias_mask"] = torch.ones(3 * width)
+    return state | {"mask_token": torch.zeros(1, width), "rope_embed.periods": torch.ones(4)}
+
+
+@pytest.mark.parametrize("arch", ["vit_small_patch16_dinov3", "vit_small_patch16_dinov3_qkvb"])
+def test_dinov3_from_the_official_pth(tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, narrow = timm.create_model, {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    monkeypatch.setattr(timm, "create_model", lambda name, **given: real(name, **{**given, **narrow}))
+    model = tiny(arch)
+    spec = f"file:{write(tmp_path / 'dinov3.pth', official_dinov3(model, 0.0))}?arch={arch}"
+    images = some_images(48, 64)
+    encoder = load_encoder(spec)
+    assert_features(encoder, images, model.forward_features(normalised(images)), prefix=5)
+    assert "ignored (" in encoder.card.notes
+    if not arch.endswith("qkvb"):
+        write(tmp_path / "dinov3.pth", official_dinov3(model, 0.1))
+        with pytest.raises(UserError, match=r"2 unexpected \(blocks\.0\.attn\.qkv\.bias, blocks\.1"):
+            load_encoder(spec)
+
+
+def test_a_distilled_student_is_asked_for_by_name(tmp_path: Path) -> None:
+    """DeACL: the teacher is the encoder before hardening."""
+    model = tiny()
+    state = plain(model.state_dict())
+    path = write(
+        tmp_path / "deacl.ckpt",
+        {"state_dict": under("student.backbone.", state) | under("teacher.backbone.", other(state)), "epoch": 100},
+    )
+    with pytest.raises(UserError, match=r"holds several encoders: state_dict\.student.*&branch=student for a distil"):
+        load_encoder(f"file:{path}?arch={VIT}")
+    with pytest.raises(UserError, match="has no branch 'momentum'; it has backbone, student, teacher"):
+        load_encoder(f"file:{path}?arch={VIT}&branch=momentum")
+    images = some_images(48, 48)
+    for branch, weights in (("student", state), ("teacher", other(state))):
+        model.load_state_dict(weights)
+        encoder = load_encoder(f"file:{path}?arch={VIT}&branch={branch}")
+        assert_features(encoder, images, model.forward_features(normalised(images, HALF)), prefix=1)
+
+
+def test_safetensors_and_another_image_size(tmp_path: Path) -> None:
+    """Position embeddings of a size of their own are kept as they are, not resampled into the architecture's."""
+    model = tiny(img_size=64)
+    save_file(plain(model.state_dict()), tmp_path / "w.safetensors")
+    encoder = load_encoder(f"file:{tmp_path / 'w.safetensors'}?arch={VIT}")
+    assert encoder.card.input_size == (64, 64)
+    images = some_images(64, 64)
+    assert_features(encoder, images, model.forward_features(normalised(images, HALF)), prefix=1)
+
+
+def test_official_convnext_names(tmp_path: Path) -> None:
+    model = noise(timm.create_model("test_convnext.r160_in1k", num_classes=0))
+    changes = [
+        ("stem.", "downsample_layers.0."),
+        ("stages.", "stages."),
+        ("head.norm.", "norm."),
+        ("conv_dw.", "dwconv."),
+        ("mlp.fc1.", "pwconv1."),
+        ("mlp.fc2.", "pwconv2."),
+    ]
+    state = {}
+    for name, tensor in plain(model.state_dict()).items():
+        parts = name.split(".")
+        if parts[0] == "stages" and parts[2] == "downsample":
+            name = f"downsample_layers.{parts[1]}.{'.'.join(parts[3:])}"
+        for ours, theirs in changes:
+            name = name.replace(ours, theirs, 1) if not name.startswith("downsample_layers") else name
+        state[name.replace(".blocks.", ".")] = tensor
+    path = write(tmp_path / "c.pth", {"model": state})
+    encoder = load_encoder(f"file:{path}?arch=test_convnext.r160_in1k")
+    images = some_images(64, 96)
+    close(encoder(images).cls, model.forward_head(model.forward_features(normalised(images, HALF)), pre_logits=True))
+
+
+def test_normalisation_is_the_architectures_or_asked_for(tmp_path: Path) -> None:
+    model = tiny()
+    path = write(tmp_path / "c.pth", plain(model.state_dict()))
+    images = some_images(32, 32)
+    encoder = load_encoder(f"file:{path}?arch={VIT}&norm=imagenet")
+    assert_features(encoder, images, model.forward_features(normalised(images, IMAGENET)), prefix=1)
+    assert encoder.digest != load_encoder(f"file:{path}?arch={VIT}").digest
+    with pytest.raises(UserError, match=r"several normalisations .*&norm=imagenet\|half\|clip\|none .*MoCo v3"):
+        load_encoder(f"file:{path}?arch=vit_base_patch16_224")
+    with pytest.raises(UserError, match=r"unknown normalisation 'imagnet'\. Did you mean 'imagenet'"):
+        load_encoder(f"file:{path}?arch={VIT}&norm=imagnet")
+
+
+def drop(name: str) -> Callable[[State], State]:
+    return lambda s: {n: t for n, t in s.items() if n != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("blocks.1.attn.qkv.weight"), r"does not fit .*1 missing \(blocks\.1\.attn\.qkv\.weight\)"),
+        (lambda s: s | head("blocks.0.extra"), r"1 unexpected \(blocks\.0\.extra\)"),
+        (lambda s: s | head("norm.weight"), r"1 of another shape \(norm\.weight \(3,\) instead of \(64,\)\)"),
+        (lambda s: {n: t for n, t in s.items() if "attn" not in n}, r"missing \(blocks\.0\.attn\.\S+, .*, \.\.\.\)"),
+        (lambda s: s | {"patch_embed.proj.weight": torch.zeros(64, 3, 14, 14)}, r"\(64, 3, 14, 14\) instead of"),
+        (lambda s: s | {"pos_embed": torch.zeros(1, 12, 64)}, r"pos_embed \(1, 12, 64\) instead of"),
+        (
+            lambda s: head("a.b", "c"),
+            r"has no weights of this architecture, such as patch_embed\.proj\.weight; it has a",
+        ),
+        (lambda s: {"epoch": 3}, r"has no weights of this architecture"),
+    ],
+)
+def test_every_key_of_the_encoder_is_accounted_for(tmp_path: Path, change: Any, message: str) -> None:
+    path = write(tmp_path / "c.pth", change(plain(tiny().state_dict())))
+    with pytest.raises(UserError, match=message):
+        load_encoder(f"file:{path}?arch={VIT}")
+
+
+def test_the_patch_embedding_of_another_patch_size_is_not_resampled(tmp_path: Path) -> None:
+    model = tiny("vit_small_patch16_dinov3.lvd1689m", depth=1, embed_dim=48, num_heads=3, patch_size=14)
+    path = write(tmp_path / "c.pth", plain(model.state_dict()))
+    with pytest.raises(UserError, match=r"of another shape"):
+        load_encoder(f"file:{path}?arch=vit_small_patch16_dinov3.lvd1689m")
+
+
+def test_missing_count_of_batches_is_no_missing_key(tmp_path: Path) -> None:
+    model = noise(timm.create_model("test_resnet.r160_in1k", num_classes=0))
+    state = {n: t for n, t in plain(model.state_dict()).items() if "num_batches" not in n}
+    encoder = load_encoder(f"file:{write(tmp_path / 'c.pth', state)}?arch=test_resnet.r160_in1k")
+    images = some_images(64, 64)
+    close(encoder(images).patches, model.forward_features(normalised(images, HALF)))
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return exec, ("raise SystemExit('the pickle was run')",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"state_dict": {}, "trap": Trap()},
+            r"runs no code of a file.*weights_only=False.*safetensors\.torch\.save_file",
+        ),
+        (nn.Linear(2, 2), "runs no code of a file"),
+        (b"not a checkpoint", r"runs no code of a file|cannot be read as a checkpoint"),
+        (b"", "cannot be read as a checkpoint"),
+    ],
+)
+def test_files_that_are_no_plain_checkpoint_are_refused(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "c.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(UserError, match=message):
+        load_encoder(f"file:{path}?arch={VIT}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", r"is a checkpoint; name its architecture, as in file:.*\?arch=dino_vitb16"),
+        ("?arch=dino_vitb61", "unknown architecture 'dino_vitb61'. Did you mean 'dino_vitb16'"),
+        ("?arch=test_vit.nope", r"Invalid pretrained tag \(nope\).* Known tags: r160_in1k"),
+        ("?archi=test_vit", "unknown option .*'archi'. Did you mean 'arch'"),
+        ("?arch=", "without a value"),
+        ("?arch=test_vit&arch=test_vit", "twice"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, options: str, message: str) -> None:
+    path = write(tmp_path / "c.pth", {"a": torch.zeros(1)})
+    with pytest.raises(UserError, match=message):
+        load_encoder(f"file:{path}{options}")
+
+
+def test_wrong_paths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file .*gone\.pth; give a checkpoint, or a folder"):
+        load_encoder(f"file:{tmp_path / 'gone.pth'}?arch={VIT}")
+    (tmp_path / "w.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        load_encoder(f"file:{tmp_path / 'w.safetensors'}?arch={VIT}")
+
+
+def test_with_arch_writes_the_spec() -> None:
+    assert with_arch("file:a/b.pth", "dino_vitb16") == "file:a/b.pth?arch=dino_vitb16"
+    assert with_arch("file:a.pth?branch=student", "x.y") == "file:a.pth?branch=student&arch=x.y"
+    assert with_arch("file:a.pth?arch=x", "x") == "file:a.pth?arch=x"
+    with pytest.raises(UserError, match="names the architecture x already; y was given too"):
+        with_arch("file:a.pth?arch=x", "y")
+    with pytest.raises(UserError, match="'timm:a' brings its own"):
+        with_arch("timm:a", "x")
