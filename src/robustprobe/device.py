@@ -1,5 +1,8 @@
 """Which device work runs on."""
 
+import ctypes
+import sys
+
 import torch
 
 from robustprobe.errors import UserError
@@ -19,3 +22,14 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device '{name}' is not to be had here: {str(error).splitlines()[0]}. Use cpu.") from error
     return device
+
+
+def return_free_memory() -> None:
+    """Gives memory that is free back to the system, where the C library is glibc.
+
+    It keeps what threads that read images have freed, in pieces, for each of them: a run over 10,000 images grew to
+    2.1 GB without this.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -12,6 +12,7 @@ from robustprobe import probing
 from robustprobe.attacks import Attack
 from robustprobe.attacks._base import victims_of
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
+from robustprobe.device import return_free_memory
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.errors import UserError
 from robustprobe.evaluation import Work, evaluate
@@ -29,6 +30,8 @@ from robustprobe.views import Resized, Size, View
 
 # Pixels that the time of a pass is measured on.
 PROBE_PIXELS = 400_000
+# Images between two times that free memory is given back.
+TRIM_EVERY = 256
 Probes = Mapping[str, tuple[Model, probing.Fitted]]
 
 
@@ -264,7 +267,9 @@ def _run_job(plan: Plan, store: Store, bench: Bench, job: Job, probes: Probes, n
         for writer, tally, judged in zip(writers, tallies, judgements, strict=True):
             writer.add(judged)
             tally.add(judged)
-        done += len(judgements[0].batch.ids)
+        before, done = done, done + len(judgements[0].batch.ids)
+        if before // TRIM_EVERY != done // TRIM_EVERY:
+            return_free_memory()
         notify(Progress("", done, len(data)))
     for writer, tally, rung in zip(writers, tallies, job.rungs, strict=True):
         writer.finish()

@@ -22,6 +22,7 @@ _COMMANDS = {
     "report": ("results:report", "Write the results of a folder as one self-contained HTML page."),
     "compare": ("compare:compare", "Print results beside the paper's numbers, or beside those of another folder."),
     "list": ("listing:list_things", "List encoders, datasets, tasks, attacks or suites by name."),
+    "fetch": ("fetch:fetch", "Get the weights a suite needs, and say which of its datasets are there."),
     "check": ("check:check", "Try whether an encoder keeps the contract that attacks and heads rely on."),
     "doctor": ("doctor:doctor", "Show machine, versions, caches and datasets found or missing."),
 }

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
@@ -48,8 +48,10 @@ def run(
     data_root: Path = Path("data"),
     out: Path = Path("results"),
     device: str = "auto",
+    arch: str | None = None,
     only: list[str] | None = None,
     dry_run: bool = False,
+    offline: bool = False,
 ) -> None:
     """Attack encoders and judge them on every task, as a suite file or these options say.
 
@@ -99,10 +101,14 @@ def run(
         Folder for results.
     device
         auto, cpu or cuda.
+    arch
+        Architecture of checkpoints given as file:PATH: a timm name, or a short one such as dino_vitb16.
     only
         Keep only the suite's encoders, datasets or attacks that match, such as cifar10 or 'dinov2*'. Repeatable.
     dry_run
         Show cells, images, time and disk, measured briefly on this machine, and stop.
+    offline
+        Open no connection: weights come from this machine only (see `robustprobe fetch`).
     """
     head = {"train_limit": train_limit, "recipe": recipe, "pooling": pooling}
     changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "norm": norm, "seed": seed}
@@ -110,7 +116,7 @@ def run(
     changes |= {"batch_size": batch_size, "examples": examples, "precision": precision}
     base = find_suite(suite) if suite else None
     chosen = narrowed(_suite(base, changes, dataset, limit, head), only or [])
-    _run(chosen, data_root, out, device, dry_run, leave_out=bool(only))
+    _run(chosen, data_root, out, device, _Options(arch or "", bool(only), dry_run, offline))
 
 
 def _suite(
@@ -135,20 +141,38 @@ def _suite(
     return validated(Suite, data, "the run")
 
 
-def _run(suite: Suite, root: Path, out: Path, device: str, dry_run: bool = False, leave_out: bool = False) -> None:
+class _Options(NamedTuple):
+    """How a run is gone about."""
+
+    arch: str = ""
+    leave_out: bool = False
+    dry_run: bool = False
+    offline: bool = False
+
+
+_PLAIN = _Options()
+
+
+def _run(suite: Suite, root: Path, out: Path, device: str, options: _Options = _PLAIN) -> None:
     console = new_console()
     console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
     from robustprobe.cli._display import Display, show_plan
     from robustprobe.device import find_device
+    from robustprobe.encoders import go_offline, with_arch
     from robustprobe.report.page import write_page
     from robustprobe.report.tables import print_rich
     from robustprobe.runner import execute, make_plan
     from robustprobe.store import Store
 
-    store = Store(out) if dry_run else Store(out).prepare()
-    plan = make_plan(suite, store, root, find_device(device), leave_out=leave_out)
+    if options.offline:
+        go_offline()
+    if options.arch:
+        named = tuple(with_arch(e, options.arch) if e.startswith("file:") else e for e in suite.encoders)
+        suite = suite.model_copy(update={"encoders": named})
+    store = Store(out) if options.dry_run else Store(out).prepare()
+    plan = make_plan(suite, store, root, find_device(device), leave_out=options.leave_out)
     show_plan(console, plan)
-    if dry_run:
+    if options.dry_run:
         return
     with Display(console, plan) as display:
         failures = execute(plan, store, display.update)

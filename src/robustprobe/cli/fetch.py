@@ -1,0 +1,78 @@
+"""`robustprobe fetch`: everything a suite needs, before the machine that runs it goes offline."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from robustprobe.cli._console import new_console
+from robustprobe.errors import UserError
+from robustprobe.suites import find_suite, narrowed
+
+if TYPE_CHECKING:
+    from robustprobe.spec import Suite
+
+
+def fetch(
+    suite: str, /, *, data_root: Path = Path("data"), download: bool = False, only: list[str] | None = None
+) -> None:
+    """Get the weights a suite needs, and say which of its datasets are there; exit code 1 where something is missing.
+
+    Parameters
+    ----------
+    suite
+        A YAML file, or a name from `robustprobe list suites`.
+    data_root
+        Folder that holds the datasets.
+    download
+        Also fetch missing datasets, where torchvision offers them: mind their licences.
+    only
+        Only encoders and datasets that match, such as cifar10 or 'dinov2*'. Repeatable.
+    """
+    wanted = narrowed(find_suite(suite), only or [])
+    console, missing = new_console(), 0
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("needed", "state"):
+        table.add_column(column, overflow="fold", no_wrap=column == "needed")
+    for name, state, there in [*_weights(wanted), *_data(wanted, data_root, download)]:
+        table.add_row(name, state if there else f"[red]missing[/red]: {state}")
+        missing += not there
+    console.print(table)
+    if missing:
+        print(f"robustprobe: {missing} things are missing; get them as said, then fetch again.", file=sys.stderr)
+        raise SystemExit(1)
+    console.print("Everything is here: the suite runs with --offline.")
+
+
+def _weights(suite: "Suite") -> list[tuple[str, str, bool]]:
+    from robustprobe.encoders import load_encoder
+
+    found = []
+    for name in suite.encoders:
+        try:
+            encoder = load_encoder(name)
+            revision = f", revision {encoder.card.revision}" if encoder.card.revision else ""
+            found.append((name, f"ready, weights {encoder.digest[:16]}{revision}", True))
+        except UserError as error:
+            found.append((name, str(error), False))
+    return found
+
+
+def _data(suite: "Suite", root: Path, download: bool) -> list[tuple[str, str, bool]]:
+    from robustprobe.datasets import find_dataset, load_dataset
+
+    found = []
+    for name in dict.fromkeys(dataset.name for dataset in suite.datasets):
+        try:
+            try:
+                data = load_dataset(name, root=root)
+            except UserError:
+                if not download:
+                    raise
+                find_dataset(name, root=root).download()
+                data = load_dataset(name, root=root)
+            found.append((name, f"ready, {len(data):,} test images", True))
+        except UserError as error:
+            found.append((name, str(error), False))
+    return found
