@@ -29,7 +29,7 @@ from robustprobe.trust import Check
 from robustprobe.views import Resized, Size, View
 
 # Pixels that the time of a pass is measured on.
-PROBE_PIXELS = 400_000
+PROBE_PIXELS = 200_000
 # Images between two times that free memory is given back.
 TRIM_EVERY = 256
 Probes = Mapping[str, tuple[Model, probing.Fitted]]
@@ -152,7 +152,8 @@ def make_plan(
     benches = tuple(
         _bench(suite, e.to(device), place, root, store) for e in loaded for place in range(len(suite.datasets))
     )
-    estimates = [_estimate(suite, bench, device) for bench in benches if bench.left]
+    clock = PassClock(device)
+    estimates = [_estimate(suite, bench, clock) for bench in benches if bench.left]
     seconds, kept = sum(e[0] for e in estimates), max((e[1] for e in estimates), default=0)
     return Plan(suite, root, device, benches, seconds, kept)
 
@@ -361,24 +362,37 @@ def _bench_batch(suite: Suite, encoder: Encoder, view: View, size: Size) -> int:
     return max(1, suite.batch_size * height * width // view.pixels(size))
 
 
-def _estimate(suite: Suite, bench: Bench, device: torch.device) -> tuple[float, int]:
+class PassClock:
+    """Measures what passes through encoders take, once for every size of image."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.known: dict[tuple[str, Size], tuple[float, float]] = {}
+
+    def seconds(self, encoder: Encoder, size: Size) -> tuple[float, float]:
+        """Seconds an image of `size`: forward, and forward and backward."""
+        key = (encoder.digest, size)
+        if key not in self.known:
+            many = max(1, min(32, PROBE_PIXELS // (size[0] * size[1])))
+            images = torch.rand(many, 3, *size, device=self.device)
+            forward, step = _time(lambda: encoder(images)), _time(lambda: _one_step(encoder, images))
+            self.known[key] = forward / many, step / many
+        return self.known[key]
+
+
+def _estimate(suite: Suite, bench: Bench, clock: PassClock) -> tuple[float, int]:
     """Seconds of a bench, from one attack step on a few images and one training step of each missing head, and bytes
     of features that are kept meanwhile.
     """
     view = next(iter(bench.train.views.values()))
     size = bench.data.typical_size
     part = view.part_size(size)
-    many = max(1, min(32, len(bench.data), PROBE_PIXELS // (part[0] * part[1])))
-    images = torch.rand(many, 3, *part, device=device)
     parts = view.pixels(size) / (part[0] * part[1])
-    forward, step = (
-        parts * seconds / many
-        for seconds in (_time(lambda: bench.encoder(images)), _time(lambda: _one_step(bench.encoder, images)))
-    )
+    forward, step = (parts * seconds for seconds in clock.seconds(bench.encoder, part))
     rungs = [rung for job in bench.left for rung in job.rungs]
     extra = 1 + 2 * min(suite.checks, len(bench.data)) / len(bench.data)
     attacking = sum(rung.attack.steps * rung.attack.restarts * step * extra + 3 * forward for rung in rungs)
-    heads, kept = _head_seconds(suite, bench, device, forward)
+    heads, kept = _head_seconds(suite, bench, clock.device, forward)
     return attacking * len(bench.data) + heads, kept
 
 
