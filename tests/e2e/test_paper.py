@@ -65,7 +65,7 @@ def test_papers_suite_runs_and_is_set_beside_the_papers_numbers(encoder: str, da
         assert found == {"clean", "noise", "embed", OWN[task]}
     compared = child("compare", tmp_path / "out", "paper")
     assert compared.returncode == 0, compared.stderr
-    assert "missing" in compared.stdout
+    assert "Missing here: cifar10: all" in " ".join(compared.stdout.split())
 
 
 def test_dry_run_shows_the_plan_and_leaves_nothing(data_root: Path, tmp_path: Path) -> None:
