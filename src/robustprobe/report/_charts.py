@@ -25,7 +25,7 @@ def themed(chart: alt.TopLevelMixin, background: str | None = None) -> dict[str,
         **{"labelColor": SOFT, "titleColor": INK, "gridColor": RULE, "domainColor": SOFT, "tickColor": SOFT},
         **{"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "titlePadding": 6},
     }
-    legend = {"labelColor": INK, "titleColor": INK, "labelLimit": 260, "labelFontSize": 11, "symbolStrokeWidth": 2}
+    legend = {"labelColor": INK, "titleColor": INK, "labelLimit": 260, "labelFontSize": 11, "symbolOpacity": 1}
     title = {"color": INK, "fontSize": 13, "anchor": "start", "fontWeight": 600}
     found["config"] = {
         **{"background": background, "font": "system-ui, DejaVu Sans, sans-serif", "axis": axis, "legend": legend},
@@ -224,7 +224,7 @@ def picture_chart(
     across = alt.X("column:N", title=None, sort=list(columns)).axis(
         orient="top", labelAngle=0, domain=False, ticks=False
     )
-    down = alt.Y("line:N", title=None, sort=list(lines)).axis(domain=False, ticks=False, labelLimit=220)
+    down = alt.Y("line:N", title=None, sort=list(lines)).axis(domain=False, ticks=False, labelLimit=330)
     base = alt.Chart(_data(rows)).encode(x=across, y=down)
     image = base.mark_image(width=side, height=side).encode(url="uri:N")
     note = base.mark_text(dy=side / 2 + 8, fontSize=10, color=SOFT).encode(text="note:N")

@@ -85,7 +85,7 @@ def rooms(galleries: Iterable[Gallery]) -> list[Room]:
 
 
 def _exhibit(dataset: str, subject: Subject) -> Exhibit:
-    scale = _scale(subject)
+    scale = depth_scale(subject)
     first = subject.series[0].seen[0]
     height, width = first.image.shape[:2]
     title = f"{dataset} {subject.id}"
@@ -101,7 +101,7 @@ def _exhibit(dataset: str, subject: Subject) -> Exhibit:
     )
 
 
-def _scale(subject: Subject) -> Scale | None:
+def depth_scale(subject: Subject) -> Scale | None:
     """One scale for all depths of an image, rounded outwards to tenths of a metre."""
     maps = [m for s in subject.series for m in (s.truth.depth, *(seen.depth for seen in s.seen)) if m is not None]
     valid = [m[m > 0] for m in maps if (m > 0).any()]

@@ -1,8 +1,8 @@
 "use strict";
-// Sorts and filters the matrix. Incomplete rows stay apart; without scripts the matrix is there as it was ranked.
-(() => {
-  const table = document.querySelector(".board");
-  const filters = document.querySelector(".filters");
+// Sorts and filters matrices. Incomplete rows stay apart; without scripts the matrix is there as it was ranked.
+for (const matrix of document.querySelectorAll(".matrix")) {
+  const table = matrix.querySelector(".board");
+  const filters = matrix.querySelector(".filters");
   const keys = [...table.querySelectorAll(".keys th")];
   const rowsOf = (body) => [...body.rows].filter((row) => !row.classList.contains("apart"));
   const value = (row, place) => (place ? parseFloat(row.cells[place].dataset.value) : row.cells[0].textContent);
@@ -46,4 +46,4 @@
   filters.hidden = false;
   filters.addEventListener("input", filter);
   filter();
-})();
+}

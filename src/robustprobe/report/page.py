@@ -68,11 +68,14 @@ def write_page(folders: Path | Sequence[Path], output: Path, wish: Wish | None =
     Raises:
         UserError: no results, unreadable results, different results for one cell, or a file that cannot be written.
     """
-    folders = [folders] if isinstance(folders, Path) else list(folders)
-    records = [found.record for found in finished(folders, "report")]
-    groups = union_groups([Store(folder) for folder in folders])
-    write_text(output, render_page(records, groups, wish), "page")
+    write_text(output, read_page([folders] if isinstance(folders, Path) else folders, wish), "page")
     return output
+
+
+def read_page(folders: Sequence[Path], wish: Wish | None = None) -> str:
+    """The page of folders as text; raises what `write_page` raises on reading."""
+    records = [found.record for found in finished(folders, "report")]
+    return render_page(records, union_groups([Store(folder) for folder in folders]), wish)
 
 
 def write_text(output: Path, content: str, what: str) -> None:
@@ -116,7 +119,7 @@ def render_page(
             commands=commands(records),
             duration=duration(records),
             cells=len(records),
-            downloads=[_download(records, "json", "application/json"), _download(records, "csv", "text/csv")],
+            downloads=[download(records, "json", "application/json"), download(records, "csv", "text/csv")],
         )
     )
 
@@ -167,7 +170,7 @@ def assets(scripts: Sequence[Script]) -> dict[str, Any]:
 
 
 def _charts(records: list[Record], found: Board, groups: Sequence[FoundGroup]) -> dict[str, list[Figure]]:
-    chance = {g.group.dataset: 1 / len(classes) for g in groups if (classes := g.group.classes.get("classification"))}
+    chance = chances(groups)
     return {
         "eps": eps_figures(records, found, chance),
         "blind": blind_figures(records, found, chance),
@@ -175,6 +178,11 @@ def _charts(records: list[Record], found: Board, groups: Sequence[FoundGroup]) -
         "trade": trade_figures(found),
         "curve": curve_figures(records, found),
     }
+
+
+def chances(groups: Sequence[FoundGroup]) -> dict[str, float]:
+    """What guessing a class scores, by dataset, where its classes are known."""
+    return {g.group.dataset: 1 / len(classes) for g in groups if (classes := g.group.classes.get("classification"))}
 
 
 def _transfers(records: list[Record], found: Board) -> list[TransferMatrix]:
@@ -191,6 +199,7 @@ def _megabytes(shown: list[Room]) -> float:
     return sum(len(p.uri) for p in pictures) / 1e6
 
 
-def _download(records: list[Record], format: str, media_type: str) -> Download:
+def download(records: list[Record], format: str, media_type: str) -> Download:
+    """The table of all cells, as a file inside the page."""
     encoded = base64.b64encode(render(records, format, transfer=True).encode()).decode()
     return Download(f"robustprobe.{format}", f"data:{media_type};charset=utf-8;base64,{encoded}")
