@@ -103,7 +103,7 @@ def test_what_is_no_number_is_not_ranked() -> None:
     ]
     made = board([*records_of(PLAIN), *broken])
     assert [row.encoder for row in made.incomplete] == ["broken"]
-    assert made.incomplete[0].missing == ["classification on scenes: no share of the clean score"]
+    assert made.incomplete[0].missing == ["classification on scenes: a share of the clean score"]
 
 
 def test_namesakes_of_other_weights_are_rows_of_their_own() -> None:

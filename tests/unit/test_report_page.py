@@ -148,15 +148,21 @@ def fill(store: Store, records: list[Record], examples: bool = True) -> Store:
     return store
 
 
+def make_store(folder: Path) -> Store:
+    records = [*records_of(AWKWARD, -0.01), *records_of(PLAIN), make_record(attack("clean"), 0.5, dataset=LINED)]
+    return fill(Store(folder), records)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    records = [*records_of(AWKWARD, -0.01), *records_of(PLAIN), make_record(attack("clean"), 0.5, dataset=LINED)]
-    return fill(Store(tmp_path / "results"), records)
+    return make_store(tmp_path / "results")
 
 
-@pytest.fixture
-def page(store: Store, tmp_path: Path) -> Reader:
-    return read(write_page(store.folder, tmp_path / "page.html"))
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """Read by many tests and changed by none: charts take a second."""
+    folder = tmp_path_factory.mktemp("page")
+    return read(write_page(make_store(folder / "results").folder, folder / "page.html"))
 
 
 def decoded(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -166,7 +166,7 @@ def _row(encoder: str, benches: Sequence[Bench], cells: list[list[Record | None]
     missing = [m for bench, line in zip(benches, cells, strict=True) for m in _missing(bench, line)]
     known = [k.share for k in shares if k]
     lacking = missing or [
-        f"{bench.task} on {bench.dataset}: no share of the clean score"
+        f"{bench.task} on {bench.dataset}: a share of the clean score"
         for bench, share in zip(benches, shares, strict=True)
         if share is None
     ]

@@ -13,9 +13,11 @@ INK, SOFT, RULE = "#1d2127", "#5a626d", "#dcd8d0"
 WIDTH, HEIGHT = 270, 190
 CELL = 46
 LINE_HEIGHT = 24
-BAND = 0.16
-# Text on viridis: white until its middle, ink from there.
-LIGHT_FROM = 0.55
+BAND, FAINT = 0.16, 0.06
+FEW = 4
+"""Encoders whose bands stay clear of each other."""
+# Text on viridis: white as long as that has the greater contrast.
+LIGHT_FROM = 0.45
 
 
 def themed(chart: alt.TopLevelMixin, background: str | None = None) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def eps_chart(
     up = alt.Y("value:Q", title=y).scale(domain=[0, top], clamp=True).axis(tickCount=5, format="~g")
     base = alt.Chart(_data(own))
     layers: list[alt.Chart] = [
-        base.mark_area(opacity=BAND).encode(
+        base.mark_area(opacity=BAND if len(series) <= FEW else FAINT).encode(
             x=across,
             y=alt.Y("low:Q", title=y).scale(domain=[0, top], clamp=True),
             y2="high:Q",
@@ -204,7 +206,7 @@ def curve_chart(rows: Rows, *, y: str, top: float, legend: bool = False) -> alt.
     }
     epochs = sorted({r["epoch"] for r in rows})
     across = alt.X("epoch:Q", title="epoch of hardening").axis(values=epochs, format="d", grid=False)
-    up = alt.Y("value:Q", title=y).scale(domain=[0, top], clamp=True).axis(tickCount=5)
+    up = alt.Y("value:Q", title=y).scale(domain=[0, top], clamp=True).axis(tickCount=5, format="~g")
     base = alt.Chart(_data(rows))
     return alt.layer(
         base.mark_area(opacity=BAND).encode(

@@ -9,6 +9,8 @@ COLOURS = ("#0072b2", "#d55e00", "#007a59", "#b0548a", "#8a6d00", "#3a8fc4", "#5
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3))
 LONGEST = 30
+LEGIBLE = 64
+"""Letters of a name in a table or a key; what is longer is written in full once, at the top."""
 MOST = 12
 """Encoders that a chart tells apart; tables have all of them."""
 _EPOCH = re.compile(r"^(?P<trunk>.*?)[-_/.: ]*epoch[-_]?(?P<epoch>\d+)(?P<rest>.*)$")

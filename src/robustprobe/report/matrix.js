@@ -5,7 +5,7 @@ for (const matrix of document.querySelectorAll(".matrix")) {
   const filters = matrix.querySelector(".filters");
   const keys = [...table.querySelectorAll(".keys th")];
   const rowsOf = (body) => [...body.rows].filter((row) => !row.classList.contains("apart"));
-  const value = (row, place) => (place ? parseFloat(row.cells[place].dataset.value) : row.cells[0].textContent);
+  const value = (row, place) => (place ? parseFloat(row.cells[place].dataset.value) : row.dataset.name);
 
   const compare = (place, sign) => (first, second) => {
     const [a, b] = [value(first, place), value(second, place)];
@@ -35,7 +35,7 @@ for (const matrix of document.querySelectorAll(".matrix")) {
   const filter = () => {
     const wanted = filters.querySelector(".find").value.toLowerCase();
     const rows = [...table.tBodies].flatMap(rowsOf);
-    for (const row of rows) row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+    for (const row of rows) row.hidden = !row.dataset.name.toLowerCase().includes(wanted);
     const shown = rows.filter((row) => !row.hidden).length;
     filters.querySelector(".count").textContent = `${shown} of ${rows.length} encoders`;
     for (const box of filters.querySelectorAll(".bench")) {

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +25,7 @@ from robustprobe.report._figures import (
 from robustprobe.report._headline import headline
 from robustprobe.report._matrix import TransferMatrix, ends_text, number_text, task_tables, transfer_matrices
 from robustprobe.report._origin import citations, commands, duration, fact_tables
+from robustprobe.report._series import LEGIBLE, shortened
 from robustprobe.report._union import FoundGroup, finished, union_groups
 from robustprobe.report._viewer import Room, rooms
 from robustprobe.report.tables import render
@@ -137,9 +137,8 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    numbers = count()
     made.globals.update(share_text=share_text, number_text=number_text, ends_text=ends_text, swatch=swatch)
-    made.globals.update(svg=_svg, unique=lambda: next(numbers))
+    made.globals.update(svg=_svg, brief=lambda name: shortened(name, LEGIBLE))
     return made
 
 
@@ -148,7 +147,7 @@ def _svg(figure: Figure) -> Any:
 
     from robustprobe.report._svg import inline_svg
 
-    return Markup(inline_svg(figure.draw(), figure.words))
+    return Markup(inline_svg(figure.draw(legend=figure.kind == "curve"), figure.words))
 
 
 def script(name: str) -> Script:

@@ -118,6 +118,8 @@
     return figure;
   };
 
+  const title = (text) => make("p", "row-title", text);
+
   const noteOf = (cell) => cell?.querySelector(".note")?.textContent ?? "";
 
   const layered = (image, mask) => {
@@ -145,8 +147,8 @@
     if (!cells[1]?.querySelector(".guesses")) return [];
     const row = make("div", "row bars");
     const [before, after] = cells.map((cell) => cell?.querySelector(".guesses")?.cloneNode(true) ?? null);
-    row.append(slot("class, clean", before, noteOf(cells[0])), slot("class, attacked", after, noteOf(cells[1])));
-    return [row];
+    row.append(slot("clean", before, noteOf(cells[0])), slot("attacked", after, noteOf(cells[1])));
+    return [title("Class"), row];
   };
 
   const maskRow = async (sheet, clean, attacked, words) => {
@@ -158,13 +160,14 @@
     const changed = own && sameShape(own, other) ? changedPixels(own, other, words) : null;
     const row = make("div", "row");
     row.append(
-      slot("classes, truth", images[0] && layered(images[0], masks[0])),
+      slot("truth", images[0] && layered(images[0], masks[0])),
       slot("clean", images[1] && layered(images[1], masks[1]), noteOf(before)),
       slot("attacked", layered(images[2], masks[2]), noteOf(after)),
       slot("changed", changed),
     );
     const legend = sheet.closest(".scroll").nextElementSibling;
-    return legend?.classList.contains("legend") ? [row, legend.cloneNode(true)] : [row];
+    const key = legend?.classList.contains("legend") ? [legend.cloneNode(true)] : [];
+    return [title("Segmentation"), row, ...key];
   };
 
   const depthRow = async (shown, sheet, clean, attacked, words) => {
@@ -178,7 +181,7 @@
     }
     const row = make("div", "row");
     row.append(
-      slot("depth, truth", maps[0] && copy(maps[0])),
+      slot("truth", maps[0] && copy(maps[0])),
       slot("clean", maps[1] && copy(maps[1]), noteOf(before)),
       slot("attacked", copy(maps[2]), noteOf(after)),
       slot("error", error),
@@ -192,7 +195,7 @@
     const ramps = make("div", "ramps");
     ramps.append(make("span", "", "depth"), bar(Number(low).toFixed(1), Number(high).toFixed(1), stop));
     ramps.append(make("span", "", "error"), bar("0.0", (high - low).toFixed(1), heat));
-    return [row, ramps];
+    return [title("Depth"), row, ramps];
   };
 
   const card = async (shown, sheet, attack, eps) => {
@@ -278,8 +281,8 @@
     const sign = { random: 0, harmed: -1, survived: 1 }[find("order").value];
     order = [...exhibits].sort((a, b) => sign * (harm(a) - harm(b)));
     const rooms = new Set(exhibits.map((one) => one.dataset.room));
-    const title = (one) => [...(rooms.size > 1 ? [one.dataset.room] : []), one.dataset.id, one.dataset.name].filter(Boolean).join(" · ");
-    find("image").replaceChildren(...order.map((one) => option(title(one))));
+    const label = (one) => [...(rooms.size > 1 ? [one.dataset.room] : []), one.dataset.id, one.dataset.name].filter(Boolean).join(" · ");
+    find("image").replaceChildren(...order.map((one) => option(label(one))));
     find("image").selectedIndex = find("order").value === "random" ? Math.max(order.findIndex((one) => one.dataset.id === before), 0) : 0;
   };
 
