@@ -106,11 +106,11 @@ def test_a_missing_number_sorts_last_both_ways(opened: Opened, page: Path) -> No
 def test_encoders_and_tasks_can_be_filtered(opened: Opened, page: Path) -> None:
     browser = opened(page)
     find(browser, ".filters .find").send_keys(LONG[20:-20])
-    assert all_texts(browser, ".filters .count") == ["1 of 6 encoders"], "the whole of a name that is shown in short"
+    assert all_texts(browser, ".filters .count") == ["1 of 6 shown"], "the whole of a name that is shown in short"
     find(browser, ".filters .find").clear()
     find(browser, ".filters .find").send_keys("DEACL")
     assert all_texts(browser, ".board .ranked th") == [f"{PLAIN}-deacl"]
-    assert all_texts(browser, ".filters .count") == ["1 of 6 encoders"]
+    assert all_texts(browser, ".filters .count") == ["1 of 6 shown"]
     assert "depthpgd" in " ".join(all_texts(browser, ".board .keys th"))
     browser.find_elements("css selector", ".filters .bench")[2].click()
     assert "depthpgd" not in " ".join(all_texts(browser, ".board .keys th"))
@@ -138,7 +138,7 @@ def test_changed_pixels_are_white(opened: Opened, page: Path) -> None:
 def test_the_viewer_shows_every_encoder_and_what_it_said(opened: Opened, page: Path) -> None:
     browser = opened(page)
     redrawn(browser, lambda: choose(browser, "attack", "pgd"))
-    assert sorted(all_texts(browser, ".card h4")) == sorted([PLAIN, AWKWARD, f"{PLAIN}-deacl"])
+    assert sorted(all_texts(browser, ".card h3")) == sorted([PLAIN, AWKWARD, f"{PLAIN}-deacl"])
     words = " ".join(all_texts(browser, ".card")[0].split())
     for said in ("✓ <b>ball</b> (the true class) 0.70", "box 0.90", "IoU", "RMSE", "1.0 m", "8.0 m"):
         assert said in words

@@ -5,15 +5,9 @@ import math
 import pytest
 
 from robustprobe.report._board import Board, board
-from robustprobe.report._figures import (
-    curve_figures,
-    eps_figures,
-    heat_figures,
-    pareto,
-    share_text,
-    trade_figures,
-)
-from robustprobe.report._kept import Places, kept, mean_kept, places
+from robustprobe.report._figures import curve_figures, eps_figures
+from robustprobe.report._kept import Places, kept, mean_kept, places, share_text
+from robustprobe.report._level_figures import heat_figures, pareto, trade_figures
 from robustprobe.report._series import Checkpoint, checkpoint, parent, series, shortened
 from robustprobe.stats import Estimate
 from robustprobe.store import Interval, Record

@@ -267,6 +267,15 @@ def test_the_strongest_attack_at_the_largest_eps_counts() -> None:
     assert finding.kept == pytest.approx(0.125)
 
 
+def test_an_l2_ball_is_not_told_in_grey_levels() -> None:
+    made = [make_record(attack("clean"), 0.8), make_record(attack("pgd", 0.5, norm="l2"), 0.2)]
+    lead = headline(made, board(made)).lead
+    assert lead == (
+        f"{PLAIN} keeps 25\N{NO-BREAK SPACE}% [19, 31] of its clean score at eps 0.5 (l2) for classification. "
+        "Changes of an L2 norm of at most 0.5 left 25\N{NO-BREAK SPACE}% of the clean performance."
+    )
+
+
 def test_an_error_that_grows_is_told_as_growth() -> None:
     made = [make_record(attack(n), v, task="depth") for n, v in (("clean", 0.5), ("depthpgd", 2.0))]
     finding = headline(made, board(made)).portraits[0].findings[0]

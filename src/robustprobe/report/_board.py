@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from robustprobe.report._kept import Places, kept, mean_kept, places
 from robustprobe.report._matrix import Column, attack_labels, attack_order, distinctions, eps_text, task_order
-from robustprobe.spec import AttackSpec
+from robustprobe.spec import AttackSpec, format_eps
 from robustprobe.stats import Estimate
 from robustprobe.store import Record
 
@@ -78,7 +78,7 @@ class Board(NamedTuple):
     @property
     def level_text(self) -> str:
         """`eps 8/255 (linf)`."""
-        return f"eps {_eps(self.level)} ({self.level.norm})" if self.level else "no eps"
+        return f"eps {format_eps(self.level.eps, self.level.norm)} ({self.level.norm})" if self.level else "no eps"
 
 
 def board(records: Sequence[Record]) -> Board:
@@ -110,10 +110,6 @@ def largest_level(records: Sequence[Record]) -> Level | None:
 def at(level: Level | None, attack: AttackSpec) -> bool:
     """Whether an attack stays in this very ball."""
     return level is not None and (attack.norm, attack.eps) == level
-
-
-def _eps(level: Level) -> str:
-    return eps_text(AttackSpec(name="pgd", eps=level.eps, norm="linf" if level.norm == "linf" else "l2"))
 
 
 def _recipe(record: Record) -> str:

@@ -71,8 +71,8 @@ def eps_chart(
     noise = [r for r in rows if r["kind"] == "noise"]
     paint = _paint(series, legend)
     sizes = sorted({r["eps"] for r in rows})
-    across = alt.X("eps:Q", title=x).axis(values=sizes, format="~g", grid=False).scale(domain=[0, max(sizes)])
-    up = alt.Y("value:Q", title=y).scale(domain=[0, top], clamp=True).axis(tickCount=5, format="~g")
+    across = alt.X("eps:Q", title=x).axis(values=sizes, format=".3~g", grid=False).scale(domain=[0, max(sizes)])
+    up = alt.Y("value:Q", title=y).scale(domain=[0, top], clamp=True).axis(tickCount=5, format=".3~g")
     base = alt.Chart(_data(own))
     layers: list[alt.Chart] = [
         base.mark_area(opacity=BAND if len(series) <= FEW else FAINT).encode(
@@ -148,10 +148,12 @@ def trade_chart(
     """
     paint = _paint(series, legend)
     across = (
-        alt.X("clean:Q", title=axes[0]).scale(domain=[0, ends[0]], reverse=not higher).axis(tickCount=5, format="~g")
+        alt.X("clean:Q", title=axes[0]).scale(domain=[0, ends[0]], reverse=not higher).axis(tickCount=5, format=".3~g")
     )
     up = (
-        alt.Y("attacked:Q", title=axes[1]).scale(domain=[0, ends[1]], reverse=not higher).axis(tickCount=5, format="~g")
+        alt.Y("attacked:Q", title=axes[1])
+        .scale(domain=[0, ends[1]], reverse=not higher)
+        .axis(tickCount=5, format=".3~g")
     )
     base = alt.Chart(_data(rows)).encode(x=across, y=up)
     layers: list[alt.Chart] = [
@@ -206,7 +208,7 @@ def curve_chart(rows: Rows, *, y: str, top: float, legend: bool = False) -> alt.
     }
     epochs = sorted({r["epoch"] for r in rows})
     across = alt.X("epoch:Q", title="epoch of hardening").axis(values=epochs, format="d", grid=False)
-    up = alt.Y("value:Q", title=y).scale(domain=[0, top], clamp=True).axis(tickCount=5, format="~g")
+    up = alt.Y("value:Q", title=y).scale(domain=[0, top], clamp=True).axis(tickCount=5, format=".3~g")
     base = alt.Chart(_data(rows))
     return alt.layer(
         base.mark_area(opacity=BAND).encode(

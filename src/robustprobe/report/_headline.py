@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from robustprobe.report._board import Board, BoardRow
-from robustprobe.report._figures import share_text
+from robustprobe.report._kept import share_text
 from robustprobe.report._matrix import ends_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.store import Interval, Record
 
@@ -179,13 +179,15 @@ def _lead(records: list[Record], portraits: list[Portrait]) -> str:
     kept = [f.kept for p in portraits for f in p.findings if f.kept is not None]
     if not kept:
         return "No task was measured both clean and under its own attack, so there is nothing to compare yet."
-    strongest = max(r.attack.eps for r in records if r.made_for and r.made_for == r.task)
-    levels = f"{strongest * 255:.3g} of 255 grey levels"
+    strongest = max((r.attack for r in records if r.made_for and r.made_for == r.task), key=lambda a: a.eps)
+    changes = f"of an L2 norm of at most {strongest.eps:.3g}"
+    if strongest.norm == "linf":
+        changes = f"of at most {strongest.eps * 255:.3g} of 255 grey levels a pixel"
     least, most = percent_text(min(kept)), percent_text(max(kept))
     shares = least if least == most else f"between {least} and {most}"
     spread = "encoder and task" if len(portraits) > 1 else "the task"
     ending = "." if least == most else f", depending on {spread}."
-    return f"Changes of at most {levels} a pixel left {shares} of the clean performance{ending}"
+    return f"Changes {changes} left {shares} of the clean performance{ending}"
 
 
 def _facts(records: list[Record]) -> list[tuple[str, str]]:

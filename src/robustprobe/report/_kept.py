@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from robustprobe.report._matrix import percent_text
 from robustprobe.stats import Estimate
 from robustprobe.store import Interval
 
@@ -59,3 +60,9 @@ def places(scores: Sequence[Estimate]) -> list[Places]:
         )
         for own in scores
     ]
+
+
+def share_text(share: Estimate) -> str:
+    """`12 % [10, 14]`, or `12 % [10, ∞]`."""
+    ends = (f"{100 * x:.0f}" if math.isfinite(x) else "∞" for x in (share.ci_low, share.ci_high))
+    return f"{percent_text(share.value)} [{', '.join(ends)}]"

@@ -37,6 +37,11 @@ class Standing(NamedTuple):
     board: Board
     refusals: list[Refusal]
 
+    @property
+    def links(self) -> dict[str, str]:
+        """Where the page of each row's encoder is, from the index."""
+        return {name: f"encoders/{page_name(str(key[0]), str(key[1]))}" for key, name in self.board.names.items()}
+
 
 def write_leaderboard(folder: Path, output: Path) -> Path:
     """Write the site of every folder of results in a folder, at any depth.
@@ -67,8 +72,7 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
     for (name, digest), own in pages.items():
         content = render_page(own, groups, Wish(24, MEGABYTES), home="../index.html")
         write_text(output / "encoders" / page_name(name, digest), content, "page")
-    links = {name: f"encoders/{page_name(name, digest)}" for name, digest in pages}
-    write_text(output / "index.html", _index(standings(records), links, records), "site")
+    write_text(output / "index.html", _index(standings(records), records), "site")
     return output / "index.html"
 
 
@@ -151,7 +155,7 @@ def _refusal(record: Record, reference: Record) -> Refusal:
     return Refusal(record.encoder, cell, field, own.get(field, "nothing"), expected.get(field, "nothing"))
 
 
-def _index(found: list[Standing], links: dict[str, str], records: list[Record]) -> str:
+def _index(found: list[Standing], records: list[Record]) -> str:
     encoders = len({_encoder(r) for r in records})
     return (
         environment()
@@ -159,7 +163,6 @@ def _index(found: list[Standing], links: dict[str, str], records: list[Record]) 
         .render(
             **assets([script("matrix.js")]),
             standings=found,
-            links=links,
             encoders=encoders,
             downloads=[download(records, "json", "application/json"), download(records, "csv", "text/csv")],
         )

@@ -37,7 +37,7 @@ for (const matrix of document.querySelectorAll(".matrix")) {
     const rows = [...table.tBodies].flatMap(rowsOf);
     for (const row of rows) row.hidden = !row.dataset.name.toLowerCase().includes(wanted);
     const shown = rows.filter((row) => !row.hidden).length;
-    filters.querySelector(".count").textContent = `${shown} of ${rows.length} encoders`;
+    filters.querySelector(".count").textContent = `${shown} of ${rows.length} shown`;
     for (const box of filters.querySelectorAll(".bench")) {
       for (const cell of table.querySelectorAll(`[data-bench="${box.value}"]`)) cell.hidden = !box.checked;
     }

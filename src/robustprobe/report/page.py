@@ -18,11 +18,10 @@ from robustprobe.report._figures import (
     curve_figures,
     drawn_series,
     eps_figures,
-    heat_figures,
-    share_text,
-    trade_figures,
 )
 from robustprobe.report._headline import headline
+from robustprobe.report._kept import share_text
+from robustprobe.report._level_figures import heat_figures, trade_figures
 from robustprobe.report._matrix import TransferMatrix, ends_text, number_text, task_tables, transfer_matrices
 from robustprobe.report._origin import citations, commands, duration, fact_tables
 from robustprobe.report._series import LEGIBLE, shortened

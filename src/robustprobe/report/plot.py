@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from robustprobe.errors import UserError, unknown_name
 from robustprobe.report._board import board
 from robustprobe.report._examples import Gallery, Seen, Subject, Wish, galleries
-from robustprobe.report._figures import Figure, curve_figures, eps_figures, heat_figures, trade_figures
+from robustprobe.report._figures import Figure, curve_figures, eps_figures
+from robustprobe.report._level_figures import heat_figures, trade_figures
 from robustprobe.report._pictures import amplified, class_colours, depth_uri, difference, overlay, png_uri
 from robustprobe.report._union import FoundGroup, finished, union_groups
 from robustprobe.report._viewer import depth_scale

@@ -203,7 +203,7 @@
     const clean = columnOf(sheet, "clean", "");
     const attacked = columnOf(sheet, attack, eps);
     const article = make("article", "card");
-    article.append(make("h4", "name", encoder));
+    article.append(make("h3", "name", encoder));
     if (attacked < 0) {
       article.append(make("p", "missing", `${attack} ${eps} was not stored for this encoder.`));
       return article;
@@ -233,7 +233,7 @@
   const describe = (shown, attack, eps, cards) => {
     const parts = cards.map((one) => {
       const said = [...one.querySelectorAll(".guesses")].map(firstGuess).join(" → ");
-      return said ? `${one.querySelector("h4").textContent}: ${said}` : "";
+      return said ? `${one.querySelector("h3").textContent}: ${said}` : "";
     });
     return [`${shown.dataset.id}, ${attack} ${eps}`, ...parts.filter(Boolean)].join("; ");
   };
