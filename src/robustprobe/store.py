@@ -233,6 +233,18 @@ class Store:
         """Path of an example image."""
         return self.folder / "examples" / group / name
 
+    def copy_cell(self, source: "Store", fingerprint: str) -> None:
+        """Copy a cell from another store byte by byte, rows first."""
+        for path in (Store._rows_path, Store._record_path):
+            write_whole(path(self, fingerprint), path(source, fingerprint).read_bytes())
+
+    def copy_group(self, source: "Store", group: str) -> None:
+        """Copy the example images of a group from another store, what ties them together last."""
+        files = sorted((source.folder / "examples" / group).glob("[!.]*"), key=lambda p: p.name == "group.json")
+        (self.folder / "examples" / group).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            write_whole(self.folder / "examples" / group / file.name, file.read_bytes())
+
     def _record_path(self, fingerprint: str) -> Path:
         return self.folder / "cells" / f"{fingerprint}.json"
 

@@ -6,8 +6,10 @@ import io
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -353,3 +355,19 @@ def test_the_papers_layout_without_its_attacks_is_empty_and_has_no_transfer() ->
         render(paper_records(), "md", transfer=True, layout="paper")
     with pytest.raises(UserError, match=r"unknown table layout 'papr'\. Did you mean 'paper'"):
         render(paper_records(), "json", layout="papr")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not here")
+@pytest.mark.parametrize("layout", ["all", "paper"])
+def test_latex_compiles_and_fits_the_page(records: list[Record], tmp_path: Path, layout: str) -> None:
+    awkward = [make_record(attack("clean"), 0.9, encoder=r"a_b%c&d#e$f{g}~h^i\j<k|é", dataset="[x]")]
+    ladder = [make_record(attack("pgd", k / 255), 0.5) for k in range(1, 20)]
+    body = render([*records, *awkward, *ladder], "latex", transfer=layout == "all", layout=layout)
+    head = "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n"
+    (tmp_path / "t.tex").write_text(f"{head}{body}\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    tables = body.count(r"\begin{table}")
+    assert tables >= 3
+    assert not re.findall(r"Overfull .hbox .* at lines? \d+--\d+", done.stdout), "no table is wider than the text"

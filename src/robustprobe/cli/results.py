@@ -1,12 +1,17 @@
 """`robustprobe table` and `robustprobe report`: they read results and never import torch."""
 
+import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from robustprobe.cli._console import new_console
+from robustprobe.errors import UserError
 from robustprobe.store import Store
+
+if TYPE_CHECKING:
+    from robustprobe.report._examples import Wish
 
 
 def table(
@@ -39,16 +44,38 @@ def table(
         print(tables.render(records, format, transfer=transfer, layout=layout))
 
 
-def report(folder: Path, /, *, out: Annotated[Path | None, Parameter(alias="-o")] = None) -> None:
-    """Write the results of a folder as one self-contained HTML page.
+def report(
+    folder: Path,
+    /,
+    *more: Path,
+    out: Annotated[Path | None, Parameter(alias="-o")] = None,
+    samples: str = "",
+) -> None:
+    """Write the results of a folder, or of several together, as one self-contained HTML page.
 
     Parameters
     ----------
     folder
         The folder `robustprobe run --out` wrote.
+    more
+        Other such folders.
     out
-        The page; by default report.html in the folder.
+        The page; by default report.html in the first folder.
+    samples
+        Images of each dataset that the viewer shows, or all; by default 24, fewer where they would take over 12 MB.
     """
     from robustprobe.report.page import write_page
 
-    print(write_page(folder, out or folder / "report.html").resolve())
+    wish = parse_samples(samples)
+    print(write_page([folder, *more], out or folder / "report.html", wish).resolve())
+
+
+def parse_samples(samples: str) -> "Wish | None":
+    """What the viewer is to show. Raises UserError for what is neither a number nor `all`."""
+    from robustprobe.report._examples import Wish
+
+    if not samples:
+        return None
+    if samples != "all" and not samples.isdecimal():
+        raise UserError(f"samples '{samples}' is neither a number of images nor 'all'; give one of the two.")
+    return Wish(None if samples == "all" else int(samples), math.inf)

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from robustprobe.report._matrix import attack_labels, attack_order, data_key, data_names, distinctions
+from robustprobe.report._matrix import attack_labels, attack_order, data_names, distinctions
 from robustprobe.report._pictures import Pixels, read_array
-from robustprobe.store import Example, Group, Record, Store
+from robustprobe.report._union import FoundGroup
+from robustprobe.store import Example, Group, Record
 
 
 class Seen(NamedTuple):
@@ -45,76 +46,109 @@ class Subject(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """The example images of one dataset."""
+    """The example images of one dataset that are shown, of as many as are `stored`."""
 
     dataset: str
     subjects: list[Subject]
+    stored: int
+
+
+class Wish(NamedTuple):
+    """At most so many images of each dataset (None: all), and no more once they take so many megabytes."""
+
+    images: int | None
+    megabytes: float
 
 
 class _Shelf(NamedTuple):
     """Groups of one encoder on one choice of images."""
 
     encoder: str
-    groups: list[Group]
+    groups: list[FoundGroup]
 
 
-def galleries(store: Store, records: Iterable[Record]) -> list[Gallery]:
-    """Everything there is to show, read from the store. Groups that no finished cell belongs to are left out.
+BASE64 = 4 / 3
+
+
+def galleries(found: Iterable[FoundGroup], records: Iterable[Record], wish: Wish) -> list[Gallery]:
+    """Images to show, read from their stores. Groups that no finished cell belongs to are left out.
 
     Raises:
         UserError: an image that cannot be read.
     """
     witness = {record.group: record for record in records}
-    groups = sorted((g for g in store.groups() if g.group in witness), key=lambda g: (g.dataset, g.encoder))
-    by_data: dict[Hashable, list[Group]] = {}
+    groups = sorted((g for g in found if g.group.group in witness), key=lambda g: (g.group.dataset, g.group.encoder))
+    by_data: dict[Hashable, list[FoundGroup]] = {}
     for group in groups:
-        by_data.setdefault(data_key(witness[group.group]), []).append(group)
-    names = data_names([witness[some[0].group] for some in by_data.values()])
+        record = witness[group.group.group]
+        # The same images at the sizes of several encoders are one gallery.
+        key = (record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
+        by_data.setdefault(key, []).append(group)
+    names = data_names([witness[some[0].group.group] for some in by_data.values()])
     return [
-        Gallery(name, _subjects(store, _shelves(some, witness)))
+        _gallery(name, _shelves(some, witness), wish._replace(megabytes=wish.megabytes / len(by_data)))
         for name, some in zip(names, by_data.values(), strict=True)
     ]
 
 
-def _shelves(groups: list[Group], witness: dict[str, Record]) -> list[_Shelf]:
-    by_encoder: dict[Hashable, list[Group]] = {}
+def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Shelf]:
+    by_encoder: dict[Hashable, list[FoundGroup]] = {}
     for group in groups:
-        record = witness[group.group]
+        record = witness[group.group.group]
         by_encoder.setdefault((record.encoder, record.encoder_digest, record.precision), []).append(group)
-    first = [witness[some[0].group] for some in by_encoder.values()]
+    first = [witness[some[0].group.group] for some in by_encoder.values()]
     facts = [{"weights": r.encoder_digest[:8], "precision": r.precision} for r in first]
     endings = distinctions([r.encoder for r in first], facts)
     return [
-        _Shelf(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.attack, g.made_for)))
+        _Shelf(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.group.attack, g.group.made_for)))
         for record, ending, some in zip(first, endings, by_encoder.values(), strict=True)
     ]
 
 
-def _subjects(store: Store, shelves: list[_Shelf]) -> list[Subject]:
-    ids = dict.fromkeys(e.id for shelf in shelves for group in shelf.groups for e in group.examples)
-    return [Subject(i, [s for shelf in shelves if (s := _series(store, shelf, i)).seen]) for i in ids]
+def _gallery(name: str, shelves: list[_Shelf], wish: Wish) -> Gallery:
+    ids = list(dict.fromkeys(e.id for shelf in shelves for found in shelf.groups for e in found.group.examples))
+    chosen: list[str] = []
+    size = 0.0
+    for identity in ids[: wish.images]:
+        size += sum(_megabytes(g, e) for shelf in shelves for g, e in _of(shelf, identity))
+        if size > wish.megabytes and chosen:
+            break
+        chosen.append(identity)
+    subjects = [Subject(i, [s for shelf in shelves if (s := _series(shelf, i)).seen]) for i in chosen]
+    return Gallery(name, subjects, len(ids))
 
 
-def _series(store: Store, shelf: _Shelf, image_id: str) -> Series:
-    found = [(g, e) for g in shelf.groups for e in g.examples if e.id == image_id]
-    labels = attack_labels([(g.attack, g.made_for) for g, _ in found])
-    seen = [_seen(store, label, g, e) for label, (g, e) in zip(labels, found, strict=True)]
-    clean = [(g, e) for g, e in found if g.attack.name == "clean"]
-    truth = _truth(store, *clean[0]) if clean else Truth(None, None, None)
+def _megabytes(found: FoundGroup, example: Example) -> float:
+    maps = [name for name in example.predictions.values() if isinstance(name, str)]
+    paths = [found.store.image(found.group.group, name) for name in (f"{example.place}.png", *maps)]
+    return sum(path.stat().st_size for path in paths if path.exists()) * BASE64 / 1e6
+
+
+def _of(shelf: _Shelf, image_id: str) -> list[tuple[FoundGroup, Example]]:
+    return [(found, e) for found in shelf.groups for e in found.group.examples if e.id == image_id]
+
+
+def _series(shelf: _Shelf, image_id: str) -> Series:
+    found = _of(shelf, image_id)
+    labels = attack_labels([(g.group.attack, g.group.made_for) for g, _ in found])
+    seen = [_seen(label, g, e) for label, (g, e) in zip(labels, found, strict=True)]
+    clean = [(g, e) for g, e in found if g.group.attack.name == "clean"]
+    truth = _truth(*clean[0]) if clean else Truth(None, None, None)
     return Series(shelf.encoder, truth, seen)
 
 
-def _seen(store: Store, label: str, group: Group, example: Example) -> Seen:
-    image = read_array(store.image(group.group, f"{example.place}.png"))
-    mask, depth = _maps(store, group, example.predictions)
-    return Seen(label, group, example, image, mask, depth)
+def _seen(label: str, found: FoundGroup, example: Example) -> Seen:
+    image = read_array(found.store.image(found.group.group, f"{example.place}.png"))
+    mask, depth = _maps(found, example.predictions)
+    return Seen(label, found.group, example, image, mask, depth)
 
 
-def _truth(store: Store, group: Group, example: Example) -> Truth:
-    return Truth(example.truth.get("classification"), *_maps(store, group, example.truth))
+def _truth(found: FoundGroup, example: Example) -> Truth:
+    return Truth(example.truth.get("classification"), *_maps(found, example.truth))
 
 
-def _maps(store: Store, group: Group, files: dict[str, Any]) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    mask = read_array(store.image(group.group, files["segmentation"])) if "segmentation" in files else None
-    depth = read_array(store.image(group.group, files["depth"])) / 1000 if "depth" in files else None
+def _maps(found: FoundGroup, files: dict[str, Any]) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    store, group = found.store, found.group.group
+    mask = read_array(store.image(group, files["segmentation"])) if "segmentation" in files else None
+    depth = read_array(store.image(group, files["depth"])) / 1000 if "depth" in files else None
     return mask, depth

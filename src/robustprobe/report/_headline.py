@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+from robustprobe.report._board import Board, BoardRow
+from robustprobe.report._kept import share_text
 from robustprobe.report._matrix import ends_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.store import Interval, Record
 
@@ -41,9 +43,10 @@ class Finding(NamedTuple):
 
 
 class Portrait(NamedTuple):
-    """What there is to say of one encoder."""
+    """What there is to say of one encoder; `kept` is empty where it is not known."""
 
     encoder: str
+    kept: str
     findings: list[Finding]
     weakest: str
 
@@ -57,15 +60,48 @@ class Headline(NamedTuple):
     portraits: list[Portrait]
 
 
-def headline(records: list[Record]) -> Headline:
-    """The result in words, from the records alone."""
+def headline(records: list[Record], found_board: Board) -> Headline:
+    """The result in words, from the records and their board."""
     found: dict[str, list[Finding]] = {}
     for table in task_tables(records):
         for line in table.lines:
             cells = [(column.label, cell) for column, cell in zip(table.columns, line.cells, strict=True) if cell]
             found.setdefault(line.encoder, []).append(_finding(line.dataset, cells))
-    portraits = [Portrait(encoder, findings, _weakest(findings)) for encoder, findings in sorted(found.items())]
-    return Headline(_title(records, portraits), _lead(records, portraits), _facts(records), portraits)
+    rows = {row.encoder: row for row in found_board.rows}
+    order = [*(name for name in rows if name in found), *sorted(name for name in found if name not in rows)]
+    portraits = [Portrait(e, _kept_text(rows.get(e), found_board), found[e], _weakest(found[e])) for e in order]
+    lead = f"{_summary(found_board)} {_lead(records, portraits)}".strip()
+    return Headline(_title(records, portraits), lead, _facts(records), portraits)
+
+
+def _kept_text(row: BoardRow | None, found_board: Board) -> str:
+    """`keeps 12 % [10, 14] of its clean score at eps 8/255 (linf) over three tasks`."""
+    if row is None or row.kept is None:
+        return ""
+    tasks = [b.task for b, share in zip(found_board.benches, row.benches, strict=True) if share]
+    count = len(set(tasks))
+    over = f"for {tasks[0]}" if count == 1 else f"over {_count_text(count)} tasks"
+    return f"keeps {share_text(row.kept)} of its clean score at {found_board.level_text} {over}"
+
+
+def _summary(found_board: Board) -> str:
+    """One sentence on the encoder, or on the first and the last of several."""
+    rows = found_board.ranked or [row for row in found_board.rows if row.kept][:1]
+    if not rows:
+        return ""
+    first = f"{rows[0].encoder} {_kept_text(rows[0], found_board)}"
+    if len(rows) == 1:
+        return f"{first}{_weakest_text(rows[0], found_board)}."
+    last = rows[-1]
+    apart = "" if last.places and last.places.first > 1 else ", which the intervals do not tell apart"
+    least = share_text(last.kept) if last.kept else "nothing"
+    among = f"the most of {_count_text(len(rows))} encoders; {last.encoder} keeps {least}"
+    return f"{first}, {among}{apart}."
+
+
+def _weakest_text(row: BoardRow, found_board: Board) -> str:
+    known = [(k.share.value, b.task) for b, k in zip(found_board.benches, row.benches, strict=True) if k]
+    return f"; weakest: {min(known)[1]}" if len(known) > 1 else ""
 
 
 def _title(records: list[Record], portraits: list[Portrait]) -> str:
@@ -143,13 +179,15 @@ def _lead(records: list[Record], portraits: list[Portrait]) -> str:
     kept = [f.kept for p in portraits for f in p.findings if f.kept is not None]
     if not kept:
         return "No task was measured both clean and under its own attack, so there is nothing to compare yet."
-    strongest = max(r.attack.eps for r in records if r.made_for and r.made_for == r.task)
-    levels = f"{strongest * 255:.3g} of 255 grey levels"
+    strongest = max((r.attack for r in records if r.made_for and r.made_for == r.task), key=lambda a: a.eps)
+    changes = f"of an L2 norm of at most {strongest.eps:.3g}"
+    if strongest.norm == "linf":
+        changes = f"of at most {strongest.eps * 255:.3g} of 255 grey levels a pixel"
     least, most = percent_text(min(kept)), percent_text(max(kept))
     shares = least if least == most else f"between {least} and {most}"
     spread = "encoder and task" if len(portraits) > 1 else "the task"
     ending = "." if least == most else f", depending on {spread}."
-    return f"Changes of at most {levels} a pixel left {shares} of the clean performance{ending}"
+    return f"Changes {changes} left {shares} of the clean performance{ending}"
 
 
 def _facts(records: list[Record]) -> list[tuple[str, str]]:

@@ -8,6 +8,22 @@ from robustprobe.spec import format_eps
 from robustprobe.store import Record
 
 DIGEST = 12
+BENCHMARK = (
+    "Kowalczuk et al., Benchmarking Robust Self-Supervised Learning Across Diverse Downstream Tasks, 2024, "
+    "arXiv:2407.12588"
+)
+SOURCES = {
+    "embed": BENCHMARK,
+    "pgd": "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018, arXiv:1706.06083",
+    "segpgd": "Gu et al., SegPGD, 2022, arXiv:2207.12391",
+    "depthpgd": BENCHMARK,
+    "cospgd": "Agnihotri et al., CosPGD, 2024, arXiv:2302.02213",
+    "sea": "Croce et al., Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation Models, 2024, "
+    "arXiv:2306.12941",
+    "apgd": "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free "
+    "Attacks, 2020, arXiv:2003.01690",
+    "square": "Andriushchenko et al., Square Attack, 2020, arXiv:1912.00049",
+}
 
 
 class FactTable(NamedTuple):
@@ -44,6 +60,12 @@ def commands(records: list[Record]) -> list[tuple[str, str]]:
     """Suite and command of each run, earliest first."""
     ordered = sorted(records, key=lambda r: r.provenance.started)
     return list(dict.fromkeys((r.suite, r.provenance.command) for r in ordered))
+
+
+def citations(records: list[Record]) -> list[str]:
+    """The benchmark this one repeats, and where the attacks among the records come from."""
+    used = dict.fromkeys(r.attack.name for r in sorted(records, key=lambda r: attack_order(r.attack, r.made_for)))
+    return list(dict.fromkeys([BENCHMARK, *(SOURCES[name] for name in used if name in SOURCES)]))
 
 
 def duration(records: list[Record]) -> str:

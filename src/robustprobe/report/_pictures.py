@@ -16,6 +16,7 @@ AMPLIFICATION = 10
 MIDDLE_GREY = 128
 IGNORED_CLASS = 255
 TINT = 0.65
+THUMBNAIL = 48
 _STEPS = 255
 _INVALID_DEPTH = 255
 _INVALID_COLOUR = (128, 128, 128)
@@ -69,13 +70,13 @@ def read_array(path: Path) -> NDArray[Any]:
         ) from error
 
 
-def png_uri(pixels: Pixels, palette: Pixels | None = None) -> str:
-    """Data URI of a PNG of (H, W, 3) colours, or of (H, W) indices into a palette (N, 3)."""
+def png_uri(pixels: Pixels, palette: Pixels | None = None, clear: int | None = None) -> str:
+    """Data URI of a PNG of (H, W, 3) colours, or of (H, W) indices into a palette (N, 3), of which `clear` is glass."""
     image = Image.fromarray(pixels)
     if palette is not None:
         image.putpalette(palette.tobytes())
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format="PNG", **({} if clear is None else {"transparency": clear}))
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -109,13 +110,30 @@ def scale_uri() -> str:
     return png_uri(viridis(np.linspace(1, 0, _STEPS))[:, None])
 
 
+def mask_uri(classes: NDArray[Any], colours: Pixels) -> str:
+    """Classes (H, W) in their colours; pixels of no class are transparent."""
+    count = min(len(colours), IGNORED_CLASS)
+    indices = np.where(classes < count, classes, count).astype(np.uint8)
+    palette = np.concatenate([colours[:count], np.array([_INVALID_COLOUR], dtype=np.uint8)])
+    return png_uri(indices, palette, clear=count)
+
+
+def thumbnail_uri(image: Pixels) -> str:
+    """An image (H, W, 3), smaller: to tell it from others, not to look at its pixels."""
+    small = Image.fromarray(image)
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return png_uri(np.asarray(small))
+
+
 def class_colours(count: int) -> Pixels:
-    """A colour a class (count, 3): twelve that colour-blind people tell apart, then lighter and darker ones of them."""
+    """A colour a class (count, 3), none twice: twelve that colour-blind people tell apart, then shades of them."""
     index = np.arange(count)
     colours = _CLASS_COLOURS[index % len(_CLASS_COLOURS)]
     shade = np.array(_SHADES)[index // len(_CLASS_COLOURS) % len(_SHADES)][:, None]
     mixed = np.where(shade >= 0, colours + shade * (255 - colours), colours * (1 + shade))
-    return np.asarray(mixed.round(), dtype=np.uint8)
+    # From the 37th on nobody tells shades apart any more, but what compares the pixels of two maps must.
+    turn = (index // (len(_CLASS_COLOURS) * len(_SHADES)))[:, None] * np.array([3, 5, 7])
+    return np.asarray((mixed.round() + turn) % 256, dtype=np.uint8)
 
 
 def overlay(image: Pixels, classes: NDArray[Any], colours: Pixels) -> Pixels:
@@ -127,8 +145,8 @@ def overlay(image: Pixels, classes: NDArray[Any], colours: Pixels) -> Pixels:
 
 
 def legend_colours(colours: Pixels) -> list[str]:
-    """Class colours as overlays show them over middle grey, as in `#0a7bc4`."""
-    return ["#{:02x}{:02x}{:02x}".format(*c) for c in tint(colours, np.float64(MIDDLE_GREY)).round().astype(int)]
+    """Class colours as in `#0a7bc4`."""
+    return ["#{:02x}{:02x}{:02x}".format(*(int(x) for x in c)) for c in colours]
 
 
 def tint(colours: Pixels, grey: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:

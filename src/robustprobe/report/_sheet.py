@@ -79,7 +79,7 @@ def text(document: Document, format: str) -> str:
 
     Args:
         document: what to write.
-        format: `rich` (as on a terminal, without colour), `md` or `latex` (needs the package booktabs).
+        format: `rich` (as on a terminal, without colour), `md` or `latex` (needs the packages booktabs and graphicx).
 
     Raises:
         UserError: unknown format.
@@ -190,7 +190,11 @@ def escape_markdown(text: str) -> str:
 
 def _latex(document: Document) -> str:
     parts = [part for sheet in document.sheets for part in (_latex_table(sheet), *map(_latex_note, sheet.notes))]
-    parts = [r"% \usepackage{booktabs}", *(parts or [f"% {document.nothing}"]), *map(_latex_note, document.notes)]
+    parts = [
+        r"% \usepackage{booktabs,graphicx}",
+        *(parts or [f"% {document.nothing}"]),
+        *map(_latex_note, document.notes),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -205,13 +209,15 @@ def _latex_table(sheet: Sheet) -> str:
             r"\begin{table}",
             r"  \centering\small",
             f"  \\caption{{{escape_latex(sheet.title)}}}",
+            # Wide tables shrink to the text; narrow ones stay as they are.
+            r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             f"  \\begin{{tabular}}{{{'l' * len(sheet.heads)}{'r' * len(sheet.columns)}}}",
             r"    \toprule",
             f"    {' & '.join(heads)} \\\\",
             r"    \midrule",
             *(f"    {line}" for line in _latex_lines(sheet)),
             r"    \bottomrule",
-            r"  \end{tabular}",
+            r"  \end{tabular}}",
             r"\end{table}",
         ]
     )

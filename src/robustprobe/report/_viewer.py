@@ -7,21 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustprobe.report._examples import Gallery, Seen, Series, Subject, Truth
-from robustprobe.report._matrix import percent_text, size_text
+from robustprobe.report._matrix import eps_text, percent_text, size_text
 from robustprobe.report._pictures import (
-    AMPLIFICATION,
     IGNORED_CLASS,
     Picture,
     Pixels,
     Scale,
-    amplified,
     class_colours,
     depth_uri,
     difference,
     legend_colours,
-    overlay,
+    mask_uri,
     png_uri,
     scale_uri,
+    thumbnail_uri,
 )
 
 
@@ -37,9 +36,11 @@ class Panel(NamedTuple):
     """One column of a sheet: an image under one attack, and what each head said of it."""
 
     label: str
+    attack: str
+    eps: str
     origin: str
     image: Picture
-    perturbation: Picture | None
+    change: str
     guesses: list[Guess]
     guesses_note: str
     mask: Picture | None
@@ -58,12 +59,12 @@ class Sheet(NamedTuple):
 
 
 class Exhibit(NamedTuple):
-    """One image: its sheets share the colour scale of depths."""
+    """One image: its sheets share the colour scale of depths. `harm` is the mean share that own attacks took."""
 
     id: str
     name: str | None
     size: str
-    wide: bool
+    harm: float
     thumbnail: Picture
     scale: Scale | None
     scale_picture: Picture | None
@@ -71,22 +72,20 @@ class Exhibit(NamedTuple):
 
 
 class Room(NamedTuple):
-    """The exhibits of one dataset."""
+    """The exhibits of one dataset, of as many images as are stored."""
 
     dataset: str
     exhibits: list[Exhibit]
-
-
-WIDE = 160
+    stored: int
 
 
 def rooms(galleries: Iterable[Gallery]) -> list[Room]:
-    """Everything the viewer shows, rendered."""
-    return [Room(g.dataset, [_exhibit(g.dataset, subject) for subject in g.subjects]) for g in galleries]
+    """Everything the viewer shows."""
+    return [Room(g.dataset, [_exhibit(g.dataset, subject) for subject in g.subjects], g.stored) for g in galleries]
 
 
 def _exhibit(dataset: str, subject: Subject) -> Exhibit:
-    scale = _scale(subject)
+    scale = depth_scale(subject)
     first = subject.series[0].seen[0]
     height, width = first.image.shape[:2]
     title = f"{dataset} {subject.id}"
@@ -94,15 +93,15 @@ def _exhibit(dataset: str, subject: Subject) -> Exhibit:
         id=subject.id,
         name=next((s.truth.name for s in subject.series if s.truth.name), None),
         size=size_text((height, width)),
-        wide=width > WIDE,
-        thumbnail=Picture(png_uri(first.image), ""),
+        harm=_harm(subject),
+        thumbnail=Picture(thumbnail_uri(first.image), ""),
         scale=scale,
         scale_picture=Picture(scale_uri(), f"colours from {scale.low:.1f} m to {scale.high:.1f} m") if scale else None,
         sheets=[_sheet(title, series, scale) for series in subject.series],
     )
 
 
-def _scale(subject: Subject) -> Scale | None:
+def depth_scale(subject: Subject) -> Scale | None:
     """One scale for all depths of an image, rounded outwards to tenths of a metre."""
     maps = [m for s in subject.series for m in (s.truth.depth, *(seen.depth for seen in s.seen)) if m is not None]
     valid = [m[m > 0] for m in maps if (m > 0).any()]
@@ -112,16 +111,40 @@ def _scale(subject: Subject) -> Scale | None:
     return Scale(float(np.floor(low * 10) / 10), float(np.ceil(high * 10) / 10))
 
 
+def _harm(subject: Subject) -> float:
+    """Mean over encoders and attacks made for a task of what was taken of the clean score of this one image."""
+    taken = []
+    for series in subject.series:
+        clean = next((s for s in series.seen if s.group.attack.name == "clean"), None)
+        for seen in series.seen if clean else ():
+            before = _score(clean, series.truth, seen.group.made_for)
+            after = _score(seen, series.truth, seen.group.made_for)
+            if before and after is not None:
+                taken.append(1 - min(1.0, after / before))
+    return float(np.mean(taken)) if taken else 0.0
+
+
+def _score(seen: Seen | None, truth: Truth, task: str) -> float | None:
+    """How good a prediction for one image is, better up: right or not, IoU, or one over RMSE."""
+    if seen is None:
+        return None
+    if task == "classification":
+        guesses = seen.example.predictions.get("classification") or [[None, 0.0]]
+        return float(guesses[0][0] == truth.name)
+    if task == "segmentation":
+        return image_iou(seen.mask, truth.mask)
+    error = _rmse(seen.depth, truth.depth) if task == "depth" else None
+    return 1 / error if error else None
+
+
 def _sheet(title: str, series: Series, scale: Scale | None) -> Sheet:
     truth, seen = series.truth, series.seen
     clean = next((s for s in seen if s.group.attack.name == "clean"), None)
     names = next((s.group.classes["segmentation"] for s in seen if "segmentation" in s.group.classes), [])
     colours = class_colours(len(names))
-    true_mask = None
-    if clean is not None and truth.mask is not None:
-        alt = f"{title}: true classes, {_shares(truth.mask, names)}"
-        true_mask = Picture(png_uri(_over(clean.image, truth.mask, colours)), alt)
-    true_depth = None
+    true_mask = true_depth = None
+    if truth.mask is not None:
+        true_mask = Picture(mask_uri(truth.mask, colours), f"{title}: true classes, {_shares(truth.mask, names)}")
     if truth.depth is not None and scale is not None:
         true_depth = Picture(depth_uri(truth.depth, scale), f"{title}: true depth, {_range(truth.depth)}")
     return Sheet(
@@ -137,18 +160,21 @@ def _sheet(title: str, series: Series, scale: Scale | None) -> Sheet:
 def _panel(
     title: str, seen: Seen, clean: Seen | None, truth: Truth, colours: Pixels, names: list[str], scale: Scale | None
 ) -> Panel:
-    where = f"{title}, {seen.label}"
-    is_clean = seen.group.attack.name == "clean"
+    where, attack = f"{title}, {seen.label}", seen.group.attack
+    is_clean = attack.name == "clean"
     guesses = [Guess(str(n), float(p), n == truth.name) for n, p in seen.example.predictions.get("classification", [])]
     missed = bool(guesses) and truth.name is not None and not any(g.right for g in guesses)
+    eps = eps_text(attack) if attack.eps else ""
     return Panel(
         label=seen.label,
+        attack=seen.label.replace(f" {eps}", "", 1) if eps else seen.label,
+        eps=eps,
         origin=_origin(seen),
         image=Picture(png_uri(seen.image), f"{where}: the image" if is_clean else f"{where}: the attacked image"),
-        perturbation=None if is_clean or clean is None else _perturbation(where, clean.image, seen.image),
+        change="" if is_clean or clean is None else _change(clean.image, seen.image),
         guesses=guesses,
         guesses_note=f"{truth.name} is not among these" if missed else "",
-        mask=_mask(where, seen, truth, colours, names),
+        mask=_mask(where, seen, clean, truth, colours, names),
         depth=_depth(where, seen, truth, scale),
     )
 
@@ -159,49 +185,50 @@ def _origin(seen: Seen) -> str:
     return {"clean": "no attack", "noise": "random"}.get(seen.group.attack.name, "saw no head")
 
 
-def _perturbation(where: str, clean: Pixels, attacked: Pixels) -> Picture | None:
+def _change(clean: Pixels, attacked: Pixels) -> str:
+    """The largest change of any pixel in words; empty where the shapes differ."""
     if clean.shape != attacked.shape:
+        return ""
+    return f"largest change {int(np.abs(difference(clean, attacked)).max())} of 255 grey levels"
+
+
+def image_iou(mask: NDArray[Any] | None, truth: NDArray[Any] | None) -> float | None:
+    """Mean IoU of one image, over the classes that its truth or its prediction has; None where there is no truth."""
+    if mask is None or truth is None or mask.shape != truth.shape or not (truth != IGNORED_CLASS).any():
         return None
-    delta = difference(clean, attacked)
-    largest = int(np.abs(delta).max())
-    note = f"× {AMPLIFICATION}, max |δ| {largest}"
-    alt = (
-        f"{where}: change of the image, {AMPLIFICATION} times around grey; largest change {largest} of 255 grey levels"
-    )
-    return Picture(png_uri(amplified(delta)), alt, note)
+    mask, truth = mask[truth != IGNORED_CLASS], truth[truth != IGNORED_CLASS]
+    classes = np.union1d(mask, truth)
+    return float(np.mean([((mask == c) & (truth == c)).sum() / ((mask == c) | (truth == c)).sum() for c in classes]))
 
 
-def _mask(where: str, seen: Seen, truth: Truth, colours: Pixels, names: list[str]) -> Picture | None:
+def _mask(
+    where: str, seen: Seen, clean: Seen | None, truth: Truth, colours: Pixels, names: list[str]
+) -> Picture | None:
     if seen.mask is None:
         return None
-    agreement = ""
-    if (
-        truth.mask is not None
-        and truth.mask.shape == seen.mask.shape
-        and (counted := truth.mask != IGNORED_CLASS).any()
-    ):
-        agreement = f"{percent_text((seen.mask == truth.mask)[counted].mean())} of pixels right"
+    said = []
+    if (iou := image_iou(seen.mask, truth.mask)) is not None:
+        said.append(f"IoU {iou:.2f}")
+    if clean is not None and clean is not seen and clean.mask is not None and clean.mask.shape == seen.mask.shape:
+        said.append(f"{percent_text((clean.mask != seen.mask).mean())} of pixels changed")
+    note = ", ".join(said)
     alt = f"{where}: predicted classes, {_shares(seen.mask, names)}"
-    return Picture(
-        png_uri(_over(seen.image, seen.mask, colours)), f"{alt}; {agreement}" if agreement else alt, agreement
-    )
+    return Picture(mask_uri(seen.mask, colours), f"{alt}; {note}" if note else alt, note)
 
 
 def _depth(where: str, seen: Seen, truth: Truth, scale: Scale | None) -> Picture | None:
     if seen.depth is None or scale is None:
         return None
-    error = ""
-    if truth.depth is not None and truth.depth.shape == seen.depth.shape and (counted := truth.depth > 0).any():
-        rmse = float(np.sqrt(((seen.depth - truth.depth)[counted] ** 2).mean()))
-        error = f"RMSE {rmse:.2f} m"
+    rmse = _rmse(seen.depth, truth.depth)
+    error = "" if rmse is None else f"RMSE {rmse:.2f} m"
     alt = f"{where}: predicted depth, {_range(seen.depth)}"
     return Picture(depth_uri(seen.depth, scale), f"{alt}; {error}" if error else alt, error)
 
 
-def _over(image: Pixels, mask: NDArray[Any], colours: Pixels) -> Pixels:
-    """Overlay of a mask of any size, which is brought to the size of the image by the nearest pixel."""
-    rows, columns = (np.arange(n) * m // n for n, m in zip(image.shape, mask.shape, strict=False))
-    return overlay(image, mask[np.ix_(rows, columns)], colours)
+def _rmse(depth: NDArray[Any] | None, truth: NDArray[Any] | None) -> float | None:
+    if depth is None or truth is None or depth.shape != truth.shape or not (truth > 0).any():
+        return None
+    return float(np.sqrt(((depth - truth)[truth > 0] ** 2).mean()))
 
 
 def _shares(mask: NDArray[Any], names: list[str]) -> str:

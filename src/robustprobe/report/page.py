@@ -1,22 +1,42 @@
-"""The page: one HTML file with the result in words, tables, the attacked images and where it all comes from."""
+"""The page: one HTML file with the result in words, tables, charts, the attacked images and where it all comes from."""
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.errors import UserError
+from robustprobe.report._board import Board, at, board
 from robustprobe.report._checks import checks
-from robustprobe.report._drawn import DrawnTable, drawn
-from robustprobe.report._examples import galleries
+from robustprobe.report._cost import cost_table
+from robustprobe.report._drawn import drawn
+from robustprobe.report._examples import Wish, galleries
+from robustprobe.report._figures import (
+    Figure,
+    blind_figures,
+    curve_figures,
+    drawn_series,
+    eps_figures,
+)
 from robustprobe.report._headline import headline
-from robustprobe.report._matrix import task_tables
-from robustprobe.report._origin import commands, duration, fact_tables
-from robustprobe.report._viewer import rooms
+from robustprobe.report._kept import share_text
+from robustprobe.report._level_figures import heat_figures, trade_figures
+from robustprobe.report._matrix import TransferMatrix, ends_text, number_text, task_tables, transfer_matrices
+from robustprobe.report._origin import citations, commands, duration, fact_tables
+from robustprobe.report._series import LEGIBLE, shortened
+from robustprobe.report._union import FoundGroup, finished, union_groups
+from robustprobe.report._viewer import Room, rooms
 from robustprobe.report.tables import render
 from robustprobe.store import Record, Store, write_whole
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 FOLDER = Path(__file__).parent
+IMAGES = 24
+MEGABYTES = 12.0
+"""What the pictures of a page may take unless a number of images is asked for."""
 
 
 class Download(NamedTuple):
@@ -24,72 +44,160 @@ class Download(NamedTuple):
 
     name: str
     uri: str
+
+
+class Script(NamedTuple):
+    """A script and the digest by which the page's policy lets it run."""
+
     text: str
+    digest: str
 
 
-def write_page(store_folder: Path, output: Path) -> Path:
-    """Write a store's page: one file that loads nothing from anywhere and also reads without scripts.
+def write_page(folders: Path | Sequence[Path], output: Path, wish: Wish | None = None) -> Path:
+    """Write the page of one folder or several: one file that loads nothing and also reads without scripts.
 
     Args:
-        store_folder: what `robustprobe run --out` wrote.
+        folders: what `robustprobe run --out` wrote.
         output: the HTML file.
+        wish: how many images the viewer shows; by default 24 of each dataset, fewer where pictures are large.
 
     Returns:
         `output`.
 
     Raises:
-        UserError: no results, unreadable results, or a file that cannot be written.
+        UserError: no results, unreadable results, different results for one cell, or a file that cannot be written.
     """
-    store = Store(store_folder)
-    records = store.records()
-    if not records:
-        raise UserError(f"no finished cells in {store_folder}, so there is nothing to report; run the suite first.")
-    content = render_page(store, records)
+    write_text(output, read_page([folders] if isinstance(folders, Path) else folders, wish), "page")
+    return output
+
+
+def read_page(folders: Sequence[Path], wish: Wish | None = None) -> str:
+    """The page of folders as text; raises what `write_page` raises on reading."""
+    records = [found.record for found in finished(folders, "report")]
+    return render_page(records, union_groups([Store(folder) for folder in folders]), wish)
+
+
+def write_text(output: Path, content: str, what: str) -> None:
+    """Write a file with its folder. Raises UserError where that cannot be done."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(output, content.encode())
     except OSError as error:
-        raise UserError(f"the page cannot be written to {output}: {error}. Give another file with -o.") from error
-    return output
+        raise UserError(f"the {what} cannot be written to {output}: {error}. Give another file with -o.") from error
 
 
-def render_page(store: Store, records: list[Record]) -> str:
-    """The page as text. Raises UserError for an example image that cannot be read."""
+def render_page(
+    records: list[Record], groups: Sequence[FoundGroup] = (), wish: Wish | None = None, home: str = ""
+) -> str:
+    """The page as text; `home` is the address of the page it belongs to.
+
+    Raises:
+        UserError: an example image that cannot be read.
+    """
+    found = board(records)
+    shown = rooms(galleries(groups, records, wish or Wish(IMAGES, MEGABYTES)))
+    scripts = [script(name) for name in ("matrix.js", *(["viewer.js"] if shown else []))]
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            **assets(scripts),
+            home=home,
+            headline=headline(records, found),
+            board=found,
+            tables=[drawn(table) for table in task_tables(records)],
+            charts=_charts(records, found, groups),
+            series=drawn_series(found),
+            transfers=_transfers(records, found),
+            checks=checks(records),
+            rooms=shown,
+            megabytes=_megabytes(shown),
+            cost=cost_table(records),
+            fact_tables=fact_tables(records),
+            citations=citations(records),
+            commands=commands(records),
+            duration=duration(records),
+            cells=len(records),
+            downloads=[download(records, "json", "application/json"), download(records, "csv", "text/csv")],
+        )
+    )
+
+
+def environment() -> "Environment":
+    """Templates with everything escaped, and what they call."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
-    environment = Environment(
+    from robustprobe.report._marks import swatch
+
+    made = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (FOLDER / "viewer.js").read_text()
-    return environment.get_template("page.html.j2").render(
-        style=Markup((FOLDER / "style.css").read_text()),
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        headline=headline(records),
-        tables=[drawn(table) for table in task_tables(records)],
-        transfer_tables=_transfer_tables(records),
-        checks=checks(records),
-        rooms=rooms(galleries(store, records)),
-        fact_tables=fact_tables(records),
-        commands=commands(records),
-        duration=duration(records),
-        cells=len(records),
-        downloads=[_download(records, "json", "application/json"), _download(records, "csv", "text/csv")],
-    )
+    made.globals.update(share_text=share_text, number_text=number_text, ends_text=ends_text, swatch=swatch)
+    made.globals.update(svg=_svg, brief=lambda name: shortened(name, LEGIBLE))
+    return made
 
 
-def _transfer_tables(records: list[Record]) -> dict[str, DrawnTable]:
-    """By task the table with attacks made for other tasks, where there are any."""
-    crossed = {r.task for r in records if r.made_for not in ("", r.task)}
-    return {table.task: drawn(table) for table in task_tables(records, transfer=True) if table.task in crossed}
+def _svg(figure: Figure) -> Any:
+    from markupsafe import Markup
+
+    from robustprobe.report._svg import inline_svg
+
+    return Markup(inline_svg(figure.draw(legend=figure.kind == "curve"), figure.words))
 
 
-def _download(records: list[Record], format: str, media_type: str) -> Download:
-    text = render(records, format, transfer=True)
-    encoded = base64.b64encode(text.encode()).decode()
-    return Download(f"robustprobe.{format}", f"data:{media_type};charset=utf-8;base64,{encoded}", text)
+def script(name: str) -> Script:
+    """A script of the page from its file."""
+    text = (FOLDER / name).read_text()
+    return Script(text, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
+
+
+def assets(scripts: Sequence[Script]) -> dict[str, Any]:
+    """Style and scripts as the templates want them."""
+    from markupsafe import Markup
+
+    policy = " ".join(f"'sha256-{s.digest}'" for s in scripts) or "'none'"
+    return {
+        "style": Markup((FOLDER / "style.css").read_text()),
+        "scripts": [Markup(s.text) for s in scripts],
+        "script_policy": Markup(policy),
+    }
+
+
+def _charts(records: list[Record], found: Board, groups: Sequence[FoundGroup]) -> dict[str, list[Figure]]:
+    chance = chances(groups)
+    return {
+        "eps": eps_figures(records, found, chance),
+        "blind": blind_figures(records, found, chance),
+        "heat": heat_figures(found),
+        "trade": trade_figures(found),
+        "curve": curve_figures(records, found),
+    }
+
+
+def chances(groups: Sequence[FoundGroup]) -> dict[str, float]:
+    """What guessing a class scores, by dataset, where its classes are known."""
+    return {g.group.dataset: 1 / len(classes) for g in groups if (classes := g.group.classes.get("classification"))}
+
+
+def _transfers(records: list[Record], found: Board) -> list[TransferMatrix]:
+    """Made for against judged by at the largest eps, where an attack made for one task was judged by another."""
+    chosen = [r for r in records if r.attack.eps == 0 or at(found.level, r.attack)]
+    crossed = any(r.made_for not in ("", r.task) for r in chosen)
+    return transfer_matrices(chosen) if crossed else []
+
+
+def _megabytes(shown: list[Room]) -> float:
+    """What the pictures take of the page."""
+    sheets = [sheet for room in shown for exhibit in room.exhibits for sheet in exhibit.sheets]
+    pictures = [p for sheet in sheets for panel in sheet.panels for p in (panel.image, panel.mask, panel.depth) if p]
+    return sum(len(p.uri) for p in pictures) / 1e6
+
+
+def download(records: list[Record], format: str, media_type: str) -> Download:
+    """The table of all cells, as a file inside the page."""
+    encoded = base64.b64encode(render(records, format, transfer=True).encode()).decode()
+    return Download(f"robustprobe.{format}", f"data:{media_type};charset=utf-8;base64,{encoded}")

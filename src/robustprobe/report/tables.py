@@ -95,7 +95,7 @@ def render(records: Iterable["Record"], format: str, transfer: bool = False, lay
 
     Args:
         records: any, in any order.
-        format: `rich` (as on a terminal, without colour), `md`, `latex` (needs the package booktabs), `csv` or `json`.
+        format: `rich` (as on a terminal, without colour), `md`, `latex` (booktabs and graphicx), `csv` or `json`.
         transfer: also the cells whose attack was made for another task than the one that judged.
         layout: `all`, or `paper` for the cells of the paper's tables alone: one record a cell.
 

@@ -1,0 +1,24 @@
+"""`robustprobe merge`: several folders of results in one. Never imports torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def merge(folder: Path, /, *more: Path, out: Annotated[Path, Parameter(alias="-o")]) -> None:
+    """Copy the results of folders into one. Different results for one cell are named, and nothing is overwritten.
+
+    Parameters
+    ----------
+    folder
+        The folder `robustprobe run --out` wrote.
+    more
+        Other such folders.
+    out
+        A new folder, or one with results, which are kept.
+    """
+    from robustprobe.report.merge import merge as merge_folders
+
+    done = merge_folders([folder, *more], out)
+    print(f"{done.cells} cells and {done.groups} groups of example images copied to {out}; {done.known} were there.")

@@ -1,0 +1,73 @@
+"""How encoders are drawn: a colour, a dash and a marker each, and a name that fits; and which are whose descendants."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# Okabe and Ito (2008), its light ones darkened until lines of them have a contrast of 3:1 on white.
+COLOURS = ("#0072b2", "#d55e00", "#007a59", "#b0548a", "#8a6d00", "#3a8fc4", "#5b6470")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3))
+LONGEST = 30
+LEGIBLE = 64
+"""Letters of a name in a table or a key; what is longer is written in full once, at the top."""
+MOST = 12
+"""Encoders that a chart tells apart; tables have all of them."""
+_EPOCH = re.compile(r"^(?P<trunk>.*?)[-_/.: ]*epoch[-_]?(?P<epoch>\d+)(?P<rest>.*)$")
+
+
+class Series(NamedTuple):
+    """One encoder in a chart."""
+
+    name: str
+    short: str
+    colour: int
+
+    @property
+    def paint(self) -> str:
+        return COLOURS[self.colour % len(COLOURS)]
+
+    @property
+    def dash(self) -> tuple[int, ...]:
+        return DASHES[self.colour % len(DASHES)]
+
+    @property
+    def shape(self) -> str:
+        return SHAPES[self.colour % len(SHAPES)]
+
+
+class Checkpoint(NamedTuple):
+    """An encoder that was kept on the way of hardening."""
+
+    trunk: str
+    epoch: int
+
+
+def series(names: Sequence[str]) -> list[Series]:
+    """A series for each name, in this order, whose short names differ."""
+    shorts: list[str] = []
+    for name in names:
+        short, count = shortened(name), 2
+        while short in shorts:
+            short, count = shortened(name, LONGEST - len(f" ({count})")) + f" ({count})", count + 1
+        shorts.append(short)
+    return [Series(name, short, place) for place, (name, short) in enumerate(zip(names, shorts, strict=True))]
+
+
+def shortened(name: str, longest: int = LONGEST) -> str:
+    """A name with its middle left out where it is too long: both ends tell encoders apart."""
+    if len(name) <= longest:
+        return name
+    ahead = (longest - 1) // 2
+    return f"{name[:ahead]}…{name[len(name) - (longest - 1 - ahead) :]}"
+
+
+def parent(name: str, names: Sequence[str]) -> str | None:
+    """The encoder that a hardened one began as: the longest other name that this one continues after a hyphen."""
+    return max((n for n in names if name.startswith(f"{n}-")), key=len, default=None)
+
+
+def checkpoint(name: str) -> Checkpoint | None:
+    """Trunk and epoch of a name such as `photos-deacl/epoch-3`."""
+    found = _EPOCH.match(name)
+    return Checkpoint(found["trunk"] + found["rest"], int(found["epoch"])) if found else None

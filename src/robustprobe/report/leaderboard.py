@@ -1,0 +1,169 @@
+"""Many encoders from many folders, a column one version of one suite: a site of an index and a page an encoder."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from robustprobe.errors import UserError
+from robustprobe.report._board import Board, board
+from robustprobe.report._matrix import attack_labels
+from robustprobe.report._union import finished, union_groups
+from robustprobe.report.page import assets, download, environment, render_page, script, write_text
+from robustprobe.store import Record, Store
+
+MEGABYTES = 6.0
+NEVER_COMPARED = frozenset({"name", "objective", "eps", "norm"})
+"""What names an attack's column; all else of an attack is its version."""
+
+
+class Refusal(NamedTuple):
+    """An encoder that does not belong beside the others: where, in which field, and what was expected."""
+
+    encoder: str
+    cell: str
+    field: str
+    own: str
+    expected: str
+
+
+class Standing(NamedTuple):
+    """The board of one suite."""
+
+    suite: str
+    version: str
+    board: Board
+    refusals: list[Refusal]
+
+    @property
+    def links(self) -> dict[str, str]:
+        """Where the page of each row's encoder is, from the index."""
+        return {name: f"encoders/{page_name(str(key[0]), str(key[1]))}" for key, name in self.board.names.items()}
+
+
+def write_leaderboard(folder: Path, output: Path) -> Path:
+    """Write the site of every folder of results in a folder, at any depth.
+
+    Args:
+        folder: holds what several `robustprobe run --out` wrote.
+        output: folder of the site: index.html, and a page an encoder in encoders/.
+
+    Returns:
+        The index.
+
+    Raises:
+        UserError: no results, different results for one cell, or a file that cannot be written.
+    """
+    from robustprobe.report._examples import Wish
+
+    folders = sorted(path.parent for path in [folder / "cells", *folder.glob("**/cells")] if path.is_dir())
+    folders = list(dict.fromkeys(folders))
+    if not folders:
+        raise UserError(
+            f"no results in {folder} or below; give a folder of folders that `robustprobe run --out` wrote."
+        )
+    records = [found.record for found in finished(folders, "rank")]
+    groups = union_groups([Store(path) for path in folders])
+    pages: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        pages.setdefault((record.encoder, record.encoder_digest), []).append(record)
+    for (name, digest), own in pages.items():
+        content = render_page(own, groups, Wish(24, MEGABYTES), home="../index.html")
+        write_text(output / "encoders" / page_name(name, digest), content, "page")
+    write_text(output / "index.html", _index(standings(records), records), "site")
+    return output / "index.html"
+
+
+def page_name(encoder: str, digest: str) -> str:
+    """A file name that says which encoder and is no other's."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", encoder).strip("-")[:60]
+    own = hashlib.sha256(f"{encoder}\n{digest}".encode()).hexdigest()[:8]
+    return f"{readable}-{own}.html"
+
+
+def standings(records: Iterable[Record]) -> list[Standing]:
+    """A board for each suite, of the encoders whose cells are all of its prevailing version.
+
+    The version of a cell that most encoders have prevails, of equals the newest.
+    """
+    by_suite: dict[str, list[Record]] = {}
+    for record in records:
+        by_suite.setdefault(record.suite, []).append(record)
+    return [_standing(suite, own) for suite, own in sorted(by_suite.items())]
+
+
+def _standing(suite: str, records: list[Record]) -> Standing:
+    slots: dict[Hashable, list[Record]] = {}
+    for record in records:
+        slots.setdefault(_slot(record), []).append(record)
+    accepted: list[Record] = []
+    refusals: dict[tuple[str, str], Refusal] = {}
+    for own in slots.values():
+        reference = _prevailing(own)
+        fitting = [r for r in own if version(r) == version(reference)]
+        accepted += fitting
+        known = {_encoder(r) for r in fitting}
+        for record in own:
+            if _encoder(record) not in known:
+                refusals.setdefault(_encoder(record), _refusal(record, reference))
+    kept = [r for r in accepted if _encoder(r) not in refusals]
+    versions = Counter(r.provenance.versions.get("robustprobe", "unknown") for r in kept)
+    return Standing(suite, ", ".join(sorted(versions)), board(kept), list(refusals.values()))
+
+
+def _encoder(record: Record) -> tuple[str, str]:
+    return (record.encoder, record.encoder_digest)
+
+
+def _slot(record: Record) -> tuple[Hashable, ...]:
+    attack = record.attack
+    return (record.dataset, record.task, record.made_for, attack.label, attack.norm if attack.eps else "", attack.eps)
+
+
+def version(record: Record) -> dict[str, str]:
+    """What must be the same for two encoders to share a column; images may be of the size an encoder prefers."""
+    attack = record.attack.model_dump(mode="json") if record.attack.eps else {}
+    facts: dict[str, Any] = {
+        "robustprobe": record.provenance.versions.get("robustprobe", "unknown"),
+        "dataset_digest": record.dataset_digest,
+        "split": record.split,
+        "n": record.n,
+        "image_ids_digest": record.image_ids_digest,
+        "metric": record.metric,
+        "precision": record.precision,
+        "head.recipe": record.head.recipe.get("recipe"),
+        "head.train_images": record.head.train_images,
+        **{f"attack.{key}": value for key, value in attack.items() if key not in NEVER_COMPARED},
+    }
+    return {key: str(value) for key, value in facts.items()}
+
+
+def _prevailing(records: Sequence[Record]) -> Record:
+    encoders: dict[Hashable, set[Hashable]] = {}
+    for record in records:
+        encoders.setdefault(tuple(version(record).items()), set()).add(_encoder(record))
+    return max(records, key=lambda r: (len(encoders[tuple(version(r).items())]), r.provenance.started, r.fingerprint))
+
+
+def _refusal(record: Record, reference: Record) -> Refusal:
+    own, expected = version(record), version(reference)
+    field = next(key for key in {**expected, **own} if own.get(key) != expected.get(key))
+    label = attack_labels([(record.attack, record.made_for)], record.task)[0]
+    cell = f"{record.task} on {record.dataset}, {label}"
+    return Refusal(record.encoder, cell, field, own.get(field, "nothing"), expected.get(field, "nothing"))
+
+
+def _index(found: list[Standing], records: list[Record]) -> str:
+    encoders = len({_encoder(r) for r in records})
+    return (
+        environment()
+        .get_template("leaderboard.html.j2")
+        .render(
+            **assets([script("matrix.js")]),
+            standings=found,
+            encoders=encoders,
+            downloads=[download(records, "json", "application/json"), download(records, "csv", "text/csv")],
+        )
+    )

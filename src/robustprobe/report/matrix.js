@@ -1,0 +1,49 @@
+"use strict";
+// Sorts and filters matrices. Incomplete rows stay apart; without scripts the matrix is there as it was ranked.
+for (const matrix of document.querySelectorAll(".matrix")) {
+  const table = matrix.querySelector(".board");
+  const filters = matrix.querySelector(".filters");
+  const keys = [...table.querySelectorAll(".keys th")];
+  const rowsOf = (body) => [...body.rows].filter((row) => !row.classList.contains("apart"));
+  const value = (row, place) => (place ? parseFloat(row.cells[place].dataset.value) : row.dataset.name);
+
+  const compare = (place, sign) => (first, second) => {
+    const [a, b] = [value(first, place), value(second, place)];
+    if (!place) return sign * a.localeCompare(b);
+    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
+    return sign * (a - b);
+  };
+
+  const sort = (key) => {
+    const best = key.dataset.better === "low" ? "ascending" : "descending";
+    const worst = best === "ascending" ? "descending" : "ascending";
+    const order = key.getAttribute("aria-sort") === best ? worst : best;
+    for (const other of keys) other.removeAttribute("aria-sort");
+    key.setAttribute("aria-sort", order);
+    const sorted = compare(key.cellIndex, order === "ascending" ? 1 : -1);
+    for (const body of table.tBodies) body.append(...rowsOf(body).sort(sorted));
+  };
+
+  for (const key of keys) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...key.childNodes);
+    key.append(button);
+    button.addEventListener("click", () => sort(key));
+  }
+
+  const filter = () => {
+    const wanted = filters.querySelector(".find").value.toLowerCase();
+    const rows = [...table.tBodies].flatMap(rowsOf);
+    for (const row of rows) row.hidden = !row.dataset.name.toLowerCase().includes(wanted);
+    const shown = rows.filter((row) => !row.hidden).length;
+    filters.querySelector(".count").textContent = `${shown} of ${rows.length} shown`;
+    for (const box of filters.querySelectorAll(".bench")) {
+      for (const cell of table.querySelectorAll(`[data-bench="${box.value}"]`)) cell.hidden = !box.checked;
+    }
+  };
+
+  filters.hidden = false;
+  filters.addEventListener("input", filter);
+  filter();
+}

@@ -1,0 +1,53 @@
+"""Results of several folders in one: checked, copied as they are, never overwritten."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from robustprobe.errors import UserError
+from robustprobe.report._union import Found, finished, union_groups
+from robustprobe.store import Store
+
+
+class Merged(NamedTuple):
+    """What a merge copied, and what was there already."""
+
+    cells: int
+    groups: int
+    known: int
+
+
+def merge(folders: Sequence[Path], output: Path) -> Merged:
+    """Copy every cell of some folders, its rows and its example images into one; nothing is written on a conflict.
+
+    Args:
+        folders: what `robustprobe run --out` wrote.
+        output: a new folder, or one with results, which are kept.
+
+    Raises:
+        UserError: no results, different results for one cell, or rows that are not those their record vouches for.
+    """
+    target = Store(output)
+    held = [output] if (output / "cells").is_dir() else []
+    found = finished([*held, *folders], "merge")
+    new = [f for f in found if f.store.folder != output]
+    _check_rows(new)
+    target.prepare()
+    known = {group.group for group in target.groups()}
+    groups = [g for g in union_groups([Store(f) for f in folders]) if g.group.group not in known]
+    for cell in new:
+        target.copy_cell(cell.store, cell.record.fingerprint)
+    for group in groups:
+        target.copy_group(group.store, group.group.group)
+    return Merged(len(new), len(groups), len(found) - len(new))
+
+
+def _check_rows(found: Sequence[Found]) -> None:
+    damaged = [f for f in found if not f.store.has(f.record.fingerprint)]
+    if damaged:
+        names = ", ".join(f"{f.store.folder}/rows/{f.record.fingerprint}.parquet" for f in damaged[:5])
+        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        raise UserError(
+            f"{len(damaged)} cells have rows that are missing or not those their records vouch for: {names}{more}. "
+            "Run their suite again in their folder; nothing was merged."
+        )

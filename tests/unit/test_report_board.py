@@ -1,0 +1,188 @@
+"""The matrix: what was kept, ranks that intervals allow, and rows that are not comparable."""
+
+import math
+
+import pytest
+
+from robustprobe.report._board import Board, board
+from robustprobe.report._figures import curve_figures, eps_figures
+from robustprobe.report._kept import Places, kept, mean_kept, places, share_text
+from robustprobe.report._level_figures import heat_figures, pareto, trade_figures
+from robustprobe.report._series import Checkpoint, checkpoint, parent, series, shortened
+from robustprobe.stats import Estimate
+from robustprobe.store import Interval, Record
+from tests.unit.test_report_tables import OWN, PLAIN, attack, make_record, records_of
+
+pytestmark = pytest.mark.unit
+
+
+def interval(value: float, half: float) -> Interval:
+    return Interval(value=value, ci_low=value - half, ci_high=value + half)
+
+
+def test_a_score_keeps_attacked_over_clean_and_an_error_the_other_way_round() -> None:
+    exact = kept(interval(0.8, 0), interval(0.2, 0), higher_is_better=True)
+    assert exact == pytest.approx((0.25, 0.25, 0.25))
+    assert kept(interval(1.0, 0), interval(4.0, 0), higher_is_better=False) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_both_intervals_widen_what_was_kept() -> None:
+    share = kept(interval(0.8, 0.1), interval(0.4, 0.1), higher_is_better=True)
+    assert share is not None
+    assert share.ci_low == pytest.approx(0.5 - math.hypot(0.1 / 0.8, 0.5 - 0.4 / 0.9))
+    assert share.ci_high == pytest.approx(0.5 + math.hypot(0.1 / 0.8, 0.4 / 0.7 - 0.5))
+
+
+@pytest.mark.parametrize(("clean", "attacked"), [(0.0, 0.2), (math.nan, 0.2), (0.5, math.nan), (-1.0, 0.2)])
+def test_a_share_that_does_not_exist_is_none(clean: float, attacked: float) -> None:
+    assert kept(interval(clean, 0), interval(attacked, 0), higher_is_better=True) is None
+
+
+def test_a_clean_score_that_may_be_nothing_leaves_the_share_open() -> None:
+    share = kept(interval(0.1, 0.2), interval(0.05, 0.05), higher_is_better=True)
+    assert share is not None
+    assert share.ci_high == math.inf
+    assert share_text(share) == "50\N{NO-BREAK SPACE}% [0, ∞]"
+
+
+def test_the_mean_of_shares_is_surer_than_each() -> None:
+    mean = mean_kept([Estimate(0.2, 0.1, 0.4), Estimate(0.4, 0.3, 0.6)])
+    assert mean.value == pytest.approx(0.3)
+    assert mean.ci_low == pytest.approx(0.3 - math.sqrt(2) * 0.1 / 2)
+    assert mean.ci_high == pytest.approx(0.3 + math.sqrt(2) * 0.2 / 2)
+
+
+def test_places_are_as_wide_as_the_intervals_make_them() -> None:
+    scores = [Estimate(0.9, 0.8, 1.0), Estimate(0.6, 0.5, 0.7), Estimate(0.55, 0.45, 0.65), Estimate(0.1, 0.0, 0.2)]
+    assert places(scores) == [Places(1, 1), Places(2, 3), Places(2, 3), Places(4, 4)]
+    assert [p.text for p in places(scores)] == ["1", "2–3", "2–3", "4"]
+
+
+def found(*encoders: str) -> Board:
+    return board([r for k, name in enumerate(encoders) for r in records_of(name, -0.02 * k)])
+
+
+def test_the_board_has_a_bench_a_task_and_the_worst_attack_made_for_it() -> None:
+    made = found(PLAIN)
+    assert [(b.task, [c.label for c in b.columns]) for b in made.benches] == [
+        (task, ["clean", "noise", "embed", own]) for task, own in OWN.items()
+    ]
+    shares = [k.share.value for k in made.rows[0].benches if k]
+    assert shares == pytest.approx([0.4 / 0.9, 0.1 / 0.6, 0.4 / 0.9])
+    assert made.rows[0].kept is not None
+    assert made.rows[0].kept.value == pytest.approx(sum(shares) / 3)
+
+
+def test_only_the_largest_eps_is_on_the_board() -> None:
+    extra = [make_record(attack("pgd", e), 0.9 - e) for e in (2 / 255, 4 / 255)]
+    made = board([*records_of(PLAIN), *extra])
+    assert made.level_text == "eps 8/255 (linf)"
+    assert len(made.benches[0].columns) == 4
+
+
+def test_an_encoder_that_lacks_a_cell_is_not_ranked_and_told_why() -> None:
+    partial = [r for r in records_of("partial", 0.3) if not (r.task == "depth" and r.attack.name == "depthpgd")]
+    made = board([*records_of(PLAIN), *partial])
+    assert [row.encoder for row in made.ranked] == [PLAIN]
+    assert [(row.encoder, row.places, row.missing) for row in made.incomplete] == [
+        ("partial", None, ["depth on scenes: depthpgd"])
+    ]
+
+
+def test_what_is_no_number_is_not_ranked() -> None:
+    nothing = Interval(value=math.nan, ci_low=math.nan, ci_high=math.nan)
+    broken = [
+        r.model_copy(update={"metrics": {r.metric: nothing}}) if r.attack.name == "pgd" else r
+        for r in records_of("broken")
+    ]
+    made = board([*records_of(PLAIN), *broken])
+    assert [row.encoder for row in made.incomplete] == ["broken"]
+    assert made.incomplete[0].missing == ["classification on scenes: a share of the clean score"]
+
+
+def test_namesakes_of_other_weights_are_rows_of_their_own() -> None:
+    other = [r.model_copy(update={"encoder_digest": "f" * 64}) for r in records_of(PLAIN)]
+    made = board([*records_of(PLAIN), *other])
+    assert len(made.rows) == 2
+    assert len({row.encoder for row in made.rows}) == 2
+    assert all(row.encoder.startswith(f"{PLAIN} (weights ") for row in made.rows)
+
+
+def test_a_clean_score_is_one_column_whatever_the_seed() -> None:
+    seeded = [
+        make_record(attack("clean", seed=1), 0.5, encoder="seeded"),
+        make_record(attack("pgd"), 0.1, encoder="seeded"),
+    ]
+    made = board([make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.2), *seeded])
+    assert len(made.benches[0].columns) == 2
+    assert len(made.ranked) == 2
+
+
+def test_attacks_of_other_steps_are_other_columns() -> None:
+    long = [
+        make_record(attack("clean"), 0.5, encoder="long"),
+        make_record(attack("pgd", steps=99), 0.1, encoder="long"),
+    ]
+    made = board([make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.2), *long])
+    assert [c.label for c in made.benches[0].columns] == ["clean", "pgd (steps 20)", "pgd (steps 99)"]
+    assert not made.ranked
+
+
+def test_the_eps_figure_takes_the_worst_attack_at_each_eps() -> None:
+    ladder = [make_record(attack(n, e), v) for n, e, v in (("pgd", 2 / 255, 0.7), ("pgd", 8 / 255, 0.2))]
+    rival = make_record(attack("apgd", 8 / 255), 0.1, made_for="classification")
+    records: list[Record] = [make_record(attack("clean"), 0.9), *ladder, rival]
+    (figure,) = eps_figures(records, board(records), {"scenes": 0.25})
+    assert [row[1:3] for row in figure.rows] == [["clean", "0/255"], ["pgd", "2/255"], ["apgd", "8/255"]]
+    assert figure.rows[2][3] == "0.100 [0.050, 0.150]"
+    assert "'chance': 0.25" in str(figure.draw().to_dict())
+
+
+def test_the_heat_map_prints_the_share_that_was_left() -> None:
+    figures = heat_figures(found(PLAIN, "other"))
+    assert [f.title.split()[0] for f in figures] == ["Classification", "Segmentation", "Depth"]
+    assert figures[0].headings == ["encoder", "noise", "embed", "pgd"]
+    assert figures[0].rows[0][0] == PLAIN
+    assert figures[0].rows[0][3].startswith("44\N{NO-BREAK SPACE}% [")
+
+
+def test_the_front_holds_what_nothing_is_better_than_in_both() -> None:
+    assert pareto([(0.9, 0.1), (0.5, 0.5), (0.4, 0.4), (0.3, 0.6)], True) == [3, 1, 0]
+    assert pareto([(1.0, 3.0), (2.0, 2.0), (2.0, 4.0)], False) == [0, 1]
+
+
+def test_arrows_lead_to_hardened_versions() -> None:
+    figures = trade_figures(found(PLAIN, f"{PLAIN}-deacl", "other"))
+    assert f"Arrows from {PLAIN} to {PLAIN}-deacl." in figures[0].words
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("scenes-deacl", "scenes"), ("scenes-deacl-long", "scenes-deacl"), ("scenesque", None)]
+)
+def test_a_hardened_encoder_continues_the_name_of_another(name: str, expected: str | None) -> None:
+    assert parent(name, ["scenes", "scenes-deacl", name]) == expected
+
+
+def test_checkpoints_are_told_by_their_names() -> None:
+    assert checkpoint("file:runs/deacl/epoch-03") == Checkpoint("file:runs/deacl", 3)
+    assert checkpoint("photos-epoch-12") == Checkpoint("photos", 12)
+    assert checkpoint("photos") is None
+
+
+def test_curves_need_two_epochs() -> None:
+    one = records_of("x-epoch-1")
+    assert curve_figures(one, board(one)) == []
+    two = [*one, *records_of("x-epoch-2")]
+    figures = curve_figures(two, board(two))
+    assert len(figures) == 3
+    assert figures[0].rows[0] == ["clean", "1", "0.900 [0.850, 0.950]"]
+
+
+def test_long_names_are_shortened_and_stay_apart() -> None:
+    long = [f"timm:{'x' * 80}-{end}" for end in ("a", "b")] + [
+        "timm:" + "y" * 60 + middle + "z" * 60 for middle in "12"
+    ]
+    shorts = [s.short for s in series(long)]
+    assert len(set(shorts)) == 4
+    assert all(len(short) <= 30 for short in shorts)
+    assert shortened("short") == "short"
