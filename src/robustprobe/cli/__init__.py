@@ -21,7 +21,9 @@ _COMMANDS = {
     "table": ("results:table", "Print the results of a folder as a table."),
     "report": ("results:report", "Write the results of a folder as one self-contained HTML page."),
     "compare": ("compare:compare", "Print results beside the paper's numbers, or beside those of another folder."),
-    "list": ("listing:list_things", "List encoders, datasets, tasks, attacks or suites by name."),
+    "harden": ("harden:harden", "Fine-tune an encoder without labels so that attacks move its features less."),
+    "curve": ("curve:curve", "Evaluate the checkpoints of a hardening run, as a table and a plot over epochs."),
+    "list": ("listing:list_things", "List encoders, datasets, tasks, attacks, defences or suites by name."),
     "doctor": ("doctor:doctor", "Show machine, versions, caches and datasets found or missing."),
 }
 for _name, (_home, _help) in _COMMANDS.items():
