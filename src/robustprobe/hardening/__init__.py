@@ -2,6 +2,6 @@
 
 from robustprobe.hardening._base import Defence, Options, Outcome, Recipe, Seen
 from robustprobe.hardening._run import harden
-from robustprobe.hardening._spec import HardenSpec
+from robustprobe.hardening._spec import HardenSpec, make_spec
 
-__all__ = ["Defence", "HardenSpec", "Options", "Outcome", "Recipe", "Seen", "harden"]
+__all__ = ["Defence", "HardenSpec", "Options", "Outcome", "Recipe", "Seen", "harden", "make_spec"]

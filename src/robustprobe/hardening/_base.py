@@ -42,7 +42,7 @@ class Options(Spec):
 
 
 class Seen(NamedTuple):
-    """Features by layer: the student's of the images, the student's of the moved images, the teacher's of the images."""
+    """Features by layer: the student's of images and of moved images, and the teacher's of images."""
 
     own: Layers
     attacked: Layers
@@ -84,10 +84,10 @@ class Defence(nn.Module, ABC):
     def lowered(self, seen: Seen) -> Outcome:
         """What training lowers. `own` is `attacked` where the defence does not ask for it."""
 
-    def prepare(self, teacher: Encoder, images: Tensor) -> None:  # noqa: B027
+    def prepare(self, teacher: Encoder, images: Tensor) -> None:
         """Take measure of the teacher on some training images (N, 3, H, W), once, before training."""
 
-    def redraw(self, step: int, generator: torch.Generator) -> None:  # noqa: B027
+    def redraw(self, step: int, generator: torch.Generator) -> None:
         """Draw what is random in the objective of an update; the same in every process."""
 
     @final

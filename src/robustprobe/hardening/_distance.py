@@ -64,7 +64,8 @@ def _equaliser(tokens: Tensor, kind: str, shrinkage: float) -> Tensor:
     if kind == "std":
         return torch.diag((covariance.diagonal() + shrinkage * mean).rsqrt())
     values, vectors = torch.linalg.eigh(covariance)
-    return vectors @ torch.diag((values.clamp(min=0) + shrinkage * mean).rsqrt()) @ vectors.T
+    whitening: Tensor = vectors @ torch.diag((values.clamp(min=0) + shrinkage * mean).rsqrt()) @ vectors.T
+    return whitening
 
 
 def scaled(layers: Layers, scales: Sequence[Scale]) -> Layers:
@@ -76,6 +77,7 @@ def per_channel(layers: Layers, protect: Protect) -> float:
     """Channels that `squared_distance` sums over, so that dividing by it gives a mean."""
     width = layers[-1].cls.shape[1] if protect == "cls" else layers[-1].patches.shape[1]
     return float(width)
+
 
 def still(layers: Layers) -> Layers:
     """Features that let no gradient through."""

@@ -1,10 +1,10 @@
 """What a run leaves on disk, each file or folder whole or not there at all.
 
-    OUT/hardening.json                  what the run does
-    OUT/checkpoints/epoch-003/          an encoder after that epoch: card.json, encoder.safetensors; 0 is the teacher
-    OUT/state.safetensors               all that continuing needs
-    OUT/log.jsonl                       a line an update, and a line a look at held-out images
-    OUT/card.json, encoder.safetensors  the result, once it is done
+OUT/hardening.json                  what the run does
+OUT/checkpoints/epoch-003/          an encoder after that epoch: card.json, encoder.safetensors; 0 is the teacher
+OUT/state.safetensors               all that continuing needs
+OUT/log.jsonl                       a line an update, and a line a look at held-out images
+OUT/card.json, encoder.safetensors  the result, once it is done
 """
 
 import json
@@ -60,7 +60,7 @@ def architecture_of(encoder: Encoder) -> dict[str, Any]:
             reason = "its weights are not those of a plain vision transformer"
     raise UserError(
         f"{encoder.card.name} cannot be hardened yet, because the result could not be saved: {reason}. "
-        "Take bundled:NAME, file:DIR or a plain timm vision transformer such as timm:vit_small_patch16_224.augreg_in21k."
+        "Take bundled:NAME, file:DIR or a plain vision transformer such as timm:vit_small_patch16_224.augreg_in21k."
     )
 
 
@@ -92,7 +92,9 @@ class Folder:
             other = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
             if other:
                 said = "; ".join(f"{k} {found.get(k)} there, {wanted.get(k)} here" for k in other[:4])
-                raise UserError(f"{self.path} holds another run ({said}). Give another folder with --out, or the same options.")
+                raise UserError(
+                    f"{self.path} holds another run ({said}). Give another folder with --out, or the same options."
+                )
             return True
         try:
             (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ class Probe:
 
     def __init__(self, teacher: Encoder, part: Part, eps: float, seed: int) -> None:
         self.teacher, self.images, self.eps = teacher, part.images, eps
-        self.generators = lambda: [image_generator(seed, identity, "look") for identity in part.ids]
+        self.ids, self.seed = part.ids, seed
 
     def look(self, student: Encoder) -> Look:
         """Measure a student whose parameters ask for no gradient."""
@@ -44,7 +44,7 @@ class Probe:
         moved = ascend(
             lambda images, progress: embedding_distance(student(images), own),
             self.images,
-            self.generators(),
+            [image_generator(self.seed, identity, "look") for identity in self.ids],
             linf(self.eps, STEPS),
         )
         with torch.no_grad():

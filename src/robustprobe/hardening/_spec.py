@@ -31,7 +31,7 @@ class HardenSpec(Spec):
     encoder: str
     datasets: tuple[str, ...] = Field(min_length=1)
     method: str
-    options: Annotated[dict[str, Any], BeforeValidator(parse_options)] = {}
+    options: Annotated[dict[str, Any], BeforeValidator(parse_options)] = Field(default_factory=dict)
     protect: Protect
     layers: tuple[int, ...] = (-1,)
     optimiser: Literal["sgd", "adamw"]

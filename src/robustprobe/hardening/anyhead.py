@@ -38,8 +38,6 @@ class AnyheadOptions(Options):
     probes: int = 4
 
 
-
-
 @final
 class Anyhead(Defence):
     """Distances D are means over channels after the teacher's features were whitened: a linear head whose answers vary
@@ -64,7 +62,10 @@ class Anyhead(Defence):
         chosen = cast(AnyheadOptions, self.options)
         with torch.no_grad():
             passes = [self.look(teacher, part) for part in images.split(PASS)]
-        whole = [Features(*(torch.cat(parts).cpu() for parts in zip(*layer, strict=True))) for layer in zip(*passes, strict=True)]
+        whole = [
+            Features(*(torch.cat(parts).cpu() for parts in zip(*layer, strict=True)))
+            for layer in zip(*passes, strict=True)
+        ]
         self.scales = [fit_scale(layer, chosen.scale, chosen.shrinkage) for layer in whole]
         self.scales = [Scale(*(matrix.to(images.device) for matrix in scale)) for scale in self.scales]
         self.turn: Inner = "distance" if chosen.inner == "alternate" else chosen.inner
@@ -80,7 +81,8 @@ class Anyhead(Defence):
             self.turn = TURNS[step % len(TURNS)]
         if self.turn == "probes":
             self.directions = [
-                Scale(*(m @ _directions(len(m), chosen.probes, generator).to(m) for m in scale)) for scale in self.scales
+                Scale(*(m @ _directions(len(m), chosen.probes, generator).to(m) for m in scale))
+                for scale in self.scales
             ]
 
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
@@ -101,7 +103,9 @@ class Anyhead(Defence):
         return Outcome(loss, facts)
 
     def _distance(self, a: Layers, b: Layers) -> Tensor:
-        return squared_distance(scaled(a, self.scales), scaled(b, self.scales), self.protect) / per_channel(a, self.protect)
+        return squared_distance(scaled(a, self.scales), scaled(b, self.scales), self.protect) / per_channel(
+            a, self.protect
+        )
 
     def _unsettled(self, attacked: Features, clean: Features, progress: float) -> Tensor:
         values = []
@@ -122,4 +126,5 @@ class Anyhead(Defence):
 
 def _directions(width: int, count: int, generator: torch.Generator) -> Tensor:
     """Random orthonormal columns (width, count)."""
-    return torch.linalg.qr(torch.randn(width, min(count, width), generator=generator))[0]
+    columns: Tensor = torch.linalg.qr(torch.randn(width, min(count, width), generator=generator))[0]
+    return columns

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustprobe.encoders import Encoder
-from robustprobe.hardening._base import Defence, Options, Outcome, Recipe, Seen
+from robustprobe.hardening._base import Defence, Options, Outcome, Seen
 from robustprobe.hardening._distance import Layers, squared_distance
 from robustprobe.hardening.fare import Fare
 from robustprobe.types import Features
@@ -24,7 +24,7 @@ class LoreOptions(Options):
 
 @final
 class Lore(Defence):
-    """min over f_R, max over lambda >= 0 of d(f_R(x'), f(x)) + lambda(x) (d(f_R(x), f(x)) - rho |f(x)|^2), d squared L2.
+    """min f_R, max lambda >= 0: d(f_R(x'), f(x)) + lambda(x) (d(f_R(x), f(x)) - rho |f(x)|^2), where d is squared L2.
 
     Inner attack: raise d(f_R(x'), f(x)). lambda is a softplus of a linear function of the teacher's class token, and
     rises by gradient ascent in the same update; the paper's multiplier network and its separate updates are larger.

@@ -4,14 +4,14 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from robustprobe.hardening._base import Defence, Outcome, Recipe, Seen
+from robustprobe.hardening._base import Defence, Outcome, Seen
 from robustprobe.hardening._distance import Layers, cosine_distance, still
 from robustprobe.hardening.fare import Fare
 
 
 @final
 class SimClip(Defence):
-    """Inner attack: raise 1 - cos(f_R(x'), f_R(x)). Loss: (1 - cos(f_R(x'), sg f_R(x)) + 1 - cos(sg f_R(x'), f_R(x))) / 2.
+    """Inner attack: raise 1 - cos(f_R(x'), f_R(x)). Loss: the same, with a stop-gradient on each side in turn, halved.
 
     Nothing ties the student to its teacher but the start.
     """

@@ -4,7 +4,7 @@ from typing import ClassVar, cast, final
 
 from torch import Tensor
 
-from robustprobe.hardening._base import Defence, Options, Outcome, Recipe, Seen
+from robustprobe.hardening._base import Defence, Options, Outcome, Seen
 from robustprobe.hardening._distance import Layers, squared_distance, still
 from robustprobe.hardening.fare import Fare
 

@@ -1,0 +1,97 @@
+"""`robustprobe curve`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from robustprobe.cli._console import new_console
+from robustprobe.cli.run import _suite
+from robustprobe.suites import find_suite
+
+
+def curve(
+    folder: Path,
+    /,
+    *,
+    out: Path | None = None,
+    suite: str | None = None,
+    dataset: list[str] | None = None,
+    attack: list[str] | None = None,
+    eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
+    limit: int | None = None,
+    steps: int | None = None,
+    train_limit: int | None = None,
+    checks: int | None = None,
+    plot: Annotated[Path | None, Parameter(alias="-o")] = None,
+    precision: Literal["fp32", "bf16"] | None = None,
+    data_root: Path = Path("data"),
+    device: str = "auto",
+) -> None:
+    """Evaluate the checkpoints of a hardening run, as a table and a plot over epochs. Epoch 0 is the teacher.
+
+    The same command again does only what is missing, also while the run goes on.
+
+    Parameters
+    ----------
+    folder
+        The folder `robustprobe harden --out` wrote.
+    out
+        Folder for results; by default curve in that folder.
+    suite
+        A YAML file or a suite's name; its encoders are replaced by the checkpoints.
+    dataset
+        Dataset to report on. Repeat for several.
+    attack
+        Attack to run; by default clean, noise, embed and each task's own. Repeatable.
+    eps
+        Size of the perturbation, such as 8/255. Repeat for several.
+    limit
+        Images of each dataset.
+    steps
+        Steps of each attack.
+    train_limit
+        Images that heads learn from.
+    checks
+        Images on which each attack is checked.
+    plot
+        PNG or SVG file; by default curve.png among the results.
+    precision
+        Precision of the attacked model; judged in fp32 always.
+    data_root
+        Folder that holds the datasets, each in a folder of its name.
+    device
+        auto, cpu or cuda.
+    """
+    console = new_console()
+    console.print("[bold]robustprobe[/] curve: loading torch and checkpoints ...")
+    from robustprobe.cli._display import Display, show_plan
+    from robustprobe.device import find_device
+    from robustprobe.hardening import _curve
+    from robustprobe.store import Store
+
+    epochs = _curve.checkpoint_names(folder)
+    changes: dict[str, Any] = {"encoders": list(epochs), "attacks": attack, "eps": eps, "steps": steps}
+    changes |= {"checks": checks, "precision": precision, "examples": 0}
+    base = find_suite(suite) if suite else None
+    chosen = _suite(base, changes, dataset, limit, {"train_limit": train_limit})
+    where = out or folder / "curve"
+    plan = _curve.plan_curve(chosen, folder, where, data_root, find_device(device))
+    show_plan(console, plan)
+    with Display(console, plan) as display:
+        failures = _curve.measure(plan, where, display.update)
+    wanted = plan.fingerprints()
+    found = _curve.points([r for r in Store(where).records() if r.fingerprint in wanted], epochs)
+    for content in _curve.tables(found):
+        table = Table(*content.columns, title=content.title, title_justify="left", show_edge=False, pad_edge=False)
+        for row in content.rows:
+            table.add_row(*row)
+        console.print(table)
+    picture = _curve.plot(found, plot or where / "curve.png")
+    console.print(f"Results: {where}    Plot: {picture}", soft_wrap=True, markup=False)
+    for failure in failures:
+        print(f"robustprobe: failed: {failure.label}: {failure.reason}", file=sys.stderr)
+    if failures:
+        sys.exit(2)
