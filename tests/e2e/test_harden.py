@@ -46,6 +46,15 @@ def test_harden_then_curve(call: Call, tiny: str, tmp_path: Path) -> None:
     assert "0 (teacher)" in curve.out
     assert curve.out.count("scenes, ") >= 3
     assert (tmp_path / "curve.svg").read_text().startswith("<svg")
+    more = call(
+        "curve", out, *options, "--attack", "clean", "--attack", "segpgd", "--attack", "embed", "--teacher-heads"
+    )
+    assert more.code == 0, more.err
+    refitted, _, kept = more.out.partition("The teacher's heads kept:")
+    line = next(line for line in refitted.splitlines() if line.startswith("0 (teacher)"))
+    # Under the teacher itself both readings are the same.
+    assert line in kept.splitlines()
+    assert "segpgd 8/255" in " ".join(kept.split())
     more = call("curve", out, *options, "--attack", "clean", "--attack", "embed")
     assert "nothing left to do" in more.out
     assert (out / "curve" / "curve.png").read_bytes()[1:4] == b"PNG"

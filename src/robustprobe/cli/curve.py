@@ -2,14 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.table import Table
 
 from robustprobe.cli._console import new_console
 from robustprobe.cli.run import _suite
 from robustprobe.suites import find_suite
+
+if TYPE_CHECKING:
+    from robustprobe.hardening._curve import Table as Tables
 
 
 def curve(
@@ -25,6 +29,7 @@ def curve(
     steps: int | None = None,
     train_limit: int | None = None,
     checks: int | None = None,
+    teacher_heads: bool = False,
     plot: Annotated[Path | None, Parameter(alias="-o")] = None,
     precision: Literal["fp32", "bf16"] | None = None,
     data_root: Path = Path("data"),
@@ -56,6 +61,8 @@ def curve(
         Images that heads learn from.
     checks
         Images on which each attack is checked.
+    teacher_heads
+        Also the numbers under heads that were fitted on the teacher and kept; these are not stored.
     plot
         PNG or SVG file; by default curve.png among the results.
     precision
@@ -84,14 +91,23 @@ def curve(
         failures = _curve.measure(plan, where, display.update)
     wanted = plan.fingerprints()
     found = _curve.points([r for r in Store(where).records() if r.fingerprint in wanted], epochs)
-    for content in _curve.tables(found):
-        table = Table(*content.columns, title=content.title, title_justify="left", show_edge=False, pad_edge=False)
-        for row in content.rows:
-            table.add_row(*row)
-        console.print(table)
+    _show(console, _curve.tables(found))
     picture = _curve.plot(found, plot or where / "curve.png")
     console.print(f"Results: {where}    Plot: {picture}", soft_wrap=True, markup=False)
     for failure in failures:
         print(f"robustprobe: failed: {failure.label}: {failure.reason}", file=sys.stderr)
+    if teacher_heads:
+        from robustprobe.hardening._kept import kept_heads
+
+        console.print("The teacher's heads kept:")
+        _show(console, _curve.tables(kept_heads(plan.suite, folder, data_root, plan.device)))
     if failures:
         sys.exit(2)
+
+
+def _show(console: Console, tables: "list[Tables]") -> None:
+    for content in tables:
+        table = Table(*content.columns, title=content.title, title_justify="left", show_edge=False, pad_edge=False)
+        for row in content.rows:
+            table.add_row(*row)
+        console.print(table)
