@@ -42,7 +42,6 @@ def ascend(
     velocity = torch.zeros_like(images)
     for number in range(ball.steps):
         moved = moved.detach().requires_grad_(True)
-        # The detour of fast_linear answers in fp32 only.
         with fast_linear():
             with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 value = objective(moved, number / ball.steps)
