@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from robustprobe.datasets import Dataset, load_dataset
     from robustprobe.encoders import Encoder, EncoderCard, load_encoder
     from robustprobe.errors import UserError
+    from robustprobe.hardening import Defence, harden
     from robustprobe.tasks import Head, Model, Task
     from robustprobe.types import Features, LabelSpace, Sample, Widths
 
@@ -25,6 +26,8 @@ _HOMES = {
     "EncoderCard": "encoders",
     "load_encoder": "encoders",
     "UserError": "errors",
+    "Defence": "hardening",
+    "harden": "hardening",
     "Head": "tasks",
     "Model": "tasks",
     "Task": "tasks",
@@ -38,6 +41,7 @@ __all__ = [
     "Attack",
     "AttackResult",
     "Dataset",
+    "Defence",
     "Encoder",
     "EncoderCard",
     "Features",
@@ -51,6 +55,7 @@ __all__ = [
     "attack",
     "evaluate",
     "fit_probe",
+    "harden",
     "load_dataset",
     "load_encoder",
     "smallest_eps",

@@ -126,3 +126,4 @@ attacks: "Registry[object]" = Registry("attacks", "attack", "robustprobe.attacks
 datasets: "Registry[object]" = Registry("datasets", "dataset", "robustprobe.datasets:Dataset")
 tasks: "Registry[object]" = Registry("tasks", "task", "robustprobe.tasks:Task")
 sources: "Registry[object]" = Registry("encoders", "encoder source", "robustprobe.encoders:Source")
+defences: "Registry[object]" = Registry("hardening", "defence", "robustprobe.hardening:Defence")

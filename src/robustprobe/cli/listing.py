@@ -12,7 +12,7 @@ from robustprobe.cli._console import new_console
 from robustprobe.errors import UserError
 from robustprobe.suites import bundled_suites
 
-Kind = Literal["encoders", "datasets", "tasks", "attacks", "suites"]
+Kind = Literal["encoders", "datasets", "tasks", "attacks", "defences", "suites"]
 CARDS = Path(__file__).parent.parent / "assets" / "encoders"
 
 
@@ -22,7 +22,7 @@ def list_things(kind: Kind, pattern: str = "*", /, *, format: Literal["rich", "j
     Parameters
     ----------
     kind
-        encoders, datasets, tasks, attacks or suites.
+        encoders, datasets, tasks, attacks, defences or suites.
     pattern
         Only names that match, such as 'dino*'.
     format

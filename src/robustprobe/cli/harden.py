@@ -1,0 +1,123 @@
+"""`robustprobe harden`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from robustprobe.cli._console import new_console
+
+
+def harden(
+    *,
+    encoder: str,
+    dataset: list[str],
+    out: Path,
+    method: str = "deacl",
+    epochs: int | None = None,
+    eps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    steps: int | None = None,
+    protect: Literal["cls", "patch", "both"] | None = None,
+    layer: list[int] | None = None,
+    option: list[str] | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    optimiser: Literal["sgd", "adamw"] | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    warmup: float | None = None,
+    clip: float | None = None,
+    eps_ramp: float | None = None,
+    ema: float | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
+    checkpoint_every: int | None = None,
+    seed: int | None = None,
+    data_root: Path = Path("data"),
+    device: str = "auto",
+) -> None:
+    """Fine-tune an encoder without labels so that attacks move its features less.
+
+    The same command again continues where it stopped. The result is the encoder file:OUT; OUT/checkpoints holds one
+    for each epoch. Under torchrun the batch is shared by all processes (needs the extra `train`).
+
+    Parameters
+    ----------
+    encoder
+        Encoder to start from, such as bundled:scenes or file:DIR.
+    dataset
+        Dataset whose train images are used, without labels. Repeat for several.
+    out
+        Folder for the result.
+    method
+        A name from `robustprobe list defences`. What is not given here is as its authors published it.
+    epochs
+        Passes over the images.
+    eps
+        Largest change of a pixel value in training, such as 8/255.
+    steps
+        Steps of the inner attack.
+    protect
+        Tokens that the objective reads.
+    layer
+        Block whose features are protected, -1 for the last. Repeat for several, the last block last.
+    option
+        NAME=VALUE for the method's own options, such as gamma=2. Repeatable.
+    limit
+        Images of each dataset.
+    batch_size
+        Images an update, over all processes.
+    accumulate
+        Parts that a batch is worked through in, one after another: less memory, the same result to rounding.
+    optimiser
+        sgd or adamw.
+    learning_rate
+        Its largest value, after warm-up.
+    weight_decay
+        Of the optimiser.
+    warmup
+        Share of the updates over which the learning rate rises.
+    clip
+        Largest length of the gradient; 0 for none.
+    eps_ramp
+        Share of the updates over which eps grows from 0.
+    ema
+        Decay of a moving average of the weights, which is then what is kept; 0 for none.
+    precision
+        Of the student in training and inner attack.
+    checkpoint_every
+        Epochs between checkpoints.
+    seed
+        Seed of crops, order, and random starts.
+    data_root
+        Folder that holds the datasets, each in a folder of its name.
+    device
+        auto, cpu or cuda.
+    """
+    console = new_console()
+    leads = os.environ.get("RANK", "0") == "0"
+    if leads:
+        console.print(f"[bold]robustprobe[/] harden {method}: loading torch and {encoder} ...")
+    from robustprobe.cli._training import Watch
+    from robustprobe.hardening._machines import find_machines
+    from robustprobe.hardening._run import run
+    from robustprobe.hardening._spec import make_spec
+    from robustprobe.hardening._trainer import DivergedError
+
+    given: dict[str, Any] = {"encoder": encoder, "datasets": tuple(dataset), "epochs": epochs, "eps": eps}
+    given |= {"steps": steps, "protect": protect, "layers": tuple(layer) if layer else None, "options": option}
+    given |= {"limit": limit, "batch_size": batch_size, "accumulate": accumulate, "optimiser": optimiser}
+    given |= {"learning_rate": learning_rate, "weight_decay": weight_decay, "warmup": warmup, "clip": clip}
+    given |= {"eps_ramp": eps_ramp, "ema": ema, "precision": precision, "checkpoint_every": checkpoint_every}
+    spec = make_spec(method, {**given, "seed": seed})
+    try:
+        with Watch(console, leads) as watch:
+            worked = run(spec, data_root, out, find_machines(device), watch.update)
+    except DivergedError as error:
+        print(f"robustprobe: {error}", file=sys.stderr)
+        sys.exit(2)
+    if leads:
+        console.print(f"{'Done' if worked else 'Done already'}: encoder file:{out}", soft_wrap=True, markup=False)
+        console.print(f"How robust each epoch is: robustprobe curve {out} --dataset {dataset[0]}", soft_wrap=True)

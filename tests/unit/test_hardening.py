@@ -1,0 +1,310 @@
+"""Formulas of the defences against a small independent computation; schedules, averages, crops, options."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from robustprobe import UserError, proxies
+from robustprobe.encoders import Encoder
+from robustprobe.hardening import Seen
+from robustprobe.hardening._ascent import ascend, linf
+from robustprobe.hardening._base import defence_kind, load_defence
+from robustprobe.hardening._distance import fit_scale
+from robustprobe.hardening._folder import Folder, architecture_of
+from robustprobe.hardening._images import open_pool, random_view, resized, shuffle, updates
+from robustprobe.hardening._schedule import average, eps_factor, rate_factor
+from robustprobe.hardening._spec import make_spec
+from robustprobe.threat import image_generator
+from robustprobe.types import Features
+
+pytestmark = pytest.mark.unit
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def features(width: int = 6) -> list[Features]:
+    return [Features(torch.randn(3, width, generator=GENERATOR), torch.randn(3, width, 2, 3, generator=GENERATOR))]
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def by_hand(a: list[Features], b: list[Features], protect: str, measure: object) -> list[float]:
+    """A distance, token by token, in numpy."""
+    assert callable(measure)
+    found = []
+    for place in range(3):
+        cls = measure(a[0].cls[place].double().numpy(), b[0].cls[place].double().numpy())
+        tokens = [(f[0].patches[place].flatten(1).T.double().numpy()) for f in (a, b)]
+        patch = float(np.mean([measure(x, y) for x, y in zip(*tokens, strict=True)]))
+        found.append({"cls": cls, "patch": patch, "both": (cls + patch) / 2}[protect])
+    return found
+
+
+def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return 1 - cosine(a, b)
+
+
+def squared(a: np.ndarray, b: np.ndarray) -> float:
+    return float(((a - b) ** 2).sum())
+
+
+@pytest.mark.parametrize("protect", ["cls", "patch", "both"])
+def test_published_losses(protect: str) -> None:
+    own, attacked, clean = features(), features(), features()
+    seen = Seen(own, attacked, clean)
+
+    def hand(a: list[Features], b: list[Features], measure: object) -> np.ndarray:
+        return np.array(by_hand(a, b, protect, measure))
+
+    expected = {
+        "deacl": hand(own, clean, one_minus_cosine) + 2 * hand(attacked, own, one_minus_cosine),
+        "fare": hand(attacked, clean, squared),
+        "trades-embed": (hand(own, clean, squared) + hand(attacked, own, squared)) / 2,
+        "simclip": hand(attacked, own, one_minus_cosine),
+    }
+    for name, values in expected.items():
+        found = load_defence(name, protect, (-1,), {}).lowered(seen).loss  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.numpy(), values, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "measure", "against"),
+    [
+        ("deacl", one_minus_cosine, 2),
+        ("fare", squared, 2),
+        ("trades-embed", squared, 1),
+        ("simclip", one_minus_cosine, 1),
+    ],
+)
+def test_published_inner_objectives(name: str, measure: object, against: int) -> None:
+    attacked, own, clean = features(), features(), features()
+    found = load_defence(name, "cls", (-1,), {}).raised(attacked, own, clean, 0.0)
+    np.testing.assert_allclose(
+        found.numpy(), by_hand(attacked, (attacked, own, clean)[against], "cls", measure), rtol=1e-5
+    )
+
+
+def test_published_recipes() -> None:
+    deacl, fare = defence_kind("deacl").recipe, defence_kind("fare").recipe
+    assert [deacl.steps, deacl.step_share * deacl.eps * 255, deacl.momentum] == pytest.approx([5, 2, 0.9])
+    assert (fare.learning_rate, fare.weight_decay, fare.steps) == (1e-5, 1e-4, 10)
+    assert [fare.step_share * fare.eps * 255, fare.attack_momentum] == pytest.approx([1, 0.9])
+
+
+def test_deacl_lets_the_gradient_through_its_own_clean_features_and_trades_does_not() -> None:
+    clean, attacked = features(), features()
+    for name, expected in (("deacl", True), ("trades-embed", False)):
+        own = [Features(clean[0].cls.clone().requires_grad_(), clean[0].patches.clone())]
+        load_defence(name, "cls", (-1,), {}).lowered(Seen(own, attacked, clean)).loss.sum().backward()
+        gradient = own[0].cls.grad
+        assert gradient is not None
+        assert bool(gradient.abs().max() > 1e-6) is expected
+
+
+def test_lore_weighs_drift_by_a_multiplier_that_rises_where_the_bound_is_violated(tiny_encoder: Encoder) -> None:
+    images = torch.rand(3, 3, 16, 16, generator=GENERATOR)
+    defence = load_defence("lore", "cls", (-1,), {"rho": 0.1})
+    defence.prepare(tiny_encoder, images)
+    clean = [tiny_encoder(images)]
+    for factor, rises in ((1.01, False), (3.0, True)):
+        own = [Features(clean[0].cls * factor, clean[0].patches)]
+        outcome = defence.lowered(Seen(own, own, clean))
+        size = clean[0].cls.square().sum(1)
+        drift = (own[0].cls - clean[0].cls).square().sum(1)
+        weight = math.log1p(math.exp(0.5))
+        torch.testing.assert_close(outcome.loss, drift + weight * (drift - 0.1 * size))
+        defence.zero_grad()
+        outcome.loss.sum().backward()
+        gradient = next(p.grad for k, p in defence.named_parameters() if k.endswith("bias"))
+        assert gradient is not None
+        assert bool((gradient < 0).all()) is rises
+
+
+@pytest.mark.parametrize("kind", ["none", "std", "whiten"])
+def test_after_scaling_strangers_are_two_apart_a_channel(kind: str) -> None:
+    mix = torch.randn(8, 8, generator=GENERATOR) * torch.logspace(-0.3, 0.3, 8)
+    tokens = torch.randn(4000, 8, generator=GENERATOR) @ mix
+    whole = Features(tokens, tokens.T.reshape(8, 40, 100).transpose(0, 1)[:, :, :, None])
+    scale = fit_scale(whole, kind, 1e-6)  # type: ignore[arg-type]
+    moved = scale(whole)
+    for found in (moved.cls, moved.patches.permute(0, 2, 3, 1).flatten(0, 2)):
+        covariance = torch.cov(found.T)
+        assert float(covariance.diagonal().mean()) == pytest.approx(1, rel=1e-2)
+        if kind == "whiten":
+            torch.testing.assert_close(covariance, torch.eye(8), atol=2e-2, rtol=0)
+        if kind == "std":
+            torch.testing.assert_close(covariance.diagonal(), torch.ones(8), atol=2e-2, rtol=0)
+
+
+def test_a_fitted_head_moves_by_at_most_the_whitened_distance() -> None:
+    tokens = torch.randn(2000, 8, generator=GENERATOR) @ torch.randn(8, 8, generator=GENERATOR)
+    scale = fit_scale(Features(tokens, tokens[:, :, None, None]), "whiten", 0.0)
+    weight = torch.randn(8, 50, generator=GENERATOR)
+    weight = weight / (tokens @ weight).std(0)
+    change = torch.randn(5, 8, generator=GENERATOR)
+    bound = (change @ scale.cls).norm(dim=1)
+    assert ((change @ weight).abs().amax(1) <= bound * 1.001).all()
+
+
+@pytest.mark.parametrize("inner", ["heads", "probes", "alternate"])
+def test_anyhead_draws_and_takes_turns(inner: str, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxies, "SCENES", 16)
+    images = torch.rand(4, 3, 16, 16, generator=GENERATOR)
+    defence = load_defence("anyhead", "both", (-1,), {"inner": inner, "head_weight": 1.0})
+    defence.prepare(tiny_encoder, images)
+    values = []
+    for step in range(3):
+        generators = [image_generator(0, str(i), "attack") for i in range(4)]
+        defence.redraw(step, image_generator(0, "", "redraw", step))
+        clean = defence.look(tiny_encoder, images)
+        moved = defence.attack(tiny_encoder, tiny_encoder, images, generators, linf(8 / 255, 2))
+        values.append(float(defence.raised(defence.look(tiny_encoder, moved), clean, clean, 0.0).sum()))
+        assert torch.isfinite(defence.loss(tiny_encoder, tiny_encoder, images, moved).loss).all()
+    assert len({round(v, 6) for v in values}) == (1 if inner == "heads" else 3)
+
+
+def test_several_layers_are_protected_alike(tiny_encoder: Encoder) -> None:
+    images = torch.rand(2, 3, 16, 16, generator=GENERATOR)
+    defence = load_defence("fare", "both", (0, -1), {})
+    own = defence.look(tiny_encoder, images)
+    nothing = [Features(torch.zeros_like(f.cls), torch.zeros_like(f.patches)) for f in own]
+    each = [
+        load_defence("fare", "both", (-1,), {}).lowered(Seen([f], [f], [n])).loss
+        for f, n in zip(own, nothing, strict=True)
+    ]
+    torch.testing.assert_close(defence.lowered(Seen(own, own, nothing)).loss, torch.stack(each).mean(0))
+
+
+def test_rate_warms_up_and_falls_as_a_cosine() -> None:
+    rates = [rate_factor(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == pytest.approx(1)
+    assert rates[55] == pytest.approx(0.5)
+    assert all(a > b > 0 for a, b in pairwise(rates[10:]))
+    assert [rate_factor(step, 4, 0.0) for step in (0, 2)] == [pytest.approx(1), pytest.approx(0.5)]
+
+
+def test_eps_ramps_up() -> None:
+    assert [eps_factor(step, 10, 0.4) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1, 1]
+    assert eps_factor(0, 10, 0.0) == 1
+
+
+def test_average_of_weights() -> None:
+    mean = {"w": torch.tensor([1.0]), "n": torch.tensor(3)}
+    for value in (2.0, 3.0):
+        average(mean, {"w": torch.tensor([value]), "n": torch.tensor(7)}, 0.9)
+    assert mean["w"].item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3)
+    assert mean["n"].item() == 7
+
+
+def test_crops_follow_seed_image_and_epoch_and_keep_the_box() -> None:
+    image = torch.rand(3, 20, 40, generator=GENERATOR)
+    views = [random_view(image, (16, 24), image_generator(0, "a", "crop", epoch)) for epoch in (0, 0, 1)]
+    assert views[0].shape == (3, 16, 24)
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+    assert all(v.min() >= 0 and v.max() <= 1 for v in views)
+    plain = torch.full((3, 7, 5), 0.5)
+    torch.testing.assert_close(random_view(plain, (16, 16), GENERATOR), torch.full((3, 16, 16), 0.5))
+    assert resized(image, (20, 40)) is image
+
+
+def test_updates_are_the_same_whatever_they_are_split_into() -> None:
+    pool = open_pool(["scenes"], Path("nowhere"), "train", 10, (16, 16))
+    whole = list(updates(pool, batch=4, first=0, last=4, seed=0, shares=1, share=[0]))
+    assert [len(parts[0].ids) for parts in whole] == [4] * 4
+    assert len({i for parts in whole[:2] for i in parts[0].ids}) == 8
+    assert [p[0].ids for p in whole[:2]] != [p[0].ids for p in whole[2:]]
+    halves = [list(updates(pool, batch=4, first=1, last=4, seed=0, shares=2, share=[s])) for s in range(2)]
+    for parts, first, second in zip(whole[1:], *halves, strict=True):
+        assert parts[0].ids[::2] == first[0].ids
+        assert torch.equal(parts[0].images[1::2], second[0].images)
+    assert sorted(shuffle(10, 0, 3)) == list(range(10))
+
+
+def test_images_of_several_datasets_have_ids_of_their_own() -> None:
+    pool = open_pool(["scenes", "scenes"], Path("nowhere"), "train", 3, (16, 16))
+    assert len(pool) == 6
+    assert pool.read(0)[0] == pool.read(3)[0] == "scenes/" + pool.datasets[0].kept_ids[0]
+    part = pool.whole(4)
+    assert part.images.shape == (4, 3, 16, 16)
+    assert len(set(part.ids)) == 2
+
+
+def test_the_ascent_goes_to_the_corner_of_the_ball_and_momentum_carries_it() -> None:
+    images = torch.full((2, 3, 2, 2), 0.5)
+
+    def generators() -> list[torch.Generator]:
+        return [image_generator(0, str(i), "attack") for i in range(2)]
+
+    for momentum in (0.0, 0.9):
+        moved = ascend(lambda x, p: x.flatten(1).sum(1), images, generators(), linf(0.1, 10, 0.25, momentum))
+        torch.testing.assert_close(moved, images + 0.1)
+
+    signs = iter([1.0, -1.0])
+
+    def turning(x: Tensor, progress: float) -> Tensor:
+        return next(signs) * x.flatten(1).sum(1)
+
+    moved = ascend(turning, images, generators(), linf(0.1, 2, 0.25, 0.9))
+    started = ascend(lambda x, p: x.flatten(1).sum(1), images, generators(), linf(0.1, 0))
+    # One step up, and one down: 0.9 - 1 < 0.
+    up = (started + 0.025).clamp(max=0.6)
+    torch.testing.assert_close(moved, (up - 0.025).clamp(0.4, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"eps": "9"}, "outside"),
+        ({"epochs": 0}, "epochs: Input should be greater"),
+        ({"protect": "all"}, "protect"),
+        ({"ema": 1.0}, "ema"),
+        ({"options": ["gamma"]}, "write NAME=VALUE"),
+        ({"bogus": 1}, "bogus: Extra inputs"),
+    ],
+)
+def test_wrong_runs_are_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_spec("deacl", {"encoder": "e", "datasets": ("d",), **given})
+
+
+def test_unknown_methods_get_the_nearest_name() -> None:
+    with pytest.raises(UserError, match=r"unknown defence 'decl'.*Did you mean 'deacl'"):
+        make_spec("decl", {})
+    assert make_spec("trades-embed", {"encoder": "e", "datasets": ("d",)}).optimiser == "adamw"
+
+
+def test_encoders_that_cannot_be_saved_are_refused(tiny_encoder: Encoder) -> None:
+    class Other(Encoder):
+        def features(self, images: Tensor) -> Features:
+            return Features(images.mean((2, 3)), images)
+
+    with pytest.raises(UserError, match="cannot be hardened yet"):
+        architecture_of(Other(tiny_encoder.card))
+    assert architecture_of(tiny_encoder)["embed_dim"] == 16
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    assert folder.claim({"eps": 0.1, "layers": (1, 2)}) is False
+    assert folder.claim({"eps": 0.1, "layers": (1, 2)}) is True
+    with pytest.raises(UserError, match=r"holds another run \(eps 0.1 there, 0.2 here\)"):
+        folder.claim({"eps": 0.2, "layers": (1, 2)})
+
+
+def test_a_cut_off_log_loses_what_will_be_done_again(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for step in range(4):
+        folder.log({"step": step})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"ste')
+    folder.forget_after(2)
+    assert (tmp_path / "log.jsonl").read_text().splitlines() == ['{"step": 0}', '{"step": 1}', '{"step": 2}']

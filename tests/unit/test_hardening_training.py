@@ -1,0 +1,175 @@
+"""The trainer: killed and continued, split and joined, stopped by NaN."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import robustprobe as rp
+from robustprobe import UserError
+from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.encoders.file import build
+from robustprobe.hardening import make_spec
+from robustprobe.hardening._folder import LOG, Folder, read_log
+from robustprobe.hardening._machines import Alone
+from robustprobe.hardening._run import run
+from robustprobe.hardening._trainer import DivergedError, Progress, _Trainer
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.unit
+
+SMALL: dict[str, Any] = {"limit": 6, "batch_size": 2, "epochs": 2, "steps": 2, "learning_rate": 1e-2, "ema": 0.5}
+
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+from robustprobe.hardening import make_spec
+from robustprobe.hardening._machines import find_machines
+from robustprobe.hardening._run import run
+
+given, out, fatal, save_seconds = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+
+def notify(progress):
+    if progress.step == fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+spec = make_spec(given.pop("method"), given)
+run(spec, Path("nowhere"), out, find_machines("cpu"), notify, save_seconds=save_seconds)
+"""
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Encoder) -> str:
+    folder = tmp_path_factory.mktemp("teacher")
+    card = {"architecture": TINY.model_dump(mode="json"), "licence": "CC0-1.0"}
+    (folder / "card.json").write_text(json.dumps(card))
+    weights: Any = tiny_encoder.model
+    save_file(weights.state_dict(), folder / "encoder.safetensors")
+    return f"file:{folder}"
+
+
+def go(teacher: str, out: Path, method: str = "deacl", **changes: Any) -> list[Progress]:
+    seen: list[Progress] = []
+    given = {**SMALL, "encoder": teacher, "datasets": ("scenes",), **changes}
+    run(make_spec(method, given), Path("nowhere"), out, Alone("cpu"), seen.append)
+    return seen
+
+
+# SGD, of which only the first epoch's end is on disk; and AdamW with a multiplier, saved in mid-epoch.
+@pytest.mark.parametrize(("method", "fatal", "save_seconds"), [("deacl", 5, 1e9), ("lore", 2, 0.0)])
+def test_a_killed_run_continues_to_the_same_bits(
+    teacher: str, tmp_path: Path, method: str, fatal: int, save_seconds: float
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    go(teacher, whole, method)
+    given = {**SMALL, "encoder": teacher, "datasets": ["scenes"], "method": method}
+    arguments = [sys.executable, "-c", CHILD, json.dumps(given), str(cut), str(fatal), str(save_seconds)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not Folder(cut).finished
+    assert go(teacher, cut, method)[0].step == (4 if save_seconds else 3)
+    for name in ("encoder.safetensors", "checkpoints/epoch-001/encoder.safetensors", "state.safetensors"):
+        one, other = load_file(whole / name), load_file(cut / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    logs = [[(line["step"], line["loss"]) for line in read_log(folder / LOG)] for folder in (whole, cut)]
+    assert logs[0] == logs[1]
+    assert [step for step, _ in logs[0]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_result_is_an_encoder_that_says_where_it_comes_from(teacher: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    seen = go(teacher, out, checkpoint_every=2)
+    assert [p.look is not None for p in seen] == [False, False, True] * 2
+    assert seen[-1].left == 0
+    assert sorted(Folder(out).checkpoints()) == [0, 2]
+    original, start, result = (load_encoder(s) for s in (teacher, f"file:{Folder(out).checkpoint(0)}", f"file:{out}"))
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(original(images).cls, start(images).cls)
+    assert not torch.equal(original(images).cls, result(images).cls)
+    assert result.card.licence == "CC0-1.0"
+    facts = json.loads((out / "card.json").read_text())["hardening"]
+    assert (facts["method"], facts["seed"], facts["data"], facts["epoch"]) == ("deacl", 0, ["scenes"], 2)
+    assert facts["teacher_digest"] == original.digest
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    assert go(teacher, out, checkpoint_every=2) == []
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="holds another run"):
+        go(teacher, out, checkpoint_every=2, eps="4/255")
+
+
+def test_accumulated_parts_make_the_same_updates(teacher: str, tmp_path: Path) -> None:
+    whole, parts = (
+        go(teacher, tmp_path / str(n), batch_size=4, accumulate=n, limit=8, learning_rate=1e-3) for n in (1, 2)
+    )
+    assert [p.loss for p in whole] == pytest.approx([p.loss for p in parts], rel=1e-3)
+    with pytest.raises(UserError, match="cannot be split into 8 parts"):
+        go(teacher, tmp_path / "8", accumulate=8)
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(
+    teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = _Trainer.update
+
+    def poisoned(self: _Trainer, parts: Any) -> Any:
+        if self.step == 4:
+            with torch.no_grad():
+                next(self.student.parameters()).fill_(float("nan"))
+        return update(self, parts)
+
+    monkeypatch.setattr(_Trainer, "update", poisoned)
+    out = tmp_path / "out"
+    with pytest.raises(DivergedError, match=r"loss became nan in update 5 of 6.*epoch-001.*--learning-rate"):
+        go(teacher, out)
+    assert not Folder(out).finished
+    kept = load_encoder(f"file:{Folder(out).checkpoint(1)}")
+    assert all(torch.isfinite(p).all() for p in kept.parameters())
+    monkeypatch.setattr(_Trainer, "update", update)
+    assert go(teacher, out)[-1].step == 6
+
+
+def test_bf16_and_several_datasets_and_layers_run(teacher: str, tmp_path: Path) -> None:
+    seen = go(
+        teacher, tmp_path / "o", precision="bf16", datasets=("scenes", "scenes"), protect="both", epochs=1, clip=1.0
+    )
+    assert len(seen) == 6
+    assert all(torch.isfinite(torch.tensor(p.loss)) for p in seen)
+    assert len(go(teacher, tmp_path / "l", "fare", layers=(0, -1)[1:], eps_ramp=0.5, epochs=1)) == 3
+
+
+def test_from_python(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        teacher = build(TINY, "file:mine").freeze()
+    before = teacher.digest
+    robust = rp.harden(teacher, "scenes", "fare", epochs=1, limit=4, batch_size=2, steps=1, learning_rate=1e-3)
+    assert robust.digest != before == teacher.digest
+    assert not any(p.requires_grad for p in robust.parameters())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lightning_fabric") is None, reason="the extra train is not installed")
+def test_two_processes_do_what_one_does(teacher: str, tmp_path: Path) -> None:
+    given = {**SMALL, "encoder": teacher, "datasets": ["scenes"], "method": "deacl", "batch_size": 4}
+    given |= {"learning_rate": 1e-3, "epochs": 1, "limit": 12}
+    script, out = tmp_path / "child.py", tmp_path / "two"
+    script.write_text(CHILD)
+    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments += [str(script), json.dumps(given), str(out), "-1", "60"]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=alone, timeout=150)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = go(
+        teacher, tmp_path / "one", **{k: v for k, v in given.items() if k not in ("method", "encoder", "datasets")}
+    )
+    assert [p.loss for p in one] == pytest.approx([line["loss"] for line in read_log(out / LOG)], rel=1e-3)
+    a, b = (load_file(folder / "encoder.safetensors") for folder in (out, tmp_path / "one"))
+    assert all(torch.allclose(a[key], b[key], atol=2e-4) for key in a)
