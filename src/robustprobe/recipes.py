@@ -144,11 +144,12 @@ def recipe_of(spec: HeadSpec, task: str) -> TaskRecipe:
         "label_stride": spec.label_stride,
     }
     changed = recipe.model_copy(update={k: v for k, v in given.items() if v is not None or k == "steps"})
+    designs = changed.designs
+    if spec.layers is not None:
+        designs = tuple(dict.fromkeys(d._replace(layers=spec.layers) for d in designs))
     if task == "classification" and spec.pooling is not None:
-        designs = tuple(d for d in changed.designs if d.pooling == spec.pooling)
-        designs = designs or tuple(d._replace(pooling=spec.pooling) for d in changed.designs[:1])
-        changed = changed.model_copy(update={"designs": designs})
-    return changed
+        designs = tuple(dict.fromkeys(d._replace(pooling=spec.pooling) for d in designs))
+    return changed.model_copy(update={"designs": designs})
 
 
 def serving(recipe: str, tasks: list[str], input_size: Size, patch: int, native: Size, fitted: Size) -> Serving:

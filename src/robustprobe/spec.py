@@ -131,8 +131,9 @@ def _split_objective(data: Any) -> Any:
 class HeadSpec(Spec):
     """How heads are fitted: a recipe, what is changed of it (None: nothing), and how much of train is used.
 
-    Label maps are learnt at 1/`label_stride` of the image resolution; they are always scored at their own. `pooling`
-    is what a classification head reads. `neighbours` also judges classification by k-NN.
+    Label maps are learnt at 1/`label_stride` of the image resolution; they are always scored at their own. `layers` is
+    how many of the last blocks heads read, `pooling` what of them a classification head does. `neighbours` also judges
+    classification by k-NN.
     """
 
     recipe: Literal["fast", "standard", "paper"] = "fast"
@@ -140,6 +141,7 @@ class HeadSpec(Spec):
     train_limit: int | None = Field(default=None, ge=2)
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=2)
+    layers: Literal[1, 4] | None = None
     label_stride: int | None = Field(default=None, ge=1)
     learning_rates: tuple[float, ...] | None = Field(default=None, min_length=1)
     neighbours: int = Field(default=20, ge=0)

@@ -30,7 +30,7 @@ def assert_mistake(answer: Answer, *words: str) -> None:
         (["--encoder", "file:nowhere"], ["no nowhere/card.json"]),
         (["--dataset", "scenez"], ["unknown dataset", "Did you mean 'scenes'?"]),
         (["--dataset", "cifar10"], ["no data/cifar10", "--data-root"]),
-        (["--dataset", "camvid"], ["no data/camvid/val.txt"]),
+        (["--dataset", "camvid"], ["no data/camvid;", "{train,val,test}.txt"]),
         (["--attack", "pdg"], ["unknown attack", "Did you mean 'pgd'?"]),
         (["--eps", "-1/255"], ["is no size", "8/255"]),
         (["--eps", "8/0"], ["divides by zero"]),

@@ -70,6 +70,8 @@ def test_changes_of_a_recipe_replace_its_own_numbers() -> None:
     assert recipe_of(HeadSpec(recipe="standard", epochs=2), "segmentation").steps is None
     assert recipe_of(HeadSpec(recipe="standard"), "segmentation").steps == 40_000
     assert recipe_of(HeadSpec(pooling="cls+patch"), "classification").designs == (HeadDesign(pooling="cls+patch"),)
+    assert recipe_of(HeadSpec(layers=4), "segmentation").designs == (HeadDesign(4, "patch"),)
+    assert len(recipe_of(HeadSpec(recipe="standard", layers=1), "classification").designs) == 2
 
 
 @pytest.mark.parametrize(
@@ -159,9 +161,9 @@ def test_what_is_outside_the_image_has_no_label() -> None:
 SMALL: dict[str, Any] = {"train_limit": 12, "epochs": 1, "batch_size": 4}
 
 
-@pytest.mark.parametrize("recipe", ["standard", "paper"])
-def test_heads_of_every_task_learn_and_are_cached(recipe: Any, deep_encoder: Encoder) -> None:
-    spec = HeadSpec(recipe=recipe, **SMALL)
+@pytest.mark.parametrize(("recipe", "layers"), [("standard", None), ("paper", None), ("fast", 4), ("standard", 4)])
+def test_heads_of_every_task_learn_and_are_cached(recipe: Any, layers: Any, deep_encoder: Encoder) -> None:
+    spec = HeadSpec(recipe=recipe, layers=layers, **SMALL)
     data = train_data("scenes", Path("nowhere"), whole((16, 16)), spec)
     first = fit_probes(deep_encoder, data, list(TASKS), spec=spec, device=CPU)
     again = fit_probes(deep_encoder, data, list(TASKS), spec=spec, device=CPU)
@@ -170,6 +172,7 @@ def test_heads_of_every_task_learn_and_are_cached(recipe: Any, deep_encoder: Enc
         model, fitted = first[task]
         assert torch.isfinite(torch.tensor(fitted.held_out_score))
         assert model.view.layers == fitted.design.layers
+        assert layers in (None, fitted.design.layers)
         assert torch.equal(model(images), again[task][0](images))
 
 

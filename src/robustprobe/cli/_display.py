@@ -26,7 +26,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     suite, done = plan.suite, sum(cell.done for cell in plan.cells)
     sizes = ", ".join(format_eps(eps, suite.norm) for eps in suite.eps)
     kept = f", {done} of them done already" if done else ""
-    kept += f", {plan.kept_bytes / 2**30:.1f} GiB of features kept meanwhile" if plan.kept_bytes > 2**30 else ""
+    kept += f", {plan.kept_bytes / 2**20:,.0f} MiB of features kept meanwhile" if plan.kept_bytes else ""
     spent = f"about {duration(plan.seconds)} on {plan.device}" if done < len(plan.cells) else "nothing left to do"
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
     console.print(f"{suite.norm} {sizes}, {steps}, seed {suite.seed}")

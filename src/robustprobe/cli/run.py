@@ -40,6 +40,7 @@ def run(
     checks: int | None = None,
     train_limit: int | None = None,
     recipe: Literal["fast", "standard", "paper"] | None = None,
+    layers: Literal[1, 4] | None = None,
     pooling: Literal["cls", "cls+patch"] | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
@@ -84,6 +85,8 @@ def run(
     recipe
         How heads are fitted and images shown to them: fast (minutes on a CPU), standard (close to the linear
         evaluations of DINOv2 and DINOv3) or paper.
+    layers
+        How many of the last blocks heads read.
     pooling
         What a classification head reads.
     seed
@@ -110,7 +113,7 @@ def run(
     offline
         Open no connection: weights come from this machine only (see `robustprobe fetch`).
     """
-    head = {"train_limit": train_limit, "recipe": recipe, "pooling": pooling}
+    head = {"train_limit": train_limit, "recipe": recipe, "layers": layers, "pooling": pooling}
     changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "norm": norm, "seed": seed}
     changes |= {"steps": steps, "restarts": restarts, "checks": checks}
     changes |= {"batch_size": batch_size, "examples": examples, "precision": precision}

@@ -43,6 +43,7 @@ KEYS = (
     ),
     *("made_for", "value_8bit", "norm", "steps", "iterate", "seed", "split", "image_size", "precision"),
     *("objective", "restarts", "failed_checks", "forwards", "backwards"),
+    *("other_metrics", "head_recipe", "head_reads", "view"),
     *("largest_perturbation", "suite", "started", "fingerprint"),
 )
 LAYOUTS = ("all", "paper")
@@ -78,6 +79,14 @@ def _row(record: "Record") -> dict[str, Any]:
         "value_8bit": rounded.value if rounded else math.nan,
         "image_size": size_text(record.image_size).replace(" × ", "x"),
         "started": record.provenance.started,
+        "other_metrics": "; ".join(
+            f"{name} {i.value:.4g} [{i.ci_low:.4g}, {i.ci_high:.4g}]"
+            for name, i in record.metrics.items()
+            if name != record.metric
+        ),
+        "head_recipe": record.head.recipe.get("recipe", ""),
+        "head_reads": record.head.reads,
+        "view": record.head.view,
     }
     return {key: values[key] for key in KEYS}
 
