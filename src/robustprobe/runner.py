@@ -30,6 +30,7 @@ from robustprobe.views import Resized, Size, View
 
 # Pixels that the time of a pass is measured on.
 PROBE_PIXELS = 200_000
+MOST_OUTPUT_BYTES = 2**30
 # Images between two times that free memory is given back.
 TRIM_EVERY = 256
 Probes = Mapping[str, tuple[Model, probing.Fitted]]
@@ -255,7 +256,7 @@ def _run_job(plan: Plan, store: Store, bench: Bench, job: Job, probes: Probes, n
     models = {task: model for task, (model, _) in probes.items()}
     specs = tuple(rung.attack for rung in job.rungs)
     view = next(iter(models.values())).view
-    batch_size = _bench_batch(suite, bench.encoder, view, data.typical_size)
+    batch_size = bench_batch(suite.batch_size, bench.encoder, view, data)
     work = Work(
         bench.encoder, models, data, specs, job.made_for, list(models), batch_size, suite.precision, plan.device
     )
@@ -354,12 +355,17 @@ def _intervals(metrics: Mapping[str, Estimate]) -> dict[str, Interval]:
     return {name: Interval(**e._asdict()) for name, e in metrics.items()}
 
 
-def _bench_batch(suite: Suite, encoder: Encoder, view: View, size: Size) -> int:
-    """Images attacked at once: fewer where a view shows far more pixels of each than the encoder is made for."""
-    if isinstance(view, Resized):
-        return suite.batch_size
-    height, width = encoder.card.input_size
-    return max(1, suite.batch_size * height * width // view.pixels(size))
+def bench_batch(wanted: int, encoder: Encoder, view: View, data: Dataset) -> int:
+    """Images attacked at once: fewer where a view shows far more pixels of each than the encoder is made for, or where
+    their output maps would take more than `MOST_OUTPUT_BYTES`.
+    """
+    size = data.typical_size
+    height, width = view.output_size(size)
+    channels = max((len(space.classes) for task, space in data.labels.items() if task != "classification"), default=0)
+    most = MOST_OUTPUT_BYTES // (4 * height * width * channels) if channels else wanted
+    if not isinstance(view, Resized):
+        most = min(most, wanted * encoder.card.input_size[0] * encoder.card.input_size[1] // view.pixels(size))
+    return max(1, min(wanted, most))
 
 
 class PassClock:

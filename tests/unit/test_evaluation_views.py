@@ -17,6 +17,7 @@ from robustprobe.datasets._base import RawSample, batches
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation import Judgement, Work, attacked_function, evaluate, victim
 from robustprobe.fast_linear import fast_linear
+from robustprobe.runner import bench_batch
 from robustprobe.spec import AttackSpec
 from robustprobe.tally import Tally
 from robustprobe.tasks import load_task
@@ -163,3 +164,15 @@ def test_layers_of_several_blocks_are_judged_together() -> None:
     expected: Tensor = two(part.attacked.images)
     torch.testing.assert_close(part.outputs["depth"], expected)
     assert job.view.layers == 1
+
+
+def test_fewer_images_at_once_where_each_takes_more() -> None:
+    encoder, scenes = rp.load_encoder("bundled:scenes"), load_dataset("scenes", limit=2)
+    assert bench_batch(64, encoder, Resized(size=(64, 64)), scenes) == 64
+    large = load_dataset("scenes", limit=2, size=(1024, 1024))
+    maps = len(large.labels["segmentation"].classes) * 4 * 1024**2
+    assert bench_batch(64, encoder, Resized(size=(1024, 1024)), large) == 2**30 // maps
+    windows = Windows(window=64, stride=32)
+    assert bench_batch(64, encoder, windows, scenes) == 64
+    assert bench_batch(64, encoder, windows, load_dataset("scenes", limit=2, size=(128, 128))) == 64 // 9
+    assert bench_batch(64, encoder, windows, large) == 1

@@ -200,7 +200,7 @@ class School:
     def _seen_whole(self, task: Task, view: View) -> Iterator[Part]:
         """Held-out images as they will be judged: whole, and at the resolution of their labels."""
         done, count = 0, len(self.data.val)
-        for batch in batches(self.data.val, CHUNK // 4):
+        for batch in batches(self.data.val, CHUNK // 16):
             features = view.features(self.encoder, batch.images.to(self.device))
             size = (batch.images.shape[-2], batch.images.shape[-1])
             yield Part(features, batch.targets[task.name].to(self.device), size)
