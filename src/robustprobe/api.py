@@ -21,10 +21,11 @@ from robustprobe.errors import UserError, unknown_name
 from robustprobe.evaluation import reduced
 from robustprobe.fast_linear import fast_linear
 from robustprobe.losses.embedding import embedding_distance, squared_distance
+from robustprobe.planning import make_plan
 from robustprobe.proxies import layout_heads
 from robustprobe.registry import attacks as known_attacks
 from robustprobe.report.tables import table_rows
-from robustprobe.runner import execute, make_plan
+from robustprobe.runner import execute
 from robustprobe.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite, parse_eps, validated
 from robustprobe.store import Store
 from robustprobe.tasks import Head, Model, Task, load_task

@@ -84,7 +84,7 @@ def test_fetch_says_what_is_there_and_what_is_missing(data_root: Path, tmp_path:
     missing = child("fetch", suite, "--data-root", tmp_path, "--only", "voc2012")
     assert missing.returncode == 1
     assert "VOCdevkit" in "".join(missing.stdout.split())
-    assert "1 things are missing" in missing.stderr
+    assert "missing: voc2012;" in missing.stderr
 
 
 def test_only_narrows_a_suite_and_a_pattern_without_a_match_is_an_error() -> None:

@@ -17,7 +17,7 @@ from robustprobe.datasets._base import RawSample, batches
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation import Judgement, Work, attacked_function, evaluate, victim
 from robustprobe.fast_linear import fast_linear
-from robustprobe.runner import bench_batch
+from robustprobe.planning import bench_batch
 from robustprobe.spec import AttackSpec
 from robustprobe.tally import Tally
 from robustprobe.tasks import load_task

@@ -8,7 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from robustprobe.runner import Plan, Progress
+from robustprobe.planning import Plan
+from robustprobe.runner import Progress
 from robustprobe.spec import format_eps
 
 

@@ -31,16 +31,16 @@ def fetch(
         Only encoders and datasets that match, such as cifar10 or 'dinov2*'. Repeatable.
     """
     wanted = narrowed(find_suite(suite), only or [])
-    console, missing = new_console(), 0
+    console, missing = new_console(), []
     table = Table(show_edge=False, pad_edge=False)
     for column in ("needed", "state"):
         table.add_column(column, overflow="fold", no_wrap=column == "needed")
     for name, state, there in [*_weights(wanted), *_data(wanted, data_root, download)]:
         table.add_row(name, state if there else f"[red]missing[/red]: {state}")
-        missing += not there
+        missing += [] if there else [name]
     console.print(table)
     if missing:
-        print(f"robustprobe: {missing} things are missing; get them as said, then fetch again.", file=sys.stderr)
+        print(f"robustprobe: missing: {', '.join(missing)}; get them as said, then fetch again.", file=sys.stderr)
         raise SystemExit(1)
     console.print("Everything is here: the suite runs with --offline.")
 

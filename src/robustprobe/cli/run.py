@@ -162,9 +162,10 @@ def _run(suite: Suite, root: Path, out: Path, device: str, options: _Options = _
     from robustprobe.cli._display import Display, show_plan
     from robustprobe.device import find_device
     from robustprobe.encoders import go_offline, with_arch
+    from robustprobe.planning import make_plan
     from robustprobe.report.page import write_page
     from robustprobe.report.tables import print_rich
-    from robustprobe.runner import execute, make_plan
+    from robustprobe.runner import execute
     from robustprobe.store import Store
 
     if options.offline:

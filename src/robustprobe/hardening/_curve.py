@@ -8,8 +8,9 @@ import torch
 
 from robustprobe.errors import UserError
 from robustprobe.hardening._folder import Folder
+from robustprobe.planning import Plan, make_plan
 from robustprobe.report.tables import table_rows
-from robustprobe.runner import Failure, Plan, Progress, execute, make_plan
+from robustprobe.runner import Failure, Progress, execute
 from robustprobe.spec import Suite, format_eps
 from robustprobe.store import Record, Store
 
