@@ -1,11 +1,28 @@
-"""Which device work runs on."""
+"""Which device work runs on, what a call takes there, and memory given back."""
 
 import ctypes
 import sys
+import time
+from collections.abc import Callable
 
 import torch
 
 from robustprobe.errors import UserError
+
+# A measurement that takes longer is not repeated.
+SLOW_SECONDS = 0.5
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Seconds of a call: of the first where it is slow, else the mean of two that follow it warm."""
+    start = time.monotonic()
+    call()
+    first = time.monotonic() - start
+    if first > SLOW_SECONDS:
+        return first
+    call()
+    call()
+    return (time.monotonic() - start - first) / 2
 
 
 def find_device(name: str) -> torch.device:

@@ -1,7 +1,6 @@
 """What a run will do, before it does it: names resolved, cells listed and looked for in the store, time estimated."""
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -11,6 +10,7 @@ from robustprobe import probing
 from robustprobe.attacks import Attack
 from robustprobe.attacks._base import victims_of
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
+from robustprobe.device import seconds_of
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.errors import UserError
 from robustprobe.recipes import recipe_of
@@ -21,8 +21,6 @@ from robustprobe.tasks import load_task
 from robustprobe.views import Resized, Size, View
 
 PROBE_PIXELS = 200_000
-# A measurement that takes longer is not repeated.
-SLOW_SECONDS = 0.5
 MOST_OUTPUT_BYTES = 2**30
 
 
@@ -203,7 +201,7 @@ class PassClock:
         if key not in self.known:
             many = max(1, min(32, PROBE_PIXELS // (size[0] * size[1])))
             images = torch.rand(many, 3, *size, device=self.device)
-            forward, step = _time(lambda: encoder(images)), _time(lambda: _one_step(encoder, images))
+            forward, step = seconds_of(lambda: encoder(images)), seconds_of(lambda: _one_step(encoder, images))
             self.known[key] = forward / many, step / many
         return self.known[key]
 
@@ -243,15 +241,3 @@ def _head_seconds(suite: Suite, bench: Bench, device: torch.device, forward: flo
 def _one_step(encoder: Encoder, images: torch.Tensor) -> None:
     images = images.clone().requires_grad_(True)
     torch.autograd.grad(encoder(images).patches.square().sum(), images)
-
-
-def _time(call: Callable[[], object]) -> float:
-    """Seconds of a call: of the first where it is slow, else of two that follow it warm."""
-    start = time.monotonic()
-    call()
-    first = time.monotonic() - start
-    if first > SLOW_SECONDS:
-        return first
-    call()
-    call()
-    return (time.monotonic() - start - first) / 2

@@ -117,6 +117,9 @@ def sample(size: tuple[int, int] = (20, 30)) -> Sample:
 def test_augmented_images_and_maps_keep_together(kind: Augment) -> None:
     space = LabelSpace(classes=("a", "b", "c"), ignore_index=255)
     image = torch.randint(0, 2, (3, 20, 30), generator=torch.Generator().manual_seed(0)).float()
+    if kind == "scale-crop":
+        image = torch.zeros(3, 20, 30)
+        image[:, 8:, 13:] = 1
     one = Sample("a", image, {"segmentation": image[0].long()})
     change = Augmentation(kind, (16, 16), space, "segmentation", 0)
     for epoch in range(8):
@@ -124,8 +127,14 @@ def test_augmented_images_and_maps_keep_together(kind: Augment) -> None:
         mask = seen.targets["segmentation"]
         assert mask.shape == seen.image.shape[1:]
         assert seen.image.shape[1:] == ((16, 16) if "crop" in kind else (20, 30))
-        clear = (mask != 255) & ((seen.image[0] < 0.02) | (seen.image[0] > 0.98)) & (kind != "scale-crop")
-        assert torch.equal(mask[clear], seen.image[0][clear].round().long())
+        inside = mask != 255
+        assert inside.any()
+        if kind == "scale-crop":
+            # Smooth halves survive resizing but for a pixel at their border.
+            agree = mask[inside] == seen.image[0][inside].round().long()
+            assert agree.double().mean() > 0.9
+        else:
+            assert torch.equal(mask[inside], seen.image[0][inside].long())
 
 
 def test_augmentation_follows_seed_id_and_epoch_alone() -> None:

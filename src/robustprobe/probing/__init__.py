@@ -1,6 +1,5 @@
 """Heads fitted on frozen features: candidates of a recipe, chosen on held-out images, cached by content."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from robustprobe.datasets import Dataset, load_dataset
 from robustprobe.datasets._base import batches
+from robustprobe.device import seconds_of
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.probing._augment import Augmentation
 from robustprobe.probing._cache import Weights, cache_folder, load_weights, save_weights
@@ -51,8 +51,6 @@ __all__ = [
 Notify = Callable[[str, int, int], None]
 # Train images that the k-NN looks among, at most.
 MOST_NEIGHBOURS = 20_000
-# A measurement that takes longer is not repeated.
-SLOW_SECONDS = 0.5
 
 
 class TrainData(NamedTuple):
@@ -273,13 +271,7 @@ def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, d
     steps = 2  # one an epoch
     short = recipe.model_copy(update={"epochs": steps, "steps": None})
     lesson = Lesson(task, short, encoder.card.widths, fake, count, 0, device)
-    start = time.monotonic()
-    learn(lesson)
-    if (spent := time.monotonic() - start) < SLOW_SECONDS:
-        start = time.monotonic()
-        learn(lesson)
-        spent = time.monotonic() - start
-    return images_seen(recipe, len(data.train)) / count * spent / steps
+    return images_seen(recipe, len(data.train)) / count * seconds_of(lambda: learn(lesson)) / steps
 
 
 def images_seen(recipe: TaskRecipe, train_images: int) -> int:
