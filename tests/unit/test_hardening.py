@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from robustprobe import UserError, proxies
-from robustprobe.encoders import Encoder
+from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.encoders._timm import create
 from robustprobe.hardening import Seen
 from robustprobe.hardening._ascent import ascend, linf
 from robustprobe.hardening._base import defence_kind, load_defence
 from robustprobe.hardening._distance import fit_scale
-from robustprobe.hardening._folder import Folder, architecture_of
+from robustprobe.hardening._folder import Folder, architecture_of, card_of
 from robustprobe.hardening._images import open_pool, random_view, resized, shuffle, updates
 from robustprobe.hardening._schedule import average, eps_factor, rate_factor
 from robustprobe.hardening._spec import make_spec
+from robustprobe.hardening._trainer import weights_of
 from robustprobe.threat import image_generator
 from robustprobe.types import Features
 
@@ -290,6 +293,23 @@ def test_encoders_that_cannot_be_saved_are_refused(tiny_encoder: Encoder) -> Non
     with pytest.raises(UserError, match="cannot be hardened yet"):
         architecture_of(Other(tiny_encoder.card))
     assert architecture_of(tiny_encoder)["embed_dim"] == 16
+
+
+@pytest.mark.parametrize("name", ["test_vit2", "test_resnet", "test_vit3.r160_in1k"])
+def test_any_architecture_of_timm_can_be_saved(name: str, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "w.safetensors"
+    save_file(create(name).state_dict(), checkpoint)
+    teacher = load_encoder(f"file:{checkpoint}?arch={name}&norm=half")
+    described = architecture_of(teacher)
+    facts = {"eps": 4 / 255, "method": "fare", "epoch": 1}
+    Folder(tmp_path / "out").claim({})
+    Folder(tmp_path / "out").save_encoder(tmp_path / "out", card_of(teacher, described, facts), weights_of(teacher))
+    again = load_encoder(f"file:{tmp_path / 'out'}")
+    assert described["timm"].startswith(name.partition(".")[0])
+    assert again.card.input_size == teacher.card.input_size
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    for here, there in zip(again(images), teacher(images), strict=True):
+        torch.testing.assert_close(here, there, rtol=0, atol=0)
 
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from robustprobe.encoders._base import SHORT_NAMES, Encoder
 from robustprobe.encoders._keys import find_prefix, flatten, match
-from robustprobe.encoders._timm import Norm, create, wrap
+from robustprobe.encoders._timm import Norm, create, create_at, wrap
 from robustprobe.errors import UserError, unknown_name
 
 NORMS = {
@@ -153,10 +153,7 @@ def _at_size_of(model: VisionTransformer, name: str, state: Mapping[str, Tensor]
     side = isqrt(max(tokens, 0))
     if side == 0 or side**2 != tokens or state["pos_embed"].shape[1] == model.pos_embed.shape[1]:
         return model
-    size = side * model.patch_embed.patch_size[0]
-    model = create(name, img_size=size)
-    model.pretrained_cfg["input_size"] = (3, size, size)
-    return model
+    return create_at(name, side * model.patch_embed.patch_size[0])
 
 
 def _to_timm(model: Any, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

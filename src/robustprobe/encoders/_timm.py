@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, cast, final
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from robustprobe.encoders._base import Encoder, EncoderCard
@@ -153,6 +154,17 @@ def create(name: str, *, pretrained: bool = False, **options: Any) -> Any:
     return model
 
 
+def create_at(name: str, size: int) -> Any:
+    """A timm model without its classifier and with noise for weights, made for images of `size` x `size`."""
+    model = create(name)
+    if tuple(model.pretrained_cfg["input_size"][1:]) == (size, size):
+        return model
+    if isinstance(model, VisionTransformer):
+        model = create(name, img_size=size)
+    model.pretrained_cfg["input_size"] = (3, size, size)
+    return model
+
+
 class Norm(NamedTuple):
     """What is taken from an image in [0, 1], and what it is then divided by, per colour."""
 
@@ -161,11 +173,18 @@ class Norm(NamedTuple):
 
 
 def wrap(
-    spec: str, model: Any, *, source: str, revision: str = "", notes: str = "", norm: Norm | None = None
-) -> Encoder:
+    spec: str,
+    model: Any,
+    *,
+    source: str,
+    revision: str = "",
+    notes: str = "",
+    norm: Norm | None = None,
+    licence: str | None = None,
+) -> TimmViT | TimmMap:
     """The encoder around a timm model; size, and normalisation unless given, from the configuration of its weights.
 
-    The licence too, if the weights are timm's.
+    The licence too, if the weights are timm's and no licence is given.
 
     Raises:
         UserError: the model has no features that can be read as a map.
@@ -179,7 +198,7 @@ def wrap(
     card = EncoderCard(
         name=spec,
         source=source,
-        licence=(model.pretrained_cfg.get("license") if source == "timm" else None) or "unknown",
+        licence=licence or (model.pretrained_cfg.get("license") if source == "timm" else None) or "unknown",
         revision=revision,
         notes=notes,
         patch_size=model.feature_info[-1]["reduction"],

@@ -1,6 +1,7 @@
 """A checkpoint, as file:PATH?arch=NAME, or a folder with card.json and encoder.safetensors, as file:DIR"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -8,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from robustprobe.encoders._base import Encoder, EncoderCard, Source
-from robustprobe.encoders._checkpoint import OPTIONS, load_checkpoint
+from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
 from robustprobe.encoders._options import split_options
-from robustprobe.encoders._timm import TimmViT
+from robustprobe.encoders._timm import Norm, TimmMap, TimmViT, create_at, wrap
 from robustprobe.errors import UserError
 from robustprobe.types import Widths
 
@@ -33,6 +35,17 @@ class Architecture(BaseModel):
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
 
 
+class NamedArchitecture(BaseModel):
+    """An architecture by its name in timm, the size of images its weights are for, and the normalisation before it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timm: str
+    img_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
 @final
 class FileSource(Source):
     """Checkpoints of other projects, and folders that robustprobe's own training writes.
@@ -48,7 +61,7 @@ class FileSource(Source):
         return load_folder(Path(path), f"file:{name}")
 
 
-def load_folder(folder: Path, name: str) -> TimmViT:
+def load_folder(folder: Path, name: str) -> TimmViT | TimmMap:
     """The encoder of a folder that holds `card.json` and `encoder.safetensors`.
 
     Raises:
@@ -56,7 +69,7 @@ def load_folder(folder: Path, name: str) -> TimmViT:
     """
     card = read_card(folder)
     try:
-        architecture = Architecture.model_validate(card.get("architecture"))
+        architecture = read_architecture(card)
     except ValidationError as error:
         raise UserError(f"{folder / CARD} has no readable 'architecture': {error}") from error
     try:
@@ -69,13 +82,28 @@ def load_folder(folder: Path, name: str) -> TimmViT:
         raise UserError(
             f"{folder / WEIGHTS} cannot be read as safetensors: {error}. Give a folder with intact weights."
         ) from error
-    check_keys(encoder, weights, folder / WEIGHTS)
+    check_keys(encoder.model, weights, folder / WEIGHTS)
     encoder.model.load_state_dict(weights)
     return encoder
 
 
-def build(architecture: Architecture, name: str, licence: str = "unknown") -> TimmViT:
-    """An untrained encoder of an architecture."""
+def read_architecture(card: Mapping[str, Any]) -> Architecture | NamedArchitecture:
+    """What a card says of the architecture. Raises ValidationError where it cannot be read."""
+    said = card.get("architecture")
+    kind = NamedArchitecture if isinstance(said, dict) and "timm" in said else Architecture
+    return kind.model_validate(said)
+
+
+def build(architecture: Architecture | NamedArchitecture, name: str, licence: str = "unknown") -> TimmViT | TimmMap:
+    """An untrained encoder of an architecture. Raises UserError for a name that timm does not know."""
+    if isinstance(architecture, NamedArchitecture):
+        model = create_at(architecture_name(architecture.timm), architecture.img_size)
+        norm = Norm(architecture.mean, architecture.std)
+        return wrap(name, model, source=name.partition(":")[0], licence=licence, norm=norm)
+    return _plain(architecture, name, licence)
+
+
+def _plain(architecture: Architecture, name: str, licence: str) -> TimmViT:
     options = architecture.model_dump(exclude={"mean", "std"})
     model = VisionTransformer(num_classes=0, dynamic_img_size=True, **options)
     size = (architecture.img_size, architecture.img_size)
@@ -104,9 +132,9 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def check_keys(encoder: TimmViT, weights: dict[str, Any], path: Path) -> None:
-    """Raises UserError unless names and shapes of the weights are those of the encoder."""
-    own = {k: tuple(v.shape) for k, v in encoder.model.state_dict().items()}
+def check_keys(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
+    """Raises UserError unless names and shapes of the weights are those of the model."""
+    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     given = {k: tuple(v.shape) for k, v in weights.items()}
     if own == given:
         return

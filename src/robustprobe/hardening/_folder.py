@@ -10,18 +10,19 @@ OUT/card.json, encoder.safetensors  the result, once it is done
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast, final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from robustprobe.encoders import Encoder
-from robustprobe.encoders.file import CARD, WEIGHTS, Architecture, build
-from robustprobe.encoders.timm import TimmViT
+from robustprobe.encoders.file import CARD, WEIGHTS, Architecture, NamedArchitecture, build
+from robustprobe.encoders.timm import TimmMap, TimmViT
 from robustprobe.errors import UserError
 from robustprobe.spec import format_eps
 from robustprobe.store import write_whole
@@ -35,33 +36,44 @@ def architecture_of(encoder: Encoder) -> dict[str, Any]:
     Raises:
         UserError: a folder cannot describe this encoder.
     """
-    reason = "it is no plain vision transformer of timm"
-    if isinstance(encoder, TimmViT):
-        model = cast(Any, encoder.model)
-        try:
-            architecture = Architecture(
-                img_size=encoder.card.input_size[0],
-                patch_size=encoder.card.patch_size,
-                embed_dim=model.embed_dim,
-                depth=len(model.blocks),
-                num_heads=model.blocks[0].attn.num_heads,
-                mean=tuple(encoder.mean.flatten().tolist()),
-                std=tuple(encoder.std.flatten().tolist()),
-            )
-            again = build(architecture, encoder.card.name).freeze()
-            cast(TimmViT, again).model.load_state_dict(model.state_dict())
-            images = torch.rand(1, 3, *encoder.card.input_size, generator=torch.Generator().manual_seed(0))
-            with torch.no_grad():
-                there, here = again(images), encoder.cpu()(images)
-            if all(torch.allclose(a, b, atol=1e-5) for a, b in zip(there, here, strict=True)):
-                return architecture.model_dump(mode="json")
-            reason = "an encoder built from its sizes alone answers otherwise"
-        except (AttributeError, RuntimeError, ValueError):
-            reason = "its weights are not those of a plain vision transformer"
+    for described in _descriptions(encoder):
+        if _rebuilds(described, encoder):
+            return described.model_dump(mode="json")
     raise UserError(
-        f"{encoder.card.name} cannot be hardened yet, because the result could not be saved: {reason}. "
-        "Take bundled:NAME, file:DIR or a plain vision transformer such as timm:vit_small_patch16_224.augreg_in21k."
+        f"{encoder.card.name} cannot be hardened yet, because the result could not be saved: it is no model that "
+        "timm builds by name. Take bundled:NAME, timm:NAME, file:DIR, or a checkpoint with file:PATH?arch=NAME."
     )
+
+
+def _descriptions(encoder: Encoder) -> Iterator[Architecture | NamedArchitecture]:
+    """What may describe an encoder, the shortest first."""
+    if not isinstance(encoder, TimmViT | TimmMap):
+        return
+    norm = {"mean": tuple(encoder.mean.flatten().tolist()), "std": tuple(encoder.std.flatten().tolist())}
+    if encoder.architecture:
+        yield NamedArchitecture(timm=encoder.architecture, img_size=encoder.card.input_size[0], **norm)
+    elif isinstance(encoder.model, VisionTransformer):
+        model = cast(Any, encoder.model)
+        yield Architecture(
+            img_size=encoder.card.input_size[0],
+            patch_size=encoder.card.patch_size,
+            embed_dim=model.embed_dim,
+            depth=len(model.blocks),
+            num_heads=model.blocks[0].attn.num_heads,
+            **norm,
+        )
+
+
+def _rebuilds(described: Architecture | NamedArchitecture, encoder: Encoder) -> bool:
+    try:
+        again = build(described, encoder.card.name)
+        again.model.load_state_dict(cast(TimmViT | TimmMap, encoder).model.state_dict())
+        images = torch.rand(1, 3, *encoder.card.input_size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            there, here = again.freeze()(images), encoder.cpu()(images)
+    except (RuntimeError, ValueError, UserError):
+        return False
+    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(there, here, strict=True))
 
 
 class Saved(NamedTuple):

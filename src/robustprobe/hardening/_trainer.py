@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprobe.encoders import Encoder
-from robustprobe.encoders.timm import TimmViT
+from robustprobe.encoders.timm import TimmMap, TimmViT
 from robustprobe.hardening._ascent import Ball, linf
 from robustprobe.hardening._base import Defence
 from robustprobe.hardening._folder import Folder, Saved, card_of
@@ -237,7 +237,7 @@ def ball_of(spec: HardenSpec, factor: float = 1.0) -> Ball:
 
 def weights_of(encoder: Encoder) -> Mapping[str, Tensor]:
     """The weights that an encoder folder holds."""
-    return cast(Mapping[str, Tensor], cast(TimmViT, encoder).model.state_dict())
+    return cast(Mapping[str, Tensor], cast(TimmViT | TimmMap, encoder).model.state_dict())
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
