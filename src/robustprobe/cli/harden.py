@@ -32,6 +32,7 @@ def harden(
     clip: float | None = None,
     eps_ramp: float | None = None,
     ema: float | None = None,
+    directions: int | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
     checkpoint_every: int | None = None,
     seed: int | None = None,
@@ -54,7 +55,7 @@ def harden(
     method
         A name from `robustprobe list defences`. What is not given here is as its authors published it.
     epochs
-        Passes over the images.
+        Passes over the images; with 0 the encoder is only narrowed (--directions).
     eps
         Largest change of a pixel value in training, such as 8/255.
     steps
@@ -85,6 +86,8 @@ def harden(
         Share of the updates over which eps grows from 0.
     ema
         Decay of a moving average of the weights, which is then what is kept; 0 for none.
+    directions
+        How many the features of the result lie in, those that attacks move least; 0 for all.
     precision
         Of the student in training and inner attack.
     checkpoint_every
@@ -110,8 +113,8 @@ def harden(
     given |= {"steps": steps, "protect": protect, "layers": tuple(layer) if layer else None, "options": option}
     given |= {"limit": limit, "batch_size": batch_size, "accumulate": accumulate, "optimiser": optimiser}
     given |= {"learning_rate": learning_rate, "weight_decay": weight_decay, "warmup": warmup, "clip": clip}
-    given |= {"eps_ramp": eps_ramp, "ema": ema, "precision": precision, "checkpoint_every": checkpoint_every}
-    spec = make_spec(method, {**given, "seed": seed})
+    given |= {"eps_ramp": eps_ramp, "ema": ema, "precision": precision, "directions": directions}
+    spec = make_spec(method, {**given, "checkpoint_every": checkpoint_every, "seed": seed})
     try:
         with Watch(console, leads) as watch:
             worked = run(spec, data_root, out, find_machines(device), watch.update)

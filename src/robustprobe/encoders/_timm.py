@@ -42,6 +42,11 @@ class TimmViT(Encoder):
         heads = [cast(Any, m).num_heads for m in self.model.modules() if hasattr(m, "num_heads")]
         return [*heads, self.architecture] if self.architecture else heads
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(cast(Any, self.model).blocks)
+
     def features(self, images: Tensor) -> Features:
         model = cast(Any, self.model)
         tokens = _late_norm(model)(model.forward_features((images - self.mean) / self.std))
@@ -51,7 +56,7 @@ class TimmViT(Encoder):
 
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
         model = cast(Any, self.model)
-        which = checked_layers(self.card.name, which, len(model.blocks))
+        which = checked_layers(self.card.name, which, self.depth)
         found = model.forward_intermediates(
             (images - self.mean) / self.std,
             indices=sorted(set(which)),
@@ -97,6 +102,11 @@ class TimmMap(Encoder):
     def settings(self) -> list[int | float | str]:
         return [self.architecture]
 
+    @property
+    def depth(self) -> int:
+        """Number of stages."""
+        return len(cast(Any, self.model).feature_info)
+
     def features(self, images: Tensor) -> Features:
         model = cast(Any, self.model)
         last = model.forward_features((images - self.mean) / self.std)
@@ -108,9 +118,8 @@ class TimmMap(Encoder):
         return Features(self._normed(last.mean((2, 3), keepdim=True))[:, :, 0, 0], self._normed(last))
 
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
-        stages = len(cast(Any, self.model).feature_info)
-        last = stages - 1
-        if any(n != last for n in checked_layers(self.card.name, which, stages)):
+        last = self.depth - 1
+        if any(n != last for n in checked_layers(self.card.name, which, self.depth)):
             raise UserError(
                 f"the stages of {self.card.name} differ in width and size, so only the last, -1 or {last}, can be "
                 f"asked for; it was asked for {list(which)}."

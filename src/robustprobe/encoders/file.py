@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
@@ -13,12 +13,14 @@ from torch import nn
 
 from robustprobe.encoders._base import Encoder, EncoderCard, Source
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
+from robustprobe.encoders._narrowed import Narrowed
 from robustprobe.encoders._options import split_options
 from robustprobe.encoders._timm import Norm, TimmMap, TimmViT, create_at, wrap
 from robustprobe.errors import UserError
 from robustprobe.types import Widths
 
 CARD, WEIGHTS = "card.json", "encoder.safetensors"
+DIRECTIONS = TypeAdapter(PositiveInt | None)
 
 
 class Architecture(BaseModel):
@@ -61,7 +63,7 @@ class FileSource(Source):
         return load_folder(Path(path), f"file:{name}")
 
 
-def load_folder(folder: Path, name: str) -> TimmViT | TimmMap:
+def load_folder(folder: Path, name: str) -> Encoder:
     """The encoder of a folder that holds `card.json` and `encoder.safetensors`.
 
     Raises:
@@ -69,9 +71,9 @@ def load_folder(folder: Path, name: str) -> TimmViT | TimmMap:
     """
     card = read_card(folder)
     try:
-        architecture = read_architecture(card)
+        architecture, directions = read_architecture(card), DIRECTIONS.validate_python(card.get("directions"))
     except ValidationError as error:
-        raise UserError(f"{folder / CARD} has no readable 'architecture': {error}") from error
+        raise UserError(f"{folder / CARD} has no readable 'architecture' and 'directions': {error}") from error
     try:
         encoder = build(architecture, name, str(card.get("licence", "unknown")))
     except (AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
@@ -82,9 +84,16 @@ def load_folder(folder: Path, name: str) -> TimmViT | TimmMap:
         raise UserError(
             f"{folder / WEIGHTS} cannot be read as safetensors: {error}. Give a folder with intact weights."
         ) from error
-    check_keys(encoder.model, weights, folder / WEIGHTS)
-    encoder.model.load_state_dict(weights)
-    return encoder
+    whole = Narrowed(encoder, directions) if directions else encoder
+    module = weights_module(whole)
+    check_keys(module, weights, folder / WEIGHTS)
+    module.load_state_dict(weights)
+    return whole
+
+
+def weights_module(encoder: Encoder) -> nn.Module:
+    """What of an encoder a folder's weights are: the model of timm, or all of one that was narrowed."""
+    return encoder.model if isinstance(encoder, TimmViT | TimmMap) else encoder
 
 
 def read_architecture(card: Mapping[str, Any]) -> Architecture | NamedArchitecture:

@@ -19,7 +19,8 @@ from robustprobe.types import Features
 class Recipe(Spec):
     """Published hyper-parameters of a defence; what a run does not say otherwise is as here.
 
-    `warmup` is a share of all updates; `batch_size` counts images an update over all processes.
+    `warmup` is a share of all updates; `batch_size` counts images an update over all processes; `directions` is
+    how many the features of the result lie in, 0: all.
     """
 
     optimiser: Literal["sgd", "adamw"]
@@ -35,6 +36,7 @@ class Recipe(Spec):
     step_share: float = 0.25
     attack_momentum: float = 0.0
     protect: Protect = "cls"
+    directions: int = 0
 
 
 class Options(Spec):

@@ -25,7 +25,9 @@ class HardenSpec(Spec):
     """A run. `batch_size` counts images an update, over all processes and `accumulate` parts.
 
     `eps_ramp` is the share of updates over which eps grows from 0; `ema` the decay of the weights' moving average,
-    0: none; `limit` counts images of each dataset; `size` is (H, W) of crops, by default the encoder's own.
+    0: none; `directions` how many the features of the result lie in, those that attacks move least, 0: all; `limit`
+    counts images of each dataset; `size` is (H, W) of crops, by default the encoder's own. Without epochs the encoder
+    is only narrowed.
     """
 
     encoder: str
@@ -39,7 +41,7 @@ class HardenSpec(Spec):
     weight_decay: float = Field(ge=0)
     momentum: float = Field(ge=0, lt=1)
     betas: tuple[float, float]
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     accumulate: int = Field(default=1, ge=1)
     warmup: float = Field(ge=0, le=1)
@@ -53,6 +55,7 @@ class HardenSpec(Spec):
     size: tuple[int, int] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     ema: float = Field(default=0.0, ge=0, lt=1)
+    directions: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=1, ge=1)
     seed: int = 0
 

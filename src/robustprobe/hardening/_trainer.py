@@ -3,18 +3,20 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast, final
+from pathlib import Path
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from robustprobe.encoders import Encoder
-from robustprobe.encoders.timm import TimmMap, TimmViT
+from robustprobe.encoders.file import weights_module
 from robustprobe.hardening._ascent import Ball, linf
 from robustprobe.hardening._base import Defence
 from robustprobe.hardening._folder import Folder, Saved, card_of
 from robustprobe.hardening._images import ImagePool, Part, updates, updates_per_epoch
 from robustprobe.hardening._machines import Machines
+from robustprobe.hardening._narrow import narrow
 from robustprobe.hardening._probe import Look, Probe
 from robustprobe.hardening._schedule import average, eps_factor, rate_factor
 from robustprobe.hardening._spec import HardenSpec
@@ -162,14 +164,14 @@ class _Trainer:
         due = self.epoch % spec.checkpoint_every == 0 or self.epoch == spec.epochs
         path = job.folder.checkpoint(self.epoch)
         if due and not (self.step == 0 and path.exists()):
-            job.folder.save_encoder(path, self._card(), weights_of(self.exhibit))
+            self._write(path)
         return self.probe.look(self.exhibit)
 
     def finish(self) -> None:
         """Write the result."""
         self.exhibit.load_state_dict(self.mean or self.student.state_dict())
         if self.machines.leads:
-            self.job.folder.save_encoder(self.job.folder.path, self._card(), weights_of(self.exhibit))
+            self._write(self.job.folder.path)
         self.machines.wait()
 
     def log(self, progress: Progress) -> None:
@@ -208,6 +210,14 @@ class _Trainer:
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
 
+    def _write(self, path: Path) -> None:
+        """Write the encoder of now as it is to be used."""
+        directions, shown = self.job.spec.directions, self.exhibit
+        if directions:
+            shown = narrow(shown, self.job.pool.whole(MEASURED).images.to(self.machines.device), directions)
+        card = self._card() | ({"directions": directions} if directions else {})
+        self.job.folder.save_encoder(path, card, weights_module(shown).state_dict())
+
     def _card(self) -> dict[str, Any]:
         facts = {**self.job.facts, "epoch": self.epoch, "updates": self.step, "hours": round(self.seconds / 3600, 3)}
         return card_of(self.teacher, self.job.architecture, facts)
@@ -233,11 +243,6 @@ def make_optimiser(spec: HardenSpec, parameters: Sequence[Tensor]) -> torch.opti
 def ball_of(spec: HardenSpec, factor: float = 1.0) -> Ball:
     """The inner attack of a run, at a share of its eps."""
     return linf(spec.eps * factor, spec.steps, spec.step_share, spec.attack_momentum)
-
-
-def weights_of(encoder: Encoder) -> Mapping[str, Tensor]:
-    """The weights that an encoder folder holds."""
-    return cast(Mapping[str, Tensor], cast(TimmViT | TimmMap, encoder).model.state_dict())
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,42 @@
+"""An encoder whose features lie in few directions: a linear map of low rank behind another one's."""
+
+from collections.abc import Sequence
+from typing import final
+
+from torch import Tensor, nn
+
+from robustprobe.encoders._base import Encoder
+from robustprobe.encoders._timm import TimmMap, TimmViT
+from robustprobe.types import Features
+
+
+@final
+class Narrowed(Encoder):
+    """Class token and patch tokens of the last block, each through two linear maps: (D,) to (K,) and back to (D,).
+
+    Heads read as many channels as before. Earlier blocks are shown as they are, and are as fragile as they were.
+    """
+
+    def __init__(self, base: TimmViT | TimmMap, directions: int) -> None:
+        super().__init__(base.card)
+        self.base = base
+        self.cls, self.patch = (_bottleneck(width, directions) for width in base.card.widths)
+
+    def settings(self) -> list[int | float | str]:
+        return ["narrowed", *self.base.settings()]
+
+    def features(self, images: Tensor) -> Features:
+        return self._narrowed(self.base.features(images))
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        last = (-1, self.base.depth - 1)
+        found = self.base.layers(images, which)
+        return [self._narrowed(f) if n in last else f for n, f in zip(which, found, strict=True)]
+
+    def _narrowed(self, features: Features) -> Features:
+        patches: Tensor = self.patch(features.patches.movedim(1, -1)).movedim(-1, 1)
+        return Features(self.cls(features.cls), patches)
+
+
+def _bottleneck(width: int, directions: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, directions, bias=False), nn.Linear(directions, width))
