@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustprobe.encoders import offline
@@ -13,7 +14,7 @@ from robustprobe.executors._work import Findings, Heads
 from robustprobe.planning import Bench, Cell, Plan, Rung
 from robustprobe.provenance import provenance
 from robustprobe.shards import Shard, ShardFolder, unpacked
-from robustprobe.spec import Spread, fingerprint
+from robustprobe.spec import Spread, code_digest, fingerprint
 from robustprobe.stats import Estimate
 from robustprobe.store import CheckFact, HeadFacts, Interval, Record, Store
 from robustprobe.tally import Tally
@@ -124,7 +125,15 @@ class _Run:
         digests = tuple((bench.encoder.digest, bench.data.digest()) for bench in plan.benches)
         key = fingerprint([suite.model_dump(mode="json"), str(plan.root), str(plan.device), digests])
         return Order(
-            key, suite, plan.root.absolute(), str(plan.device), encoders if plan.objects else None, digests, offline()
+            key,
+            suite,
+            plan.root.absolute(),
+            str(plan.device),
+            encoders if plan.objects else None,
+            digests,
+            code_digest(),
+            Path.cwd(),
+            offline(),
         )
 
     def _take(self, executor: Executor, done: Done) -> None:

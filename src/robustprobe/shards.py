@@ -11,6 +11,7 @@ import io
 import pickle
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,3 +93,5 @@ class ShardFolder:
     def remove(self) -> None:
         """Forget all shards of the job: its cells are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # other jobs have shards there
+            self.folder.parent.rmdir()

@@ -164,6 +164,8 @@ def _spread(executor: str, address: str, workers: int, shard_size: int) -> Sprea
         raise unknown_name("executor", executor, known)
     if address and executor != "ray":
         raise UserError(f"--ray-address {address} is for --executor ray; give both, or neither.")
+    if workers and executor != "ray":
+        raise UserError(f"--workers {workers} is for --executor ray; local is this process alone.")
     if workers < 0 or shard_size < 0:
         raise UserError(f"--workers {workers} and --shard-size {shard_size} must be 0 or more; 0 leaves the choice.")
     return Spread(executor=executor, address=address, workers=workers, shard_size=shard_size)

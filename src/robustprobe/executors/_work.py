@@ -3,6 +3,7 @@
 Encoders, datasets and heads are loaded once for a process, not for every shard.
 """
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from robustprobe.evaluation import Work, evaluate
 from robustprobe.planning import Bench, bench_batch, bench_of
 from robustprobe.probing import Fitted
 from robustprobe.shards import Shard
-from robustprobe.spec import AttackSpec, Suite
+from robustprobe.spec import AttackSpec, Suite, code_digest
 from robustprobe.steady import steady_models
 from robustprobe.tally import Kept, Piece, checked_again, piece_of
 from robustprobe.tasks import Model
@@ -34,7 +35,8 @@ class Order(NamedTuple):
     """What a process must know to take part in a run, wherever it is.
 
     `encoders` are objects where the caller gave objects, else None: then they are loaded by their names. `digests` are
-    those of the encoder and of the images of every bench, as the process that ordered the work sees them.
+    those of the encoder and of the images of every bench, and `code` that of robustprobe, as the process that ordered
+    the work sees them.
     """
 
     key: str
@@ -43,6 +45,9 @@ class Order(NamedTuple):
     device: str
     encoders: tuple[Encoder, ...] | None
     digests: tuple[tuple[str, str], ...]
+    code: str
+    folder: Path
+    """The working folder: what `my.py:Class` and `imagefolder:PATH` are relative to."""
     offline: bool = False
 
 
@@ -137,14 +142,15 @@ class Workshop:
                 self.encoders[which] = load_encoder(suite.encoders[which])
             encoder = self.encoders[which].freeze().to(self.device)
             bench = bench_of(suite, encoder, place, self.order.root)
-            for what, found, wanted in zip(
-                (f"the weights of {encoder.card.name}", f"the files of {bench.data.name}"),
-                (encoder.digest, bench.data.digest()),
-                self.order.digests[number],
-                strict=True,
-            ):
-                if found != wanted:
-                    raise UserError(f"{what} on this machine are not those of the machine that started the run.")
+            wanted = (*self.order.digests[number], self.order.code)
+            found = (encoder.digest, bench.data.digest(), code_digest())
+            names = f"weights of {encoder.card.name}", f"files of {bench.data.name}", "robustprobe"
+            for what, here, there in zip(names, found, wanted, strict=True):
+                if here != there:
+                    raise UserError(
+                        f"{what} on {platform.node()}: not the same as on the machine that started the run. "
+                        "See `robustprobe doctor --cluster`."
+                    )
             self.benches[number] = bench
         return self.benches[number]
 

@@ -35,55 +35,30 @@ class Ray(Executor):
     """Units are Ray tasks that ask for CPUs and GPUs; each worker process keeps what it has loaded."""
 
     def open(self) -> None:
-        self.ray = import_ray()
-        self.threads = 1
-        self._connect()
-        gpus = 1.0 if self.order.device.startswith("cuda") else 0.0
+        # Ray shows each worker the GPU it gave it, and no other.
+        device = self.order.device.partition(":")[0]
+        self.order = self.order._replace(device=device)
+        options, gpu = self.options, device == "cuda"
+        self.stack = contextlib.ExitStack()
+        self.ray, self.threads = self.stack.enter_context(connected(options.address, options.workers))
         # A worker that ran a task with a GPU is ended by default, and what it has loaded is lost.
-        remote = self.ray.remote(num_cpus=self.threads, num_gpus=gpus, max_calls=0, max_retries=0)
-        self.task = remote(work_of)
+        asked = {"num_cpus": self.threads, "num_gpus": int(gpu), "max_calls": 0, "max_retries": 0}
+        self.task = self.ray.remote(**asked)(work_of)
         self.book = self.ray.put(self.order)
         self.references: dict[int, Any] = {}
         self.later: list[tuple[float, int, Attempt]] = []
+        found = self.ray.cluster_resources()
+        room = max(1, int(found.get("GPU", 0) if gpu else found.get("CPU", 1) // self.threads))
+        self.workers = min(options.workers or room, room)
+        # Where workers fill the cluster, one unit more for each waits in line, so that none pauses.
+        self.most = 2 * self.workers if self.workers == room else self.workers
 
-    def _connect(self) -> None:
-        options, ray = self.options, self.ray
-        quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False, "configure_logging": True}
-        self.own = not ray.is_initialized()
-        try:
-            if not self.own:
-                pass
-            elif options.address:
-                ray.init(address=options.address, **quiet)
-            else:
-                workers = options.workers or cores()
-                self.threads = max(1, cores() // workers)
-                ray.init(
-                    num_cpus=workers * self.threads,
-                    include_dashboard=False,
-                    object_store_memory=SHARED_MEMORY,
-                    **quiet,
-                )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = f"at {options.address}" if options.address else "on this machine"
-            raise UserError(
-                f"Ray cannot be had {where}: {str(error).splitlines()[0]}. Nothing has begun; see docs/cluster.md, or "
-                "leave --executor ray out."
-            ) from error
-        found = ray.cluster_resources()
-        there = int(
-            found.get("GPU", 0) if self.order.device.startswith("cuda") else found.get("CPU", 1) // self.threads
-        )
-        self.workers = min(options.workers or max(1, there), max(1, there))
+    def close(self) -> None:
+        self.stack.close()
 
     @property
     def slots(self) -> int:
         return self.workers
-
-    def close(self) -> None:
-        if self.own:
-            with contextlib.suppress(Exception):
-                self.ray.shutdown()
 
     def results(self) -> Iterator[Done]:
         under_way: dict[Any, Attempt] = {}
@@ -100,11 +75,11 @@ class Ray(Executor):
                     yield done
 
     def _start(self, under_way: dict[Any, Attempt]) -> None:
-        """Hand out as many units as keep every worker busy, one more for each to come to without a pause."""
+        """Hand out as many units as keep every worker busy."""
         now = time.monotonic()
-        while self.later and self.later[0][0] <= now and len(under_way) < 2 * self.workers:
+        while self.later and self.later[0][0] <= now and len(under_way) < self.most:
             self._submit(heapq.heappop(self.later)[2], under_way)
-        while self.queue and len(under_way) < 2 * self.workers:
+        while self.queue and len(under_way) < self.most:
             self._submit(Attempt(heapq.heappop(self.queue)[2], 1), under_way)
 
     def _submit(self, attempt: Attempt, under_way: dict[Any, Attempt]) -> None:
@@ -142,6 +117,40 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
+@contextlib.contextmanager
+def connected(address: str, workers: int) -> Iterator[tuple[Any, int]]:
+    """Ray at an address, or started on this machine, or as it is where it runs in this process already; and the
+    threads that a worker is to use.
+
+    Raises:
+        UserError: it is not installed, or does not answer.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray, 1
+        return
+    quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    count = workers or cores()
+    threads = 1 if address else max(1, cores() // count)
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            size = {"num_cpus": count * threads, "object_store_memory": SHARED_MEMORY}
+            ray.init(include_dashboard=False, **size, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise UserError(
+            f"Ray cannot be had {where}: {str(error).splitlines()[0]}. Nothing has begun; see docs/cluster.md, or "
+            "leave --executor ray out."
+        ) from error
+    try:
+        yield ray, threads
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+
+
 def import_ray() -> Any:
     """Ray, told to keep to itself. Raises UserError where it is not installed."""
     # No statistics are sent; `uv run` does not make Ray copy this folder to every worker; threads are set by us.
@@ -167,6 +176,8 @@ _WORKSHOPS: dict[str, Workshop] = {}
 def work_of(order: Order, unit: Unit, heads: Any, threads: int) -> tuple[Any, list[str]]:
     """Do a unit in a worker process; with what a user should know of it."""
     torch.set_num_threads(threads)
+    with contextlib.suppress(OSError):
+        os.chdir(order.folder)
     if order.key not in _WORKSHOPS:
         _WORKSHOPS.clear()
         _WORKSHOPS[order.key] = Workshop(order)
