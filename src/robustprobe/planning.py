@@ -60,10 +60,11 @@ class Job(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """An encoder at a dataset: images to report on, data its heads learn from, and its jobs."""
+    """An encoder at a dataset: images to report on and their digest, data its heads learn from, and its jobs."""
 
     encoder: Encoder
     data: Dataset
+    digest: str
     train: probing.TrainData
     head_keys: dict[str, str]
     jobs: tuple[Job, ...]
@@ -166,7 +167,7 @@ def bench_of(suite: Suite, encoder: Encoder, place: int, root: Path) -> Bench:
     data = load_dataset(wanted.name, root=root, limit=wanted.limit, size=serving.size)
     train = probing.train_data(wanted.name, root, serving, suite.head)
     keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in found.labels}
-    return Bench(encoder, data, train, keys, ())
+    return Bench(encoder, data, data.digest(), train, keys, ())
 
 
 def _jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
@@ -179,7 +180,7 @@ def _jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
 
 
 def _rung(suite: Suite, bench: Bench, store: Store, spec: AttackSpec, made_for: str) -> Rung:
-    images = [bench.encoder.card.name, bench.encoder.digest, bench.data.digest(), spec.model_dump(mode="json")]
+    images = [bench.encoder.card.name, bench.encoder.digest, bench.digest, spec.model_dump(mode="json")]
     code = [source_digest(_kind(spec.name)), code_digest()]
     group = [*images, made_for, bench.head_keys.get(made_for, ""), suite.precision, suite.checks, *code]
     names = {task: fingerprint([*group, key]) for task, key in bench.head_keys.items()}

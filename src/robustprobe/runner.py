@@ -122,7 +122,7 @@ class _Run:
     def _order(self) -> Order:
         plan, suite = self.plan, self.plan.suite
         encoders = tuple(bench.encoder for bench in plan.benches[:: len(suite.datasets)])
-        digests = tuple((bench.encoder.digest, bench.data.digest()) for bench in plan.benches)
+        digests = tuple((bench.encoder.digest, bench.digest) for bench in plan.benches)
         key = fingerprint([suite.model_dump(mode="json"), str(plan.root), str(plan.device), digests])
         return Order(
             key,
@@ -147,7 +147,7 @@ class _Run:
                 self._judged(executor, done.unit, done.value)
             else:
                 self._checked(done.unit, done.value)
-        except (RuntimeError, OSError) as error:
+        except (UserError, RuntimeError, OSError) as error:
             self._failed(executor, done.unit, error)
 
     def _failed(self, executor: Executor, unit: Unit, error: Exception) -> None:
@@ -262,7 +262,7 @@ def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, head
         encoder_digest=bench.encoder.digest,
         encoder_licence=card.licence,
         dataset=data.name,
-        dataset_digest=data.digest(),
+        dataset_digest=bench.digest,
         split=data.split,
         image_size=data.size,
         image_ids_digest=fingerprint(tally.ids),

@@ -65,10 +65,12 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(
     tiny_encoder: Encoder, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged: list[str] = []
+    interrupted: list[bool] = []
     inner = _work.Workshop.judge
 
     def judge(self: Any, unit: Any, *rest: Any) -> Any:
-        if len(judged) == 8:
+        if len(judged) == 8 and not interrupted:
+            interrupted.append(True)
             raise KeyboardInterrupt
         judged.extend(unit.ids)
         return inner(self, unit, *rest)

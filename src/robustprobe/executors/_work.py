@@ -143,7 +143,7 @@ class Workshop:
             encoder = self.encoders[which].freeze().to(self.device)
             bench = bench_of(suite, encoder, place, self.order.root)
             wanted = (*self.order.digests[number], self.order.code)
-            found = (encoder.digest, bench.data.digest(), code_digest())
+            found = (encoder.digest, bench.digest, code_digest())
             names = f"weights of {encoder.card.name}", f"files of {bench.data.name}", "robustprobe"
             for what, here, there in zip(names, found, wanted, strict=True):
                 if here != there:
