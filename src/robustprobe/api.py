@@ -317,6 +317,8 @@ def evaluate(
         store = Store(Path(out) if out else Path(temporary)).prepare()
         plan = make_plan(suite, store, Path(root), find_device(device), loaded)
         failures = execute(plan, store, lambda progress: None)
+        if failures and all(failure.mistake for failure in failures):
+            raise UserError("; ".join(dict.fromkeys(failure.reason for failure in failures)))
         if failures:
             raise RuntimeError("; ".join(f"{f.label}: {f.reason}" for f in failures))
         wanted = plan.fingerprints()

@@ -1,6 +1,7 @@
 """Which device work runs on, what a call takes there, and memory given back."""
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -39,6 +40,11 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device '{name}' is not to be had here: {str(error).splitlines()[0]}. Use cpu.") from error
     return device
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def return_free_memory() -> None:

@@ -17,6 +17,7 @@ from robustprobe.errors import UserError
 from robustprobe.fast_linear import fast_linear
 from robustprobe.proxies import layout_heads
 from robustprobe.spec import AttackSpec
+from robustprobe.steady import SteadyEncoder, SteadyHead
 from robustprobe.tasks import Head, Model
 from robustprobe.tasks._base import fit_labels
 from robustprobe.types import Batch, Features, Widths
@@ -46,11 +47,13 @@ class Work(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """One batch under one eps: images, what the attack made of them, size of the perturbation (B,), and by judging task
-    the columns of rows in fp32, the same after rounding to 8 bits, and the outputs. All on the CPU.
+    """One batch under one eps: images and their places in the dataset, what the attack made of them, size of the
+    perturbation (B,), and by judging task the columns of rows in fp32, the same after rounding to 8 bits, and the
+    outputs. All on the CPU.
     """
 
     batch: Batch
+    places: Sequence[int]
     attacked: Attacked
     size: Tensor
     rows: dict[str, dict[str, Tensor]]
@@ -58,19 +61,32 @@ class Judgement(NamedTuple):
     outputs: dict[str, Tensor]
 
 
-def evaluate(work: Work) -> Iterator[tuple[Judgement, ...]]:
-    """Attack and judge every image of the work, batch by batch, in the order of the dataset; one judgement an eps."""
+class Placed(NamedTuple):
+    """A batch, and the places of its images in the dataset."""
+
+    batch: Batch
+    places: Sequence[int]
+
+
+def evaluate(work: Work, places: Sequence[int] | None = None) -> Iterator[tuple[Judgement, ...]]:
+    """Attack and judge images of the work, batch by batch; one judgement an eps.
+
+    Args:
+        places: which images of the dataset, and in which order; all, in its own order, by default.
+    """
     attacks = [load_attack(spec) for spec in work.attacks]
     function, first = attacked_function(work), 0
-    for batch in batches(work.dataset, work.batch_size):
+    places = range(len(work.dataset)) if places is None else places
+    for batch in batches(work.dataset, work.batch_size, order=places):
         images = batch.images.to(work.device)
         targets = {task: target.to(work.device) for task, target in batch.targets.items()}
         size = (images.shape[-2], images.shape[-1])
-        seen = victim(work, function, targets, range(first, first + len(images)), size)
+        here = places[first : first + len(images)]
+        seen = victim(work, function, targets, here, size)
         previous, judgements = None, []
         for attack in attacks:
             attacked = attack.run(seen, images, batch.ids, previous if attack.spec.warm else None)
-            judgements.append(judge(work, attack, batch, images, targets, attacked))
+            judgements.append(judge(work, attack, Placed(batch, here), images, targets, attacked))
             previous = attacked.images
         first += len(batch.ids)
         yield tuple(judgements)
@@ -116,7 +132,11 @@ def _layers(work: Work, images: Tensor, which: tuple[int, ...]) -> list[Features
 
 
 def _proxies(work: Work, size: tuple[int, int]) -> list[Head]:
-    return layout_heads(work.encoder, work.view.part_size(size), device=work.device)
+    """Heads for place and colour; fitted on the encoder as it is, since fits have batches of their own."""
+    steady = isinstance(work.encoder, SteadyEncoder)
+    encoder = work.encoder.whole if isinstance(work.encoder, SteadyEncoder) else work.encoder
+    heads = layout_heads(encoder, work.view.part_size(size), device=work.device)
+    return [SteadyHead(head) for head in heads] if steady else heads
 
 
 def reduced(function: Callable[[Tensor], Any], precision: str, device: str) -> Callable[[Tensor], Any]:
@@ -134,7 +154,7 @@ def reduced(function: Callable[[Tensor], Any], precision: str, device: str) -> C
 
 @torch.no_grad()
 def judge(
-    work: Work, attack: Attack, batch: Batch, images: Tensor, targets: Mapping[str, Tensor], attacked: Attacked
+    work: Work, attack: Attack, placed: Placed, images: Tensor, targets: Mapping[str, Tensor], attacked: Attacked
 ) -> Judgement:
     """Every judge's verdict on adversarial images, in fp32; judges with one view share its features."""
     adversarial, size = attacked.images, (images.shape[-2], images.shape[-1])
@@ -153,7 +173,7 @@ def judge(
             if whole:
                 outputs[name] = output.cpu()
     moved = attack.threat.size(adversarial - images).cpu()
-    return Judgement(batch, attacked._replace(images=adversarial.cpu()), moved, rows, rounded, outputs)
+    return Judgement(*placed, attacked._replace(images=adversarial.cpu()), moved, rows, rounded, outputs)
 
 
 def verdict(model: Model, output: Tensor, features: Features, target: Tensor) -> dict[str, Tensor]:

@@ -1,18 +1,20 @@
 """Example images of a run: chosen at random, the same for every encoder and attack, stored without loss."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustprobe.evaluation import Judgement, Work
+from robustprobe.datasets import Dataset
 from robustprobe.spec import AttackSpec
 from robustprobe.store import Example, Group, Store
+from robustprobe.tally import Kept
 from robustprobe.tasks._base import fit_labels
+from robustprobe.views import View
 
 TOP = 5
 MILLIMETRES = 1000
@@ -24,73 +26,68 @@ def example_places(ids: Sequence[str], count: int, seed: int) -> set[int]:
     return set(order[:count])
 
 
-class ExampleWriter:
-    """Collects the chosen images of one group as batches pass, and writes them once all are there."""
+class Setting(NamedTuple):
+    """What examples are of: an encoder, the images, and how the model of each task sees them."""
 
-    def __init__(
-        self, store: Store, group: str, work: Work, attack: AttackSpec, made_for: str, places: set[int]
-    ) -> None:
-        self.store, self.group, self.work, self.attack = store, group, work, attack
-        self.made_for, self.places = made_for, places
-        self.offset = 0
-        self.examples: list[Example] = []
-        self.pictures: dict[str, NDArray[Any]] = {}
+    encoder: str
+    dataset: Dataset
+    views: Mapping[str, View]
 
-    def add(self, judged: Judgement) -> None:
-        """Collect the chosen images of a batch; batches come in the order of the dataset."""
-        for row, identity in enumerate(judged.batch.ids):
-            if self.offset + row in self.places:
-                self.examples.append(self._example(judged, row, identity))
-        self.offset += len(judged.batch.ids)
 
-    def finish(self) -> None:
-        """Write the images, then the group's description; nothing where no image was to be kept."""
-        if not self.places:
-            return
-        for name, pixels in self.pictures.items():
-            self.store.write_image(self.group, name, pixels)
-        labels = self.work.dataset.labels
-        depth = labels["depth"].max_depth if "depth" in labels else 0.0
-        self.store.write_group(
-            Group(
-                group=self.group,
-                encoder=self.work.encoder.card.name,
-                dataset=self.work.dataset.name,
-                attack=self.attack,
-                made_for=self.made_for,
-                classes={task: list(space.classes) for task, space in labels.items()},
-                max_depth=depth,
-                examples=self.examples,
-            )
+def write_examples(
+    store: Store, group: str, setting: Setting, attack: AttackSpec, made_for: str, kept: Sequence[Kept]
+) -> None:
+    """Write the images of one group, then the group's description; nothing where no image was kept."""
+    if not kept:
+        return
+    pictures: dict[str, NDArray[Any]] = {}
+    examples = [_example(one, setting, attack.name == "clean", pictures) for one in kept]
+    for name, pixels in pictures.items():
+        store.write_image(group, name, pixels)
+    labels = setting.dataset.labels
+    store.write_group(
+        Group(
+            group=group,
+            encoder=setting.encoder,
+            dataset=setting.dataset.name,
+            attack=attack,
+            made_for=made_for,
+            classes={task: list(space.classes) for task, space in labels.items()},
+            max_depth=labels["depth"].max_depth if "depth" in labels else 0.0,
+            examples=examples,
         )
+    )
 
-    def _example(self, judged: Judgement, row: int, identity: str) -> Example:
-        place = self.offset + row
-        pixels = (judged.attacked.images[row] * 255).round().byte().permute(1, 2, 0)
-        self.pictures[f"{place}.png"] = pixels.numpy()
-        predictions = {task: self._prediction(task, out[row], place) for task, out in judged.outputs.items()}
-        size = (pixels.shape[0], pixels.shape[1])
-        truth = {task: self._truth(task, target[row], place, size) for task, target in judged.batch.targets.items()}
-        return Example(id=identity, place=place, predictions=predictions, truth=truth)
 
-    def _prediction(self, task: str, output: Tensor, place: int) -> Any:
-        classes = self.work.dataset.labels[task].classes
+def _example(one: Kept, setting: Setting, clean: bool, pictures: dict[str, NDArray[Any]]) -> Example:
+    pixels = (one.adversarial * 255).round().byte().permute(1, 2, 0)
+    pictures[f"{one.place}.png"] = pixels.numpy()
+    labels = setting.dataset.labels
+    predictions: dict[str, Any] = {}
+    truth: dict[str, Any] = {}
+    for task, answer in one.answers.items():
+        classes, name = labels[task].classes, f"{one.place}-{task}.png"
         if task == "classification":
-            shares, order = output.softmax(0).topk(min(TOP, len(classes)))
-            return [[classes[int(i)], round(float(s), 4)] for s, i in zip(shares, order, strict=True)]
-        label_map = output.argmax(0) if task == "segmentation" else output
-        return self._map(f"{place}-{task}.png", task, label_map)
-
-    def _truth(self, task: str, target: Tensor, place: int, size: tuple[int, int]) -> Any:
+            predictions[task] = _likeliest(answer, classes)
+        else:
+            predictions[task], pictures[name] = name, _map(task, answer)
+    for task, target in one.targets.items():
+        classes, name = labels[task].classes, f"{one.place}-{task}-truth.png"
         if task == "classification":
-            return self.work.dataset.labels[task].classes[int(target)]
-        name = f"{place}-{task}-truth.png"
-        size = self.work.models[task].view.output_size(size)
-        return self._map(name, task, fit_labels(target[None], size)[0], self.attack.name == "clean")
+            truth[task] = classes[int(target)]
+            continue
+        truth[task] = name
+        if clean:
+            size = setting.views[task].output_size((pixels.shape[0], pixels.shape[1]))
+            pictures[name] = _map(task, fit_labels(target[None], size)[0])
+    return Example(id=one.id, place=one.place, predictions=predictions, truth=truth)
 
-    def _map(self, name: str, task: str, values: Tensor, write: bool = True) -> str:
-        if write:
-            levels = values if task == "segmentation" else (values * MILLIMETRES).round()
-            kind = np.uint8 if task == "segmentation" else np.uint16
-            self.pictures[name] = levels.to(torch.int64).numpy().astype(kind)
-        return name
+
+def _likeliest(logits: Tensor, classes: Sequence[str]) -> list[list[Any]]:
+    shares, order = logits.softmax(0).topk(min(TOP, len(classes)))
+    return [[classes[int(i)], round(float(s), 4)] for s, i in zip(shares, order, strict=True)]
+
+
+def _map(task: str, values: Tensor) -> NDArray[Any]:
+    levels = values if task == "segmentation" else (values * MILLIMETRES).round()
+    return levels.to(torch.int64).numpy().astype(np.uint8 if task == "segmentation" else np.uint16)

@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustprobe.sums import image_sums
+
 Floats = NDArray[np.float64]
 
 
@@ -51,7 +53,7 @@ def depth_errors(depth: Tensor, target: Tensor) -> dict[str, Tensor]:
     count = valid.sum(1)
 
     def mean(values: Tensor) -> Tensor:
-        return torch.where(valid, values, 0).sum(1) / count
+        return image_sums(torch.where(valid, values, 0)) / count
 
     ratio = torch.maximum(p / t, t / p)
     return {

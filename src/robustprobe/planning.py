@@ -60,10 +60,11 @@ class Job(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """An encoder at a dataset: images to report on, data its heads learn from, and its jobs."""
+    """An encoder at a dataset: images to report on and their digest, data its heads learn from, and its jobs."""
 
     encoder: Encoder
     data: Dataset
+    digest: str
     train: probing.TrainData
     head_keys: dict[str, str]
     jobs: tuple[Job, ...]
@@ -89,6 +90,8 @@ class Plan(NamedTuple):
     benches: tuple[Bench, ...]
     seconds: float
     kept_bytes: int = 0
+    objects: bool = False
+    """Whether encoders were given as objects, not by name."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -118,14 +121,15 @@ def make_plan(
         UserError: anything that cannot be resolved, before any work is done.
     """
     suite = _with_attacks(suite, root, leave_out)
-    loaded = list(encoders) or [load_encoder(name) for name in suite.encoders]
+    loaded_before = list(encoders)
+    loaded = loaded_before or [load_encoder(name) for name in suite.encoders]
     benches = tuple(
         _bench(suite, e.to(device), place, root, store) for e in loaded for place in range(len(suite.datasets))
     )
     clock = PassClock(device)
     estimates = [_estimate(suite, bench, clock) for bench in benches if bench.left]
     seconds, kept = sum(e[0] for e in estimates), max((e[1] for e in estimates), default=0)
-    return Plan(suite, root, device, benches, seconds, kept)
+    return Plan(suite, root, device, benches, seconds, kept, bool(loaded_before))
 
 
 def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
@@ -147,14 +151,23 @@ def _kind(attack: str) -> type[Attack]:
 
 
 def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store) -> Bench:
+    bench = bench_of(suite, encoder, place, root)
+    return bench._replace(jobs=tuple(_jobs(suite, bench, store)))
+
+
+def bench_of(suite: Suite, encoder: Encoder, place: int, root: Path) -> Bench:
+    """An encoder at the dataset at a place of the suite, without its jobs.
+
+    Raises:
+        UserError: the dataset is not here.
+    """
     wanted = suite.datasets[place]
     found = find_dataset(wanted.name, root=root)
     serving = probing.served(encoder.card, found, suite.head, wanted.size)
     data = load_dataset(wanted.name, root=root, limit=wanted.limit, size=serving.size)
     train = probing.train_data(wanted.name, root, serving, suite.head)
     keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in found.labels}
-    bench = Bench(encoder, data, train, keys, ())
-    return bench._replace(jobs=tuple(_jobs(suite, bench, store)))
+    return Bench(encoder, data, data.digest(), train, keys, ())
 
 
 def _jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
@@ -167,7 +180,7 @@ def _jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
 
 
 def _rung(suite: Suite, bench: Bench, store: Store, spec: AttackSpec, made_for: str) -> Rung:
-    images = [bench.encoder.card.name, bench.encoder.digest, bench.data.digest(), spec.model_dump(mode="json")]
+    images = [bench.encoder.card.name, bench.encoder.digest, bench.digest, spec.model_dump(mode="json")]
     code = [source_digest(_kind(spec.name)), code_digest()]
     group = [*images, made_for, bench.head_keys.get(made_for, ""), suite.precision, suite.checks, *code]
     names = {task: fingerprint([*group, key]) for task, key in bench.head_keys.items()}

@@ -126,4 +126,5 @@ attacks: "Registry[object]" = Registry("attacks", "attack", "robustprobe.attacks
 datasets: "Registry[object]" = Registry("datasets", "dataset", "robustprobe.datasets:Dataset")
 tasks: "Registry[object]" = Registry("tasks", "task", "robustprobe.tasks:Task")
 sources: "Registry[object]" = Registry("encoders", "encoder source", "robustprobe.encoders:Source")
+executors: "Registry[object]" = Registry("executors", "executor", "robustprobe.executors:Executor")
 defences: "Registry[object]" = Registry("hardening", "defence", "robustprobe.hardening:Defence")

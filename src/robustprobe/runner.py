@@ -2,26 +2,28 @@
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustprobe import probing
-from robustprobe.datasets import Dataset
-from robustprobe.device import return_free_memory
-from robustprobe.evaluation import Work, evaluate
-from robustprobe.examples import ExampleWriter, example_places
-from robustprobe.planning import Bench, Cell, Job, Plan, Rung, bench_batch
+from robustprobe.encoders import offline
+from robustprobe.errors import UserError
+from robustprobe.examples import Setting, example_places, write_examples
+from robustprobe.executors import Check, Done, Executor, Fit, Judge, Order, Task, Unit, Watch, load_executor
+from robustprobe.executors._work import Findings, Heads
+from robustprobe.planning import Bench, Cell, Plan, Rung
 from robustprobe.provenance import provenance
-from robustprobe.spec import Suite, fingerprint
+from robustprobe.shards import Shard, ShardFolder, unpacked
+from robustprobe.spec import Spread, code_digest, fingerprint
 from robustprobe.stats import Estimate
 from robustprobe.store import CheckFact, HeadFacts, Interval, Record, Store
 from robustprobe.tally import Tally
-from robustprobe.tasks import Model
-from robustprobe.trust import Check
+from robustprobe.tasks import load_task
+from robustprobe.trust import Check as Finding
 
-# Images between two times that free memory is given back.
-TRIM_EVERY = 256
-Probes = Mapping[str, tuple[Model, probing.Fitted]]
+# A shard takes about this long by the plan's estimate, and this many images.
+SHARD_SECONDS = 60
+FEWEST, MOST = 16, 2048
 
 
 class Progress(NamedTuple):
@@ -34,95 +36,197 @@ class Progress(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A job that failed, and why."""
+    """A job that failed, and why; `mistake` where that is the user's to mend."""
 
     label: str
     reason: str
+    mistake: bool = False
 
 
+LOCAL = Spread()
 Notify = Callable[[Progress], None]
+Say = Callable[[str], None]
 
 
-def execute(plan: Plan, store: Store, notify: Notify) -> list[Failure]:
-    """Do what the plan lacks. Every finished cell is on disk before the next one starts.
+def execute(
+    plan: Plan, store: Store, notify: Notify, options: Spread = LOCAL, say: Say = lambda text: None
+) -> list[Failure]:
+    """Do what the plan lacks. Shards and cells are on disk as soon as they are finished.
+
+    Args:
+        say: told in a sentence what a user should know on the way.
 
     Returns:
-        jobs that failed for another reason than a mistake of the user's; the rest is done all the same.
+        jobs that failed; the rest is done all the same.
 
     Raises:
-        UserError: a mistake that only the work itself could reveal, such as a corrupt image.
+        UserError: the executor cannot be had.
     """
-    failures = []
-    for bench in plan.benches:
-        if not bench.left:
-            continue
+    return _Run(plan, store, notify, options, say).execute()
+
+
+class _Running:
+    """A job, what there is of it so far, and how many of its images are missing."""
+
+    def __init__(self, plan: Plan, store: Store, bench: int, number: int) -> None:
+        self.place, self.job = plan.benches[bench], plan.benches[bench].left[number]
+        self.suite, data = plan.suite, plan.benches[bench].data
+        self.start = time.monotonic()
+        shown, checked = (
+            example_places(data.kept_ids, n, self.suite.seed) for n in (self.suite.examples, self.suite.checks)
+        )
+        self.shown = shown
+        specs = tuple(rung.attack for rung in self.job.rungs)
+        self.task = Task(bench, number, self.job.made_for, specs, frozenset(shown | checked))
+        self.tallies = [Tally(spec, checked) for spec in specs]
+        names = [cell.fingerprint for cell in self.job.cells]
+        self.folder = ShardFolder(store.folder, fingerprint([names, sorted(self.task.keep)]))
+        self.missing = dict.fromkeys(data.kept_ids)
+        self.failed = False
+
+    def take(self, shard: Shard) -> None:
+        """Count a shard in."""
+        for pieces in shard.batches:
+            for tally, piece in zip(self.tallies, pieces, strict=True):
+                tally.take(piece)
+        for name in shard.ids:
+            del self.missing[name]
+
+    @property
+    def label(self) -> str:
+        return f"{self.place.label}: {self.job.name}"
+
+
+class _Run:
+    """One execution of a plan: the only one who writes."""
+
+    def __init__(self, plan: Plan, store: Store, notify: Notify, options: Spread, say: Say) -> None:
+        self.plan, self.store, self.notify, self.options, self.say = plan, store, notify, options, say
+        self.failures: list[Failure] = []
+        self.running: dict[tuple[int, int], _Running] = {}
+        self.heads: dict[int, Heads] = {}
+
+    def execute(self) -> list[Failure]:
+        """Do it."""
+        wanted = [number for number, bench in enumerate(self.plan.benches) if bench.left]
+        if not wanted:
+            return []
+        watch = Watch(self._progress, self.say)
+        with load_executor(self._order(), self.plan.benches, self.options, watch) as executor:
+            for number in wanted:
+                executor.add(Fit(number))
+            for done in executor.results():
+                self._take(executor, done)
+        return self.failures
+
+    def _order(self) -> Order:
+        plan, suite = self.plan, self.plan.suite
+        encoders = tuple(bench.encoder for bench in plan.benches[:: len(suite.datasets)])
+        digests = tuple((bench.encoder.digest, bench.digest) for bench in plan.benches)
+        key = fingerprint([suite.model_dump(mode="json"), str(plan.root), str(plan.device), digests])
+        return Order(
+            key,
+            suite,
+            plan.root.absolute(),
+            str(plan.device),
+            encoders if plan.objects else None,
+            digests,
+            code_digest(),
+            Path.cwd(),
+            offline(),
+        )
+
+    def _take(self, executor: Executor, done: Done) -> None:
+        if done.error is not None:
+            self._failed(executor, done.unit, done.error)
+            return
         try:
-            probes = _fit(plan, bench, notify)
-        except (RuntimeError, OSError) as error:
-            failures.append(Failure(f"{bench.label}: heads", str(error)))
-            continue
-        for job in bench.left:
-            label = f"{bench.label}: {job.name}"
-            try:
-                _run_job(plan, store, bench, job, probes, partial(_labelled, notify, label))
-            except (RuntimeError, OSError) as error:
-                failures.append(Failure(label, str(error)))
-    return failures
+            if isinstance(done.unit, Fit):
+                self._fitted(executor, done.unit, done.value)
+            elif isinstance(done.unit, Judge):
+                self._judged(executor, done.unit, done.value)
+            else:
+                self._checked(done.unit, done.value)
+        except (UserError, RuntimeError, OSError) as error:
+            self._failed(executor, done.unit, error)
 
+    def _failed(self, executor: Executor, unit: Unit, error: Exception) -> None:
+        if isinstance(unit, Fit):
+            label = f"{self.plan.benches[unit.bench].label}: heads"
+        else:
+            running = self._running(unit.task)
+            if running.failed:
+                return
+            running.failed, label = True, running.label
+            executor.drop(lambda other: isinstance(other, Fit) or self._running(other.task) is not running)
+        self.failures.append(Failure(label, str(error) or type(error).__name__, isinstance(error, UserError)))
 
-def _labelled(notify: Notify, label: str, progress: Progress) -> None:
-    notify(progress._replace(label=label))
+    def _fitted(self, executor: Executor, unit: Fit, heads: Heads) -> None:
+        bench = self.plan.benches[unit.bench]
+        self.heads[unit.bench] = heads
+        count = len(bench.train.train)
+        self.notify(Progress(f"{bench.label}: heads", count, count, finished=True))
+        for number in range(len(bench.left)):
+            running = _Running(self.plan, self.store, unit.bench, number)
+            self.running[unit.bench, number] = running
+            for shard in running.folder.load(bench.data.kept_ids):
+                running.take(shard)
+            self._spread(executor, running)
 
+    def _spread(self, executor: Executor, running: _Running) -> None:
+        names = list(running.missing)
+        size = self.options.shard_size or self._shard_size(len(names), executor.slots)
+        for number, start in enumerate(range(0, len(names), size)):
+            executor.add(Judge(running.task, tuple(names[start : start + size]), number))
+        if not names:
+            self._all_judged(executor, running)
 
-def _fit(plan: Plan, bench: Bench, notify: Notify) -> Probes:
-    label = f"{bench.label}: heads"
-    probes = probing.fit_probes(
-        bench.encoder,
-        bench.train,
-        list(bench.head_keys),
-        spec=plan.suite.head,
-        device=plan.device,
-        notify=lambda stage, done, total: notify(Progress(f"{label}, {stage}", done, total)),
-    )
-    notify(Progress(label, len(bench.train.train), len(bench.train.train), finished=True))
-    return probes
+    def _shard_size(self, images: int, slots: int) -> int:
+        """About a minute's work, and something for every worker where there are several."""
+        passes = sum(len(bench.data) * len(bench.left) for bench in self.plan.benches)
+        a_minute = round(SHARD_SECONDS * passes / max(self.plan.seconds, 1e-9))
+        share = -(-images // slots) if slots > 1 else images
+        return max(FEWEST, min(MOST, a_minute, share))
 
+    def _judged(self, executor: Executor, unit: Judge, content: bytes) -> None:
+        running = self._running(unit.task)
+        shard = unpacked(content)
+        running.folder.keep(shard, content)
+        running.take(shard)
+        total = len(running.place.data)
+        self.notify(Progress(running.label, total - len(running.missing), total))
+        if not running.missing and not running.failed:
+            self._all_judged(executor, running)
 
-def _run_job(plan: Plan, store: Store, bench: Bench, job: Job, probes: Probes, notify: Notify) -> None:
-    start, suite, data = time.monotonic(), plan.suite, bench.data
-    models = {task: model for task, (model, _) in probes.items()}
-    specs = tuple(rung.attack for rung in job.rungs)
-    view = next(iter(models.values())).view
-    batch_size = bench_batch(suite.batch_size, bench.encoder, view, data)
-    work = Work(
-        bench.encoder, models, data, specs, job.made_for, list(models), batch_size, suite.precision, plan.device
-    )
-    writers = [
-        ExampleWriter(store, rung.group, work, rung.attack, job.made_for, _places(suite, data, suite.examples))
-        for rung in job.rungs
-    ]
-    tallies, done = [Tally(work, rung.attack, _places(suite, data, suite.checks)) for rung in job.rungs], 0
-    for judgements in evaluate(work):
-        for writer, tally, judged in zip(writers, tallies, judgements, strict=True):
-            writer.add(judged)
-            tally.add(judged)
-        before, done = done, done + len(judgements[0].batch.ids)
-        if before // TRIM_EVERY != done // TRIM_EVERY:
-            return_free_memory()
-        notify(Progress("", done, len(data)))
-    for writer, tally, rung in zip(writers, tallies, job.rungs, strict=True):
-        writer.finish()
-        checks = tally.checks()
-        for cell in rung.cells:
-            seconds = (time.monotonic() - start) / len(job.rungs)
-            _store_cell(
-                plan, store, bench, Finished(job.made_for, rung, cell, tally, checks[cell.task], seconds), probes
-            )
-    notify(Progress("", len(data), len(data), finished=True))
+    def _all_judged(self, executor: Executor, running: _Running) -> None:
+        executor.add(Check(running.task, tuple(tally.kept for tally in running.tallies)))
 
+    def _checked(self, unit: Check, found: Findings) -> None:
+        running = self._running(unit.task)
+        job, bench, total = running.job, running.place, len(running.place.data)
+        setting = Setting(bench.encoder.card.name, bench.data, bench.train.views)
+        seconds = (time.monotonic() - running.start) / len(job.rungs)
+        for rung, tally, extra in zip(job.rungs, running.tallies, found, strict=True):
+            shown = [one for one in tally.everything_kept if one.place in running.shown]
+            write_examples(self.store, rung.group, setting, rung.attack, job.made_for, shown)
+            for cell in rung.cells:
+                checks = [*tally.trace(), *extra.get(cell.task, [])]
+                finished = Finished(job.made_for, rung, cell, tally, checks, seconds)
+                _store_cell(self.plan, self.store, bench, finished, self.heads[unit.bench])
+        running.folder.remove()
+        del self.running[unit.bench, unit.task.number]
+        self.notify(Progress(running.label, total, total, finished=True))
 
-def _places(suite: Suite, data: Dataset, count: int) -> set[int]:
-    return example_places(data.kept_ids, count, suite.seed)
+    def _running(self, task: Task) -> _Running:
+        return self.running[task.bench, task.number]
+
+    def _progress(self, unit: Unit, stage: str, done: int, total: int) -> None:
+        if isinstance(unit, Fit):
+            self.notify(Progress(f"{self.plan.benches[unit.bench].label}: heads, {stage}", done, total))
+        elif isinstance(unit, Judge):
+            running = self._running(unit.task)
+            total = len(running.place.data)
+            self.notify(Progress(running.label, total - len(running.missing) + done, total))
 
 
 class Finished(NamedTuple):
@@ -132,13 +236,15 @@ class Finished(NamedTuple):
     rung: Rung
     cell: Cell
     tally: Tally
-    checks: list[Check]
+    checks: list[Finding]
     seconds: float
 
 
-def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, probes: Probes) -> None:
+def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, heads: Heads) -> None:
     cell, rung, tally = finished.cell, finished.rung, finished.tally
-    model, fitted = probes[cell.task]
+    fitted = heads[cell.task]
+    task = load_task(cell.task, bench.data.labels[cell.task])
+    view = replace(bench.train.views[cell.task], layers=fitted.design.layers)
     exact, rounded = tally.columns(cell.task), tally.columns(cell.task, rounded=True)
     columns: dict[str, Any] = {
         "id": tally.ids,
@@ -156,7 +262,7 @@ def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, prob
         encoder_digest=bench.encoder.digest,
         encoder_licence=card.licence,
         dataset=data.name,
-        dataset_digest=data.digest(),
+        dataset_digest=bench.digest,
         split=data.split,
         image_size=data.size,
         image_ids_digest=fingerprint(tally.ids),
@@ -164,12 +270,12 @@ def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, prob
         made_for=finished.made_for,
         attack=rung.attack,
         precision=suite.precision,
-        metric=model.task.metric,
-        unit=model.task.unit,
-        higher_is_better=model.task.higher_is_better,
+        metric=task.metric,
+        unit=task.unit,
+        higher_is_better=task.higher_is_better,
         n=len(tally.ids),
-        metrics=_intervals(model.task.estimates(exact)),
-        metrics_8bit=_intervals(model.task.estimates(rounded)),
+        metrics=_intervals(task.estimates(exact)),
+        metrics_8bit=_intervals(task.estimates(rounded)),
         largest_perturbation=float(tally.size.max()),
         checks=tuple(CheckFact(**check._asdict()) for check in finished.checks),
         cost=tally.cost,
@@ -178,7 +284,7 @@ def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, prob
             recipe=suite.head.model_dump(mode="json"),
             learning_rate=fitted.learning_rate,
             reads=f"{fitted.design.pooling} of {fitted.design.layers}",
-            view=model.view.label,
+            view=view.label,
             held_out_score=fitted.held_out_score,
             train_images=len(bench.train.train),
         ),

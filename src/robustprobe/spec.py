@@ -211,6 +211,18 @@ class Suite(Spec):
         )
 
 
+class Spread(Spec):
+    """How a run is spread over processes and machines; no number depends on it.
+
+    `workers` 0: as many as there is room for. `shard_size` images of one job make a unit of work; 0: about a minute's.
+    """
+
+    executor: str = "local"
+    address: str = ""
+    workers: int = Field(default=0, ge=0)
+    shard_size: int = Field(default=0, ge=0)
+
+
 def load_suite(path: Path) -> Suite:
     """The suite of a YAML file.
 
@@ -248,6 +260,8 @@ def code_digest() -> str:
         "types.py",
         "threat.py",
         "fast_linear.py",
+        "steady.py",
+        "sums.py",
         "trust.py",
         "proxies.py",
         "metrics.py",

@@ -8,6 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from robustprobe.sums import image_sums
+
 
 def image_generator(seed: int, image_id: str, *purpose: object) -> torch.Generator:
     """The random stream of one image and one purpose, whatever batch, order or device the image comes in."""
@@ -109,7 +111,7 @@ class L2(Threat):
         return perturbation * over_image(torch.where(size > self.eps, inside, 1.0))
 
     def size(self, perturbation: Tensor) -> Tensor:
-        return perturbation.flatten(1).square().sum(1).sqrt()
+        return image_sums(perturbation.square()).sqrt()
 
     def resized(self, factor: float) -> "L2":
         return L2(self.eps * factor)

@@ -157,14 +157,14 @@ def test_interrupt_ends_with_130_and_what_to_do(suite_file: Path, tmp_path: Path
     assert len(Store(tmp_path).records()) == 1
 
 
-@pytest.mark.parametrize(("broken", "records"), [("_fit", 0), ("_store_cell", 0)])
+@pytest.mark.parametrize(("broken", "records"), [("probing.fit_probes", 0), ("runner._store_cell", 0)])
 def test_what_fails_is_named_and_ends_with_2(
     call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, records: int
 ) -> None:
     def fail(*arguments: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(f"robustprobe.runner.{broken}", fail)
+    monkeypatch.setattr(f"robustprobe.{broken}", fail)
     answer = call("run", suite_file, "--out", tmp_path)
     assert answer.code == 2
     assert "tiny on scenes" in answer.err

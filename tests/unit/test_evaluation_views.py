@@ -132,10 +132,10 @@ def test_labels_of_the_victim_are_as_large_as_its_output(tiny_encoder: Encoder) 
 
 def test_checks_run_on_the_most_common_shape(tiny_encoder: Encoder) -> None:
     job = work(tiny_encoder, "depth", Windows(window=16, stride=8), "depthpgd", varied())
-    tally = Tally(job, job.attacks[0], {0, 2, 3, 5})
+    tally = Tally(job.attacks[0], {0, 2, 3, 5})
     for part in judged(job):
         tally.add(part)
-    assert {"second restart", "eps 0", "black box"} <= {check.name for check in tally.checks()["depth"]}
+    assert {"second restart", "eps 0", "black box"} <= {check.name for check in tally.checks(job)["depth"]}
     assert len(tally.columns("depth")["rmse"]) == 6
 
 

@@ -231,11 +231,11 @@ def tallied(probes: SceneProbes, attack: str, made_for: str) -> dict[str, list[C
     spec = AttackSpec(name=attack, steps=4)
     judges = [made_for] if made_for else list(models)
     work = Work(probes.encoder, models, data, (spec,), made_for, judges, 4, "fp32", torch.device("cpu"))
-    tally = Tally(work, spec, {0, 2, 4, 5})
+    tally = Tally(spec, {0, 2, 4, 5})
     for (judged,) in evaluate(work):
         tally.add(judged)
     assert [kept.place for kept in tally.kept] == [0, 2, 4, 5]
-    return tally.checks()
+    return tally.checks(work)
 
 
 OF_A_TASK = {"classification": {"logits"}, "segmentation": {"logits"}, "depth": {"saturated depth"}}

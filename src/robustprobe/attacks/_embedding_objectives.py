@@ -10,6 +10,7 @@ from robustprobe.attacks._base import Victim
 from robustprobe.attacks._search import Entries, Judged, Objective
 from robustprobe.errors import UserError, unknown_name
 from robustprobe.losses import embedding
+from robustprobe.sums import sum_of
 from robustprobe.types import Features
 
 DISTANCES = {
@@ -60,7 +61,7 @@ def embedding_objective(victim: Victim, name: str, images: Tensor) -> Objective:
 
     def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
         parts = [_distance(distance, f, _rows(o, entries.rows)) for f, o in zip(function(x), origin, strict=True)]
-        value = torch.stack(parts).sum(0)
+        value = sum_of(parts)
         value = -value if distance.towards else value
         return Judged(value, value, value, torch.zeros_like(value, dtype=torch.bool))
 

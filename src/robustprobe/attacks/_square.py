@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks._search import Best, Draws, Entries, Outcome, Search
+from robustprobe.sums import image_sums
 from robustprobe.threat import L2, over_image
 
 FIRST_SHARE = 0.8
@@ -110,7 +111,7 @@ def _bumped(search: Search, images: Tensor, current: Tensor, inside: Tensor, emp
 
 
 def _energy(values: Tensor) -> Tensor:
-    return values.flatten(1).square().sum(1)
+    return image_sums(values.square())
 
 
 def _unit(values: Tensor) -> Tensor:

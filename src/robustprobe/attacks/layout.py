@@ -10,6 +10,7 @@ from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Entries, Judged, Objective
 from robustprobe.errors import UserError
 from robustprobe.losses.segmentation import segmentation_pixels, segpgd
+from robustprobe.sums import mean_of
 
 STRIDE = 4
 NOTHING_IGNORED = -1
@@ -41,9 +42,9 @@ class LayoutAttack(GradientAttack):
                 segmentation_pixels(head(seen, size), answer[entries.rows], NOTHING_IGNORED)
                 for head, answer in zip(heads, answers, strict=True)
             ]
-            value = torch.stack([segpgd(p, progress) for p in pixels]).mean(0)
+            value = mean_of([segpgd(p, progress) for p in pixels])
             # At progress 1 right and wrong pixels weigh alike, so that steps can be compared.
-            track = torch.stack([segpgd(p, 1.0) for p in pixels]).mean(0)
+            track = mean_of([segpgd(p, 1.0) for p in pixels])
             return Judged(value, track, track, torch.zeros_like(value, dtype=torch.bool))
 
         return judge

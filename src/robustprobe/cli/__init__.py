@@ -1,5 +1,7 @@
 """The command line: thin, and without torch until a command needs it."""
 
+import shlex
+import signal
 import sys
 
 from cyclopts import App, CycloptsError
@@ -50,6 +52,8 @@ def _version() -> str:
 
 def main() -> None:
     """Exit codes: 0 done; 1 the user's mistake; 2 some cells failed; 130 interrupted, resumable."""
+    # A scheduler that wants its machine back asks by this signal: the same as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(sys.argv[1:], exit_on_error=False)
     except CycloptsError:
@@ -58,5 +62,12 @@ def main() -> None:
         print(f"robustprobe: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("robustprobe: interrupted; finished cells are kept, the same command continues.", file=sys.stderr)
+        # Once more, and what is being put away would end in a traceback.
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, signal.SIG_IGN)
+        command = shlex.join(["robustprobe", *sys.argv[1:]])
+        print(
+            f"robustprobe: interrupted; all that is finished is kept, and the same command continues: {command}",
+            file=sys.stderr,
+        )
         sys.exit(130)

@@ -69,6 +69,10 @@ class Display:
     ) -> None:
         self.bars.stop()
 
+    def say(self, text: str) -> None:
+        """Tell in a line what happened on the way."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
     def update(self, progress: Progress) -> None:
         """Show how far a stage is."""
         self.bars.update(self.current, description=progress.label, completed=progress.completed, total=progress.total)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from rich.markup import escape
@@ -10,14 +11,29 @@ from rich.table import Table
 from robustprobe.cli._console import new_console
 
 
-def doctor(*, data_root: Path = Path("data")) -> None:
+def doctor(
+    *,
+    data_root: Path = Path("data"),
+    cluster: bool = False,
+    ray_address: str = "auto",
+    encoder: list[str] | None = None,
+) -> None:
     """Show machine, versions, caches and datasets found or missing.
 
     Parameters
     ----------
     data_root
         Folder that holds the datasets.
+    cluster
+        Show what Ray sees instead: every machine of a cluster, and what they differ in.
+    ray_address
+        The cluster, such as auto or HOST:PORT.
+    encoder
+        Encoder whose weights every machine of the cluster should have. Repeat for several.
     """
+    if cluster:
+        _cluster(ray_address, data_root, encoder or [])
+        return
     import torch
 
     from robustprobe.datasets import load_dataset
@@ -50,3 +66,29 @@ def doctor(*, data_root: Path = Path("data")) -> None:
             found = f"missing: {error}"
         table.add_row(f"dataset {name}", escape(found))
     new_console().print(table)
+
+
+def _cluster(address: str, root: Path, encoders: list[str]) -> None:
+    """Exit code 2 where machines differ in what numbers depend on."""
+    from robustprobe.executors._cluster import differing, nodes
+
+    console, found = new_console(), nodes(address, root, encoders)
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("machine", "CPUs", "GPUs", "processor", "accelerator"):
+        table.add_column(column, overflow="fold")
+    for node in found:
+        counts = (f"{node.resources[key]:.0f}" for key in ("CPU", "GPU"))
+        table.add_row(node.name, *counts, node.facts["processor"], node.facts["accelerator"])
+    console.print(table)
+    differences = differing(found)
+    for fact, values in differences.items():
+        told = "; ".join(f"{value} on {', '.join(names)}" for value, names in values.items())
+        console.print(f"differs: {fact}: {told}", markup=False, soft_wrap=True)
+    everywhere = {k: v for k, v in found[0].facts.items() if k not in differences}
+    for fact, value in everywhere.items():
+        console.print(f"{fact}: {value}", markup=False, soft_wrap=True)
+    if differences:
+        console.print(
+            "Mend what differs, or expect refused shards and numbers that differ by rounding.", soft_wrap=True
+        )
+        sys.exit(2)

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from cyclopts import Parameter
 
 from robustprobe.cli._console import new_console
-from robustprobe.errors import UserError
-from robustprobe.spec import Suite, validated
+from robustprobe.errors import UserError, unknown_name
+from robustprobe.registry import executors
+from robustprobe.spec import Spread, Suite, validated
 from robustprobe.suites import find_suite, narrowed
 
 
@@ -53,6 +54,10 @@ def run(
     only: list[str] | None = None,
     dry_run: bool = False,
     offline: bool = False,
+    executor: str = "local",
+    ray_address: str | None = None,
+    workers: int = 0,
+    shard_size: int = 0,
 ) -> None:
     """Attack encoders and judge them on every task, as a suite file or these options say.
 
@@ -112,14 +117,23 @@ def run(
         Show cells, images, time and disk, measured briefly on this machine, and stop.
     offline
         Open no connection: weights come from this machine only (see `robustprobe fetch`).
+    executor
+        local, or ray: on many processes and machines (docs/cluster.md).
+    ray_address
+        A Ray cluster that is there, such as auto or HOST:PORT; by default Ray is started on this machine.
+    workers
+        Processes that work at once; 0: as many as there are cores, or GPUs.
+    shard_size
+        Images that are handed to a worker at once; 0: about a minute's work.
     """
     head = {"train_limit": train_limit, "recipe": recipe, "layers": layers, "pooling": pooling}
     changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "norm": norm, "seed": seed}
     changes |= {"steps": steps, "restarts": restarts, "checks": checks}
     changes |= {"batch_size": batch_size, "examples": examples, "precision": precision}
     base = find_suite(suite) if suite else None
+    spread = _spread(executor, ray_address or "", workers, shard_size)
     chosen = narrowed(_suite(base, changes, dataset, limit, head), only or [])
-    _run(chosen, data_root, out, device, _Options(arch or "", bool(only), dry_run, offline))
+    _run(chosen, data_root, out, device, _Options(arch or "", bool(only), dry_run, offline, spread))
 
 
 def _suite(
@@ -144,6 +158,19 @@ def _suite(
     return validated(Suite, data, "the run")
 
 
+def _spread(executor: str, address: str, workers: int, shard_size: int) -> Spread:
+    known = executors.names()
+    if executor not in known:
+        raise unknown_name("executor", executor, known)
+    if address and executor != "ray":
+        raise UserError(f"--ray-address {address} is for --executor ray; give both, or neither.")
+    if workers and executor != "ray":
+        raise UserError(f"--workers {workers} is for --executor ray; local is this process alone.")
+    if workers < 0 or shard_size < 0:
+        raise UserError(f"--workers {workers} and --shard-size {shard_size} must be 0 or more; 0 leaves the choice.")
+    return Spread(executor=executor, address=address, workers=workers, shard_size=shard_size)
+
+
 class _Options(NamedTuple):
     """How a run is gone about."""
 
@@ -151,6 +178,7 @@ class _Options(NamedTuple):
     leave_out: bool = False
     dry_run: bool = False
     offline: bool = False
+    spread: Spread = Spread()
 
 
 _PLAIN = _Options()
@@ -179,7 +207,7 @@ def _run(suite: Suite, root: Path, out: Path, device: str, options: _Options = _
     if options.dry_run:
         return
     with Display(console, plan) as display:
-        failures = execute(plan, store, display.update)
+        failures = execute(plan, store, display.update, options.spread, display.say)
     wanted = plan.fingerprints()
     if finished := [r for r in store.records() if r.fingerprint in wanted]:
         print_rich(finished, transfer=False, console=console)
@@ -188,5 +216,10 @@ def _run(suite: Suite, root: Path, out: Path, device: str, options: _Options = _
     for failure in failures:
         print(f"robustprobe: failed: {failure.label}: {failure.reason}", file=sys.stderr)
     if failures:
-        print("robustprobe: all other cells are done; the same command tries these again.", file=sys.stderr)
-        sys.exit(2)
+        print(f"robustprobe: {safe(out)}; the same command tries what failed again.", file=sys.stderr)
+        sys.exit(1 if all(failure.mistake for failure in failures) else 2)
+
+
+def safe(out: Path) -> str:
+    """What an interruption or a failure leaves."""
+    return f"nothing is lost: all finished cells and shards are in {out}"

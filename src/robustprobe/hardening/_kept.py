@@ -63,7 +63,7 @@ def _works(suite: Suite, student: Encoder, models: Probes, data: Dataset, device
 
 
 def _points(work: Work, epoch: int) -> list[Point]:
-    tallies = [Tally(work, spec, set()) for spec in work.attacks]
+    tallies = [Tally(spec, set()) for spec in work.attacks]
     for judgements in evaluate(work):
         for tally, judged in zip(tallies, judgements, strict=True):
             tally.add(judged)

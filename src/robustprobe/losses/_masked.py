@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from robustprobe.sums import image_sums
+
 TINY = 1e-8
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the last axis where `mask` holds, (B,); 0 where it holds nowhere."""
-    return torch.where(mask, values, 0).sum(1) / mask.count_nonzero(1).clamp(min=1)
+    return image_sums(torch.where(mask, values, 0)) / mask.count_nonzero(1).clamp(min=1)

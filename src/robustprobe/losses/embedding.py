@@ -3,12 +3,13 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustprobe.sums import image_sums
 from robustprobe.types import Features
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared L2 distance (B,) over all but the batch axis."""
-    return (a - b).flatten(1).square().sum(1)
+    return image_sums((a - b).square())
 
 
 def patch_distance(features: Features, clean: Features) -> Tensor:

@@ -43,6 +43,7 @@ __all__ = [
     "learn",
     "load_head",
     "mean_scores",
+    "model_of",
     "save_head",
     "served",
     "train_data",
@@ -150,10 +151,16 @@ def fit_probes(
         if fitted is None:
             fitted = school.fit(kind, key)
             save_head(key, fitted)
-        view = replace(data.views[name], layers=fitted.design.layers)
-        second = fitted.second.to(device) if fitted.second else None
-        models[name] = (Model(encoder, fitted.head.to(device), kind, view, second).eval(), fitted)
+        models[name] = (model_of(encoder, data, name, fitted, device), fitted)
     return models
+
+
+def model_of(encoder: Encoder, data: TrainData, task: str, fitted: Fitted, device: torch.device) -> Model:
+    """Encoder and a head that was fitted on it."""
+    view = replace(data.views[task], layers=fitted.design.layers)
+    second = fitted.second.to(device) if fitted.second else None
+    kind = load_task(task, data.train.labels[task])
+    return Model(encoder, fitted.head.to(device), kind, view, second).eval()
 
 
 class School:

@@ -1,0 +1,120 @@
+"""Throughput of one and two Ray workers of a thread each, the cost of a shard beside its work, time to first result.
+
+uv run python benchmarks/scaling.py --out benchmarks/results/scaling-cpu.json
+
+Pairs of runs, one after the other, with heads from the cache; the median of their ratios is what counts, since other
+work on the machine changes from minute to minute. Give the machine to it: two workers need two free cores.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustprobe.executors.ray import import_ray
+from robustprobe.planning import make_plan
+from robustprobe.runner import Progress, execute
+from robustprobe.spec import Spread, Suite, validated
+from robustprobe.store import Store
+
+BAR = 1.8
+SUITE: dict[str, Any] = {
+    "encoders": ["bundled:scenes"],
+    "attacks": ["segpgd"],
+    "steps": 20,
+    "checks": 0,
+    "examples": 0,
+    "batch_size": 16,
+    "head": {"train_limit": 200},
+}
+
+
+def run(images: int, shard: int, workers: int, suite: dict[str, Any] = SUITE) -> tuple[float, float]:
+    """Seconds of a run with workers that are there already, and until its first shard came back."""
+    with tempfile.TemporaryDirectory() as out:
+        data = suite | {"datasets": [{"name": "scenes", "limit": images}]}
+        store = Store(Path(out)).prepare()
+        plan = make_plan(validated(Suite, data, "scaling"), store, Path("data"), torch.device("cpu"))
+        start, first = time.perf_counter(), list[float]()
+
+        def notify(progress: Progress) -> None:
+            if "heads" not in progress.label and not first:
+                first.append(time.perf_counter() - start)
+
+        failures = execute(plan, store, notify, Spread(executor="ray", workers=workers, shard_size=shard))
+        if failures:
+            raise SystemExit(str(failures))
+        return time.perf_counter() - start, first[0]
+
+
+def started(workers: int) -> Any:
+    """Ray with room for so many workers of one thread each."""
+    ray = import_ray()
+    ray.init(num_cpus=workers, include_dashboard=False, logging_level="error", log_to_driver=False)
+    return ray
+
+
+def measured(workers: int, images: int) -> dict[str, float]:
+    """Images a second once encoders are loaded, and seconds to the first result with processes that are still cold."""
+    ray = started(workers)
+    try:
+        cold = run(16 * workers, 16, workers)[1]
+        seconds, warm = run(images, 16, workers)
+        return {"workers": workers, "images_per_second": images / seconds, "first_cold": cold, "first_warm": warm}
+    finally:
+        ray.shutdown()
+
+
+def overhead(shards: int) -> float:
+    """Seconds that a shard more costs where its work is next to nothing: the same images in few and in many shards."""
+    ray, idle = started(1), SUITE | {"attacks": ["clean"]}
+    try:
+        run(16, 16, 1, idle)
+        few, many = (run(shards, size, 1, idle)[0] for size in (shards, 1))
+        work_alone, work_together = (_judging(size, shards) for size in (1, shards))
+        return (many - few - (work_alone - work_together)) / (shards - 1)
+    finally:
+        ray.shutdown()
+
+
+def _judging(size: int, images: int) -> float:
+    """Seconds of the same work in this process."""
+    with tempfile.TemporaryDirectory() as out:
+        data = SUITE | {"attacks": ["clean"], "datasets": [{"name": "scenes", "limit": images}]}
+        store = Store(Path(out)).prepare()
+        plan = make_plan(validated(Suite, data, "scaling"), store, Path("data"), torch.device("cpu"))
+        start = time.perf_counter()
+        execute(plan, store, lambda progress: None, Spread(shard_size=size))
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--images", type=int, default=320)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    pairs = [[measured(workers, options.images) for workers in (1, 2)] for _ in range(options.pairs)]
+    ratios = [two["images_per_second"] / one["images_per_second"] for one, two in pairs]
+    report = {
+        "ratio_median": statistics.median(ratios),
+        "ratios": ratios,
+        "bar": BAR,
+        "overhead_seconds_per_shard": overhead(64),
+        "load_average": os.getloadavg(),
+        "pairs": pairs,
+    }
+    print(json.dumps(report, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

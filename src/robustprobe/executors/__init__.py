@@ -1,0 +1,18 @@
+"""Where the work of a run is done: in this process, or by Ray on many machines."""
+
+from robustprobe.executors._base import Done, Executor, Watch, load_executor
+from robustprobe.executors._work import Check, Fit, Judge, Order, Task, Unit, Workshop
+
+__all__ = [
+    "Check",
+    "Done",
+    "Executor",
+    "Fit",
+    "Judge",
+    "Order",
+    "Task",
+    "Unit",
+    "Watch",
+    "Workshop",
+    "load_executor",
+]

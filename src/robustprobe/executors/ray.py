@@ -1,0 +1,193 @@
+"""By Ray: on this machine, or on a cluster by its address"""
+
+import contextlib
+import heapq
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, final
+
+import torch
+
+from robustprobe.device import cores
+from robustprobe.errors import UserError
+from robustprobe.executors._base import Done, Executor
+from robustprobe.executors._work import Fit, Judge, Order, Unit, Workshop
+from robustprobe.shards import packed
+
+ATTEMPTS = 4
+FIRST_PAUSE = 1.0
+# Seconds after which a look is taken at what waits for another attempt.
+LOOK = 0.5
+# Bytes of shared memory of a Ray that is started here: shards are small.
+SHARED_MEMORY = 256 * 2**20
+
+
+class Attempt(NamedTuple):
+    """A unit under way: which try it is, and the values its heads came as."""
+
+    unit: Unit
+    number: int
+
+
+@final
+class Ray(Executor):
+    """Units are Ray tasks that ask for CPUs and GPUs; each worker process keeps what it has loaded."""
+
+    def open(self) -> None:
+        # Ray shows each worker the GPU it gave it, and no other.
+        device = self.order.device.partition(":")[0]
+        self.order = self.order._replace(device=device)
+        options, gpu = self.options, device == "cuda"
+        self.stack = contextlib.ExitStack()
+        self.ray, self.threads = self.stack.enter_context(connected(options.address, options.workers))
+        # A worker that ran a task with a GPU is ended by default, and what it has loaded is lost.
+        asked = {"num_cpus": self.threads, "num_gpus": int(gpu), "max_calls": 0, "max_retries": 0}
+        self.task = self.ray.remote(**asked)(work_of)
+        self.book = self.ray.put(self.order)
+        self.references: dict[int, Any] = {}
+        self.later: list[tuple[float, int, Attempt]] = []
+        found = self.ray.cluster_resources()
+        room = max(1, int(found.get("GPU", 0) if gpu else found.get("CPU", 1) // self.threads))
+        self.workers = min(options.workers or room, room)
+        # Where workers fill the cluster, one unit more for each waits in line, so that none pauses.
+        self.most = 2 * self.workers if self.workers == room else self.workers
+
+    def close(self) -> None:
+        self.stack.close()
+
+    @property
+    def slots(self) -> int:
+        return self.workers
+
+    def results(self) -> Iterator[Done]:
+        under_way: dict[Any, Attempt] = {}
+        while self.queue or under_way or self.later:
+            self._start(under_way)
+            if not under_way:
+                time.sleep(LOOK)
+                continue
+            ready, _ = self.ray.wait(list(under_way), num_returns=1, timeout=LOOK)
+            for reference in ready:
+                attempt = under_way.pop(reference)
+                done = self._ended(reference, attempt)
+                if done is not None:
+                    yield done
+
+    def _start(self, under_way: dict[Any, Attempt]) -> None:
+        """Hand out as many units as keep every worker busy."""
+        now = time.monotonic()
+        while self.later and self.later[0][0] <= now and len(under_way) < self.most:
+            self._submit(heapq.heappop(self.later)[2], under_way)
+        while self.queue and len(under_way) < self.most:
+            self._submit(Attempt(heapq.heappop(self.queue)[2], 1), under_way)
+
+    def _submit(self, attempt: Attempt, under_way: dict[Any, Attempt]) -> None:
+        heads = None if isinstance(attempt.unit, Fit) else self.references[attempt.unit.bench]
+        under_way[self.task.remote(self.book, attempt.unit, heads, self.threads)] = attempt
+
+    def _ended(self, reference: Any, attempt: Attempt) -> Done | None:
+        """What came of a unit; None where it is tried again, later each time."""
+        unit = attempt.unit
+        try:
+            value, remarks = self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, UserError):
+                return Done(unit, None, cause)
+            reason = _first_line(cause or error)
+            if attempt.number >= ATTEMPTS:
+                return Done(unit, None, RuntimeError(f"{reason} (tried {ATTEMPTS} times)"))
+            pause = FIRST_PAUSE * 2 ** (attempt.number - 1)
+            self.watch.say(
+                f"a worker failed ({reason}); its shard is tried again in {pause:.0f} s, nothing else is lost"
+            )
+            self.added += 1
+            heapq.heappush(self.later, (time.monotonic() + pause, self.added, Attempt(unit, attempt.number + 1)))
+            return None
+        for remark in remarks:
+            self.watch.say(remark)
+        if isinstance(unit, Fit):
+            self.references[unit.bench] = self.ray.put(value)
+        return Done(unit, value)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+@contextlib.contextmanager
+def connected(address: str, workers: int) -> Iterator[tuple[Any, int]]:
+    """Ray at an address, or started on this machine, or as it is where it runs in this process already; and the
+    threads that a worker is to use.
+
+    Raises:
+        UserError: it is not installed, or does not answer.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray, 1
+        return
+    quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+    count = workers or cores()
+    threads = 1 if address else max(1, cores() // count)
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            size = {"num_cpus": count * threads, "object_store_memory": SHARED_MEMORY}
+            ray.init(include_dashboard=False, **size, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise UserError(
+            f"Ray cannot be had {where}: {str(error).splitlines()[0]}. Nothing has begun; see docs/cluster.md, or "
+            "leave --executor ray out."
+        ) from error
+    try:
+        yield ray, threads
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+
+
+def import_ray() -> Any:
+    """Ray, told to keep to itself. Raises UserError where it is not installed."""
+    # No statistics are sent; `uv run` does not make Ray copy this folder to every worker; threads are set by us.
+    for name, value in (
+        ("RAY_USAGE_STATS_ENABLED", "0"),
+        ("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0"),
+        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
+    ):
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            "--executor ray needs Ray, which is not installed: pip install 'robustprobe[ray]', or leave it out."
+        ) from error
+    return ray
+
+
+# The workshops of this process, by the key of their order: tasks come and go, a worker process stays.
+_WORKSHOPS: dict[str, Workshop] = {}
+
+
+def work_of(order: Order, unit: Unit, heads: Any, threads: int) -> tuple[Any, list[str]]:
+    """Do a unit in a worker process; with what a user should know of it."""
+    torch.set_num_threads(threads)
+    with contextlib.suppress(OSError):
+        os.chdir(order.folder)
+    if order.key not in _WORKSHOPS:
+        _WORKSHOPS.clear()
+        _WORKSHOPS[order.key] = Workshop(order)
+    workshop, remarks = _WORKSHOPS[order.key], list[str]()
+    if isinstance(unit, Fit):
+        return workshop.fit(unit, _unheard), remarks
+    if isinstance(unit, Judge):
+        return packed(workshop.judge(unit, heads, _unheard, remarks.append)), remarks
+    return workshop.check(unit, heads), remarks
+
+
+def _unheard(stage: str, done: int, total: int) -> None:
+    """Progress within a unit stays where it is."""

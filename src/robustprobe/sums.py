@@ -1,0 +1,26 @@
+"""Sums for each image that come out the same for an image alone and among others."""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+
+def image_sums(values: Tensor) -> Tensor:
+    """Sum of each image's values (B, ...), (B,).
+
+    A lone image goes in twice: torch splits a sum with a single result among threads, and then rounds otherwise.
+    """
+    flat = values.flatten(1)
+    return flat.expand(2, -1).sum(1)[:1] if len(flat) == 1 else flat.sum(1)
+
+
+def sum_of(values: Sequence[Tensor]) -> Tensor:
+    """Sum of tensors (B,), one after another: a reduction across a stack rounds by the place in the batch."""
+    return reduce(torch.add, values)
+
+
+def mean_of(values: Sequence[Tensor]) -> Tensor:
+    """Mean of tensors (B,)."""
+    return sum_of(values) / len(values)

@@ -1,0 +1,135 @@
+"""Runs by Ray: the same rows for any number of workers, and a worker that dies costs its shard only."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustprobe.encoders import Encoder
+from robustprobe.planning import Plan, make_plan
+from robustprobe.runner import Progress, execute
+from robustprobe.spec import Spread, Suite, validated
+from robustprobe.store import Store
+from tests.e2e.program import Answer
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.e2e
+
+HEAD = {"train_limit": 24, "epochs": 1, "batch_size": 8, "learning_rates": (3e-3,)}
+
+
+@pytest.fixture(scope="session")
+def four_workers(head_cache: Path) -> Iterator[None]:
+    """Ray on this machine, with room for four workers of one thread each."""
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        logging_level="error",
+        log_to_driver=False,
+        object_store_memory=128 * 2**20,
+    )
+    yield
+    ray.shutdown()
+
+
+def planned(encoder: Encoder, out: Path) -> tuple[Plan, Store]:
+    data = {"encoders": ["tiny"], "datasets": [{"name": "scenes", "limit": 13, "size": (16, 16)}], "head": HEAD}
+    data |= {"attacks": ["embed", "pgd", "segpgd", "depthpgd"], "steps": 3, "checks": 2, "examples": 2, "batch_size": 4}
+    store = Store(out).prepare()
+    return make_plan(validated(Suite, data, "test"), store, Path("nowhere"), torch.device("cpu"), [encoder]), store
+
+
+def quiet(progress: Progress) -> None:
+    pass
+
+
+def contents(store: Store) -> dict[str, Any]:
+    return {
+        record.fingerprint: (record.model_dump(exclude={"provenance"}), store.rows(record.fingerprint).to_pydict())
+        for record in store.records()
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run in this process leaves."""
+    plan, store = planned(tiny_encoder, tmp_path_factory.mktemp("alone"))
+    assert execute(plan, store, quiet) == []
+    return contents(store)
+
+
+@pytest.mark.parametrize(("workers", "size"), [(1, 5), (2, 3), (4, 1)])
+def test_rows_are_those_of_a_run_in_one_process(
+    four_workers: None, tiny_encoder: Encoder, tmp_path: Path, alone: dict[str, Any], workers: int, size: int
+) -> None:
+    plan, store = planned(tiny_encoder, tmp_path)
+    assert execute(plan, store, quiet, Spread(executor="ray", workers=workers, shard_size=size)) == []
+    assert len(alone) == 12
+    assert contents(store) == alone
+    assert not (tmp_path / "shards").exists()
+
+
+def workers_below(process: int) -> list[int]:
+    """Ray's workers among the processes below one."""
+    found = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            title = Path(f"/proc/{child}/cmdline").read_bytes()
+            found += [child] if title.startswith(b"ray::work_of") else workers_below(child)
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+def test_a_killed_worker_costs_its_shard_only(
+    four_workers: None, tiny_encoder: Encoder, tmp_path: Path, alone: dict[str, Any]
+) -> None:
+    plan, store = planned(tiny_encoder, tmp_path)
+    killed: list[int] = []
+
+    def strike() -> None:
+        while not killed:
+            try:
+                for worker in workers_below(os.getpid())[:1]:
+                    os.kill(worker, signal.SIGKILL)
+                    killed.append(worker)
+            except OSError:
+                pass
+            time.sleep(0.01)
+
+    said: list[str] = []
+    thread = threading.Thread(target=strike, daemon=True)
+    thread.start()
+    assert execute(plan, store, quiet, Spread(executor="ray", workers=2, shard_size=2), said.append) == []
+    thread.join()
+    assert "its shard is tried again" in said[0]
+    assert contents(store) == alone
+
+
+def test_without_ray_it_says_what_to_install(
+    call: Any, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    answer: Answer = call("run", suite_file, "--out", tmp_path, "--executor", "ray")
+    assert answer.code == 1
+    assert "pip install 'robustprobe[ray]'" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--executor", "rya"], "Did you mean 'ray'?"),
+        (["--ray-address", "auto"], "--executor ray"),
+        (["--workers", 2], "--executor ray"),
+    ],
+)
+def test_wrong_options(call: Any, suite_file: Path, tmp_path: Path, options: list[Any], word: str) -> None:
+    answer: Answer = call("run", suite_file, "--out", tmp_path, *options)
+    assert answer.code == 1
+    assert word in answer.err

@@ -1,0 +1,165 @@
+"""Units of work: what memory, interruptions and missing files do to them, and that rows do not mind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustprobe import evaluation
+from robustprobe.encoders import Encoder
+from robustprobe.executors import _work
+from robustprobe.planning import Plan, make_plan
+from robustprobe.runner import Progress, execute
+from robustprobe.spec import Spread, Suite, validated
+from robustprobe.store import Store
+
+pytestmark = pytest.mark.unit
+
+CPU = torch.device("cpu")
+HEAD = {"train_limit": 24, "epochs": 1, "batch_size": 8, "learning_rates": (3e-3,)}
+
+
+def planned(encoder: Encoder, out: Path, root: Path = Path("nowhere"), **options: Any) -> tuple[Plan, Store]:
+    data = {"encoders": ["tiny"], "datasets": [{"name": "scenes", "limit": 11, "size": (16, 16)}], "head": HEAD}
+    data |= {"attacks": ["embed", "segpgd"], "steps": 2, "checks": 2, "examples": 2, "batch_size": 8, **options}
+    store = Store(out).prepare()
+    return make_plan(validated(Suite, data, "test"), store, root, CPU, [encoder]), store
+
+
+def quiet(progress: Progress) -> None:
+    pass
+
+
+def contents(store: Store) -> dict[str, Any]:
+    """Everything but when and where it was made."""
+    return {
+        record.fingerprint: (record.model_dump(exclude={"provenance"}), store.rows(record.fingerprint).to_pydict())
+        for record in store.records()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    plan, store = planned(tiny_encoder, tmp_path_factory.mktemp("undisturbed"))
+    assert execute(plan, store, quiet) == []
+    found = contents(store)
+    assert len(found) == 6
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_rows_do_not_depend_on_the_size_of_shards(
+    tiny_encoder: Encoder, tmp_path: Path, undisturbed: dict[str, Any], size: int
+) -> None:
+    plan, store = planned(tiny_encoder, tmp_path, batch_size=3)
+    assert execute(plan, store, quiet, Spread(shard_size=size)) == []
+    assert contents(store) == undisturbed
+    assert not (tmp_path / "shards").exists()
+
+
+def test_an_interrupted_cell_goes_on_where_it_stopped(
+    tiny_encoder: Encoder, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[str] = []
+    interrupted: list[bool] = []
+    inner = _work.Workshop.judge
+
+    def judge(self: Any, unit: Any, *rest: Any) -> Any:
+        if len(judged) == 8 and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        judged.extend(unit.ids)
+        return inner(self, unit, *rest)
+
+    monkeypatch.setattr(_work.Workshop, "judge", judge)
+    plan, store = planned(tiny_encoder, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, store, quiet, Spread(shard_size=4))
+    assert contents(store) == {}
+    assert execute(*planned(tiny_encoder, tmp_path), quiet, Spread(shard_size=5)) == []
+    # Each image of the two jobs once: nothing that was finished is done again.
+    assert len(judged) == 8 + 3 + 11
+    assert contents(store) == undisturbed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+        MemoryError(),
+    ],
+)
+def test_where_memory_does_not_suffice_batches_are_halved_and_numbers_stay(
+    tiny_encoder: Encoder,
+    tmp_path: Path,
+    undisturbed: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    inner = evaluation.evaluate
+
+    def evaluate(work: Any, places: Any) -> Iterator[Any]:
+        for number, judged in enumerate(inner(work, places)):
+            if work.batch_size > 2 and number:
+                raise error
+            yield judged
+
+    monkeypatch.setattr(_work, "evaluate", evaluate)
+    plan, store = planned(tiny_encoder, tmp_path)
+    said: list[str] = []
+    assert execute(plan, store, quiet, say=said.append) == []
+    assert contents(store) == undisturbed
+    assert "out of memory with 8 images at once; it goes on with 4" in said[0]
+
+
+def test_memory_that_holds_no_image_fails_the_job_alone(
+    tiny_encoder: Encoder, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = evaluation.evaluate
+
+    def evaluate(work: Any, places: Any) -> Iterator[Any]:
+        if work.made_for:
+            raise MemoryError
+        yield from inner(work, places)
+
+    monkeypatch.setattr(_work, "evaluate", evaluate)
+    plan, store = planned(tiny_encoder, tmp_path)
+    (failure,) = execute(plan, store, quiet)
+    assert "segpgd" in failure.label
+    assert "with one image at once" in failure.reason
+    assert not failure.mistake
+    assert contents(store) == {k: v for k, v in undisturbed.items() if v[0]["attack"]["name"] == "embed"}
+
+
+def test_a_file_that_disappears_is_named_and_what_was_finished_stays(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    for split, count in (("train", 4), ("test", 6)):
+        for place in range(count):
+            values = np.random.default_rng(place).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            folder = root / split / "ab"[place % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(folder / f"{place}.png")
+    options: dict[str, Any] = {
+        "datasets": [{"name": f"imagefolder:{root}", "size": (16, 16)}],
+        "attacks": ["pgd"],
+        "checks": 0,
+    }
+    whole, wanted = planned(tiny_encoder, tmp_path / "whole", **options)
+    assert execute(whole, wanted, quiet) == []
+    plan, store = planned(tiny_encoder, tmp_path / "out", **options)
+    lost = root / "test" / "b" / "5.png"
+    content = lost.read_bytes()
+    lost.unlink()
+    (failure,) = execute(plan, store, quiet, Spread(shard_size=2))
+    assert failure.mistake
+    assert "5.png" in failure.reason
+    kept = list((tmp_path / "out" / "shards").rglob("*.pt"))
+    assert len(kept) == 2
+    lost.write_bytes(content)
+    assert execute(*planned(tiny_encoder, tmp_path / "out", **options), quiet) == []
+    assert contents(store) == contents(wanted)

@@ -1,0 +1,54 @@
+"""Finished shards on disk: whole, without doubles, and thrown away where a bit has changed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustprobe.shards import DamagedError, Shard, ShardFolder, packed, unpacked
+from robustprobe.tally import Kept, Piece
+
+pytestmark = pytest.mark.unit
+
+
+def shard(*ids: str) -> Shard:
+    values = torch.arange(len(ids), dtype=torch.float32)
+    kept = Kept(3, ids[0], torch.rand(3, 2, 2), torch.rand(3, 2, 2), values[0], {"depth": values}, {"depth": values})
+    rows = {"classification": {"correct": values > 0}}
+    piece = Piece(values.long(), list(ids), values, values, values, (3, 2), (0.0, 1.0), rows, rows, [kept])
+    return Shard(ids, [(piece,)])
+
+
+def test_a_shard_comes_back_as_it_was() -> None:
+    one = shard("a", "b")
+    again = unpacked(packed(one))
+    assert again.ids == ("a", "b")
+    (piece,), (wanted,) = again.batches[0], one.batches[0]
+    assert piece.ids == wanted.ids
+    assert piece.passes == (3, 2)
+    assert torch.equal(piece.rows["classification"]["correct"], wanted.rows["classification"]["correct"])
+    assert torch.equal(piece.kept[0].adversarial, wanted.kept[0].adversarial)
+
+
+@pytest.mark.parametrize("where", [0, 40, -1])
+def test_a_flipped_bit_is_found_and_the_shard_thrown_away(tmp_path: Path, where: int) -> None:
+    content = bytearray(packed(shard("a")))
+    content[where] ^= 1
+    with pytest.raises(DamagedError):
+        unpacked(bytes(content))
+    folder = ShardFolder(tmp_path, "job")
+    folder.keep(shard("a"), bytes(content))
+    folder.keep(shard("b"), packed(shard("b")))
+    assert [found.ids for found in folder.load(["a", "b"])] == [("b",)]
+    assert len(list(folder.folder.iterdir())) == 1
+
+
+def test_no_image_is_taken_twice(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path, "job")
+    for one in (shard("a", "b"), shard("b", "c"), shard("d"), shard("x")):
+        folder.keep(one, packed(one))
+    found = [name for one in folder.load(["a", "b", "c", "d"]) for name in one.ids]
+    assert len(found) == len(set(found)) == 3
+    assert "d" in found
+    folder.remove()
+    assert not (tmp_path / "shards").exists()
