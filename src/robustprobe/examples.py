@@ -47,8 +47,7 @@ class ExampleWriter:
         """Write the images, then the group's description; nothing where no image was to be kept."""
         if not self.places:
             return
-        for name, pixels in self.pictures.items():
-            self.store.write_image(self.group, name, pixels)
+        digests = {name: self.store.write_image(self.group, name, p) for name, p in self.pictures.items()}
         labels = self.work.dataset.labels
         depth = labels["depth"].max_depth if "depth" in labels else 0.0
         self.store.write_group(
@@ -61,6 +60,7 @@ class ExampleWriter:
                 classes={task: list(space.classes) for task, space in labels.items()},
                 max_depth=depth,
                 examples=self.examples,
+                digests=digests,
             )
         )
 

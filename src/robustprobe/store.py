@@ -4,14 +4,18 @@
     DIR/rows/FINGERPRINT.parquet    one row an image: id, perturbation size, the columns the metric is made of
     DIR/examples/GROUP/             group.json and, for a few images, what was attacked and what each head said
 
-A record is written after its rows, so a record that is there is complete. Never imports torch.
+A record is written after its rows, so a record that is there is complete. Records and groups hold a digest of
+themselves and of the files beside them: what was changed since is found, named and measured again. No clock is asked
+for any of this, and no lock: two runs that write one cell both write a whole one. Never imports torch.
 """
 
+import errno
 import hashlib
 import io
-import os
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +27,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robustprobe.errors import UserError
+from robustprobe.files import sweep
+from robustprobe.files import write_whole as write_whole
 from robustprobe.spec import AttackSpec
 
 SCHEMA = 2
@@ -149,18 +155,29 @@ class Group(Frozen):
     classes: dict[str, list[str]]
     max_depth: float
     examples: list[Example]
+    digests: dict[str, str] = {}
+    """SHA-256 of the PNG files by name; groups of older versions have none."""
+
+
+ROOMS = ("cells", "rows", "examples")
+# What a record or group ends with: the SHA-256 of its text without these words. Those of older versions have none.
+SEAL = re.compile(rb',\n "content_sha256": "([0-9a-f]{64})"\n}\Z')
 
 
 class Store:
-    """A folder of results."""
+    """A folder of results.
+
+    What writes raises UserError where the disk does not take it: all that was written before is whole.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._whole_groups: set[str] = set()
 
     def prepare(self) -> "Store":
-        """Create the folder. Raises UserError where it cannot be written."""
+        """Create the folder, and remove what a killed run left half written. Raises UserError where it is read-only."""
         try:
-            for name in ("cells", "rows", "examples"):
+            for name in ROOMS:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder / "cells"):
                 pass
@@ -168,13 +185,14 @@ class Store:
             raise UserError(
                 f"results cannot be written to {self.folder}: {error}. Give another folder with --out."
             ) from error
+        sweep([*(self.folder / name for name in ROOMS), *(self.folder / "examples").iterdir()])
         return self
 
     def records(self) -> list[Record]:
         """All records, in the order of their names.
 
         Raises:
-            UserError: no such folder, or a record that cannot be read.
+            UserError: no such folder, or a record that cannot be read or is not as it was written.
         """
         if not (self.folder / "cells").is_dir():
             raise UserError(f"no results in {self.folder}; give the folder that `robustprobe run --out` wrote.")
@@ -182,48 +200,99 @@ class Store:
 
     def _parsed(self, kind: type[Stored], path: Path) -> Stored:
         try:
-            return kind.model_validate_json(path.read_text())
-        except (OSError, UnicodeDecodeError, ValidationError) as error:
-            raise UserError(f"{path} cannot be read: {error}. Delete it and run the same command again.") from error
+            return read_sealed(kind, path)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read: {error}. Nothing else is affected. Delete it, or leave it where it is, and "
+                f"run the suite it belongs to again with --out {self.folder}: it measures what is missing or damaged."
+            ) from error
 
     def has(self, fingerprint: str) -> bool:
-        """Whether the cell's record is there, and the rows it vouches for."""
-        record, rows = self._record_path(fingerprint), self._rows_path(fingerprint)
-        if not (record.exists() and rows.exists()):
+        """Whether the cell's record is there, and all that it vouches for, as they were written."""
+        path = self._record_path(fingerprint)
+        if not path.exists():
             return False
         try:
-            stored = Record.model_validate_json(record.read_text())
-            return stored.rows_sha256 == hashlib.sha256(rows.read_bytes()).hexdigest()
-        except (OSError, UnicodeDecodeError, ValidationError):
+            record = read_sealed(Record, path)
+        except (OSError, ValueError):
             return False
+        return record.fingerprint == fingerprint and self.damaged(record) is None
+
+    def damaged(self, record: Record) -> Path | None:
+        """The first file of a cell beside its record that is missing or not as it was written, if there is one."""
+        rows = self._rows_path(record.fingerprint)
+        if not _is(rows, record.rows_sha256):
+            return rows
+        return self._damaged_example(record.group)
+
+    def _damaged_example(self, group: str) -> Path | None:
+        """None too for a group without a folder: a run need not keep examples."""
+        folder = self.folder / "examples" / group
+        if group in self._whole_groups or not folder.is_dir():
+            return None
+        try:
+            digests = read_sealed(Group, folder / "group.json").digests
+        except (OSError, ValueError):
+            return folder / "group.json"
+        found = next((folder / name for name, digest in digests.items() if not _is(folder / name, digest)), None)
+        if found is None:
+            self._whole_groups.add(group)
+        return found
 
     def rows(self, fingerprint: str) -> pa.Table:
-        """The per-image rows of a cell."""
-        return pq.read_table(self._rows_path(fingerprint))
+        """The per-image rows of a cell. Raises UserError where the file cannot be read."""
+        path = self._rows_path(fingerprint)
+        try:
+            return pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"{path} cannot be read: {error}. Run its suite again: it measures the cell anew."
+            ) from error
 
     def write_rows(self, fingerprint: str, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> str:
         """Write a cell's rows; the SHA-256 of the file belongs into its record."""
         arrays = {name: _arrow(values) for name, values in columns.items()}
         buffer = io.BytesIO()
         pq.write_table(pa.table(arrays), buffer)
-        write_whole(self._rows_path(fingerprint), buffer.getvalue())
-        return hashlib.sha256(buffer.getvalue()).hexdigest()
+        return self._write(self._rows_path(fingerprint), buffer.getvalue())
 
     def write_record(self, record: Record) -> None:
         """Write a record; its rows must be there already."""
-        write_whole(self._record_path(record.fingerprint), record.model_dump_json(indent=1).encode())
+        self._write(self._record_path(record.fingerprint), sealed(record))
 
-    def write_image(self, group: str, name: str, pixels: NDArray[Any]) -> None:
-        """Write a PNG: (H, W, 3) uint8, (H, W) uint8 classes, or (H, W) uint16 millimetres."""
+    def write_image(self, group: str, name: str, pixels: NDArray[Any]) -> str:
+        """Write a PNG: (H, W, 3) uint8, (H, W) uint8 classes, or (H, W) uint16 millimetres.
+
+        Returns:
+            SHA-256 of the file, which belongs into the group's digests.
+        """
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG")
-        (self.folder / "examples" / group).mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "examples" / group / name, buffer.getvalue())
+        return self._write(self.folder / "examples" / group / name, buffer.getvalue())
 
     def write_group(self, group: Group) -> None:
         """Write what ties the example images of a group together; the images must be there already."""
-        (self.folder / "examples" / group.group).mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "examples" / group.group / "group.json", group.model_dump_json(indent=1).encode())
+        self._whole_groups.discard(group.group)
+        self._write(self.folder / "examples" / group.group / "group.json", sealed(group))
+
+    def _write(self, path: Path, content: bytes) -> str:
+        with self._writing(path):
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, content)
+        return hashlib.sha256(content).hexdigest()
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "Free some space there" if full else "Make that folder writable, or give another with --out"
+            raise UserError(
+                f"{path} cannot be written: {error.strerror or error}. Finished cells are whole and safe in "
+                f"{self.folder}, and nothing is left half written. {mend}; then the same command continues, doing only "
+                "what is missing."
+            ) from error
 
     def groups(self) -> list[Group]:
         """Every group with examples."""
@@ -236,14 +305,13 @@ class Store:
     def copy_cell(self, source: "Store", fingerprint: str) -> None:
         """Copy a cell from another store byte by byte, rows first."""
         for path in (Store._rows_path, Store._record_path):
-            write_whole(path(self, fingerprint), path(source, fingerprint).read_bytes())
+            self._write(path(self, fingerprint), path(source, fingerprint).read_bytes())
 
     def copy_group(self, source: "Store", group: str) -> None:
         """Copy the example images of a group from another store, what ties them together last."""
         files = sorted((source.folder / "examples" / group).glob("[!.]*"), key=lambda p: p.name == "group.json")
-        (self.folder / "examples" / group).mkdir(parents=True, exist_ok=True)
         for file in files:
-            write_whole(self.folder / "examples" / group / file.name, file.read_bytes())
+            self._write(self.folder / "examples" / group / file.name, file.read_bytes())
 
     def _record_path(self, fingerprint: str) -> Path:
         return self.folder / "cells" / f"{fingerprint}.json"
@@ -252,26 +320,39 @@ class Store:
         return self.folder / "rows" / f"{fingerprint}.parquet"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all: temporary file, fsync, rename."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def sealed(content: BaseModel) -> bytes:
+    """The JSON of a record or group with its own SHA-256 as the last key."""
+    text = content.model_dump_json(indent=1).encode()
+    return text.removesuffix(b"\n}") + f',\n "content_sha256": "{hashlib.sha256(text).hexdigest()}"\n}}'.encode()
+
+
+def read_sealed(kind: type[Stored], path: Path) -> Stored:
+    """A record or group of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not one, or not as it was written.
+    """
+    text = path.read_bytes()
+    if seal := SEAL.search(text):
+        text = text[: seal.start()] + b"\n}"
+        if hashlib.sha256(text).hexdigest().encode() != seal[1]:
+            raise ValueError("its content is not what its checksum vouches for, so it was changed or damaged")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ValueError(f"{place}: {fault['msg']}" if place else fault["msg"]) from error
 
 
-def _umask() -> int:
-    # Temporary files are private; results are as readable as any other file of the user's.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _is(path: Path, digest: str) -> bool:
+    """Whether a file has the content of that SHA-256."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except OSError:
+        return False
 
 
 def _arrow(values: Sequence[Any] | NDArray[Any]) -> pa.Array:

@@ -75,7 +75,7 @@ def _write(path: Path, save: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(temporary)
         temporary.replace(path)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, SafetensorError):
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 

@@ -66,7 +66,7 @@ def read_array(path: Path) -> NDArray[Any]:
             return np.asarray(image)
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(
-            f"example image {path} cannot be read: {error}. Delete its folder and run the same command again."
+            f"example image {path} cannot be read: {error}. Run its suite again: it makes what is damaged anew."
         ) from error
 
 
