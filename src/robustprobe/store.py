@@ -17,14 +17,14 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from robustprobe.errors import UserError
 from robustprobe.files import sweep
@@ -33,6 +33,11 @@ from robustprobe.spec import AttackSpec
 
 SCHEMA = 2
 Stored = TypeVar("Stored", bound=BaseModel)
+
+
+# Names of files: one that leads elsewhere is no name.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+PictureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}\.png$")]
 
 
 class Frozen(BaseModel):
@@ -95,8 +100,8 @@ class Record(Frozen):
     """One cell: a number, its interval, and what it was measured on."""
 
     schema_version: int = SCHEMA
-    fingerprint: str
-    group: str
+    fingerprint: Name
+    group: Name
     """Names the adversarial images: cells of one group judge the same ones."""
     suite: str
     encoder: str
@@ -129,6 +134,12 @@ class Record(Frozen):
     rows_sha256: str
     provenance: Provenance
 
+    @model_validator(mode="after")
+    def _has_its_metric(self) -> "Record":
+        if self.metric not in self.metrics:
+            raise ValueError(f"metrics has no {self.metric}")
+        return self
+
     @property
     def headline(self) -> Interval:
         return self.metrics[self.metric]
@@ -147,7 +158,7 @@ class Example(Frozen):
 class Group(Frozen):
     """Example images of one encoder, dataset and attack."""
 
-    group: str
+    group: Name
     encoder: str
     dataset: str
     attack: AttackSpec
@@ -155,12 +166,16 @@ class Group(Frozen):
     classes: dict[str, list[str]]
     max_depth: float
     examples: list[Example]
-    digests: dict[str, str] = {}
+    digests: dict[PictureName, str] = {}
     """SHA-256 of the PNG files by name; groups of older versions have none."""
 
 
 ROOMS = ("cells", "rows", "examples")
 # What a record or group ends with: the SHA-256 of its text without these words. Those of older versions have none.
+# Of use to nobody in a name, but a terminal obeys them.
+CONTROL = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\(?:[bf]|u00(?:0[0-8bcef]|1[0-9a-f]|7f|[89][0-9a-f]))|\xc2[\x80-\x9f]|\x7f", re.IGNORECASE
+)
 SEAL = re.compile(rb',\n "content_sha256": "([0-9a-f]{64})"\n}\Z')
 
 
@@ -243,8 +258,11 @@ class Store:
         """The per-image rows of a cell. Raises UserError where the file cannot be read."""
         path = self._rows_path(fingerprint)
         try:
-            return pq.read_table(path)
-        except (OSError, pa.ArrowException) as error:
+            table = pq.read_table(path)
+            table.validate(full=True)
+            table.schema.names  # noqa: B018 - they need not be text
+            return table
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(
                 f"{path} cannot be read: {error}. Run its suite again: it measures the cell anew."
             ) from error
@@ -299,7 +317,11 @@ class Store:
         return [self._parsed(Group, p) for p in sorted((self.folder / "examples").glob("*/group.json"))]
 
     def image(self, group: str, name: str) -> Path:
-        """Path of an example image."""
+        """Path of an example image. Raises UserError for a name that no run gives one."""
+        if not (re.fullmatch(r"[\w-]+\.(png|json)", name) and re.fullmatch(r"[\w-]+", group)):
+            raise UserError(
+                f"{self.folder} names an example image '{group}/{name}', which may lead out of it; refused."
+            )
         return self.folder / "examples" / group / name
 
     def copy_cell(self, source: "Store", fingerprint: str) -> None:
@@ -311,6 +333,8 @@ class Store:
         """Copy the example images of a group from another store, what ties them together last."""
         files = sorted((source.folder / "examples" / group).glob("[!.]*"), key=lambda p: p.name == "group.json")
         for file in files:
+            if file.is_symlink():
+                raise UserError(f"{file} is a link, which a run never writes; it is not copied. Remove it.")
             self._write(self.folder / "examples" / group / file.name, file.read_bytes())
 
     def _record_path(self, fingerprint: str) -> Path:
@@ -338,6 +362,8 @@ def read_sealed(kind: type[Stored], path: Path) -> Stored:
         text = text[: seal.start()] + b"\n}"
         if hashlib.sha256(text).hexdigest().encode() != seal[1]:
             raise ValueError("its content is not what its checksum vouches for, so it was changed or damaged")
+    if CONTROL.search(text):
+        raise ValueError("it holds control characters")
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:

@@ -145,6 +145,13 @@ def test_every_flipped_bit_of_a_record_is_found(store: Store) -> None:
     assert store.has(NAME)
 
 
+@pytest.mark.parametrize("name", ["C:\\bin\\u001b", "a\nb\t", "ä ✓ \\f"])
+def test_names_with_backslashes_are_no_control_characters(store: Store, name: str) -> None:
+    written = record(store.write_rows(NAME, COLUMNS)).model_copy(update={"encoder": name})
+    store.write_record(written)
+    assert store.records() == [written]
+
+
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
 def test_a_truncated_record_is_found(store: Store, kept: float) -> None:
     write(store)
