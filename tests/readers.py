@@ -154,5 +154,8 @@ READERS = {
         "camvid/test.txt",
         _dataset("camvid"),
     ),
+    "shard": Reader(
+        lambda f: folders.write_shards(f, {"train": 3, "test": 3}), "test-0000.tar", _dataset("webdataset")
+    ),
     "splits": Reader(_mat, "nyu_depth_v2/splits.mat", lambda f: load_dataset("nyu_depth_v2", root=f).kept_ids),
 }
