@@ -2,11 +2,15 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from itertools import islice
 from pathlib import Path
+from typing import final
 
 ATTEMPTS = 3
+# Files open at once while they are written together; systems begin to refuse at 256 or 1024.
+TOGETHER = 200
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -16,11 +20,28 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _write_once(path, content)
+            with _Temporary(path, content) as made:
+                os.fsync(made.descriptor)
+                made.rename()
+            return
         except FileNotFoundError:
             # A machine that does not see our lock may have taken the temporary file for a leftover.
             if attempt == ATTEMPTS or not path.parent.is_dir():
                 raise
+
+
+def write_all(files: Iterable[tuple[Path, Callable[[], bytes]]]) -> None:
+    """Write many files as `write_whole` does, in order, but flush some hundreds of them at once, which is faster.
+
+    Where that fails, those that are there are whole.
+    """
+    remaining = iter(files)
+    while some := list(islice(remaining, TOGETHER)):
+        with ExitStack() as stack:
+            made = [stack.enter_context(_Temporary(path, read())) for path, read in some]
+            os.sync()
+            for one in made:
+                one.rename()
 
 
 def sweep(folders: Sequence[Path]) -> int:
@@ -42,19 +63,38 @@ def sweep(folders: Sequence[Path]) -> int:
     return removed
 
 
-def _write_once(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".writing")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            _locked(descriptor)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+@final
+class _Temporary:
+    """A file with the content of the one beside it that it will be; locked while it is open."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self.content = path, content
+
+    def __enter__(self) -> "_Temporary":
+        self.descriptor, self.name = tempfile.mkstemp(
+            dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".writing"
+        )
+        try:
+            _locked(self.descriptor)
+            written = 0
+            while written < len(self.content):
+                written += os.write(self.descriptor, memoryview(self.content)[written:])
+            os.chmod(self.name, 0o666 & ~_umask())
+        except BaseException:
+            self.__exit__()
+            raise
+        self.content = b""
+        return self
+
+    def rename(self) -> None:
+        """Become the other file."""
+        os.replace(self.name, self.path)
+
+    def __exit__(self, *_: object) -> None:
+        # Gone already where it was renamed.
+        with suppress(OSError):
+            os.unlink(self.name)
+        os.close(self.descriptor)
 
 
 def _locked(descriptor: int) -> bool:

@@ -35,8 +35,7 @@ def merge(folders: Sequence[Path], output: Path) -> Merged:
     target.prepare()
     known = {group.group for group in target.groups()}
     groups = [g for g in union_groups([Store(f) for f in folders]) if g.group.group not in known]
-    for cell in new:
-        target.copy_cell(cell.store, cell.record.fingerprint)
+    target.copy_cells([(cell.store, cell.record.fingerprint) for cell in new])
     for group in groups:
         target.copy_group(group.store, group.group.group)
     return Merged(len(new), len(groups), len(found) - len(new))
