@@ -37,7 +37,7 @@ def generate(folder: Path, cells: int, rows: int) -> Store:
     store, generator = Store(folder).prepare(), np.random.default_rng(0)
     ids = [f"test-{i:08d}" for i in range(rows)]
     for cell in range(cells):
-        columns = {
+        columns: dict[str, Any] = {
             "id": ids,
             "perturbation": generator.random(rows, np.float32),
             "correct": generator.random(rows) < 0.5,

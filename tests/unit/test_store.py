@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from robustprobe import UserError
+from robustprobe import files as written_files
 from robustprobe.spec import AttackSpec
 from robustprobe.store import Example, Group, HeadFacts, Interval, Provenance, Record, Store, write_whole
 
@@ -212,6 +214,23 @@ def test_a_damaged_example_image_makes_its_cells_count_as_missing(store: Store, 
     store.write_image(written.group, "0.png", pixels)
     store.image(written.group, "group.json").write_text("{}")
     assert Store(store.folder).damaged(written) == store.image(written.group, "group.json")
+
+
+def test_many_files_are_whole_or_not_there_wherever_it_stops(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written_files, "TOGETHER", 4)
+    replace, calls = os.replace, []
+
+    def fills(source: str, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 7:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fills)
+    with pytest.raises(OSError, match="No space left"):
+        written_files.write_all((store.folder / "rows" / f"{i:02d}", partial(bytes, [i] * 9)) for i in range(12))
+    assert files(store) == [f"rows/{i:02d}" for i in range(6)]
+    assert all((store.folder / "rows" / f"{i:02d}").read_bytes() == bytes([i]) * 9 for i in range(6))
 
 
 WRITER = """

@@ -49,7 +49,7 @@ class Source:
 
     def columns(self, split: str) -> Columns:
         """Which columns are read. Raises UserError where there is no image or no class among them."""
-        features = self._asked(lambda: self.stream(split)._resolve_features().features)
+        features = self._features(self.stream(split))
         image = next((n for n, f in features.items() if type(f).__name__ == "Image"), None)
         image = image or next((n for n in IMAGES if n in features), None)
         label = next((n for n, f in features.items() if type(f).__name__ == "ClassLabel"), None)
@@ -74,8 +74,7 @@ class Source:
     def images(self, split: str, column: str, first: int) -> Iterator[bytes]:
         """The stored bytes of the images from row `first` on, in order."""
         stream = self.stream(split).select_columns([column])
-        features = self._asked(lambda: stream._resolve_features().features)
-        if type(features[column]).__name__ == "Image":
+        if type(self._features(stream)[column]).__name__ == "Image":
             stream = stream.cast_column(column, self.library.Image(decode=False))
         for row in stream.skip(first) if first else stream:
             yield self._bytes(row[column])
@@ -85,6 +84,10 @@ class Source:
         return self._asked(
             lambda: self.library.load_dataset(self.name, revision=self.revision, split=split, streaming=True)
         )
+
+    def _features(self, stream: Any) -> Any:
+        # To resolve them leaves a reader behind that has begun and does not end with the process.
+        return stream.features or self._asked(lambda: stream._resolve_features().features)
 
     def _bytes(self, value: Any) -> bytes:
         stored = value if isinstance(value, Mapping) else {}
