@@ -180,8 +180,9 @@ class Suite(Spec):
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = Field(default=64, ge=1)
-    examples: int = Field(default=6, ge=0)
-    checks: int = Field(default=10, ge=0)
+    examples: int = Field(default=6, ge=0, le=1000)
+    """Images of each attack that are kept for the page; they are held until its last image is judged."""
+    checks: int = Field(default=10, ge=0, le=1000)
     """Images on which each attack is checked; 0: none."""
 
     @model_validator(mode="after")
