@@ -21,6 +21,7 @@ from robustprobe.datasets import find_dataset
 from robustprobe.datasets._check import Findings, LabelFindings, check
 from robustprobe.datasets.ade20k import Ade20k
 from robustprobe.datasets.cifar10 import Cifar10
+from robustprobe.registry import datasets
 from tests.folders import (
     LAYOUTS,
     encoded,
@@ -56,7 +57,7 @@ def test_small_folders_are_subsets_with_nothing_wrong(tmp_path: Path, name: str)
 
 
 def find_by(name: str, root: Path, **options: Any) -> Findings:
-    own = name in ("imagefolder", "segfolder", "depthfolder")
+    own = getattr(datasets.get(name), "by_path", False)
     return check(f"{name}:{root / name}" if own else name, root, **options)
 
 
