@@ -1,6 +1,8 @@
 """A run streams: memory and time per image from 100 to 10,000 images, each count in a process of its own.
 
 uv run python benchmarks/streaming.py --out benchmarks/results/streaming.json
+
+With `--clean` nothing is attacked, which leaves reading, judging and keeping of rows, for up to 100,000 images.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from robustprobe.datasets._base import RawSample
 from robustprobe.types import LabelSpace
 
 COUNTS = (100, 1000, 10_000)
+CLEAN_COUNTS = (1000, 10_000, 100_000)
 SIDE = 32
 
 
@@ -31,7 +34,7 @@ class Noise(rp.Dataset):
     native_size: ClassVar = (SIDE, SIDE)
 
     def ids(self) -> list[str]:
-        return [f"{self.split}-{i}" for i in range(COUNTS[-1])]
+        return [f"{self.split}-{i}" for i in range(CLEAN_COUNTS[-1])]
 
     def read(self, index: int) -> RawSample:
         values = np.random.default_rng(index).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -40,18 +43,18 @@ class Noise(rp.Dataset):
         return RawSample(Image.fromarray(values), labels)
 
 
-def measure(count: int) -> dict[str, float]:
+def measure(count: int, attacks: list[str]) -> dict[str, Any]:
     """Seconds an image, and MiB held at the most, of a run over that many images."""
     suite: dict[str, Any] = {"steps": 2, "head": {"train_limit": 64, "epochs": 1}, "checks": 0}
     with tempfile.TemporaryDirectory() as out:
         data = f"{Path(__file__).resolve()}:Noise"
         options: dict[str, Any] = {"limit": 32, "out": Path(out) / "warm", **suite}
-        rp.evaluate("bundled:scenes", [data], ["pgd", "depthpgd"], **options)
+        rp.evaluate("bundled:scenes", [data], attacks, **options)
         start = time.perf_counter()
         options |= {"limit": count, "out": Path(out) / "run"}
-        rp.evaluate("bundled:scenes", [data], ["pgd", "depthpgd"], **options)
+        rp.evaluate("bundled:scenes", [data], attacks, **options)
         spent = time.perf_counter() - start
-    return {"images": count, "seconds_per_image": spent / count, "peak_mib": peak_mib()}
+    return {"attacks": attacks, "images": count, "seconds_per_image": spent / count, "peak_mib": peak_mib()}
 
 
 def peak_mib() -> float:
@@ -63,14 +66,15 @@ def peak_mib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--clean", action="store_true", help="attack nothing")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.count:
-        print(json.dumps(measure(options.count)))
+        print(json.dumps(measure(options.count, ["clean"] if options.clean else ["pgd", "depthpgd"])))
         return
     found = []
-    for count in COUNTS:
-        command = [sys.executable, __file__, "--count", str(count)]
+    for count in CLEAN_COUNTS if options.clean else COUNTS:
+        command = [sys.executable, __file__, "--count", str(count), *["--clean"] * options.clean]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout.splitlines()[-1]))
         print(found[-1], flush=True)

@@ -108,7 +108,7 @@ def scores(model: Model, chosen: argparse.Namespace, size: Any) -> dict[str, lis
         work = Work(
             encoder, {chosen.task: model}, data, specs, made_for, [chosen.task], 50, "fp32", torch.device("cpu")
         )
-        tallies = [Tally(work, spec, set()) for spec in specs]
+        tallies = [Tally(spec, set()) for spec in specs]
         for judgements in evaluate(work):
             for tally, judged in zip(tallies, judgements, strict=True):
                 tally.add(judged)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,21 @@ def _tables(root: Path, name: str, image: str, label: str, classes: int, side: i
         write_parquet(root / name, split, count, image, label, classes, side)
 
 
+def write_shards(folder: Path, splits: Mapping[str, int], a_shard: int = 4, first: int = 0) -> Path:
+    """WebDataset shards of PNG files, of classes 0 and 1 in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    for split, count in splits.items():
+        for shard, start in enumerate(range(0, count, a_shard)):
+            with tarfile.open(folder / f"{split}-{shard:04d}.tar", "w") as tar:
+                for i in range(start, min(start + a_shard, count)):
+                    for ending, content in (("png", encoded(photo(first + i))), ("cls", str(i % 2).encode())):
+                        member = tarfile.TarInfo(f"{i:06d}.{ending}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
 OWN = {"train": 10, "val": 2, "test": 3}
 LAYOUTS: dict[str, Callable[[Path], object]] = {
     "ade20k": lambda root: write_ade20k(root / "ade20k"),
@@ -243,6 +259,7 @@ LAYOUTS: dict[str, Callable[[Path], object]] = {
     "cifar100": lambda root: _tables(root, "cifar100", "img", "fine_label", 100),
     "cityscapes": lambda root: write_cityscapes(root / "cityscapes"),
     "depthfolder": lambda root: write_depthfolder(root / "depthfolder", OWN),
+    "hfstream": lambda root: _tables(root, "hfstream", "img", "label", 10),
     "imagefolder": lambda root: write_classes(root / "imagefolder", OWN),
     "imagenet": lambda root: write_classes(root / "imagenet", {"train": 10, "val": 2}, ("n01440764", "n01443537")),
     "nyu_depth_v2": lambda root: write_nyu(root / "nyu_depth_v2", {"train": 4, "test": 3}),
@@ -250,5 +267,6 @@ LAYOUTS: dict[str, Callable[[Path], object]] = {
     "segfolder": lambda root: write_segfolder(root / "segfolder", OWN),
     "stl10": lambda root: _tables(root, "stl10", "image", "label", 10, 96),
     "voc2012": lambda root: write_voc2012(root / "voc2012"),
+    "webdataset": lambda root: write_shards(root / "webdataset", OWN),
 }
 """A small folder for every registered dataset."""

@@ -42,8 +42,7 @@ def write_examples(
         return
     pictures: dict[str, NDArray[Any]] = {}
     examples = [_example(one, setting, attack.name == "clean", pictures) for one in kept]
-    for name, pixels in pictures.items():
-        store.write_image(group, name, pixels)
+    digests = {name: store.write_image(group, name, pixels) for name, pixels in pictures.items()}
     labels = setting.dataset.labels
     store.write_group(
         Group(
@@ -55,6 +54,7 @@ def write_examples(
             classes={task: list(space.classes) for task, space in labels.items()},
             max_depth=labels["depth"].max_depth if "depth" in labels else 0.0,
             examples=examples,
+            digests=digests,
         )
     )
 

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -98,6 +98,11 @@ def source_digest(kind: type) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+@cache
+def _say_that_it_runs(path: Path) -> None:
+    print(f"robustprobe: running the code of {path}, with all that you may do yourself.", file=sys.stderr)
+
+
 def load_attribute(path: Path, attribute: str) -> object:
     """An attribute of a Python file. This runs the file's code.
 
@@ -106,6 +111,7 @@ def load_attribute(path: Path, attribute: str) -> object:
     """
     if not path.is_file():
         raise UserError(f"no file {path}; give the path of a Python file, as in my.py:MyEncoder.")
+    _say_that_it_runs(path)
     name = f"robustprobe_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

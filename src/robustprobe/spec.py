@@ -12,6 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from robustprobe.errors import UserError
 
 STEP_SHARE = 0.25
+MOST_SUITE_BYTES = 2**18
+MOST_FAULTS = 10
 STANDARD_ATTACKS = ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd")
 
 
@@ -21,6 +23,8 @@ def parse_eps(value: str | float) -> float:
     Raises:
         UserError: not a number, a division by zero, negative or endless.
     """
+    if not isinstance(value, str | int | float):
+        raise UserError(f"a size is a number, not a {type(value).__name__}; write such as 8/255.")
     text = str(value).strip()
     above, slash, below = text.partition("/")
     try:
@@ -176,8 +180,9 @@ class Suite(Spec):
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = Field(default=64, ge=1)
-    examples: int = Field(default=6, ge=0)
-    checks: int = Field(default=10, ge=0)
+    examples: int = Field(default=6, ge=0, le=1000)
+    """Images of each attack that are kept for the page; they are held until its last image is judged."""
+    checks: int = Field(default=10, ge=0, le=1000)
     """Images on which each attack is checked; 0: none."""
 
     @model_validator(mode="after")
@@ -230,10 +235,15 @@ def load_suite(path: Path) -> Suite:
         UserError: missing file, unreadable YAML, unknown or wrong keys.
     """
     try:
+        if path.stat().st_size > MOST_SUITE_BYTES:
+            raise UserError(f"{path} has more than {MOST_SUITE_BYTES:,} bytes; a suite is a short YAML file.")
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"no suite file {path}; give a YAML file or a name from `robustprobe list suites`.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        # Tags such as !!bool and !!timestamp raise whatever Python does on what they cannot convert.
         raise UserError(f"{path} cannot be read as YAML: {error}") from error
     return validated(Suite, data, str(path))
 
@@ -244,7 +254,9 @@ def validated(kind: type[Described], data: Any, what: str) -> Described:
         return kind.model_validate(data)
     except ValidationError as error:
         faults = [f"{'.'.join(str(p) for p in e['loc']) or 'it'}: {e['msg']}" for e in error.errors()]
-        raise UserError(f"{what} is not a valid {kind.__name__}: {'; '.join(faults)}.") from error
+        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        shown = "; ".join(faults[:MOST_FAULTS])
+        raise UserError(f"{what} is not a valid {kind.__name__}: {shown}{more}.") from error
 
 
 def fingerprint(content: Any) -> str:

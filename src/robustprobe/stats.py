@@ -1,6 +1,6 @@
 """Intervals: how far a number could be from the one that endless images would give."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
+MOST_COUNTS = 2**24
 CONFIDENCE = 0.95
 _NORMAL_QUANTILE = 1.959963984540054
 
@@ -32,8 +33,12 @@ def bootstrap(
     columns = {name: np.asarray(values, dtype=float) for name, values in columns.items()}
     count = len(next(iter(columns.values())))
     value = statistic({name: values.sum(0) for name, values in columns.items()})
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    draws = statistic({name: weights @ values for name, values in columns.items()})
+    draws = np.concatenate(
+        [
+            statistic({name: weights @ values for name, values in columns.items()})
+            for weights in _resampled(count, np.random.default_rng(seed))
+        ]
+    )
     tail = (1 - CONFIDENCE) / 2
     counted = draws[~np.isnan(draws)]
     if not counted.size:
@@ -41,6 +46,13 @@ def bootstrap(
     low, high = np.quantile(counted, [tail, 1 - tail])
     # Sums in another order are rounded in another way: the value of equal images may miss their interval by a bit.
     return Estimate(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def _resampled(count: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """How often each resample holds each image, some resamples at a time: all of a million images are 16 GB."""
+    shares, some = np.full(count, 1 / count), max(1, MOST_COUNTS // count)
+    for first in range(0, RESAMPLES, some):
+        yield generator.multinomial(count, shares, size=min(some, RESAMPLES - first))
 
 
 def wilson(successes: int, count: int) -> Estimate:

@@ -17,7 +17,13 @@ class Answer(NamedTuple):
 
 def child(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command line as a process of its own."""
+    started = start(*arguments, cwd=cwd, **environment)
+    out, err = started.communicate(timeout=600)
+    return subprocess.CompletedProcess(started.args, started.returncode, out, err)
+
+
+def start(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """The command line as a process of its own that is not waited for."""
     command = [sys.executable, "-c", "from robustprobe.cli import main; main()", *(str(a) for a in arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, check=False, timeout=600
-    )
+    pipe, settings = subprocess.PIPE, {**os.environ, **environment}
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=cwd, env=settings)

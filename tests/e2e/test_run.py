@@ -229,3 +229,14 @@ def test_real_photographs(call: Call, my_encoder: Path, tmp_path: Path, name: st
     answer = call("run", *options, "--limit", 6, "--train-limit", 20, "--steps", 2)
     assert answer.code == 0, answer.err
     assert {r.n for r in Store(tmp_path).records()} == {6}
+
+
+def test_example_images_are_as_many_as_asked_for_whatever_the_run_reads(finished: Path) -> None:
+    """Two of sixteen: each an image, and a map a task."""
+    groups = Store(finished).groups()
+    assert groups
+    for group in groups:
+        assert len(group.examples) == 2
+        pictures = list((finished / "examples" / group.group).glob("*.png"))
+        assert len(pictures) <= 2 * 5
+        assert {p.name for p in pictures} == set(group.digests)

@@ -21,6 +21,7 @@ from robustprobe.datasets import find_dataset
 from robustprobe.datasets._check import Findings, LabelFindings, check
 from robustprobe.datasets.ade20k import Ade20k
 from robustprobe.datasets.cifar10 import Cifar10
+from robustprobe.registry import datasets
 from tests.folders import (
     LAYOUTS,
     encoded,
@@ -56,7 +57,7 @@ def test_small_folders_are_subsets_with_nothing_wrong(tmp_path: Path, name: str)
 
 
 def find_by(name: str, root: Path, **options: Any) -> Findings:
-    own = name in ("imagefolder", "segfolder", "depthfolder")
+    own = getattr(datasets.get(name), "by_path", False)
     return check(f"{name}:{root / name}" if own else name, root, **options)
 
 
@@ -218,6 +219,38 @@ def test_an_archive_that_is_not_the_official_one_is_refused(tmp_path: Path, serv
     served.write_bytes(served.read_bytes() + b"x")
     with pytest.raises(UserError, match=r"CIFAR10 could not be downloaded: .*or fetch the archive from https://"):
         find_dataset("cifar10", root=tmp_path / "data").download()
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        tarfile.TarInfo("../../escaped"),
+        tarfile.TarInfo("/tmp/escaped-from-an-archive"),
+        link("inside", "/etc/passwd"),
+        link("inside", "../../../escaped"),
+        link("inside", "../../../escaped", tarfile.LNKTYPE),
+        link("device", "", tarfile.CHRTYPE),
+        link("pipe", "", tarfile.FIFOTYPE),
+    ],
+    ids=lambda member: f"{member.name} {member.linkname}",
+)
+def test_an_archive_that_leads_out_of_its_folder_is_refused(
+    tmp_path: Path, served: Path, monkeypatch: pytest.MonkeyPatch, member: tarfile.TarInfo
+) -> None:
+    with tarfile.open(served, "w:gz") as tar:
+        tar.addfile(member)
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", md5(served))
+    with pytest.raises(UserError, match="CIFAR10 could not be downloaded"):
+        find_dataset("cifar10", root=tmp_path / "data").download()
+    assert not list(tmp_path.rglob("escaped"))
+    assert not Path("/tmp/escaped-from-an-archive").exists()  # it loses its slash, and is no file of CIFAR-10
+    assert not [p for p in (tmp_path / "data").rglob("*") if p.is_symlink() or not (p.is_dir() or p.is_file())]
 
 
 def test_an_archive_that_is_not_there_is_said(tmp_path: Path, served: Path) -> None:

@@ -50,9 +50,10 @@ def make_record(
     metric, unit, higher = METRICS[task]
     interval = Interval(value=value, ci_low=value - 0.05, ci_high=value + 0.05)
     made_for, digest = SEES.get(spec.name, ""), hashlib.sha256(encoder.encode()).hexdigest()
+    plain = re.sub(r"\W", "", dataset)
     facts: dict[str, Any] = {
-        "fingerprint": f"{digest[:8]}-{dataset}-{task}-{spec.fingerprint()}-{other.get('n', 200)}",
-        "group": f"g-{digest[:8]}-{dataset}-{spec.fingerprint()}",
+        "fingerprint": f"{digest[:8]}-{plain}-{task}-{spec.fingerprint()}-{other.get('n', 200)}",
+        "group": f"g-{digest[:8]}-{plain}-{spec.fingerprint()}",
         "suite": "demo",
         "encoder": encoder,
         "encoder_digest": digest,

@@ -248,3 +248,10 @@ def test_heads_need_two_images_at_a_time(field: str) -> None:
     # BatchNorm learns nothing from one image: a head would stay as it was drawn.
     with pytest.raises(ValidationError, match="greater than or equal to 2"):
         HeadSpec.model_validate({field: 1})
+
+
+@pytest.mark.parametrize("field", ["examples", "checks"])
+def test_images_that_are_held_are_bounded(field: str) -> None:
+    data = {"encoders": ["x"], "datasets": [{"name": "scenes"}], field: 1001}
+    with pytest.raises(UserError, match=f"{field}: .*less than or equal to 1000"):
+        validated(Suite, data, "the run")

@@ -1,11 +1,14 @@
 """Intervals hold what they promise."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from robustprobe import stats
 from robustprobe.stats import Estimate, bootstrap, wilson
 from robustprobe.tasks._base import mean_over_images
 
@@ -46,6 +49,23 @@ def test_bootstrap_value_of_equal_images_is_inside_its_interval(value: float) ->
     found = mean_estimate(np.full(100, value))
     assert found.ci_low <= found.value <= found.ci_high
     assert found.ci_high - found.ci_low < 1e-12
+
+
+def test_bootstrap_draws_the_same_resamples_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=50)
+    together = mean_estimate(values)
+    for most in (1, 50 * 7, 50 * 1999):
+        monkeypatch.setattr(stats, "MOST_COUNTS", most)
+        assert mean_estimate(values) == pytest.approx(together, rel=1e-12)
+
+
+def test_bootstrap_of_many_images_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "MOST_COUNTS", 2**16)
+    tracemalloc.start()
+    mean_estimate(np.ones(5000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20  # 80 MB for all resamples at once
 
 
 def test_bootstrap_is_seeded() -> None:

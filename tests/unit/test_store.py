@@ -1,7 +1,12 @@
 """Results on disk are whole, found again, and never half there."""
 
+import errno
+import json
 import math
 import os
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import pytest
 from PIL import Image
 
 from robustprobe import UserError
+from robustprobe import files as written_files
 from robustprobe.spec import AttackSpec
 from robustprobe.store import Example, Group, HeadFacts, Interval, Provenance, Record, Store, write_whole
 
@@ -125,10 +131,151 @@ def test_changed_files_do_not_count(store: Store, file: str, content: bytes) -> 
     assert store.has(NAME)
 
 
+def test_every_flipped_bit_of_a_record_is_found(store: Store) -> None:
+    """Most leave it readable: a digit of a number, a letter of a name."""
+    write(store)
+    path = store.folder / "cells" / f"{NAME}.json"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(bytes(flipped))
+        assert not store.has(NAME), flipped[place - 20 : place + 20]
+        with pytest.raises(UserError, match=rf"cells/{NAME}\.json cannot be read: .*run the suite it belongs to again"):
+            store.records()
+    path.write_bytes(whole)
+    assert store.has(NAME)
+
+
+@pytest.mark.parametrize("name", ["C:\\bin\\u001b", "a\nb\t", "ä ✓ \\f"])
+def test_names_with_backslashes_are_no_control_characters(store: Store, name: str) -> None:
+    written = record(store.write_rows(NAME, COLUMNS)).model_copy(update={"encoder": name})
+    store.write_record(written)
+    assert store.records() == [written]
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_a_truncated_record_is_found(store: Store, kept: float) -> None:
+    write(store)
+    path = store.folder / "cells" / f"{NAME}.json"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    assert not store.has(NAME)
+
+
+def test_every_flipped_byte_of_rows_is_found(store: Store) -> None:
+    written = write(store)
+    path = store.folder / "rows" / f"{NAME}.parquet"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        assert not store.has(NAME)
+        assert store.damaged(written) == path
+
+
+def test_rows_that_cannot_be_read_are_named(store: Store) -> None:
+    (store.folder / "rows" / f"{NAME}.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=rf"{NAME}\.parquet cannot be read: .*Run its suite again"):
+        store.rows(NAME)
+
+
+def test_a_record_under_another_name_is_not_that_cell(store: Store) -> None:
+    write(store)
+    for room, ending in (("cells", "json"), ("rows", "parquet")):
+        (store.folder / room / f"{NAME}.{ending}").rename(store.folder / room / f"other.{ending}")
+    assert not store.has("other")
+
+
+def test_records_of_older_versions_have_no_checksum_and_are_read(store: Store) -> None:
+    written = write(store)
+    path = store.folder / "cells" / f"{NAME}.json"
+    old = json.loads(path.read_text())
+    assert len(old.pop("content_sha256")) == 64
+    path.write_text(json.dumps(old, indent=1))
+    assert store.has(NAME)
+    assert store.records() == [written]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_a_damaged_example_image_makes_its_cells_count_as_missing(store: Store, damage: str) -> None:
+    written = write(store)
+    assert store.has(NAME)
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    store.write_group(
+        group().model_copy(
+            update={"group": written.group, "digests": {"0.png": store.write_image(written.group, "0.png", pixels)}}
+        )
+    )
+    image = store.image(written.group, "0.png")
+    whole = image.read_bytes()
+    assert Store(store.folder).has(NAME)
+    image.write_bytes(whole[:-20] + b"x" + whole[-19:]) if damage == "flipped" else image.unlink()
+    assert not Store(store.folder).has(NAME)
+    assert Store(store.folder).damaged(written) == image
+    store.write_image(written.group, "0.png", pixels)
+    store.image(written.group, "group.json").write_text("{}")
+    assert Store(store.folder).damaged(written) == store.image(written.group, "group.json")
+
+
+def test_many_files_are_whole_or_not_there_wherever_it_stops(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written_files, "TOGETHER", 4)
+    replace, calls = os.replace, []
+
+    def fills(source: str, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 7:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fills)
+    with pytest.raises(OSError, match="No space left"):
+        written_files.write_all((store.folder / "rows" / f"{i:02d}", partial(bytes, [i] * 9)) for i in range(12))
+    assert files(store) == [f"rows/{i:02d}" for i in range(6)]
+    assert all((store.folder / "rows" / f"{i:02d}").read_bytes() == bytes([i]) * 9 for i in range(6))
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from robustprobe import files
+files.os.replace = lambda *paths: (print("about to rename", flush=True), time.sleep(60))
+files.write_whole(Path(sys.argv[1]), b"content")
+"""
+
+
+def test_leftovers_of_a_killed_writer_go_and_those_of_a_living_one_stay(store: Store) -> None:
+    target = store.folder / "rows" / "x.parquet"
+    with subprocess.Popen([sys.executable, "-c", WRITER, target], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout
+        writer.stdout.readline()
+        store.prepare()
+        (leftover,) = files(store)
+        assert leftover.startswith("rows/.x.parquet.")
+        writer.kill()
+    assert files(store) == [leftover]
+    assert store.prepare().records() == []
+    assert files(store) == []
+
+
+def test_a_writer_whose_temporary_file_was_swept_writes_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a machine that sees no locks of others would do."""
+    replace, calls = os.replace, []
+
+    def swept_once(source: str, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == 1:
+            Path(source).unlink()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", swept_once)
+    written = write(store)
+    assert store.records() == [written]
+    assert files(store) == [f"cells/{NAME}.json", f"rows/{NAME}.parquet"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json", b"\xff\xfe", b'{"fingerprint": "x", "new": 1}'])
 def test_unreadable_record_is_an_error_that_names_the_file(store: Store, content: bytes) -> None:
     (store.folder / "cells" / "broken.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"(?s)cells/broken\.json cannot be read: .*Delete it"):
+    with pytest.raises(UserError, match=r"(?s)cells/broken\.json cannot be read: .*Delete it.*--out"):
         store.records()
 
 
@@ -149,15 +296,24 @@ def test_failing_write_leaves_nothing_new_and_the_old_as_it_was(store: Store, mo
 
     def fail(source: str, target: Path) -> None:
         assert Path(source).read_bytes()
-        raise OSError("disk is full")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk is full"):
+    with pytest.raises(UserError, match=r"other\.parquet cannot be written: No space left .* Free some space .* same"):
         store.write_rows("other", COLUMNS)
-    with pytest.raises(OSError, match="disk is full"):
+    with pytest.raises(UserError, match=r"cells are whole and safe"):
         store.write_record(written.model_copy(update={"n": 3}))
     assert files(store) == before
     assert store.records() == [written]
+
+
+def test_a_disk_that_refuses_is_not_called_full(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(source: str, target: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match=r"Read-only file system.* give another with --out; then the same command"):
+        store.write_rows("other", COLUMNS)
 
 
 def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,9 @@ def main() -> None:
     except CycloptsError:
         sys.exit(1)
     except UserError as error:
-        print(f"robustprobe: {error}", file=sys.stderr)
+        # What a file said is repeated in it, and a terminal obeys control characters.
+        words = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(error))
+        print(f"robustprobe: {words}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         # Once more, and what is being put away would end in a traceback.

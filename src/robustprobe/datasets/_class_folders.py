@@ -5,13 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple, final
 
-from PIL import Image
-
 from robustprobe.datasets._base import SPLITS, Dataset, RawSample, Split
 from robustprobe.datasets._folders import image_names
 from robustprobe.datasets._images import upright
 from robustprobe.datasets._splits import read_split
 from robustprobe.errors import UserError
+from robustprobe.pictures import opened
 from robustprobe.types import LabelSpace
 
 
@@ -41,7 +40,7 @@ class ClassFolderDataset(Dataset):
     @final
     def read(self, index: int) -> RawSample:
         member = self._members[index]
-        image = Image.open(self.folder / member.id)
+        image = opened(self.folder / member.id)
         return RawSample(upright(image) if self.turned else image, {"classification": member.label})
 
     @final

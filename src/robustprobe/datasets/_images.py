@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from robustprobe.errors import UserError
+from robustprobe.pictures import check_pixels, opened
 
 Size = tuple[int, int]
 
@@ -37,6 +38,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def to_tensor(image: Image.Image, size: Size) -> Tensor:
     """An RGB image as (3, H, W) in [0, 1], resized bilinearly with antialiasing, on the 8-bit grid."""
+    check_pixels(*size, f"an image of {image.height} x {image.width}, resized,")
     if (image.height, image.width) != size:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
@@ -55,6 +57,7 @@ def centre_crop(image: Image.Image, side: int) -> Image.Image:
     shorter = int(side / CROP_SHARE)
     scale = shorter / min(image.size)
     width, height = (max(shorter, int(length * scale)) for length in image.size)
+    check_pixels(height, width, f"an image of {image.height} x {image.width}, resized,")
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - side) / 2), round((height - side) / 2)
     return resized.crop((left, top, left + side, top + side))
@@ -68,8 +71,10 @@ def upright(image: Image.Image) -> Image.Image:
 def loaded(path: Path) -> Image.Image:
     """The decoded image. Raises OSError naming the file where it is broken, whatever Pillow raises."""
     try:
-        image = Image.open(path)
+        image = opened(path)
         image.load()
+    except UserError:
+        raise
     except Exception as error:
         raise OSError(f"{path}: {error}") from error
     return image

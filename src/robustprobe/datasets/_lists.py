@@ -24,6 +24,8 @@ def read_list(path: Path, columns: str) -> list[list[str]]:
     for number, row in enumerate(rows, 1):
         if len(row) < len(columns.split()):
             raise UserError(f"{path} line {number} is '{' '.join(row)}'; expected '{columns}'. Mend the list.")
+        if any(".." in Path(field).parts for field in row):
+            raise UserError(f"{path} line {number} leads out of the dataset's folder ('..'). Mend the list.")
     return rows
 
 

@@ -17,6 +17,9 @@ from robustprobe.errors import UserError
 
 SHAPE = (480, 640)
 MILLIMETRES = 1000
+# The official splits.mat has 2,626 bytes.
+MOST_SPLITS = 2**16
+LONGEST_NAME = 100
 LISTS = {
     "train": ("nyu_train.txt", "nyudepthv2_train_files_with_gt.txt"),
     "test": ("nyu_test.txt", "nyudepthv2_test_files_with_gt.txt"),
@@ -107,8 +110,6 @@ class LabelledMat:
         row = self.members[index][1]
         stored = self.stored["images"][row].transpose(2, 1, 0)
         depth = self.stored["rawDepths"][row].T
-        if stored.shape != (*SHAPE, 3) or depth.shape != SHAPE:
-            raise UserError(f"{self.path} holds images {stored.shape} and depths {depth.shape}; expected 480 x 640.")
         framed = np.zeros_like(stored)
         framed[FRAME_ROWS, FRAME_COLUMNS] = stored[FRAME_ROWS, FRAME_COLUMNS]
         return RawDepth(Image.fromarray(framed), depth.astype(np.float32))
@@ -123,10 +124,14 @@ class LabelledMat:
         try:
             file = h5py.File(self.path, "r")
             missing = {"images", "rawDepths", "sceneTypes"} - set(file)
-        except OSError as error:
+            # Asked before anything is read: a small file can declare an array of any size.
+            shapes = [] if missing else [file[name].shape for name in ("images", "rawDepths", "sceneTypes")]
+        except Exception as error:
             raise UserError(f"{self.path} cannot be read: {error}. Fetch the file again.") from error
         if missing:
             raise UserError(f"{self.path} has no {', '.join(sorted(missing))}. Fetch the labelled data set again.")
+        if shapes[0][1:] != (3, *SHAPE[::-1]) or shapes[1][1:] != SHAPE[::-1] or len(shapes[2]) != 2:
+            raise UserError(f"{self.path} holds images {shapes[0]} and depths {shapes[1]}; expected 480 x 640.")
         return file
 
     def _members_of(self, split: Split) -> list[tuple[str, int]]:
@@ -134,7 +139,9 @@ class LabelledMat:
         key = SPLITS_KEYS[split]
         try:
             # MATLAB counts from 1.
-            rows = [int(number) - 1 for number in loadmat(self.splits)[key].flatten()]
+            if self.splits.stat().st_size > MOST_SPLITS:
+                raise ValueError(f"it has more than {MOST_SPLITS:,} bytes")
+            rows = [int(number) - 1 for number in loadmat(self.splits, variable_names=[key])[key].flatten()]
         except Exception as error:
             raise UserError(f"{self.splits} has no list {key}: {error}. Fetch the file again.") from error
         if not all(0 <= row < len(self.stored["images"]) for row in rows):
@@ -142,8 +149,13 @@ class LabelledMat:
         return sorted((f"{self._scene(row)}/rgb_{row:05d}", row) for row in rows)
 
     def _scene(self, row: int) -> str:
-        letters = self.stored[self.stored["sceneTypes"][0, row]][()]
-        return "".join(chr(letter) for letter in letters.flatten())
+        try:
+            letters = self.stored[self.stored["sceneTypes"][0, row]]
+            if letters.size > LONGEST_NAME:
+                raise ValueError(f"a name of {letters.size} letters")
+            return "".join(chr(letter) for letter in letters[()].flatten())
+        except Exception as error:
+            raise UserError(f"{self.path} names no scene for image {row}: {error}. Fetch the file again.") from error
 
 
 def matlab_readers() -> tuple[Any, Any]:

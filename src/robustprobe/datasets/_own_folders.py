@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from PIL import Image
-
 from robustprobe.datasets._base import SPLITS, Split
 from robustprobe.datasets._folders import Pair, image_names, require, same_stems
 from robustprobe.datasets._images import Size
 from robustprobe.errors import UserError
+from robustprobe.pictures import opened
 
 
 def found_splits(folder: Path, layout: str) -> list[Split]:
@@ -31,7 +30,9 @@ def first_size(folder: Path, layout: str) -> Size:
     if not names:
         raise UserError(f"{images} has no images; expected {layout}.")
     try:
-        with Image.open(images / names[0]) as image:
+        with opened(images / names[0]) as image:
             return image.height, image.width
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{images / names[0]} cannot be read: {error}. Replace the file.") from error

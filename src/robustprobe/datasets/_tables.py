@@ -3,6 +3,7 @@
 import io
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -17,6 +18,11 @@ from robustprobe.datasets._base import Dataset, RawSample, Split
 from robustprobe.datasets._folders import require
 from robustprobe.datasets._splits import held_out
 from robustprobe.errors import UserError
+from robustprobe.pictures import opened
+
+# Photographs are compressed already: their tables hardly swell.
+MOST_SWELLING = 100
+SMALL = 2**26
 
 
 class Table(NamedTuple):
@@ -62,7 +68,9 @@ class TableDataset(Dataset):
 
     @final
     def remarks(self) -> list[str]:
-        if len(self._table.labels) and self._table.image(0).format == "JPEG":
+        with suppress(Exception):  # a broken image is named where it is read
+            if not len(self._table.labels) or self._table.image(0).format != "JPEG":
+                return []
             return ["images are stored as JPEG, not without loss as published: not for a reported number"]
         return []
 
@@ -106,16 +114,28 @@ def parquet(folders: Iterable[Path], split: Split, image: str, label: str) -> Ed
     """The parquet files of the Hugging Face hub, with the names of their columns."""
 
     def read(files: Sequence[Path]) -> Table:
+        for path in files:
+            check_declared(path)
         table = pa.concat_tables([pq.read_table(path, columns=[image, label]) for path in files])
         if table[label].null_count:
             raise UserError(f"{files[0].parent} holds rows without a label. Fetch the files again.")
 
         def decode(row: int) -> Image.Image:
-            return Image.open(io.BytesIO(table[image][row].as_py()["bytes"]))
+            return opened(io.BytesIO(table[image][row].as_py()["bytes"]))
 
         return Table(table[label].to_numpy().astype(np.int64), decode)
 
     return Edition(sorted(path for folder in folders for path in folder.glob(f"{split}-*.parquet")), read)
+
+
+def check_declared(path: Path) -> None:
+    """Raises UserError for a parquet file that declares far more than it can hold."""
+    metadata, stored = pq.read_metadata(path), path.stat().st_size
+    declared = sum(metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups))
+    if declared > MOST_SWELLING * stored + SMALL:
+        raise UserError(
+            f"{path} declares {declared:,} bytes of data in a file of {stored:,}; it is refused. Replace it."
+        )
 
 
 def pixel_table(labels: Any, planes: NDArray[np.uint8], name: str) -> Table:

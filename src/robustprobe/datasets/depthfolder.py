@@ -61,7 +61,7 @@ class DepthFolder(PairDataset):
         try:
             given: Any = json.loads(path.read_text())
             units = {**UNITS, **{name: float(number) for name, number in given.items()}}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read: {error}. Expected such as {json.dumps(UNITS)}.") from error
         if units.keys() != UNITS.keys() or not all(0 < number < float("inf") for number in units.values()):
             raise UserError(f"{path} holds {given}; expected positive numbers such as {json.dumps(UNITS)}. Mend it.")

@@ -1,8 +1,9 @@
 """A checkpoint file and the name of an architecture to an encoder."""
 
 import argparse
-import pickle
+import pickle  # for its error alone
 import sys
+import zipfile
 from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
@@ -54,7 +55,22 @@ def load_checkpoint(path: Path, spec: str, options: Mapping[str, str]) -> Encode
         raise UserError(f"{spec} is a checkpoint; name its architecture, as in file:{path}?arch=dino_vitb16.")
     name = architecture_name(options["arch"])
     norm = _norm(name, options)
+    try:
+        return _fitted(path, spec, options, name, norm)
+    except UserError:
+        raise
+    except Exception as error:
+        # A file can hold anything under the names of weights.
+        raise UserError(
+            f"{path} cannot be used as {options['arch']}: {type(error).__name__}: {error}. Name the architecture it "
+            "was trained with, or fetch it again."
+        ) from error
+
+
+def _fitted(path: Path, spec: str, options: Mapping[str, str], name: str, norm: Norm | None) -> Encoder:
+    """The encoder of that architecture with the weights of a file, all of them matched."""
     tensors = flatten(read_tensors(path))
+    check_stored(tensors, path)
     model = create(name)
     anchors = list(dict.fromkeys([_first_weight(model), *_official_first_weights(model)]))
     prefix = find_prefix(tensors, anchors, branch=options.get("branch", ""), source=str(path))
@@ -81,6 +97,7 @@ def read_tensors(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        check_not_swelling(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
@@ -91,8 +108,33 @@ def read_tensors(path: Path) -> Any:
             f"{str(error).strip().split(chr(10))[0]} If you trust it, read it elsewhere with torch.load(..., "
             "weights_only=False) and write its state dict with safetensors.torch.save_file; then give that file."
         ) from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint: {error}. Fetch it again.") from error
+    except UserError:
+        raise
+    except Exception as error:
+        # Bytes that are no checkpoint make torch raise whatever its reader meets first.
+        said = str(error).strip().split(chr(10))[0]
+        raise UserError(
+            f"{path} cannot be read as a checkpoint: {type(error).__name__}: {said}. Fetch it again."
+        ) from error
+
+
+def check_not_swelling(path: Path) -> None:
+    """Raises UserError for a compressed checkpoint: torch writes none, and a small one could fill the memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(m.compress_type != zipfile.ZIP_STORED or m.file_size > path.stat().st_size for m in archive.infolist()):
+            raise UserError(
+                f"{path} is a compressed archive, which torch.save does not write. Unpack it, or save it anew."
+            )
+
+
+def check_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises UserError for weights that are no plain arrays, or of more numbers than the file holds."""
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(f"{path} holds no plain array as {name}; expected weights as torch.save writes them.")
 
 
 def architecture_name(name: str) -> str:

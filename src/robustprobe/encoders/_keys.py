@@ -8,6 +8,8 @@ from torch import Tensor
 from robustprobe.errors import UserError
 
 State = Mapping[str, Tensor]
+MOST_ENTRIES = 1_000_000
+LONGEST_NAME = 10_000
 
 # Words that checkpoints of DINO, DINOv2, iBOT, MAE, I-JEPA, MoCo, SimCLR, SimSiam, BYOL, SwAV, VICReg, DeACL, lightly,
 # solo-learn and of Lightning and torch's wrappers put before the encoder's own names.
@@ -65,14 +67,23 @@ class KeyReport(NamedTuple):
         return "; ".join(parts)
 
 
-def flatten(checkpoint: object, prefix: str = "") -> dict[str, Tensor]:
-    """Every tensor of nested dictionaries under its dotted name."""
-    if isinstance(checkpoint, Tensor):
-        return {prefix.rstrip("."): checkpoint}
+def flatten(checkpoint: object) -> dict[str, Tensor]:
+    """Every tensor of nested dictionaries under its dotted name.
+
+    Raises:
+        UserError: more of them than any checkpoint has, such as dictionaries that hold themselves.
+    """
     found: dict[str, Tensor] = {}
-    if isinstance(checkpoint, Mapping):
-        for name, value in checkpoint.items():
-            found |= flatten(value, f"{prefix}{name}.")
+    left, visits = [("", checkpoint)], 0
+    while left:
+        name, thing = left.pop()
+        visits += 1
+        if visits > MOST_ENTRIES or len(name) > LONGEST_NAME:
+            raise UserError("the file nests its weights without end. Fetch it again.")
+        if isinstance(thing, Tensor):
+            found[name] = thing
+        elif isinstance(thing, Mapping):
+            left += [(f"{name}.{key}" if name else str(key), value) for key, value in reversed(list(thing.items()))]
     return found
 
 

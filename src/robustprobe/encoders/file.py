@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, final
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
@@ -23,18 +23,28 @@ CARD, WEIGHTS = "card.json", "encoder.safetensors"
 DIRECTIONS = TypeAdapter(PositiveInt | None)
 
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Architecture(BaseModel):
-    """Arguments of timm's VisionTransformer, and the normalisation before it."""
+    """Arguments of timm's VisionTransformer, and the normalisation before it; within what such encoders have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    img_size: int
-    patch_size: int
-    embed_dim: int
-    depth: int
-    num_heads: int
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    img_size: int = Field(ge=1, le=8192)
+    patch_size: int = Field(ge=1, le=512)
+    embed_dim: int = Field(ge=1, le=32768)
+    depth: int = Field(ge=0, le=512)
+    num_heads: int = Field(ge=1, le=1024)
+    mean: tuple[Number, Number, Number] = (0.5, 0.5, 0.5)
+    std: tuple[Positive, Positive, Positive] = (0.25, 0.25, 0.25)
+
+    @property
+    def least_weights(self) -> int:
+        """As many weights as such a network has in its matrices."""
+        tokens = (self.img_size // self.patch_size) ** 2
+        return self.embed_dim * (12 * self.depth * self.embed_dim + tokens + 3 * self.patch_size**2)
 
 
 class NamedArchitecture(BaseModel):
@@ -43,9 +53,9 @@ class NamedArchitecture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     timm: str
-    img_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    img_size: int = Field(ge=1, le=8192)
+    mean: tuple[Number, Number, Number]
+    std: tuple[Positive, Positive, Positive]
 
 
 @final
@@ -73,22 +83,36 @@ def load_folder(folder: Path, name: str) -> Encoder:
     try:
         architecture, directions = read_architecture(card), DIRECTIONS.validate_python(card.get("directions"))
     except ValidationError as error:
-        raise UserError(f"{folder / CARD} has no readable 'architecture' and 'directions': {error}") from error
-    try:
-        encoder = build(architecture, name, str(card.get("licence", "unknown")))
-    except (AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise UserError(f"{folder / CARD} describes an architecture that cannot be built: {error}.") from error
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()[:5])
+        raise UserError(f"{folder / CARD} has no readable 'architecture' and 'directions': {faults}.") from error
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{folder / WEIGHTS} cannot be read as safetensors: {error}. Give a folder with intact weights."
         ) from error
-    whole = Narrowed(encoder, directions) if directions else encoder
+    stored = sum(tensor.numel() for tensor in weights.values())
+    if isinstance(architecture, Architecture) and architecture.least_weights > 4 * stored + 10**6:
+        # Asked before anything is built: a card can describe an encoder of any size.
+        raise UserError(
+            f"{folder / WEIGHTS} holds weights of another architecture: {stored:,} numbers, and {CARD} describes "
+            f"{architecture.least_weights:,} or more. Correct the card or the weights."
+        )
+    try:
+        encoder = build(architecture, name, str(card.get("licence", "unknown")))
+    except (AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise UserError(f"{folder / CARD} describes an architecture that cannot be built: {error}.") from error
+    whole = _narrowed(encoder, directions, folder / CARD) if directions else encoder
     module = weights_module(whole)
     check_keys(module, weights, folder / WEIGHTS)
     module.load_state_dict(weights)
     return whole
+
+
+def _narrowed(encoder: TimmViT | TimmMap, directions: int, card: Path) -> Narrowed:
+    if directions > min(encoder.card.widths):
+        raise UserError(f"{card} says {directions} directions of {min(encoder.card.widths)} channels; correct it.")
+    return Narrowed(encoder, directions)
 
 
 def weights_module(encoder: Encoder) -> nn.Module:
@@ -134,7 +158,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"no {path}; an encoder folder holds {CARD} and {WEIGHTS}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(card, dict):
         raise UserError(f"{path} holds a {type(card).__name__}; a card is a JSON object.")

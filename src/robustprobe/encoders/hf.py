@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, TypeGuard, cast, final
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from robustprobe.encoders._base import Encoder, EncoderCard, Source
@@ -144,7 +144,10 @@ def _fetched(spec: str, repository: str, revision: str | None) -> tuple[Path, st
     hub_file(spec, repository, ["preprocessor_config.json"], pinned)
     weights = hub_file(spec, repository, ["model.safetensors", INDEX], pinned)
     if weights.path.name == INDEX:
-        for shard in sorted(set(_read(weights.path, spec)["weight_map"].values())):
+        listed = _read(weights.path, spec).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
+            raise UserError(f"{weights.path} has no 'weight_map' of names to files. Fetch it again.")
+        for shard in sorted(set(listed.values())):
             hub_file(spec, repository, [shard], pinned)
     with suppress(UserError):
         hub_file(spec, repository, ["README.md"], pinned)
@@ -168,7 +171,8 @@ def _model(transformers: Any, folder: Path, kind: str, spec: str) -> Any:
             output_loading_info=True,
             **options,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:
+        # transformers raises whatever it meets in a configuration that is none of its own.
         raise UserError(f"{spec} cannot be read from {folder}: {str(error).split(chr(10))[0]}") from error
     finally:
         transformers.logging.set_verbosity(level)
@@ -183,7 +187,7 @@ def _read(path: Path, spec: str) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{spec} has no {path.name} in {path.parent}; an encoder's repository holds one.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds a {type(found).__name__}; it should be a JSON object.")
@@ -194,9 +198,14 @@ def _mean_and_std(settings: dict[str, Any], spec: str) -> tuple[list[float], lis
     if settings.get("do_normalize") is False:
         return [0.0] * 3, [1.0] * 3
     mean, std = settings.get("image_mean"), settings.get("image_std")
-    if not (isinstance(mean, list) and isinstance(std, list) and len(mean) == len(std) == 3):
+    if not (_is_colour(mean) and _is_colour(std) and all(std)):
         raise UserError(f"preprocessor_config.json of {spec} gives no image_mean and image_std of 3 numbers.")
     return mean, std
+
+
+def _is_colour(value: object) -> TypeGuard[list[float]]:
+    numbers = value if isinstance(value, list) else []
+    return len(numbers) == 3 and all(isinstance(x, int | float) and isfinite(x) for x in numbers)
 
 
 def _licence(folder: Path) -> str:

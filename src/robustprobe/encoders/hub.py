@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, final
@@ -89,6 +90,7 @@ class HubSource(Source):
         if not repository or not entry:
             raise UserError(f"'{spec}' names no model; write hub:OWNER/REPO:NAME or hub:OWNER/REPO:REF:NAME.")
         local = _local(repository, spec)
+        print(f"robustprobe: {spec} runs that repository's code, with all that you may do yourself.", file=sys.stderr)
         try:
             with missing_downloads_named(spec), contextlib.redirect_stderr(io.StringIO()):
                 if local:

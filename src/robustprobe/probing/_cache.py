@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -52,7 +51,7 @@ def load_progress(key: str, device: torch.device) -> Progress | None:
     try:
         stored = torch.load(_path("unfinished", key, "pt"), map_location=device, weights_only=True)
         return Progress(*stored)
-    except (OSError, RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError):
+    except Exception:  # bytes that are no checkpoint make torch raise whatever its reader meets first
         return None
 
 
@@ -75,7 +74,7 @@ def _write(path: Path, save: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(temporary)
         temporary.replace(path)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, SafetensorError):
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from robustprobe.errors import UserError
+from robustprobe.pictures import opened
 
 Pixels = NDArray[np.uint8]
 AMPLIFICATION = 10
@@ -62,11 +63,13 @@ def read_array(path: Path) -> NDArray[Any]:
         UserError: missing or unreadable file.
     """
     try:
-        with Image.open(path) as image:
+        if path.is_symlink():
+            raise OSError("it is a link, which a run never writes")
+        with opened(path, formats=("PNG",)) as image:
             return np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise UserError(
-            f"example image {path} cannot be read: {error}. Delete its folder and run the same command again."
+            f"example image {path} cannot be read: {error}. Run its suite again: it makes what is damaged anew."
         ) from error
 
 

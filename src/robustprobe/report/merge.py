@@ -25,29 +25,27 @@ def merge(folders: Sequence[Path], output: Path) -> Merged:
         output: a new folder, or one with results, which are kept.
 
     Raises:
-        UserError: no results, different results for one cell, or rows that are not those their record vouches for.
+        UserError: no results, different results for one cell, or files that are not those their record vouches for.
     """
     target = Store(output)
     held = [output] if (output / "cells").is_dir() else []
     found = finished([*held, *folders], "merge")
     new = [f for f in found if f.store.folder != output]
-    _check_rows(new)
+    _check_files(new)
     target.prepare()
     known = {group.group for group in target.groups()}
     groups = [g for g in union_groups([Store(f) for f in folders]) if g.group.group not in known]
-    for cell in new:
-        target.copy_cell(cell.store, cell.record.fingerprint)
+    target.copy_cells([(cell.store, cell.record.fingerprint) for cell in new])
     for group in groups:
         target.copy_group(group.store, group.group.group)
     return Merged(len(new), len(groups), len(found) - len(new))
 
 
-def _check_rows(found: Sequence[Found]) -> None:
-    damaged = [f for f in found if not f.store.has(f.record.fingerprint)]
+def _check_files(found: Sequence[Found]) -> None:
+    damaged = [str(path) for f in found if (path := f.store.damaged(f.record))]
     if damaged:
-        names = ", ".join(f"{f.store.folder}/rows/{f.record.fingerprint}.parquet" for f in damaged[:5])
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         raise UserError(
-            f"{len(damaged)} cells have rows that are missing or not those their records vouch for: {names}{more}. "
-            "Run their suite again in their folder; nothing was merged."
+            f"{len(damaged)} cells have files that are missing or not those their records vouch for: "
+            f"{', '.join(damaged[:5])}{more}. Run their suite again in their folder; nothing was merged."
         )

@@ -1,0 +1,164 @@
+"""Rows of a Hugging Face dataset as they stream by, and the few that are wanted kept in a file of no name."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from threading import Lock
+from typing import Any, NamedTuple, cast, final
+
+from robustprobe.errors import UserError
+
+LABELS = ("label", "labels", "fine_label", "cls", "class", "target")
+IMAGES = ("image", "img", "jpg", "png", "picture", "pixels")
+# In `datasets` 4 the code that some repositories brought along was dropped for good.
+NEEDED = 4
+
+
+class Columns(NamedTuple):
+    """The names of the columns that hold images and classes, and the classes' names, where those are told."""
+
+    image: str
+    label: str
+    classes: tuple[str, ...]
+
+
+@final
+class Source:
+    """A dataset of the hub, or a folder in a layout `datasets` knows, of which nothing is downloaded as a whole.
+
+    Raises:
+        UserError: `datasets` is not installed, or cannot make sense of the name.
+    """
+
+    def __init__(self, name: str, revision: str | None) -> None:
+        self.name, self.revision = name, revision
+        self.library = _library()
+        self.builder = self._asked(lambda: self.library.load_dataset_builder(name, revision=revision))
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of the splits, as they are published."""
+        known = self.builder.info.splits or self.builder.config.data_files or {}
+        return [str(split) for split in known]
+
+    @property
+    def files(self) -> list[str]:
+        """The files behind the splits, which for the hub name the commit."""
+        listed = self.builder.config.data_files or {}
+        return sorted(str(file) for files in listed.values() for file in files)
+
+    def columns(self, split: str) -> Columns:
+        """Which columns are read. Raises UserError where there is no image or no class among them."""
+        features = self._features(self.stream(split))
+        image = next((n for n, f in features.items() if type(f).__name__ == "Image"), None)
+        image = image or next((n for n in IMAGES if n in features), None)
+        label = next((n for n, f in features.items() if type(f).__name__ == "ClassLabel"), None)
+        label = label or next((n for n in LABELS if n in features), None)
+        if image is None or label is None:
+            raise UserError(
+                f"hfstream:{self.name} has the columns {', '.join(features)}; expected an image ({', '.join(IMAGES)}) "
+                f"and a class ({', '.join(LABELS)}). Rename them."
+            )
+        return Columns(image, label, tuple(getattr(features[label], "names", None) or ()))
+
+    def labels(self, split: str, column: str) -> list[int]:
+        """The class of every row, in order, for which no image is read."""
+        stream = self.stream(split).select_columns([column])
+        try:
+            return cast(list[int], self._asked(lambda: [int(row[column]) for row in stream]))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"hfstream:{self.name} has classes in {column} that are no numbers: {error}. Number them."
+            ) from error
+
+    def images(self, split: str, column: str, first: int) -> Iterator[bytes]:
+        """The stored bytes of the images from row `first` on, in order."""
+        stream = self.stream(split).select_columns([column])
+        if type(self._features(stream)[column]).__name__ == "Image":
+            stream = stream.cast_column(column, self.library.Image(decode=False))
+        for row in stream.skip(first) if first else stream:
+            yield self._bytes(row[column])
+
+    def stream(self, split: str) -> Any:
+        """Rows as `datasets` reads them."""
+        return self._asked(
+            lambda: self.library.load_dataset(self.name, revision=self.revision, split=split, streaming=True)
+        )
+
+    def _features(self, stream: Any) -> Any:
+        # To resolve them leaves a reader behind that has begun and does not end with the process.
+        return stream.features or self._asked(lambda: stream._resolve_features().features)
+
+    def _bytes(self, value: Any) -> bytes:
+        stored = value if isinstance(value, Mapping) else {}
+        if isinstance(stored.get("bytes"), bytes):
+            return cast(bytes, stored["bytes"])
+        if not isinstance(stored.get("path"), str):
+            raise UserError(f"hfstream:{self.name} has a row without an image. Leave it out.")
+        from datasets.download.streaming_download_manager import xopen
+
+        with closing(xopen(stored["path"], "rb")) as file:
+            return cast(bytes, file.read())
+
+    def _asked(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except (UserError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"hfstream:{self.name} cannot be read: {error}.") from error
+        except Exception as error:
+            raise UserError(
+                f"hfstream:{self.name} cannot be read: {type(error).__name__}: {error}. Give a folder, or a name of "
+                "the hub where there is a network."
+            ) from error
+
+
+@final
+class Spool:
+    """Images by row, read from a stream once, in order, and kept in a temporary file as they were stored.
+
+    Rows that are not wanted pass by. The file goes with the process.
+    """
+
+    def __init__(self, images: Callable[[int], Iterator[bytes]]) -> None:
+        self.images = images
+        self.file = tempfile.TemporaryFile(prefix="robustprobe-")  # noqa: SIM115 - as long as the dataset
+        self.places: dict[int, tuple[int, int]] = {}
+        self.lock = Lock()
+        self.stream: Iterator[bytes] = iter(())
+        self.next = -1
+
+    def get(self, row: int, wanted: Callable[[int], bool]) -> bytes:
+        """The image of a row. Raises UserError where the stream ends before it."""
+        with self.lock:
+            if row not in self.places:
+                self._advance(row, wanted)
+            start, size = self.places[row]
+            self.file.seek(start)
+            return self.file.read(size)
+
+    def _advance(self, row: int, wanted: Callable[[int], bool]) -> None:
+        if self.next < 0 or row < self.next:
+            self.stream, self.next = self.images(row), row
+        while self.next <= row:
+            try:
+                content = next(self.stream)
+            except StopIteration:
+                raise UserError(f"the stream has {self.next} rows, and row {row} was listed. Run it again.") from None
+            if self.next == row or (wanted(self.next) and self.next not in self.places):
+                start = self.file.seek(0, 2)
+                self.file.write(content)
+                self.places[self.next] = (start, len(content))
+            self.next += 1
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("hfstream: datasets need datasets: pip install 'robustprobe[datasets]'.") from error
+    if int(datasets.__version__.partition(".")[0]) < NEEDED:
+        raise UserError(f"datasets {datasets.__version__} runs code of repositories; update it to {NEEDED} or newer.")
+    datasets.disable_progress_bars()
+    return datasets

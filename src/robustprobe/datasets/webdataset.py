@@ -1,0 +1,152 @@
+"""WebDataset shards, tar archives of photographs with their classes: `webdataset:PATH-{0000..0009}.tar`"""
+
+import io
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NamedTuple, final
+
+from robustprobe.datasets._base import SPLITS, Dataset, RawSample, Split
+from robustprobe.datasets._folders import require
+from robustprobe.datasets._images import IMAGE_SUFFIXES, Size, upright
+from robustprobe.datasets._shards import Member, expanded, members, read_at
+from robustprobe.datasets._splits import held_out, read_split
+from robustprobe.errors import UserError
+from robustprobe.pictures import opened
+from robustprobe.types import LabelSpace
+
+PLACEHOLDER = "{split}"
+LONGEST_LABEL = 20
+
+
+class Item(NamedTuple):
+    """An image in a shard, and its class."""
+
+    id: str
+    shard: Path
+    start: int
+    size: int
+    label: int
+
+
+@final
+class WebDataset(Dataset):
+    """Each sample is `KEY.jpg` (or another image) and `KEY.cls`, the number of its class; `classes.txt` names them.
+
+    PATH is a folder with `{train,val,test}-*.tar`, or names shards by ranges and `{split}`. Without `{split}` all of
+    them are one set, of which a fifth is `test` and a tenth of the rest `val`, the same for everyone. Shards are listed
+    once by their headers, and images read from where they lie.
+    """
+
+    by_path: ClassVar = True
+    crop: ClassVar = "centre"
+    native_size: ClassVar = (224, 224)
+    licence: ClassVar = "yours to know"
+    citation: ClassVar = "one's own images"
+    layout: ClassVar = (
+        "a folder with {train,val,test}-*.tar, or names such as PATH/{split}-{0000..0009}.tar or "
+        "PATH-{0000..0009}.tar, of members KEY.jpg and KEY.cls, and beside them classes.txt with a name a line"
+    )
+
+    def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
+        parts = root.parts
+        fixed = next((place for place, part in enumerate(parts) if "{" in part or part.endswith(".tar")), len(parts))
+        self.pattern = "/".join(parts[fixed:])
+        super().__init__(Path(*parts[:fixed]), split, size)
+
+    @cached_property
+    def labels(self) -> dict[str, LabelSpace]:
+        text = require(self.root / "classes.txt", self.layout).read_text(encoding="utf-8", errors="replace")
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise UserError(
+                f"{self.root / 'classes.txt'} names {len(names)} classes, {len(set(names))} of them different; "
+                "expected 2 or more different names, one a line. Mend the file."
+            )
+        return {"classification": LabelSpace(classes=names)}
+
+    def ids(self) -> list[str]:
+        return [item.id for item in self._items]
+
+    def read(self, index: int) -> RawSample:
+        item = self._items[index]
+        image = upright(opened(io.BytesIO(read_at(item.shard, item.start, item.size))))
+        return RawSample(image, {"classification": item.label})
+
+    def stratum(self, index: int) -> int:
+        return self._items[index].label
+
+    def files(self) -> list[Path]:
+        return list(dict.fromkeys(item.shard for item in self._items))
+
+    def settings(self) -> list[str]:
+        return list(self.labels["classification"].classes)
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        if self.pattern and PLACEHOLDER not in self.pattern:
+            return self._divided(self._listed(self._named("")))
+        official = [split for split in SPLITS if any(shard.is_file() for shard in self._named(split))]
+        return read_split(self.split, official, lambda split: self._listed(self._named(split)), lambda item: item.id)
+
+    def _named(self, split: str) -> list[Path]:
+        """The shards of an official split, there or not."""
+        if not self.pattern:
+            return sorted(self.root.glob(f"{split}-*.tar"))
+        return [self.root / name for name in expanded(self.pattern.replace(PLACEHOLDER, split))]
+
+    def _divided(self, items: list[Item]) -> list[Item]:
+        """The part of one set that is our split."""
+        ids = [item.id for item in items]
+        if self.split == "test":
+            return [items[place] for place in held_out(ids, "val", TEST_SHARE)]
+        rest = [items[place] for place in held_out(ids, "train", TEST_SHARE)]
+        return [rest[place] for place in held_out([item.id for item in rest], self.split)]
+
+    def _listed(self, shards: list[Path]) -> list[Item]:
+        if not shards:
+            raise UserError(f"no shards of {self.root}; expected {self.layout}.")
+        return [item for shard in shards for item in items_of(shard, self._shard_id(shard))]
+
+    def _shard_id(self, shard: Path) -> str:
+        return shard.relative_to(self.root).with_suffix("").as_posix()
+
+
+TEST_SHARE = 0.2
+
+
+def items_of(shard: Path, name: str) -> Iterator[Item]:
+    """The images of a shard, in order, by `name/KEY`.
+
+    Raises:
+        UserError: no such shard, or a sample without an image or a class, with two of them, or with another's key.
+    """
+    require(shard, "a shard for every number of the range")
+    parts: dict[str, Member] = {}
+    key, seen = "", set[str]()
+    for member in members(shard):
+        if member.key != key:
+            if parts:
+                yield _item(shard, name, key, parts)
+            if member.key in seen:
+                raise UserError(f"{shard} holds parts of {member.key} in two places; expected them together. Mend it.")
+            key, parts = member.key, {}
+            seen.add(key)
+        kind = "image" if f".{member.ending}" in IMAGE_SUFFIXES else member.ending
+        if kind in ("image", "cls"):
+            if kind in parts:
+                raise UserError(f"{shard} holds {key} twice; expected one image and one class of each. Mend it.")
+            parts[kind] = member
+    if parts:
+        yield _item(shard, name, key, parts)
+
+
+def _item(shard: Path, name: str, key: str, parts: dict[str, Member]) -> Item:
+    missing = {"image", "cls"} - parts.keys()
+    if missing:
+        raise UserError(f"{shard} holds {key} without {'.cls' if 'cls' in missing else 'an image'}. Write it anew.")
+    image, label = parts["image"], parts["cls"]
+    text = read_at(shard, label.start, min(label.size, LONGEST_LABEL + 1)).strip()
+    if len(text) > LONGEST_LABEL or not text.isdigit():
+        raise UserError(f"{shard} holds {key}.cls with {text[:LONGEST_LABEL]!r}; expected the number of a class.")
+    return Item(f"{name}/{key}", shard, image.start, image.size, int(text))
