@@ -216,7 +216,7 @@ def test_the_bundled_demo_suite(call: Call, tmp_path: Path) -> None:
     answer = call("run", "demo", "--limit", 8, "--train-limit", 48, "--steps", 2, "--out", tmp_path)
     assert answer.code == 0, answer.err
     encoders = {r.encoder for r in Store(tmp_path).records()}
-    assert encoders == {"bundled:scenes", "bundled:scenes-deacl"}
+    assert encoders == {"bundled:scenes", "bundled:scenes-deacl", "bundled:scenes-anyhead"}
     assert (tmp_path / "report.html").exists()
     for path in (tmp_path / "rows").iterdir():
         assert pq.read_metadata(path).num_rows == 8
