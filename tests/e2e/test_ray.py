@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import pytest
 import torch
 
 from robustprobe.encoders import Encoder
+from robustprobe.executors.ray import import_ray
 from robustprobe.planning import Plan, make_plan
 from robustprobe.runner import Progress, execute
 from robustprobe.spec import Spread, Suite, validated
 from robustprobe.store import Store
 from tests.e2e.program import Answer
 
-ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
 
 HEAD = {"train_limit": 24, "epochs": 1, "batch_size": 8, "learning_rates": (3e-3,)}
 
@@ -28,6 +29,8 @@ HEAD = {"train_limit": 24, "epochs": 1, "batch_size": 8, "learning_rates": (3e-3
 @pytest.fixture(scope="session")
 def four_workers(head_cache: Path) -> Iterator[None]:
     """Ray on this machine, with room for four workers of one thread each."""
+    # Not `import ray`: under `uv run` Ray would rebuild this environment for every worker.
+    ray = import_ray()
     ray.init(
         num_cpus=4,
         include_dashboard=False,
