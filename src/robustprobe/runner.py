@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from robustprobe.encoders import offline
 from robustprobe.errors import UserError
 from robustprobe.examples import Setting, example_places, write_examples
-from robustprobe.executors import Check, Done, Executor, Fit, Judge, Order, Task, Unit, Watch, load_executor
+from robustprobe.executors import Check, Done, Executor, Fit, Judge, LostError, Order, Task, Unit, Watch, load_executor
 from robustprobe.executors._work import Findings, Heads
 from robustprobe.planning import Bench, Cell, Plan, Rung
 from robustprobe.provenance import provenance
@@ -115,8 +115,11 @@ class _Run:
         with load_executor(self._order(), self.plan.benches, self.options, watch) as executor:
             for number in wanted:
                 executor.add(Fit(number))
-            for done in executor.results():
-                self._take(executor, done)
+            try:
+                for done in executor.results():
+                    self._take(executor, done)
+            except LostError as error:
+                self.failures.append(Failure("the rest of the run", str(error)))
         return self.failures
 
     def _order(self) -> Order:

@@ -1,6 +1,6 @@
 """Where the work of a run is done: in this process, or by Ray on many machines."""
 
-from robustprobe.executors._base import Done, Executor, Watch, load_executor
+from robustprobe.executors._base import Done, Executor, LostError, Watch, load_executor
 from robustprobe.executors._work import Check, Fit, Judge, Order, Task, Unit, Workshop
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Executor",
     "Fit",
     "Judge",
+    "LostError",
     "Order",
     "Task",
     "Unit",

@@ -12,6 +12,10 @@ from robustprobe.registry import executors
 from robustprobe.spec import Spread
 
 
+class LostError(RuntimeError):
+    """The executor itself is gone, and nothing more can be done in this process."""
+
+
 class Done(NamedTuple):
     """A unit of work, and what came of it: a value, or the error that it failed with in the end."""
 
@@ -38,7 +42,7 @@ class Executor(ABC):
 
     @abstractmethod
     def results(self) -> Iterator[Done]:
-        """Units as they end, until none is left; more may be added meanwhile."""
+        """Units as they end, until none is left; more may be added meanwhile. Raises LostError."""
 
     @property
     @abstractmethod

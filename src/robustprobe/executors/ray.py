@@ -3,15 +3,17 @@
 import contextlib
 import heapq
 import os
+import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import torch
 
 from robustprobe.device import cores
 from robustprobe.errors import UserError
-from robustprobe.executors._base import Done, Executor
+from robustprobe.executors._base import Done, Executor, LostError
 from robustprobe.executors._work import Fit, Judge, Order, Unit, Workshop
 from robustprobe.shards import packed
 
@@ -19,6 +21,8 @@ ATTEMPTS = 4
 FIRST_PAUSE = 1.0
 # Seconds after which a look is taken at what waits for another attempt.
 LOOK = 0.5
+# Seconds between two looks whether Ray is there.
+LOOK_AT_RAY = 2.0
 # Bytes of shared memory of a Ray that is started here: shards are small.
 SHARED_MEMORY = 256 * 2**20
 
@@ -47,6 +51,7 @@ class Ray(Executor):
         self.book = self.ray.put(self.order)
         self.references: dict[int, Any] = {}
         self.later: list[tuple[float, int, Attempt]] = []
+        self.door, self.looked = self._socket(), 0.0
         found = self.ray.cluster_resources()
         room = max(1, int(found.get("GPU", 0) if gpu else found.get("CPU", 1) // self.threads))
         self.workers = min(options.workers or room, room)
@@ -68,6 +73,7 @@ class Ray(Executor):
                 time.sleep(LOOK)
                 continue
             ready, _ = self.ray.wait(list(under_way), num_returns=1, timeout=LOOK)
+            self._look()
             for reference in ready:
                 attempt = under_way.pop(reference)
                 done = self._ended(reference, attempt)
@@ -92,6 +98,8 @@ class Ray(Executor):
         try:
             value, remarks = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
+            if isinstance(error, self.ray.exceptions.LocalRayletDiedError):
+                raise self._lost() from error
             cause = getattr(error, "cause", None)
             if isinstance(cause, UserError):
                 return Done(unit, None, cause)
@@ -110,6 +118,28 @@ class Ray(Executor):
         if isinstance(unit, Fit):
             self.references[unit.bench] = self.ray.put(value)
         return Done(unit, value)
+
+    def _socket(self) -> str:
+        """Where Ray on this machine listens; empty where it is asked through another machine."""
+        own = self.ray.get_runtime_context().get_node_id()
+        sockets = [node.get("RayletSocketName", "") for node in self.ray.nodes() if node["NodeID"] == own]
+        return sockets[0] if sockets and Path(sockets[0]).exists() else ""
+
+    def _look(self) -> None:
+        """Raises LostError where Ray on this machine is gone: it would end this process within seconds, wordless."""
+        if not self.door or time.monotonic() < self.looked + LOOK_AT_RAY:
+            return
+        self.looked = time.monotonic()
+        try:
+            with socket.socket(socket.AF_UNIX) as knock:
+                knock.connect(self.door)
+        except (ConnectionRefusedError, FileNotFoundError):
+            raise self._lost() from None
+
+    def _lost(self) -> LostError:
+        # Ray is not shut down: it would wait for what is not there.
+        self.stack.pop_all()
+        return LostError("Ray on this machine has ended; start it again unless this run had started it")
 
 
 def _first_line(error: BaseException) -> str:
