@@ -264,6 +264,7 @@ def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, head
         encoder=card.name,
         encoder_digest=bench.encoder.digest,
         encoder_licence=card.licence,
+        encoder_teacher=card.teacher,
         dataset=data.name,
         dataset_digest=bench.digest,
         split=data.split,

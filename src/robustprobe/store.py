@@ -107,6 +107,8 @@ class Record(Frozen):
     encoder: str
     encoder_digest: str
     encoder_licence: str
+    encoder_teacher: str = ""
+    """Name of the encoder that it was hardened from, where its card says so."""
     dataset: str
     dataset_digest: str
     split: str

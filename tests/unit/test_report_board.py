@@ -163,6 +163,12 @@ def test_a_hardened_encoder_continues_the_name_of_another(name: str, expected: s
     assert parent(name, ["scenes", "scenes-deacl", name]) == expected
 
 
+def test_the_card_of_a_hardened_encoder_names_its_teacher() -> None:
+    assert parent("file:runs/robust", ["timm:vit", "file:runs/robust"], "timm:vit") == "timm:vit"
+    assert parent("scenes-b", ["scenes", "scenes-b"], "elsewhere") is None
+    assert parent("scenes", ["scenes"], "scenes") is None
+
+
 def test_checkpoints_are_told_by_their_names() -> None:
     assert checkpoint("file:runs/deacl/epoch-03") == Checkpoint("file:runs/deacl", 3)
     assert checkpoint("photos-epoch-12") == Checkpoint("photos", 12)

@@ -19,7 +19,8 @@ class EncoderCard(BaseModel):
     """What is known of an encoder beside its weights.
 
     `revision` is the commit the weights were published at, where they come from a hub; `fixed_size` says that only
-    images of `input_size` (H, W) are taken; `notes` what was done to load the weights.
+    images of `input_size` (H, W) are taken; `notes` what was done to load the weights; `teacher` the name of the
+    encoder that it was hardened from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,7 @@ class EncoderCard(BaseModel):
     licence: str = "unknown"
     revision: str = ""
     notes: str = ""
+    teacher: str = ""
     patch_size: int
     input_size: tuple[int, int]
     fixed_size: bool = False

@@ -102,6 +102,7 @@ def load_folder(folder: Path, name: str) -> Encoder:
         encoder = build(architecture, name, str(card.get("licence", "unknown")))
     except (AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{folder / CARD} describes an architecture that cannot be built: {error}.") from error
+    encoder.card = encoder.card.model_copy(update={"teacher": str(card.get("teacher", ""))})
     whole = _narrowed(encoder, directions, folder / CARD) if directions else encoder
     module = weights_module(whole)
     check_keys(module, weights, folder / WEIGHTS)

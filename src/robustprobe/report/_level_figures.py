@@ -86,14 +86,15 @@ def _trade_figure(board: Board, place: int) -> Figure | None:
     front = pareto([(float(r["clean"]), float(r["attacked"])) for r in rows], bench.higher_is_better)
     best = [rows[k] for k in front]
     names = [s.name for s, _ in shown]
-    arrows = [_arrow(rows[names.index(p)], rows[k]) for k, n in enumerate(names) if (p := parent(n, names))]
+    parents = [parent(s.name, names, k.clean.encoder_teacher) for s, k in shown]
+    arrows = [_arrow(rows[names.index(p)], rows[k]) for k, p in enumerate(parents) if p]
     ends = (
         axis_top(bench, [float(r["clean_high"]) for r in rows]),
         axis_top(bench, [float(r["attacked_high"]) for r in rows]),
     )
     better = "↑" if bench.higher_is_better else "↓"
     under = f" under its own attack at {board.level_text}"
-    hardened = [f"from {parent(n, names)} to {n}" for n in names if parent(n, names)]
+    hardened = [f"from {p} to {n}" for n, p in zip(names, parents, strict=True) if p]
     draw = partial(
         _draw_trade,
         rows,

@@ -62,8 +62,12 @@ def shortened(name: str, longest: int = LONGEST) -> str:
     return f"{name[:ahead]}…{name[len(name) - (longest - 1 - ahead) :]}"
 
 
-def parent(name: str, names: Sequence[str]) -> str | None:
-    """The encoder that a hardened one began as: the longest other name that this one continues after a hyphen."""
+def parent(name: str, names: Sequence[str], teacher: str = "") -> str | None:
+    """The encoder that a hardened one began as: the one its card names, else the longest other name that this one
+    continues after a hyphen.
+    """
+    if teacher:
+        return teacher if teacher in names and teacher != name else None
     return max((n for n in names if name.startswith(f"{n}-")), key=len, default=None)
 
 
