@@ -245,6 +245,7 @@ def test_the_ascent_goes_to_the_corner_of_the_ball_and_momentum_carries_it() -> 
     [
         ({"eps": "9"}, "outside"),
         ({"epochs": -1}, "epochs: Input should be greater"),
+        ({"epochs": 0}, "0 epochs with all directions kept would change nothing"),
         ({"protect": "all"}, "protect"),
         ({"ema": 1.0}, "ema"),
         ({"options": ["gamma"]}, "write NAME=VALUE"),

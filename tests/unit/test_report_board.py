@@ -8,7 +8,7 @@ from robustprobe.report._board import Board, board
 from robustprobe.report._figures import curve_figures, eps_figures
 from robustprobe.report._kept import Places, kept, mean_kept, places, share_text
 from robustprobe.report._level_figures import heat_figures, pareto, trade_figures
-from robustprobe.report._series import Checkpoint, checkpoint, parent, series, shortened
+from robustprobe.report._series import MOST, Checkpoint, checkpoint, parent, series, shortened
 from robustprobe.stats import Estimate
 from robustprobe.store import Interval, Record
 from tests.unit.test_report_tables import OWN, PLAIN, attack, make_record, records_of
@@ -167,6 +167,11 @@ def test_the_card_of_a_hardened_encoder_names_its_teacher() -> None:
     assert parent("file:runs/robust", ["timm:vit", "file:runs/robust"], "timm:vit") == "timm:vit"
     assert parent("scenes-b", ["scenes", "scenes-b"], "elsewhere") is None
     assert parent("scenes", ["scenes"], "scenes") is None
+
+
+def test_encoders_of_one_colour_differ_in_marker_and_dash() -> None:
+    made = series([f"encoder-{k}" for k in range(MOST)])
+    assert len({(s.paint, s.shape) for s in made}) == len({(s.paint, s.dash) for s in made}) == MOST
 
 
 def test_checkpoints_are_told_by_their_names() -> None:

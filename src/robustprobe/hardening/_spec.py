@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustprobe.errors import UserError
 from robustprobe.hardening._base import Recipe, defence_kind
@@ -64,6 +64,12 @@ class HardenSpec(Spec):
     def _fits(cls, eps: float) -> float:
         check_eps(eps, "linf")
         return eps
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "HardenSpec":
+        if not self.epochs and not self.directions:
+            raise ValueError("0 epochs with all directions kept would change nothing; give more epochs, or directions")
+        return self
 
 
 def make_spec(method: str, given: dict[str, Any]) -> HardenSpec:

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from robustprobe.report._series import COLOURS, DASHES, SHAPES, Series
+from robustprobe.report._series import COLOURS, DASHES, Series, shape_of
 
 Rows = Sequence[Mapping[str, Any]]
 INK, SOFT, RULE = "#1d2127", "#5a626d", "#dcd8d0"
@@ -201,7 +201,7 @@ def curve_chart(rows: Rows, *, y: str, top: float, legend: bool = False) -> alt.
         "color": alt.Color("line:N", legend=shown).scale(
             domain=names, range=[COLOURS[k % len(COLOURS)] for k in places]
         ),
-        "shape": alt.Shape("line:N", legend=shown).scale(domain=names, range=[SHAPES[k % len(SHAPES)] for k in places]),
+        "shape": alt.Shape("line:N", legend=shown).scale(domain=names, range=[shape_of(k) for k in places]),
         "strokeDash": alt.StrokeDash("line:N", legend=shown).scale(
             domain=names, range=[list(DASHES[k % len(DASHES)]) for k in places]
         ),

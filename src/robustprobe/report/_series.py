@@ -33,7 +33,7 @@ class Series(NamedTuple):
 
     @property
     def shape(self) -> str:
-        return SHAPES[self.colour % len(SHAPES)]
+        return shape_of(self.colour)
 
 
 class Checkpoint(NamedTuple):
@@ -41,6 +41,11 @@ class Checkpoint(NamedTuple):
 
     trunk: str
     epoch: int
+
+
+def shape_of(place: int) -> str:
+    """The marker of the encoder at a place: another one for each that has the same colour."""
+    return SHAPES[(place + place // len(COLOURS)) % len(SHAPES)]
 
 
 def series(names: Sequence[str]) -> list[Series]:
