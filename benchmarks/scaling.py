@@ -56,7 +56,7 @@ def run(images: int, shard: int, workers: int, suite: dict[str, Any] = SUITE) ->
 def started(workers: int) -> Any:
     """Ray with room for so many workers of one thread each."""
     ray = import_ray()
-    ray.init(num_cpus=workers, include_dashboard=False, logging_level="error", log_to_driver=False)
+    ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level="error", log_to_driver=False)
     return ray
 
 

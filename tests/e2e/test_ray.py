@@ -32,6 +32,7 @@ def four_workers(head_cache: Path) -> Iterator[None]:
     # Not `import ray`: under `uv run` Ray would rebuild this environment for every worker.
     ray = import_ray()
     ray.init(
+        address="local",
         num_cpus=4,
         include_dashboard=False,
         logging_level="error",

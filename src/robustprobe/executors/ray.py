@@ -3,7 +3,9 @@
 import contextlib
 import heapq
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,18 +164,23 @@ def connected(address: str, workers: int) -> Iterator[tuple[Any, int]]:
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     count = workers or cores()
     threads = 1 if address else max(1, cores() // count)
+    asked_to_end = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, **quiet)
         else:
             size = {"num_cpus": count * threads, "object_store_memory": SHARED_MEMORY}
-            ray.init(include_dashboard=False, **size, **quiet)
+            # Without "local" it would join any Ray that runs on this machine, whoever's it is.
+            ray.init(address="local", include_dashboard=False, **size, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
         raise UserError(
             f"Ray cannot be had {where}: {str(error).splitlines()[0]}. Nothing has begun; see docs/cluster.md, or "
             "leave --executor ray out."
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray takes this signal for itself, and ends the process without a word of what is safe.
+        signal.signal(signal.SIGTERM, asked_to_end)
     try:
         yield ray, threads
     finally:
