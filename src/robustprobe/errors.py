@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A mistake in what was asked or given. The message says what came, what was expected and what to do."""
 
 
+class UnwritableError(UserError):
+    """Results cannot be written. What is there is whole; whatever a run does next could not be kept either."""
+
+
 def unknown_name(noun: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among `known`, with the nearest match when there is one."""
     names = sorted(known)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustprobe.encoders import offline
-from robustprobe.errors import UserError
+from robustprobe.errors import UnwritableError, UserError
 from robustprobe.examples import Setting, example_places, write_examples
 from robustprobe.executors import Check, Done, Executor, Fit, Judge, LostError, Order, Task, Unit, Watch, load_executor
 from robustprobe.executors._work import Findings, Heads
@@ -150,6 +150,8 @@ class _Run:
                 self._judged(executor, done.unit, done.value)
             else:
                 self._checked(done.unit, done.value)
+        except UnwritableError:
+            raise
         except (UserError, RuntimeError, OSError) as error:
             self._failed(executor, done.unit, error)
 
@@ -194,7 +196,8 @@ class _Run:
     def _judged(self, executor: Executor, unit: Judge, content: bytes) -> None:
         running = self._running(unit.task)
         shard = unpacked(content)
-        running.folder.keep(shard, content)
+        with self.store.writing(running.folder.folder):
+            running.folder.keep(shard, content)
         running.take(shard)
         total = len(running.place.data)
         self.notify(Progress(running.label, total - len(running.missing), total))

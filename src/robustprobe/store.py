@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
-from robustprobe.errors import UserError
+from robustprobe.errors import UnwritableError, UserError
 from robustprobe.files import sweep, write_all
 from robustprobe.files import write_whole as write_whole
 from robustprobe.spec import AttackSpec
@@ -297,19 +297,20 @@ class Store:
         self._write(self.folder / "examples" / group.group / "group.json", sealed(group))
 
     def _write(self, path: Path, content: bytes) -> str:
-        with self._writing(path):
+        with self.writing(path):
             path.parent.mkdir(exist_ok=True)
             write_whole(path, content)
         return hashlib.sha256(content).hexdigest()
 
     @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
+    def writing(self, path: Path) -> Iterator[None]:
+        """Around what writes in the folder of results. Raises UnwritableError where the disk does not take it."""
         try:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             mend = "Free some space there" if full else "Make that folder writable, or give another with --out"
-            raise UserError(
+            raise UnwritableError(
                 f"{path} cannot be written: {error.strerror or error}. Finished cells are whole and safe in "
                 f"{self.folder}, and nothing is left half written. {mend}; then the same command continues, doing only "
                 "what is missing."
@@ -330,7 +331,7 @@ class Store:
     def copy_cells(self, cells: Sequence[tuple["Store", str]]) -> None:
         """Copy cells of other stores byte by byte, rows first."""
         both = (Store._rows_path, Store._record_path)
-        with self._writing(self.folder):
+        with self.writing(self.folder):
             write_all((path(self, name), path(source, name).read_bytes) for path in both for source, name in cells)
 
     def copy_group(self, source: "Store", group: str) -> None:

@@ -161,7 +161,7 @@ def test_interrupt_ends_with_130_and_what_to_do(suite_file: Path, tmp_path: Path
 def test_what_fails_is_named_and_ends_with_2(
     call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, records: int
 ) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **named: object) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(f"robustprobe.{broken}", fail)
