@@ -1,5 +1,6 @@
 """What tests share: tiny encoders, heads on generated scenes, and a head cache of their own."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,10 @@ from robustprobe.recipes import Serving
 from robustprobe.spec import HeadSpec
 from robustprobe.tasks import Model
 from robustprobe.views import Resized
+
+# Sums of several threads round otherwise, and tests compare bits; here and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 settings.register_profile("robustprobe", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("robustprobe")
