@@ -16,10 +16,11 @@ import torch
 from robustprobe.encoders import Encoder
 from robustprobe.executors.ray import import_ray
 from robustprobe.planning import Plan, make_plan
-from robustprobe.runner import Progress, execute
+from robustprobe.runner import execute
 from robustprobe.spec import Spread, Suite, validated
 from robustprobe.store import Store
 from tests.e2e.program import Answer
+from tests.runs import contents, quiet
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
 
@@ -48,17 +49,6 @@ def planned(encoder: Encoder, out: Path) -> tuple[Plan, Store]:
     data |= {"attacks": ["embed", "pgd", "segpgd", "depthpgd"], "steps": 3, "checks": 2, "examples": 2, "batch_size": 4}
     store = Store(out).prepare()
     return make_plan(validated(Suite, data, "test"), store, Path("nowhere"), torch.device("cpu"), [encoder]), store
-
-
-def quiet(progress: Progress) -> None:
-    pass
-
-
-def contents(store: Store) -> dict[str, Any]:
-    return {
-        record.fingerprint: (record.model_dump(exclude={"provenance"}), store.rows(record.fingerprint).to_pydict())
-        for record in store.records()
-    }
 
 
 @pytest.fixture(scope="module")

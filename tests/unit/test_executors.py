@@ -13,9 +13,10 @@ from robustprobe import evaluation
 from robustprobe.encoders import Encoder
 from robustprobe.executors import _work
 from robustprobe.planning import Plan, make_plan
-from robustprobe.runner import Progress, execute
+from robustprobe.runner import execute
 from robustprobe.spec import Spread, Suite, validated
 from robustprobe.store import Store
+from tests.runs import contents, quiet
 
 pytestmark = pytest.mark.unit
 
@@ -28,18 +29,6 @@ def planned(encoder: Encoder, out: Path, root: Path = Path("nowhere"), **options
     data |= {"attacks": ["embed", "segpgd"], "steps": 2, "checks": 2, "examples": 2, "batch_size": 8, **options}
     store = Store(out).prepare()
     return make_plan(validated(Suite, data, "test"), store, root, CPU, [encoder]), store
-
-
-def quiet(progress: Progress) -> None:
-    pass
-
-
-def contents(store: Store) -> dict[str, Any]:
-    """Everything but when and where it was made."""
-    return {
-        record.fingerprint: (record.model_dump(exclude={"provenance"}), store.rows(record.fingerprint).to_pydict())
-        for record in store.records()
-    }
 
 
 @pytest.fixture(scope="module")

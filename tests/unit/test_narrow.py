@@ -104,6 +104,24 @@ def test_a_hardened_and_narrowed_encoder_loads_as_any_other(tmp_path: Path) -> N
     assert torch.linalg.matrix_rank(patches - patches.mean(0), rtol=1e-4) == 4
 
 
+def test_the_last_checkpoint_is_the_result_and_not_narrowed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(encoder: Encoder, images: Tensor, count: int) -> Encoder:
+        calls.append(count)
+        return narrow(encoder, images, count)
+
+    monkeypatch.setattr("robustprobe.hardening._trainer.narrow", counted)
+    out, given = tmp_path / "out", {"limit": 8, "batch_size": 4, "steps": 1, "directions": 4}
+    rp.harden("bundled:scenes", "scenes", "anyhead", epochs=1, out=out, **given)  # type: ignore[arg-type]
+    assert calls == [4, 4]
+    weights = "encoder.safetensors"
+    assert (out / weights).read_bytes() == (out / "checkpoints" / "epoch-001" / weights).read_bytes()
+    assert (out / weights).read_bytes() != (out / "checkpoints" / "epoch-000" / weights).read_bytes()
+
+
 def test_without_epochs_an_encoder_is_only_narrowed(tmp_path: Path) -> None:
     teacher = load_encoder("bundled:scenes")
     found = rp.harden(teacher, "scenes", "anyhead", epochs=0, limit=8, directions=4, out=tmp_path / "out")

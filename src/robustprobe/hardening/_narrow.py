@@ -43,7 +43,9 @@ def narrow(encoder: Encoder, images: Tensor, count: int) -> Narrowed:
         UserError: more directions than the encoder has channels, or an encoder that is none of timm's models.
     """
     widths = encoder.card.widths
-    if not isinstance(encoder, TimmViT | TimmMap) or not 0 < count <= min(widths):
+    if not isinstance(encoder, TimmViT | TimmMap):
+        raise UserError(f"{encoder.card.name} is no model of timm, and only these can be narrowed.")
+    if not 0 < count <= min(widths):
         raise UserError(f"{encoder.card.name} has {min(widths)} channels; it cannot be narrowed to {count} directions.")
     found = Narrowed(encoder, count)
     cls, patch = spreads(encoder, images)

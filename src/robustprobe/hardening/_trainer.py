@@ -114,6 +114,7 @@ class _Trainer:
         self.mean = {k: v.clone() for k, v in self.student.state_dict().items()} if job.spec.ema else {}
         self.exhibit = copy.deepcopy(self.teacher).freeze()
         shown = Part(job.shown.ids, job.shown.images.to(machines.device))
+        self.narrowed: tuple[int, Encoder] | None = None
         self.probe = Probe(self.teacher, shown, job.spec.eps, job.spec.seed)
 
     @property
@@ -212,11 +213,18 @@ class _Trainer:
 
     def _write(self, path: Path) -> None:
         """Write the encoder of now as it is to be used."""
-        directions, shown = self.job.spec.directions, self.exhibit
-        if directions:
-            shown = narrow(shown, self.job.pool.whole(MEASURED).images.to(self.machines.device), directions)
+        directions = self.job.spec.directions
         card = self._card() | ({"directions": directions} if directions else {})
-        self.job.folder.save_encoder(path, card, weights_module(shown).state_dict())
+        self.job.folder.save_encoder(path, card, weights_module(self._shown()).state_dict())
+
+    def _shown(self) -> Encoder:
+        """The encoder of now as it is to be used; narrowed once a step, for the last checkpoint is the result too."""
+        if not self.job.spec.directions:
+            return self.exhibit
+        if self.narrowed is None or self.narrowed[0] != self.step:
+            images = self.job.pool.whole(MEASURED).images.to(self.machines.device)
+            self.narrowed = self.step, narrow(self.exhibit, images, self.job.spec.directions)
+        return self.narrowed[1]
 
     def _card(self) -> dict[str, Any]:
         facts = {**self.job.facts, "epoch": self.epoch, "updates": self.step, "hours": round(self.seconds / 3600, 3)}
