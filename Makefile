@@ -9,7 +9,7 @@ demo: setup
 	$(UV) run --no-sync robustprobe demo
 
 test: setup
-	$(UV) run --no-sync pytest
+	$(UV) run --no-sync pytest -n auto --dist loadfile
 
 lint: setup
 	$(UV) run --no-sync ruff format --check
