@@ -218,6 +218,15 @@ def test_images_of_several_datasets_have_ids_of_their_own() -> None:
     assert len(set(part.ids)) == 2
 
 
+def test_without_augmentation_every_epoch_sees_whole_images() -> None:
+    whole, cropped = (
+        open_pool(["scenes"], Path("nowhere"), "train", 4, (16, 16), augment=augment) for augment in (False, True)
+    )
+    image = resized(whole.read(0)[1], (16, 16))
+    assert all(torch.equal(whole.view(0, 0, epoch)[1], image) for epoch in range(2))
+    assert not torch.equal(cropped.view(0, 0, 0)[1], cropped.view(0, 0, 1)[1])
+
+
 def test_the_ascent_goes_to_the_corner_of_the_ball_and_momentum_carries_it() -> None:
     images = torch.full((2, 3, 2, 2), 0.5)
 

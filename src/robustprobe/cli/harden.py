@@ -27,12 +27,14 @@ def harden(
     accumulate: int | None = None,
     optimiser: Literal["sgd", "adamw"] | None = None,
     learning_rate: float | None = None,
+    momentum: float | None = None,
     weight_decay: float | None = None,
     warmup: float | None = None,
     clip: float | None = None,
     eps_ramp: float | None = None,
     ema: float | None = None,
     directions: int | None = None,
+    augment: bool | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
     checkpoint_every: int | None = None,
     seed: int | None = None,
@@ -76,6 +78,8 @@ def harden(
         sgd or adamw.
     learning_rate
         Its largest value, after warm-up.
+    momentum
+        Of sgd.
     weight_decay
         Of the optimiser.
     warmup
@@ -88,6 +92,8 @@ def harden(
         Decay of a moving average of the weights, which is then what is kept; 0 for none.
     directions
         How many the features of the result lie in, those that attacks move least; 0 for all.
+    augment
+        Random crops and flips, anew each epoch; else whole images.
     precision
         Of the student in training and inner attack.
     checkpoint_every
@@ -114,6 +120,7 @@ def harden(
     given |= {"limit": limit, "batch_size": batch_size, "accumulate": accumulate, "optimiser": optimiser}
     given |= {"learning_rate": learning_rate, "weight_decay": weight_decay, "warmup": warmup, "clip": clip}
     given |= {"eps_ramp": eps_ramp, "ema": ema, "precision": precision, "directions": directions}
+    given |= {"momentum": momentum, "augment": augment}
     spec = make_spec(method, {**given, "checkpoint_every": checkpoint_every, "seed": seed})
     try:
         with Watch(console, leads) as watch:

@@ -32,8 +32,8 @@ class Part(NamedTuple):
 class ImagePool:
     """Images of several datasets, by place, with ids that tell the datasets apart."""
 
-    def __init__(self, datasets: Sequence[Dataset], size: tuple[int, int]) -> None:
-        self.datasets, self.size = datasets, size
+    def __init__(self, datasets: Sequence[Dataset], size: tuple[int, int], augment: bool = True) -> None:
+        self.datasets, self.size, self.augment = datasets, size, augment
         self.starts = [0, *accumulate(len(d) for d in datasets)]
         self.threads = min(d.reading_threads for d in datasets)
 
@@ -52,8 +52,10 @@ class ImagePool:
         return f"{data.name}/{sample.id}", sample.image
 
     def view(self, place: int, seed: int, epoch: int) -> tuple[str, Tensor]:
-        """Id and random crop (3, H, W): the same for the same seed, image and epoch."""
+        """Id and random crop (3, H, W): the same for the same seed, image and epoch. The whole image if so asked."""
         identity, image = self.read(place)
+        if not self.augment:
+            return identity, resized(image, self.size)
         return identity, random_view(image, self.size, image_generator(seed, identity, "crop", epoch))
 
     def whole(self, count: int) -> Part:
@@ -68,7 +70,9 @@ class ImagePool:
         return place - self.starts[which], which
 
 
-def open_pool(names: Sequence[str], root: Path, split: Split, limit: int | None, size: tuple[int, int]) -> ImagePool:
+def open_pool(
+    names: Sequence[str], root: Path, split: Split, limit: int | None, size: tuple[int, int], augment: bool = True
+) -> ImagePool:
     """Images of a split of several datasets; large ones are read at twice the size of crops.
 
     Raises:
@@ -81,7 +85,7 @@ def open_pool(names: Sequence[str], root: Path, split: Split, limit: int | None,
         datasets.append(
             load_dataset(name, root=root, split=split, limit=limit, size=shorter if min(native) > shorter else None)
         )
-    return ImagePool(datasets, size)
+    return ImagePool(datasets, size, augment)
 
 
 def held_out_pool(names: Sequence[str], root: Path, size: tuple[int, int]) -> ImagePool | None:

@@ -78,7 +78,7 @@ def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, ma
     size = fitting(spec.size or teacher.card.input_size, teacher)
     defence = load_defence(spec.method, spec.protect, spec.layers, spec.options)
     architecture = architecture_of(teacher)
-    pool = open_pool(spec.datasets, root, "train", spec.limit, size)
+    pool = open_pool(spec.datasets, root, "train", spec.limit, size, spec.augment)
     shares = spec.accumulate * machines.world
     if min(spec.batch_size, len(pool)) < shares:
         raise UserError(

@@ -26,8 +26,8 @@ class HardenSpec(Spec):
 
     `eps_ramp` is the share of updates over which eps grows from 0; `ema` the decay of the weights' moving average,
     0: none; `directions` how many the features of the result lie in, those that attacks move least, 0: all; `limit`
-    counts images of each dataset; `size` is (H, W) of crops, by default the encoder's own. Without epochs the encoder
-    is only narrowed.
+    counts images of each dataset; `size` is (H, W) of crops, by default the encoder's own, and without `augment` whole
+    images are resized to it. Without epochs the encoder is only narrowed.
     """
 
     encoder: str
@@ -53,6 +53,7 @@ class HardenSpec(Spec):
     attack_momentum: float = Field(ge=0)
     limit: int | None = Field(default=None, ge=1)
     size: tuple[int, int] | None = None
+    augment: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     ema: float = Field(default=0.0, ge=0, lt=1)
     directions: int = Field(default=0, ge=0)
