@@ -48,6 +48,7 @@ FAULTS = (
     Fault("SIGKILL of the driver of a Ray run", "ray", "driver", signal.SIGKILL),
     Fault("Ctrl-C of a Ray run", "ray", "driver", signal.SIGINT),
     Fault("SIGKILL of a Ray worker", "ray", "worker", signal.SIGKILL),
+    Fault("SIGSTOP of a Ray worker", "ray", "worker", signal.SIGSTOP),
     Fault("SIGKILL of the Ray node", "ray", "raylet", signal.SIGKILL),
 )
 

@@ -1,11 +1,12 @@
 """Runs by Ray: the same rows for any number of workers, and a worker that dies costs its shard only."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import torch
 from robustprobe.encoders import Encoder
 from robustprobe.executors.ray import import_ray
 from robustprobe.planning import Plan, make_plan
-from robustprobe.runner import execute
+from robustprobe.runner import Progress, execute
 from robustprobe.spec import Spread, Suite, validated
 from robustprobe.store import Store
-from tests.e2e.program import Answer
+from tests.e2e.program import Answer, start
 from tests.runs import contents, quiet
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")]
@@ -80,30 +81,85 @@ def workers_below(process: int) -> list[int]:
     return found
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
-def test_a_killed_worker_costs_its_shard_only(
-    four_workers: None, tiny_encoder: Encoder, tmp_path: Path, alone: dict[str, Any]
-) -> None:
-    plan, store = planned(tiny_encoder, tmp_path)
-    killed: list[int] = []
+@pytest.fixture
+def strike() -> Iterator[Callable[[int], None]]:
+    """Sends a signal to the first worker that is seen at work; it is gone in the end."""
+    struck: list[int] = []
 
-    def strike() -> None:
-        while not killed:
+    def watch(number: int) -> None:
+        while not struck:
             try:
                 for worker in workers_below(os.getpid())[:1]:
-                    os.kill(worker, signal.SIGKILL)
-                    killed.append(worker)
+                    os.kill(worker, number)
+                    struck.append(worker)
             except OSError:
                 pass
             time.sleep(0.01)
 
+    def begin(number: int) -> None:
+        threading.Thread(target=watch, args=(number,), daemon=True).start()
+
+    yield begin
+    assert struck
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(struck[0], signal.SIGKILL)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+def test_a_killed_worker_costs_its_shard_only(
+    four_workers: None, tiny_encoder: Encoder, tmp_path: Path, alone: dict[str, Any], strike: Callable[[int], None]
+) -> None:
+    plan, store = planned(tiny_encoder, tmp_path)
     said: list[str] = []
-    thread = threading.Thread(target=strike, daemon=True)
-    thread.start()
+    strike(signal.SIGKILL)
     assert execute(plan, store, quiet, Spread(executor="ray", workers=2, shard_size=2), said.append) == []
-    thread.join()
     assert "its shard is tried again" in said[0]
     assert contents(store) == alone
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+def test_a_worker_that_stands_still_does_not_hold_up_the_run(
+    four_workers: None,
+    tiny_encoder: Encoder,
+    tmp_path: Path,
+    alone: dict[str, Any],
+    strike: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("robustprobe.executors.ray.LEAST_SLOW", 1.0)
+    plan, store = planned(tiny_encoder, tmp_path)
+    said: list[str] = []
+
+    def notify(progress: Progress) -> None:
+        if progress.finished and "heads" in progress.label:
+            strike(signal.SIGSTOP)
+
+    assert execute(plan, store, notify, Spread(executor="ray", workers=2, shard_size=2), said.append) == []
+    assert any("a second worker has begun it too" in text for text in said)
+    assert contents(store) == alone
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_machine_that_is_lost_costs_its_shards_only(suite_file: Path, finished: Path, tmp_path: Path) -> None:
+    """Two nodes on this machine stand for two machines: each has its own raylet and workers."""
+    import_ray()
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 1, "object_store_memory": 128 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=size)
+    try:
+        other = cluster.add_node(num_cpus=1, object_store_memory=128 * 2**20)
+        options = ["--executor", "ray", "--ray-address", cluster.address, "--shard-size", 2]
+        process = start("run", suite_file, "--out", tmp_path / "results", *options)
+        while process.poll() is None and len(list(tmp_path.glob("results/shards/*/*.pt"))) < 3:
+            time.sleep(0.01)
+        assert process.poll() is None
+        cluster.remove_node(other, allow_graceful=False)
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    finally:
+        cluster.shutdown()
+    assert contents(Store(tmp_path / "results")) == contents(Store(finished))
 
 
 def test_without_ray_it_says_what_to_install(

@@ -5,6 +5,7 @@ import heapq
 import os
 import signal
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import torch
 from robustprobe.device import cores
 from robustprobe.errors import UserError
 from robustprobe.executors._base import Done, Executor, LostError
-from robustprobe.executors._work import Fit, Judge, Order, Unit, Workshop
+from robustprobe.executors._work import Check, Fit, Judge, Order, Unit, Workshop
 from robustprobe.shards import packed
 
 ATTEMPTS = 4
@@ -25,15 +26,19 @@ FIRST_PAUSE = 1.0
 LOOK = 0.5
 # Seconds between two looks whether Ray is there.
 LOOK_AT_RAY = 2.0
+# A shard that takes so many times what its images took elsewhere, and this many seconds, is started a second time.
+SLOW = 3.0
+LEAST_SLOW = 15.0
 # Bytes of shared memory of a Ray that is started here: shards are small.
 SHARED_MEMORY = 256 * 2**20
 
 
 class Attempt(NamedTuple):
-    """A unit under way: which try it is, and the values its heads came as."""
+    """A unit under way: which try it is, and when that began."""
 
     unit: Unit
     number: int
+    began: float = 0.0
 
 
 @final
@@ -53,6 +58,7 @@ class Ray(Executor):
         self.book = self.ray.put(self.order)
         self.references: dict[int, Any] = {}
         self.later: list[tuple[float, int, Attempt]] = []
+        self.paces: list[float] = []
         self.door, self.looked = self._socket(), 0.0
         found = self.ray.cluster_resources()
         room = max(1, int(found.get("GPU", 0) if gpu else found.get("CPU", 1) // self.threads))
@@ -71,6 +77,7 @@ class Ray(Executor):
         under_way: dict[Any, Attempt] = {}
         while self.queue or under_way or self.later:
             self._start(under_way)
+            self._start_again(under_way)
             if not under_way:
                 time.sleep(LOOK)
                 continue
@@ -78,8 +85,12 @@ class Ray(Executor):
             self._look()
             for reference in ready:
                 attempt = under_way.pop(reference)
-                done = self._ended(reference, attempt)
+                copies = _copies(under_way, attempt.unit)
+                done = self._ended(reference, attempt, copies)
                 if done is not None:
+                    for copy in copies:
+                        del under_way[copy]
+                        self.ray.cancel(copy, force=True)
                     yield done
 
     def _start(self, under_way: dict[Any, Attempt]) -> None:
@@ -90,12 +101,26 @@ class Ray(Executor):
         while self.queue and len(under_way) < self.most:
             self._submit(Attempt(heapq.heappop(self.queue)[2], 1), under_way)
 
+    def _start_again(self, under_way: dict[Any, Attempt]) -> None:
+        """A second copy of slow shards for workers that have nothing left to do: the first to end counts."""
+        if self.queue or self.later or not self.paces:
+            return
+        now, pace = time.monotonic(), statistics.median(self.paces)
+        for attempt in list(under_way.values()):
+            unit, seconds = attempt.unit, now - attempt.began
+            if len(under_way) >= self.workers or isinstance(unit, Fit) or len(_copies(under_way, unit)) > 1:
+                continue
+            if seconds > max(LEAST_SLOW, SLOW * pace * _images(unit)):
+                self.watch.say(f"a shard has taken {seconds:.0f} s; a second worker has begun it too, whoever is first")
+                self._submit(attempt, under_way)
+
     def _submit(self, attempt: Attempt, under_way: dict[Any, Attempt]) -> None:
         heads = None if isinstance(attempt.unit, Fit) else self.references[attempt.unit.bench]
-        under_way[self.task.remote(self.book, attempt.unit, heads, self.threads)] = attempt
+        reference = self.task.remote(self.book, attempt.unit, heads, self.threads)
+        under_way[reference] = attempt._replace(began=time.monotonic())
 
-    def _ended(self, reference: Any, attempt: Attempt) -> Done | None:
-        """What came of a unit; None where it is tried again, later each time."""
+    def _ended(self, reference: Any, attempt: Attempt, copies: dict[Any, Attempt]) -> Done | None:
+        """What came of a unit; None where it is tried again, later each time, or a copy of it is under way still."""
         unit = attempt.unit
         try:
             value, remarks = self.ray.get(reference)
@@ -106,6 +131,8 @@ class Ray(Executor):
             if isinstance(cause, UserError):
                 return Done(unit, None, cause)
             reason = _first_line(cause or error)
+            if copies:
+                return None
             if attempt.number >= ATTEMPTS:
                 return Done(unit, None, RuntimeError(f"{reason} (tried {ATTEMPTS} times)"))
             pause = FIRST_PAUSE * 2 ** (attempt.number - 1)
@@ -119,6 +146,8 @@ class Ray(Executor):
             self.watch.say(remark)
         if isinstance(unit, Fit):
             self.references[unit.bench] = self.ray.put(value)
+        if isinstance(unit, Judge):
+            self.paces.append((time.monotonic() - attempt.began) / len(unit.ids))
         return Done(unit, value)
 
     def _socket(self) -> str:
@@ -142,6 +171,16 @@ class Ray(Executor):
         # Ray is not shut down: it would wait for what is not there.
         self.stack.pop_all()
         return LostError("Ray on this machine has ended; start it again unless this run had started it")
+
+
+def _images(unit: Judge | Check) -> int:
+    """Images that a unit attacks; a check attacks each of its own twice."""
+    return len(unit.ids) if isinstance(unit, Judge) else 2 * max(map(len, unit.kept))
+
+
+def _copies(under_way: dict[Any, Attempt], unit: Unit) -> dict[Any, Attempt]:
+    """What is under way of a unit."""
+    return {reference: attempt for reference, attempt in under_way.items() if attempt.unit.rank == unit.rank}
 
 
 def _first_line(error: BaseException) -> str:
