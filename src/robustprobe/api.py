@@ -26,7 +26,7 @@ from robustprobe.proxies import layout_heads
 from robustprobe.registry import attacks as known_attacks
 from robustprobe.report.tables import table_rows
 from robustprobe.runner import execute
-from robustprobe.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite, parse_eps, validated
+from robustprobe.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Spread, Suite, parse_eps, validated
 from robustprobe.store import Store
 from robustprobe.tasks import Head, Model, Task, load_task
 from robustprobe.tasks._base import fit_labels, resize
@@ -288,6 +288,9 @@ def evaluate(
     out: str | Path | None = None,
     device: str = "cpu",
     transfer: bool = False,
+    executor: str = "local",
+    ray_address: str = "",
+    workers: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
     """Robustness of encoders as a data frame, a row per number with its 95 % interval.
@@ -297,6 +300,7 @@ def evaluate(
         limit: images of each dataset; always the same ones for the same number.
         out: keeps the results there, and skips what is already there; by default nothing is kept.
         transfer: also rows where the attack was made for another task's head.
+        executor: `local`, or `ray` (the extra `ray`) with its address and as many workers as wanted; 0: all there are.
         options: other fields of `Suite`, such as `steps`, `seed`, `batch_size`, `precision` or `head`.
 
     Raises:
@@ -316,7 +320,8 @@ def evaluate(
     with tempfile.TemporaryDirectory() as temporary:
         store = Store(Path(out) if out else Path(temporary)).prepare()
         plan = make_plan(suite, store, Path(root), find_device(device), loaded)
-        failures = execute(plan, store, lambda progress: None)
+        spread = Spread(executor=executor, address=ray_address, workers=workers)
+        failures = execute(plan, store, lambda progress: None, spread)
         if failures and all(failure.mistake for failure in failures):
             raise UserError("; ".join(dict.fromkeys(failure.reason for failure in failures)))
         if failures:

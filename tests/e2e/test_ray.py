@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from robustprobe.encoders import Encoder
+from robustprobe.errors import UserError
 from robustprobe.executors.ray import import_ray
 from robustprobe.planning import Plan, make_plan
 from robustprobe.runner import Progress, execute
@@ -183,3 +184,22 @@ def test_wrong_options(call: Any, suite_file: Path, tmp_path: Path, options: lis
     answer: Answer = call("run", suite_file, "--out", tmp_path, *options)
     assert answer.code == 1
     assert word in answer.err
+
+
+def test_from_python(four_workers: None, tiny_encoder: Encoder) -> None:
+    import robustprobe as rp
+
+    def table(**how: Any) -> Any:
+        settings: dict[str, Any] = {"limit": 6, "eps": "8/255", "steps": 2, "checks": 0, "head": HEAD}
+        return rp.evaluate(tiny_encoder, ["scenes"], ["clean", "pgd"], **settings, **how)
+
+    alone, spread = table(), table(executor="ray", workers=2)
+    assert len(alone) > 0
+    assert alone.drop(columns="started").equals(spread.drop(columns="started"))
+
+
+def test_an_unknown_executor_from_python(tiny_encoder: Encoder) -> None:
+    import robustprobe as rp
+
+    with pytest.raises(UserError, match="Did you mean 'ray'"):
+        rp.evaluate(tiny_encoder, ["scenes"], ["clean"], limit=2, executor="rya", head=HEAD)
