@@ -159,6 +159,22 @@ def test_the_viewer_works_by_keyboard(opened: Opened, page: Path) -> None:
     assert "arrow" in stage.get_attribute("aria-label").lower()
 
 
+def test_images_chosen_by_harm_come_in_groups_and_say_why(opened: Opened, harmed_page: Path) -> None:
+    browser = opened(harmed_page)
+    wait(browser, DRAWN, bool)
+    groups = "return [...document.querySelectorAll('.viewer .image optgroup')].map(e => [e.label, e.textContent])"
+    assert browser.execute_script(groups) == [
+        ["random", "test-<i>7</i> · <b>ball</b>"],
+        ["most harmed", "hurt · <b>ball</b> · depth"],
+        ["survived", "safe · <b>ball</b> · depth"],
+    ]
+    assert all_texts(browser, ".viewer > .why") == ["drawn at random"]
+    redrawn(browser, lambda: find(browser, ".stage").send_keys("\ue014"))
+    assert all_texts(browser, ".viewer > .why") == [f"most harmed in depth by depthpgd 8/255 on {PLAIN}"]
+    redrawn(browser, lambda: choose(browser, "order", "harmed"))
+    assert browser.execute_script(groups) == []
+
+
 def test_the_overlay_follows_its_slider(opened: Opened, page: Path) -> None:
     browser = opened(page)
     wait(browser, DRAWN, bool)

@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from robustprobe.store import Store
+from robustprobe.store import RANDOM, Store
 from tests.e2e.program import Answer, child
 
 pytestmark = pytest.mark.e2e
+TASKS = ("classification", "segmentation", "depth")
 Call = Callable[..., Answer]
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -34,10 +35,9 @@ def contents(out: Path) -> dict[str, Any]:
 
 def test_every_cell_of_the_product_is_there(finished: Path) -> None:
     cells = {(r.attack.name, r.made_for, r.task) for r in Store(finished).records()}
-    tasks = ("classification", "segmentation", "depth")
     makers = [("clean", ""), ("noise", ""), ("embed", ""), ("pgd", "classification")]
     makers += [("segpgd", "segmentation"), ("depthpgd", "depth")]
-    assert cells == {(attack, made_for, task) for attack, made_for in makers for task in tasks}
+    assert cells == {(attack, made_for, task) for attack, made_for in makers for task in TASKS}
 
 
 def test_rows_make_the_number_and_name_the_images(finished: Path) -> None:
@@ -236,11 +236,14 @@ def test_real_photographs(call: Call, my_encoder: Path, tmp_path: Path, name: st
 
 
 def test_example_images_are_as_many_as_asked_for_whatever_the_run_reads(finished: Path) -> None:
-    """Two of sixteen: each an image, and a map a task."""
+    """Two of sixteen at random, then at most three a task by harm: each an image, and a map a task."""
     groups = Store(finished).groups()
     assert groups
     for group in groups:
-        assert len(group.examples) == 2
+        assert [RANDOM in example.chosen for example in group.examples].count(True) == 2
+        assert RANDOM in group.examples[1].chosen
+        assert {choice.task for e in group.examples for choice in e.chosen} == {"", *TASKS}
+        assert len(group.examples) <= 2 + 3 * len(TASKS)
         pictures = list((finished / "examples" / group.group).glob("*.png"))
-        assert len(pictures) <= 2 * 5
+        assert len(pictures) <= len(group.examples) * 5
         assert {p.name for p in pictures} == set(group.digests)

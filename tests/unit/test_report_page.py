@@ -34,7 +34,7 @@ from robustprobe.report._pictures import (
 )
 from robustprobe.report._viewer import image_iou
 from robustprobe.report.page import render_page, write_page
-from robustprobe.store import Example, Group, Interval, Record, Store
+from robustprobe.store import RANDOM, Choice, Example, Group, Interval, Record, Store
 from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, make_record, records_of
 
 SIZE = 6
@@ -136,6 +136,18 @@ def add_group(store: Store, record: Record) -> None:
             examples=[example],
         )
     )
+
+
+def add_choices(store: Store, chosen: list[tuple[str, tuple[Choice, ...]]]) -> None:
+    """Copies of the one example of each group under other names, with why each was chosen."""
+    for group in store.groups():
+        (own,) = group.examples
+        more = [own.model_copy(update={"id": name, "chosen": why}) for name, why in chosen]
+        store.write_group(group.model_copy(update={"examples": [*more, own]}))
+
+
+HARMED = Choice(kind="most harmed", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
+SURVIVED = Choice(kind="survived", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
 
 
 def fill(store: Store, records: list[Record], examples: bool = True) -> Store:
@@ -322,7 +334,8 @@ def test_the_viewer_says_what_each_head_said(page: Reader) -> None:
     assert "IoU 1.00" in words
     assert re.search(r"IoU 0\.\d\d, \d+\s% of pixels changed", words)
     assert "RMSE 0.00 m" in words
-    assert "seeded random choice, not the most spectacular" in words
+    assert "1 drawn at random, of 1 stored of scenes" in words
+    assert "Other images may be harmed more" in words
     legend = [t for t in page.all("ul") if t.attributes.get("class") == "legend"]
     assert len(legend) == 3
 
@@ -358,6 +371,31 @@ def test_origin_and_data_are_there(page: Reader) -> None:
     rows = json.loads(base64.b64decode(links["robustprobe.json"].partition(",")[2]))
     assert len(rows) == 2 * 18 + 1
     assert {row["encoder"] for row in rows} == {PLAIN, AWKWARD}
+
+
+def test_images_chosen_by_harm_come_after_random_ones_and_say_why(tmp_path: Path) -> None:
+    store = fill(Store(tmp_path / "results"), [*records_of(PLAIN), *records_of(AWKWARD)])
+    add_choices(store, [("safe", (SURVIVED,)), ("hurt", (HARMED,)), ("both", (RANDOM, SURVIVED))])
+    page = read(write_page(store.folder, tmp_path / "page.html"))
+    exhibits = [tag.attributes for tag in page.all("details") if "data-id" in tag.attributes]
+    assert [(one["data-id"], one["data-kind"], one["data-tasks"]) for one in exhibits] == [
+        ("both", "random", ""),
+        ("test-<i>7</i>", "random", ""),
+        ("hurt", "most harmed", "depth"),
+        ("safe", "survived", "depth"),
+    ]
+    text = " ".join(page.text.split())
+    assert "2 drawn at random and 2 chosen by harm, of 4 stored of scenes" in text
+    assert f"drawn at random; survived depthpgd 8/255 on {PLAIN} in depth" in text
+    assert f"most harmed in depth by depthpgd 8/255 on {PLAIN}" in text
+
+
+def test_a_limit_on_images_leaves_random_ones_and_harmed_ones(tmp_path: Path) -> None:
+    store = fill(Store(tmp_path / "results"), records_of(PLAIN))
+    add_choices(store, [("second", (RANDOM,)), ("hurt", (HARMED,)), ("safe", (SURVIVED,))])
+    page = read(write_page(store.folder, tmp_path / "page.html", Wish(3, math.inf)))
+    shown = [tag.attributes["data-id"] for tag in page.all("details") if "data-id" in tag.attributes]
+    assert shown == ["second", "test-<i>7</i>", "hurt"]
 
 
 def test_a_store_without_examples_says_so(tmp_path: Path) -> None:
@@ -517,7 +555,7 @@ def test_the_charts_of_the_page_follow_its_theme(store: Store, tmp_path: Path) -
 def test_so_many_images_as_are_asked_for(store: Store, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     none = read(write_page(store.folder, page, Wish(0, math.inf)))
-    assert "0 of the 1 stored of scenes" in " ".join(none.text.split())
+    assert "none, of 1 stored of scenes" in " ".join(none.text.split())
     assert not pictures(none, "the attacked image")
     small = read(write_page(store.folder, page, Wish(None, 0.0)))
     assert pictures(small, "the attacked image"), "one image is shown however large it is"

@@ -111,6 +111,7 @@ def render_page(
             transfers=_transfers(records, found),
             checks=checks(records),
             rooms=shown,
+            harmed=any(exhibit.kind != "random" for room in shown for exhibit in room.exhibits),
             megabytes=_megabytes(shown),
             cost=cost_table(records),
             fact_tables=fact_tables(records),
