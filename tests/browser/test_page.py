@@ -79,11 +79,11 @@ def test_headings_sort_and_incomplete_rows_stay_apart(opened: Opened, page: Path
     browser = opened(page)
     ranked = ".board .ranked th"
     assert all_texts(browser, ranked) == [PLAIN, AWKWARD, shortened(LONG, LEGIBLE), f"{PLAIN}-deacl"]
-    kept, encoder = (f".board .keys th:nth-child({k}) button" for k in (3, 1))
-    find(browser, kept).click()
+    robust, encoder = (f".board .keys th:nth-child({k}) button" for k in (3, 1))
+    find(browser, robust).click()
     assert all_texts(browser, ranked)[0] == PLAIN, "what is best comes first"
     assert find(browser, ".board .keys th:nth-child(3)").get_attribute("aria-sort") == "descending"
-    find(browser, kept).click()
+    find(browser, robust).click()
     assert all_texts(browser, ranked)[0] == f"{PLAIN}-deacl"
     find(browser, encoder).click()
     assert all_texts(browser, ranked)[0] == PLAIN

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from robustprobe.errors import UserError
-from robustprobe.report._board import board
+from robustprobe.report._board import bench_key, board
 from robustprobe.report._checks import checks
 from robustprobe.report._examples import Wish
 from robustprobe.report._headline import headline
@@ -293,6 +293,24 @@ def test_an_error_that_grows_is_told_as_growth() -> None:
     finding = headline(made, board(made)).portraits[0].findings[0]
     assert finding.kept == pytest.approx(0.25)
     assert finding.remainder == ("4.0 ×", "the error")
+
+
+def test_a_clean_score_that_may_be_a_guess_is_said_and_not_boasted_of() -> None:
+    made = [make_record(attack("clean"), 0.22), make_record(attack("pgd"), 0.2)]
+    alone = headline(made, board(made, {bench_key(made[0]): 0.2}))
+    assert "22 %" not in alone.lead.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{PLAIN} cannot be told from guessing on clean images for classification on scenes." in alone.lead
+    (finding,) = alone.portraits[0].findings
+    assert finding.kept is None
+    assert finding.remainder == ("guess", "when clean")
+    able = [make_record(attack("clean"), 0.9, encoder="able"), make_record(attack("pgd"), 0.45, encoder="able")]
+    several = headline([*made, *able], board([*made, *able], {bench_key(made[0]): 0.2}))
+    assert several.lead.startswith("able reaches 50\N{NO-BREAK SPACE}% [")
+    assert f"the most of two encoders; {PLAIN} reaches 22\N{NO-BREAK SPACE}%" in several.lead
+    assert [p.kept.partition("; ")[2] for p in several.portraits] == [
+        "keeps 50\N{NO-BREAK SPACE}% [44, 56] of its own clean score",
+        "cannot be told from guessing on clean images for classification on scenes",
+    ]
 
 
 def test_scores_are_tables_with_scopes(page: Reader) -> None:

@@ -2,19 +2,19 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustprobe.errors import UserError, unknown_name
-from robustprobe.report._board import board
+from robustprobe.report._board import BenchKey, board
+from robustprobe.report._chance import chances
 from robustprobe.report._examples import Gallery, Seen, Subject, Wish, choice_text, galleries
 from robustprobe.report._figures import Figure, curve_figures, eps_figures
 from robustprobe.report._level_figures import heat_figures, trade_figures
 from robustprobe.report._pictures import amplified, class_colours, depth_uri, difference, overlay, png_uri
-from robustprobe.report._union import FoundGroup, finished, union_groups
+from robustprobe.report._union import finished, union_groups
 from robustprobe.report._viewer import depth_scale
-from robustprobe.report.page import chances
 from robustprobe.store import Record, Store, write_whole
 
 if TYPE_CHECKING:
@@ -56,8 +56,12 @@ def write_plot(folders: Sequence[Path], kind: str, output: Path, samples: int = 
         raise UserError(f"{output} ends in '{output.suffix}'; give a file that ends in {', '.join(ENDINGS)}.")
     if samples < 1:
         raise UserError(f"{samples} samples leave no image; give 1 or more.")
-    records = [found.record for found in finished(folders, "plot")]
-    chart = _chart(kind, records, union_groups([Store(folder) for folder in folders]), samples)
+    cells, groups = finished(folders, "plot"), union_groups([Store(folder) for folder in folders])
+    records = [found.record for found in cells]
+    if kind == "examples":
+        chart = _examples(galleries(groups, records, Wish(samples, math.inf)))
+    else:
+        chart = _chart(kind, records, chances(cells, groups))
     if chart is None:
         raise UserError(f"there is nothing to draw as {kind}: {LACKING[kind]}.")
     content = _rendered(chart, output.suffix.lower())
@@ -82,12 +86,10 @@ def _rendered(chart: "alt.TopLevelMixin", ending: str) -> bytes:
     return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_PER_POINT))
 
 
-def _chart(kind: str, records: list[Record], groups: Sequence[FoundGroup], samples: int) -> "alt.TopLevelMixin | None":
-    if kind == "examples":
-        return _examples(galleries(groups, records, Wish(samples, math.inf)))
-    found = board(records)
+def _chart(kind: str, records: list[Record], chance: Mapping[BenchKey, float]) -> "alt.TopLevelMixin | None":
+    found = board(records, chance)
     drawers: dict[str, Callable[[], list[Figure]]] = {
-        "eps": lambda: eps_figures(records, found, chances(groups)),
+        "eps": lambda: eps_figures(records, found),
         "pareto": lambda: trade_figures(found),
         "heatmap": lambda: heat_figures(found),
         "curve": lambda: curve_figures(records, found),
