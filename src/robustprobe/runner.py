@@ -84,6 +84,7 @@ class _Running:
         self.folder = ShardFolder(store.folder, fingerprint([names, sorted(self.task.keep)]))
         self.missing = dict.fromkeys(data.kept_ids)
         self.failed = False
+        self.peaks: list[int] = []
 
     def take(self, shard: Shard) -> None:
         """Count a shard in."""
@@ -92,6 +93,8 @@ class _Running:
                 tally.take(piece)
         for name in shard.ids:
             del self.missing[name]
+        if shard.peak is not None:
+            self.peaks.append(shard.peak)
 
     @property
     def label(self) -> str:
@@ -224,7 +227,7 @@ class _Run:
             write_examples(self.store, rung.group, setting, rung.attack, job.made_for, shown)
             for cell in rung.cells:
                 checks = [*tally.trace(), *extra.get(cell.task, [])]
-                finished = Finished(job.made_for, rung, cell, tally, checks, seconds)
+                finished = Finished(job.made_for, rung, cell, tally, checks, seconds, max(running.peaks, default=None))
                 _store_cell(self.plan, self.store, bench, finished, self.heads[unit.bench])
         running.folder.remove()
         del self.running[unit.bench, unit.task.number]
@@ -258,6 +261,7 @@ class Finished(NamedTuple):
     tally: Tally
     checks: list[Finding]
     seconds: float
+    peak_memory: int | None
 
 
 def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, heads: Heads) -> None:
@@ -310,7 +314,7 @@ def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, head
             train_images=len(bench.train.train),
         ),
         rows_sha256=digest,
-        provenance=provenance(finished.seconds, str(plan.device)),
+        provenance=provenance(finished.seconds, str(plan.device), finished.peak_memory),
     )
     store.write_record(record)
 

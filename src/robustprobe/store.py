@@ -64,6 +64,10 @@ class Provenance(Frozen):
     git: str
     hardware: str
     device: str
+    peak_memory: int | None = None
+    """Most bytes held while the images were attacked and judged: on a GPU of tensors there, on a CPU by the process;
+    None where that is not known.
+    """
 
 
 class HeadFacts(Frozen):

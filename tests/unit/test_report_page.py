@@ -19,6 +19,7 @@ from PIL import Image
 from robustprobe.errors import UserError
 from robustprobe.report._board import bench_key, board
 from robustprobe.report._checks import checks
+from robustprobe.report._cost import cost_table
 from robustprobe.report._examples import Wish
 from robustprobe.report._headline import headline
 from robustprobe.report._pictures import (
@@ -439,6 +440,16 @@ def test_what_is_no_number_is_not_drawn(tmp_path: Path) -> None:
     text = read(tmp_path / "page.html").text
     assert "n/a" in text
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_memory_is_told_where_it_was_recorded() -> None:
+    made = [make_record(attack(name), 0.5) for name in ("clean", "pgd")]
+    assert "Memory was not recorded." in render_page(made)
+    facts = made[1].provenance.model_copy(update={"peak_memory": 1536 * 2**20})
+    text = render_page([made[0], made[1].model_copy(update={"provenance": facts})])
+    assert "Memory was not recorded." not in text
+    assert [row[-1] for row in cost_table([made[0]]).rows] == ["—"]
+    assert "<td>1,536</td>" in text
 
 
 def test_checks_find_what_is_suspicious() -> None:

@@ -124,6 +124,7 @@ def render_page(
             harmed=any(exhibit.kind != "random" for room in shown for exhibit in room.exhibits),
             megabytes=_megabytes(shown),
             cost=cost_table(records),
+            memory=any(r.provenance.peak_memory is not None for r in records),
             fact_tables=fact_tables(records),
             citations=citations(records),
             commands=commands(records),
