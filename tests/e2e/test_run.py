@@ -235,6 +235,36 @@ def test_real_photographs(call: Call, my_encoder: Path, tmp_path: Path, name: st
     assert {r.n for r in Store(tmp_path).records()} == {6}
 
 
+def test_examples_chosen_by_harm_come_later_and_their_failure_costs_no_cell(
+    call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["run", suite_file, "--attack", "clean", "--attack", "depthpgd", "--checks", 0, "--out", tmp_path]
+    assert call(*command, "--harmed", 0).code == 0
+    assert {len(group.examples) for group in Store(tmp_path).groups()} == {2}
+    records = Store(tmp_path).records()
+
+    def broken(*rest: Any) -> Any:
+        raise RuntimeError("the image is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("robustprobe.executors._work.Workshop.judge", broken)
+        answer = call(*command)
+    assert answer.code == 2
+    assert "examples of depthpgd against depth: the image is gone" in answer.err
+    assert "Traceback" not in answer.err
+    answer = call(*command)
+    assert answer.code == 0
+    assert "images chosen by harm are attacked again, to be shown" in answer.out
+    assert Store(tmp_path).records() == records
+    assert all(
+        {choice.kind for example in group.examples for choice in example.chosen} >= {"random", "most harmed"}
+        for group in Store(tmp_path).groups()
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert "most harmed in depth by depthpgd 8/255 on" in page
+    assert "images chosen by harm" not in call(*command).out
+
+
 def test_example_images_are_as_many_as_asked_for_whatever_the_run_reads(finished: Path) -> None:
     """Two of sixteen at random, then at most three a task by harm: each an image, and a map a task."""
     groups = Store(finished).groups()

@@ -261,6 +261,16 @@ def test_curves_need_two_epochs() -> None:
     assert figures[0].rows[0] == ["clean", "1", "0.900 [0.850, 0.950]"]
 
 
+def test_charts_are_what_vega_lite_takes() -> None:
+    """Checked here, against its schema, since it is not when they are drawn."""
+    records = [r for name in (PLAIN, f"{PLAIN}-deacl", "x-epoch-1", "x-epoch-2") for r in records_of(name)]
+    made = board(records, {bench_key(r): 0.1 for r in records if r.task != "depth"})
+    figures = [*eps_figures(records, made), *heat_figures(made), *trade_figures(made), *curve_figures(records, made)]
+    assert {figure.kind for figure in figures} == {"eps", "heatmap", "pareto", "curve"}
+    for figure in figures:
+        assert figure.draw(legend=True).to_dict(validate=True)
+
+
 def test_long_names_are_shortened_and_stay_apart() -> None:
     long = [f"timm:{'x' * 80}-{end}" for end in ("a", "b")] + [
         "timm:" + "y" * 60 + middle + "z" * 60 for middle in "12"

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -135,8 +136,9 @@ def render_page(
     )
 
 
+@cache
 def environment() -> "Environment":
-    """Templates with everything escaped, and what they call."""
+    """Templates with everything escaped, and what they call; compiled once."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from robustprobe.report._marks import swatch
