@@ -5,6 +5,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import final
 
 import torch
 
@@ -12,6 +14,8 @@ from robustprobe.errors import UserError
 
 # A measurement that takes longer is not repeated.
 SLOW_SECONDS = 0.5
+# What Linux tells a process of itself.
+PROCESS = Path("/proc/self")
 
 
 def seconds_of(call: Callable[[], object]) -> float:
@@ -45,6 +49,34 @@ def find_device(name: str) -> torch.device:
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@final
+class PeakMemory:
+    """Most memory held from now on: on a GPU of tensors there, on a CPU by this process, where Linux tells."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.known = device, True
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            (PROCESS / "clear_refs").write_text("5")
+        except OSError:
+            self.known = False
+
+    @property
+    def bytes(self) -> int | None:
+        """The peak so far; None where it cannot be told."""
+        if not self.known:
+            return None
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            lines = (PROCESS / "status").read_text().splitlines()
+        except OSError:
+            return None
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 def return_free_memory() -> None:

@@ -1,4 +1,4 @@
-"""Example images of a run: chosen at random, the same for every encoder and attack, stored without loss."""
+"""Example images of a run: chosen at random or by harm, the same for every encoder and attack, stored without loss."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustprobe.datasets import Dataset
 from robustprobe.spec import AttackSpec
-from robustprobe.store import Example, Group, Store
+from robustprobe.store import CHOICE_KINDS, RANDOM, Choice, Example, Group, Store
 from robustprobe.tally import Kept
 from robustprobe.tasks._base import fit_labels
 from robustprobe.views import View
@@ -59,7 +59,35 @@ def write_examples(
     )
 
 
-def _example(one: Kept, setting: Setting, clean: bool, pictures: dict[str, NDArray[Any]]) -> Example:
+def add_examples(
+    store: Store, known: Group, setting: Setting, kept: Sequence[Kept], choices: Mapping[int, Sequence[Choice]]
+) -> None:
+    """Write images of a group beside those it has, then its description anew: until then it is as it was.
+
+    Args:
+        choices: by place why images were chosen, for those of `kept` and for others that are there.
+    """
+    pictures: dict[str, NDArray[Any]] = {}
+    new = [_example(one, setting, known.attack.name == "clean", pictures, ()) for one in kept]
+    digests = {name: store.write_image(known.group, name, pixels) for name, pixels in pictures.items()}
+    examples = [_chosen(example, choices.get(example.place, ())) for example in [*known.examples, *new]]
+    examples.sort(key=lambda example: (CHOICE_KINDS.index(example.chosen[0].kind), example.place))
+    if examples != known.examples:
+        merged = {"examples": examples, "digests": {**known.digests, **digests}}
+        store.write_group(known.model_copy(update=merged))
+
+
+def _chosen(example: Example, choices: Sequence[Choice]) -> Example:
+    return example.model_copy(update={"chosen": tuple(dict.fromkeys([*example.chosen, *choices]))})
+
+
+def _example(
+    one: Kept,
+    setting: Setting,
+    clean: bool,
+    pictures: dict[str, NDArray[Any]],
+    chosen: tuple[Choice, ...] = (RANDOM,),
+) -> Example:
     pixels = (one.adversarial * 255).round().byte().permute(1, 2, 0)
     pictures[f"{one.place}.png"] = pixels.numpy()
     labels = setting.dataset.labels
@@ -80,7 +108,7 @@ def _example(one: Kept, setting: Setting, clean: bool, pictures: dict[str, NDArr
         if clean:
             size = setting.views[task].output_size((pixels.shape[0], pixels.shape[1]))
             pictures[name] = _map(task, fit_labels(target[None], size)[0])
-    return Example(id=one.id, place=one.place, predictions=predictions, truth=truth)
+    return Example(id=one.id, place=one.place, chosen=chosen, predictions=predictions, truth=truth)
 
 
 def _likeliest(logits: Tensor, classes: Sequence[str]) -> list[list[Any]]:

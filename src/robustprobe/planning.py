@@ -229,7 +229,8 @@ def _estimate(suite: Suite, bench: Bench, clock: PassClock) -> tuple[float, int]
     parts = view.pixels(size) / (part[0] * part[1])
     forward, step = (parts * seconds for seconds in clock.seconds(bench.encoder, part))
     rungs = [rung for job in bench.left for rung in job.rungs]
-    extra = 1 + 2 * min(suite.checks, len(bench.data)) / len(bench.data)
+    harmed = 3 * suite.harmed * len(bench.head_keys) if suite.examples else 0
+    extra = 1 + (2 * min(suite.checks, len(bench.data)) + min(harmed, len(bench.data))) / len(bench.data)
     attacking = sum(rung.attack.steps * rung.attack.restarts * step * extra + 3 * forward for rung in rungs)
     heads, kept = _head_seconds(suite, bench, clock.device, forward)
     return attacking * len(bench.data) + heads, kept

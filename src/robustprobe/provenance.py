@@ -15,8 +15,8 @@ from robustprobe.store import Provenance
 PACKAGES = ("robustprobe", "torch", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
-def provenance(seconds: float, device: str) -> Provenance:
-    """Provenance of work that has just ended and took `seconds`."""
+def provenance(seconds: float, device: str, peak_memory: int | None) -> Provenance:
+    """Provenance of work that has just ended, took `seconds` and held so many bytes at the most."""
     return Provenance(
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         started=datetime.fromtimestamp(datetime.now(UTC).timestamp() - seconds, UTC).isoformat(timespec="seconds"),
@@ -25,6 +25,7 @@ def provenance(seconds: float, device: str) -> Provenance:
         git=git_state(),
         hardware=hardware(),
         device=device,
+        peak_memory=peak_memory,
     )
 
 

@@ -1,7 +1,7 @@
 """What a plan lacks is attacked, judged and stored."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from robustprobe.errors import UnwritableError, UserError
 from robustprobe.examples import Setting, example_places, write_examples
 from robustprobe.executors import Check, Done, Executor, Fit, Judge, LostError, Order, Task, Unit, Watch, load_executor
 from robustprobe.executors._work import Findings, Heads
+from robustprobe.harmed import finish_examples
 from robustprobe.planning import Bench, Cell, Plan, Rung
 from robustprobe.provenance import provenance
 from robustprobe.shards import Shard, ShardFolder, unpacked
@@ -83,6 +84,7 @@ class _Running:
         self.folder = ShardFolder(store.folder, fingerprint([names, sorted(self.task.keep)]))
         self.missing = dict.fromkeys(data.kept_ids)
         self.failed = False
+        self.peaks: list[int] = []
 
     def take(self, shard: Shard) -> None:
         """Count a shard in."""
@@ -91,6 +93,8 @@ class _Running:
                 tally.take(piece)
         for name in shard.ids:
             del self.missing[name]
+        if shard.peak is not None:
+            self.peaks.append(shard.peak)
 
     @property
     def label(self) -> str:
@@ -109,8 +113,15 @@ class _Run:
     def execute(self) -> list[Failure]:
         """Do it."""
         wanted = [number for number, bench in enumerate(self.plan.benches) if bench.left]
-        if not wanted:
-            return []
+        if wanted:
+            self._measure(wanted)
+        if self.plan.suite.examples and self.plan.suite.harmed:
+            lost = finish_examples(self.plan, self.store, self._order(), self._example, self.say)
+            self.failures += [_failure(label, error) for label, error in lost]
+        return self.failures
+
+    def _measure(self, wanted: Sequence[int]) -> None:
+        """Attack and judge what benches lack."""
         watch = Watch(self._progress, self.say)
         with load_executor(self._order(), self.plan.benches, self.options, watch) as executor:
             for number in wanted:
@@ -120,7 +131,6 @@ class _Run:
                     self._take(executor, done)
             except LostError as error:
                 self.failures.append(Failure("the rest of the run", str(error)))
-        return self.failures
 
     def _order(self) -> Order:
         plan, suite = self.plan, self.plan.suite
@@ -164,7 +174,7 @@ class _Run:
                 return
             running.failed, label = True, running.label
             executor.drop(lambda other: isinstance(other, Fit) or self._running(other.task) is not running)
-        self.failures.append(Failure(label, str(error) or type(error).__name__, isinstance(error, UserError)))
+        self.failures.append(_failure(label, error))
 
     def _fitted(self, executor: Executor, unit: Fit, heads: Heads) -> None:
         bench = self.plan.benches[unit.bench]
@@ -217,7 +227,7 @@ class _Run:
             write_examples(self.store, rung.group, setting, rung.attack, job.made_for, shown)
             for cell in rung.cells:
                 checks = [*tally.trace(), *extra.get(cell.task, [])]
-                finished = Finished(job.made_for, rung, cell, tally, checks, seconds)
+                finished = Finished(job.made_for, rung, cell, tally, checks, seconds, max(running.peaks, default=None))
                 _store_cell(self.plan, self.store, bench, finished, self.heads[unit.bench])
         running.folder.remove()
         del self.running[unit.bench, unit.task.number]
@@ -226,6 +236,9 @@ class _Run:
     def _running(self, task: Task) -> _Running:
         return self.running[task.bench, task.number]
 
+    def _example(self, label: str, done: int, total: int) -> None:
+        self.notify(Progress(label, done, total))
+
     def _progress(self, unit: Unit, stage: str, done: int, total: int) -> None:
         if isinstance(unit, Fit):
             self.notify(Progress(f"{self.plan.benches[unit.bench].label}: heads, {stage}", done, total))
@@ -233,6 +246,10 @@ class _Run:
             running = self._running(unit.task)
             total = len(running.place.data)
             self.notify(Progress(running.label, total - len(running.missing) + done, total))
+
+
+def _failure(label: str, error: Exception) -> Failure:
+    return Failure(label, str(error) or type(error).__name__, isinstance(error, UserError))
 
 
 class Finished(NamedTuple):
@@ -244,6 +261,7 @@ class Finished(NamedTuple):
     tally: Tally
     checks: list[Finding]
     seconds: float
+    peak_memory: int | None
 
 
 def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, heads: Heads) -> None:
@@ -296,7 +314,7 @@ def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, head
             train_images=len(bench.train.train),
         ),
         rows_sha256=digest,
-        provenance=provenance(finished.seconds, str(plan.device)),
+        provenance=provenance(finished.seconds, str(plan.device), finished.peak_memory),
     )
     store.write_record(record)
 

@@ -25,10 +25,11 @@ _CHECKSUM = 32
 
 
 class Shard(NamedTuple):
-    """Some images of a job, judged: for each batch a piece an eps."""
+    """Some images of a job, judged: for each batch a piece an eps; and the most memory in bytes that was held."""
 
     ids: tuple[str, ...]
     batches: list[tuple[Piece, ...]]
+    peak: int | None = None
 
 
 class DamagedError(ValueError):
@@ -39,7 +40,7 @@ def packed(shard: Shard) -> bytes:
     """A shard as bytes that vouch for themselves."""
     batches = [[_plain_piece(piece) for piece in pieces] for pieces in shard.batches]
     buffer = io.BytesIO()
-    torch.save({"ids": list(shard.ids), "batches": batches}, buffer)
+    torch.save({"ids": list(shard.ids), "batches": batches, "peak": shard.peak}, buffer)
     content = buffer.getvalue()
     return hashlib.sha256(content).digest() + content
 
@@ -52,7 +53,7 @@ def unpacked(content: bytes) -> Shard:
     try:
         data = torch.load(io.BytesIO(content), weights_only=True)
         batches = [tuple(_piece(piece) for piece in pieces) for pieces in data["batches"]]
-        return Shard(tuple(data["ids"]), batches)
+        return Shard(tuple(data["ids"]), batches, data.get("peak"))
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
         raise DamagedError(str(error)) from error
 

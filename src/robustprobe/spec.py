@@ -182,6 +182,8 @@ class Suite(Spec):
     batch_size: int = Field(default=64, ge=1)
     examples: int = Field(default=6, ge=0, le=1000)
     """Images of each attack that are kept for the page; they are held until its last image is judged."""
+    harmed: int = Field(default=1, ge=0, le=1000)
+    """So many images more for each task of those most harmed, barely broken and survived; none without `examples`."""
     checks: int = Field(default=10, ge=0, le=1000)
     """Images on which each attack is checked; 0: none."""
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +64,10 @@ class Provenance(Frozen):
     git: str
     hardware: str
     device: str
+    peak_memory: int | None = None
+    """Most bytes held while the images were attacked and judged: on a GPU of tensors there, on a CPU by the process;
+    None where that is not known.
+    """
 
 
 class HeadFacts(Frozen):
@@ -147,11 +151,30 @@ class Record(Frozen):
         return self.metrics[self.metric]
 
 
+ChoiceKind = Literal["random", "most harmed", "barely broken", "survived"]
+CHOICE_KINDS: tuple[ChoiceKind, ...] = get_args(ChoiceKind)
+"""In the order in which images are shown."""
+
+
+class Choice(Frozen):
+    """Why an image is an example: drawn at random, or for what an attack made for `task` did to it on `encoder`."""
+
+    kind: ChoiceKind
+    task: str = ""
+    attack: AttackSpec | None = None
+    encoder: str = ""
+
+
+RANDOM = Choice(kind="random")
+
+
 class Example(Frozen):
     """One image of a group as the page shows it; arrays lie beside as PNG files."""
 
     id: str
     place: int
+    chosen: tuple[Choice, ...] = (RANDOM,)
+    """Groups of older versions hold random images alone."""
     predictions: dict[str, Any]
     """By task: classification a list of [class, probability]; other tasks the name of a PNG file."""
     truth: dict[str, Any]
@@ -315,6 +338,11 @@ class Store:
                 f"{self.folder}, and nothing is left half written. {mend}; then the same command continues, doing only "
                 "what is missing."
             ) from error
+
+    def group(self, name: str) -> Group | None:
+        """The examples of a group, None where it has none. Raises UserError where they cannot be read."""
+        path = self.folder / "examples" / name / "group.json"
+        return self._parsed(Group, path) if path.exists() else None
 
     def groups(self) -> list[Group]:
         """Every group with examples."""

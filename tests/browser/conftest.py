@@ -12,7 +12,7 @@ import pytest
 from robustprobe.report.leaderboard import write_leaderboard
 from robustprobe.report.page import write_page
 from robustprobe.store import Interval, Record, Store
-from tests.unit.test_report_page import fill
+from tests.unit.test_report_page import HARMED, SURVIVED, add_choices, fill
 from tests.unit.test_report_tables import AWKWARD, PLAIN, records_of
 
 CHROMIUM = next(
@@ -85,6 +85,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def page(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(results, tmp_path_factory.mktemp("page") / "page.html")
+
+
+@pytest.fixture(scope="session")
+def harmed_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with images chosen by harm."""
+    store = fill(Store(tmp_path_factory.mktemp("harmed")), records_of(PLAIN))
+    add_choices(store, [("safe", (SURVIVED,)), ("hurt", (HARMED,))])
+    return write_page(store.folder, store.folder / "page.html")
 
 
 @pytest.fixture(scope="session")

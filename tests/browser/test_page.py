@@ -79,11 +79,11 @@ def test_headings_sort_and_incomplete_rows_stay_apart(opened: Opened, page: Path
     browser = opened(page)
     ranked = ".board .ranked th"
     assert all_texts(browser, ranked) == [PLAIN, AWKWARD, shortened(LONG, LEGIBLE), f"{PLAIN}-deacl"]
-    kept, encoder = (f".board .keys th:nth-child({k}) button" for k in (3, 1))
-    find(browser, kept).click()
+    robust, encoder = (f".board .keys th:nth-child({k}) button" for k in (3, 1))
+    find(browser, robust).click()
     assert all_texts(browser, ranked)[0] == PLAIN, "what is best comes first"
     assert find(browser, ".board .keys th:nth-child(3)").get_attribute("aria-sort") == "descending"
-    find(browser, kept).click()
+    find(browser, robust).click()
     assert all_texts(browser, ranked)[0] == f"{PLAIN}-deacl"
     find(browser, encoder).click()
     assert all_texts(browser, ranked)[0] == PLAIN
@@ -157,6 +157,22 @@ def test_the_viewer_works_by_keyboard(opened: Opened, page: Path) -> None:
     assert "clean in its place" in all_texts(browser, ".card .row.images figcaption")
     redrawn(browser, lambda: stage.send_keys("\ue014"))
     assert "arrow" in stage.get_attribute("aria-label").lower()
+
+
+def test_images_chosen_by_harm_come_in_groups_and_say_why(opened: Opened, harmed_page: Path) -> None:
+    browser = opened(harmed_page)
+    wait(browser, DRAWN, bool)
+    groups = "return [...document.querySelectorAll('.viewer .image optgroup')].map(e => [e.label, e.textContent])"
+    assert browser.execute_script(groups) == [
+        ["random", "test-<i>7</i> · <b>ball</b>"],
+        ["most harmed", "hurt · <b>ball</b> · depth"],
+        ["survived", "safe · <b>ball</b> · depth"],
+    ]
+    assert all_texts(browser, ".viewer > .why") == ["drawn at random"]
+    redrawn(browser, lambda: find(browser, ".stage").send_keys("\ue014"))
+    assert all_texts(browser, ".viewer > .why") == [f"most harmed in depth by depthpgd 8/255 on {PLAIN}"]
+    redrawn(browser, lambda: choose(browser, "order", "harmed"))
+    assert browser.execute_script(groups) == []
 
 
 def test_the_overlay_follows_its_slider(opened: Opened, page: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_page_of_two_folders_and_of_one_image(call: Call, finished: Path, tmp_
     shutil.copytree(finished, tmp_path / "copy")
     page = tmp_path / "page.html"
     assert call("report", finished, tmp_path / "copy", "-o", page, "--samples", "1").code == 0
-    assert "1 of the 2 stored of scenes" in " ".join(page.read_text().split())
+    assert "1 drawn at random, of " in " ".join(page.read_text().split())
     answer = call("report", finished, "-o", page, "--samples", "few")
     assert answer.code == 1
     assert "samples 'few' is neither a number of images nor 'all'" in answer.err

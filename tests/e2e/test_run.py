@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from robustprobe.store import Store
+from robustprobe.store import RANDOM, Store
 from tests.e2e.program import Answer, child
 
 pytestmark = pytest.mark.e2e
+TASKS = ("classification", "segmentation", "depth")
 Call = Callable[..., Answer]
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -34,10 +35,9 @@ def contents(out: Path) -> dict[str, Any]:
 
 def test_every_cell_of_the_product_is_there(finished: Path) -> None:
     cells = {(r.attack.name, r.made_for, r.task) for r in Store(finished).records()}
-    tasks = ("classification", "segmentation", "depth")
     makers = [("clean", ""), ("noise", ""), ("embed", ""), ("pgd", "classification")]
     makers += [("segpgd", "segmentation"), ("depthpgd", "depth")]
-    assert cells == {(attack, made_for, task) for attack, made_for in makers for task in tasks}
+    assert cells == {(attack, made_for, task) for attack, made_for in makers for task in TASKS}
 
 
 def test_rows_make_the_number_and_name_the_images(finished: Path) -> None:
@@ -235,12 +235,45 @@ def test_real_photographs(call: Call, my_encoder: Path, tmp_path: Path, name: st
     assert {r.n for r in Store(tmp_path).records()} == {6}
 
 
+def test_examples_chosen_by_harm_come_later_and_their_failure_costs_no_cell(
+    call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["run", suite_file, "--attack", "clean", "--attack", "depthpgd", "--checks", 0, "--out", tmp_path]
+    assert call(*command, "--harmed", 0).code == 0
+    assert {len(group.examples) for group in Store(tmp_path).groups()} == {2}
+    records = Store(tmp_path).records()
+
+    def broken(*rest: Any) -> Any:
+        raise RuntimeError("the image is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("robustprobe.executors._work.Workshop.judge", broken)
+        answer = call(*command)
+    assert answer.code == 2
+    assert "examples of depthpgd against depth: the image is gone" in answer.err
+    assert "Traceback" not in answer.err
+    answer = call(*command)
+    assert answer.code == 0
+    assert "images chosen by harm are attacked again, to be shown" in answer.out
+    assert Store(tmp_path).records() == records
+    assert all(
+        {choice.kind for example in group.examples for choice in example.chosen} >= {"random", "most harmed"}
+        for group in Store(tmp_path).groups()
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert "most harmed in depth by depthpgd 8/255 on" in page
+    assert "images chosen by harm" not in call(*command).out
+
+
 def test_example_images_are_as_many_as_asked_for_whatever_the_run_reads(finished: Path) -> None:
-    """Two of sixteen: each an image, and a map a task."""
+    """Two of sixteen at random, then at most three a task by harm: each an image, and a map a task."""
     groups = Store(finished).groups()
     assert groups
     for group in groups:
-        assert len(group.examples) == 2
+        assert [RANDOM in example.chosen for example in group.examples].count(True) == 2
+        assert RANDOM in group.examples[1].chosen
+        assert {choice.task for e in group.examples for choice in e.chosen} == {"", *TASKS}
+        assert len(group.examples) <= 2 + 3 * len(TASKS)
         pictures = list((finished / "examples" / group.group).glob("*.png"))
-        assert len(pictures) <= 2 * 5
+        assert len(pictures) <= len(group.examples) * 5
         assert {p.name for p in pictures} == set(group.digests)

@@ -38,10 +38,10 @@ def temporary(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB of memory."""
+    """A file system of 2 MiB of memory."""
     place = tmp_path / "small"
     place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False)
     if done.returncode:
         pytest.skip("this user may not mount")
     yield place
@@ -61,7 +61,7 @@ def assert_stopped_with_one_line(answer: Answer, store: Path) -> None:
 
 def test_a_full_disk(call: Call, suite_file: Path, finished: Path, small_disk: Path) -> None:
     out, filler = small_disk / "out", small_disk / "filler"
-    filler.write_bytes(bytes(2**20 - 100 * 2**10))
+    filler.write_bytes(bytes(2**21 - 100 * 2**10))
     answer = call("run", suite_file, "--out", out)
     assert_stopped_with_one_line(answer, out)
     assert "No space left" in answer.err

@@ -40,6 +40,21 @@ def undisturbed(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory)
     return found
 
 
+def test_records_say_the_most_memory_of_any_shard(
+    tiny_encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = iter([300, None, 500, 400, None, None])
+
+    class Peak:
+        def __init__(self, device: torch.device) -> None:
+            self.bytes = next(peaks)
+
+    monkeypatch.setattr(_work, "PeakMemory", Peak)
+    plan, store = planned(tiny_encoder, tmp_path, checks=0, examples=0)
+    assert execute(plan, store, quiet, Spread(shard_size=4)) == []
+    assert {(r.attack.name, r.provenance.peak_memory) for r in store.records()} == {("embed", 500), ("segpgd", 400)}
+
+
 @pytest.mark.parametrize("size", [1, 4])
 def test_rows_do_not_depend_on_the_size_of_shards(
     tiny_encoder: Encoder, tmp_path: Path, undisturbed: dict[str, Any], size: int

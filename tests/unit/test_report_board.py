@@ -1,16 +1,22 @@
 """The matrix: what was kept, ranks that intervals allow, and rows that are not comparable."""
 
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from robustprobe.report._board import Board, board
+from robustprobe.report._board import Board, bench_key, board
+from robustprobe.report._chance import chances
 from robustprobe.report._figures import curve_figures, eps_figures
 from robustprobe.report._kept import Places, kept, mean_kept, places, share_text
 from robustprobe.report._level_figures import heat_figures, pareto, trade_figures
 from robustprobe.report._series import MOST, Checkpoint, checkpoint, parent, series, shortened
+from robustprobe.report._union import Found, union_groups
 from robustprobe.stats import Estimate
-from robustprobe.store import Interval, Record
+from robustprobe.store import Interval, Record, Store
+from tests.unit.test_report_page import SHAPES, fill
 from tests.unit.test_report_tables import OWN, PLAIN, attack, make_record, records_of
 
 pytestmark = pytest.mark.unit
@@ -67,10 +73,53 @@ def test_the_board_has_a_bench_a_task_and_the_worst_attack_made_for_it() -> None
     assert [(b.task, [c.label for c in b.columns]) for b in made.benches] == [
         (task, ["clean", "noise", "embed", own]) for task, own in OWN.items()
     ]
-    shares = [k.share.value for k in made.rows[0].benches if k]
+    shares = [k.share.value for k in made.rows[0].benches if k and k.share]
     assert shares == pytest.approx([0.4 / 0.9, 0.1 / 0.6, 0.4 / 0.9])
     assert made.rows[0].kept is not None
     assert made.rows[0].kept.value == pytest.approx(sum(shares) / 3)
+
+
+def test_encoders_are_ranked_by_what_they_reach_of_the_best_clean_score() -> None:
+    """One that guesses keeps all of nothing; it is behind one that is good and loses a part."""
+    able = [make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.45)]
+    guess = [make_record(attack(name), 0.1, encoder="guess") for name in ("clean", "pgd")]
+    made = board([*able, *guess])
+    assert [row.encoder for row in made.ranked] == [PLAIN, "guess"]
+    first, last = made.ranked
+    assert first.robust == first.kept == kept(interval(0.9, 0.05), interval(0.45, 0.05), higher_is_better=True)
+    assert last.robust == kept(interval(0.9, 0.05), interval(0.1, 0.05), higher_is_better=True)
+    assert last.kept is not None
+    assert last.kept.value == 1
+    assert [row.places for row in made.ranked] == [Places(1, 1), Places(2, 2)]
+
+
+def test_errors_are_ranked_the_other_way_round() -> None:
+    values = {PLAIN: (1.0, 4.0), "dull": (2.0, 2.5)}
+    records = [
+        make_record(attack(name), value, task="depth", encoder=encoder)
+        for encoder, both in values.items()
+        for name, value in zip(("clean", "depthpgd"), both, strict=True)
+    ]
+    made = board(records)
+    assert [(row.encoder, row.robust and row.robust.value) for row in made.ranked] == [("dull", 0.4), (PLAIN, 0.25)]
+
+
+def test_incomplete_encoders_are_not_what_others_are_compared_with() -> None:
+    best = [make_record(attack("clean"), 0.99, encoder="unattacked")]
+    made = board([*records_of(PLAIN), *best])
+    assert made.ranked[0].robust == made.ranked[0].kept
+
+
+def test_a_clean_score_of_nothing_is_ranked_last() -> None:
+    nothing = [make_record(attack(name), 0.0, encoder="nothing") for name in ("clean", "pgd")]
+    made = board([make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.2), *nothing])
+    assert [(row.encoder, row.kept is None) for row in made.ranked] == [(PLAIN, False), ("nothing", True)]
+
+
+def test_a_clean_score_whose_interval_reaches_chance_may_be_a_guess() -> None:
+    records = [make_record(attack("clean"), 0.3), make_record(attack("pgd"), 0.25)]
+    for chance, expected in ((0.24, []), (0.25, ["classification on scenes"])):
+        assert board(records, {bench_key(records[0]): chance}).rows[0].guesses == expected
 
 
 def test_only_the_largest_eps_is_on_the_board() -> None:
@@ -132,10 +181,33 @@ def test_the_eps_figure_takes_the_worst_attack_at_each_eps() -> None:
     ladder = [make_record(attack(n, e), v) for n, e, v in (("pgd", 2 / 255, 0.7), ("pgd", 8 / 255, 0.2))]
     rival = make_record(attack("apgd", 8 / 255), 0.1, made_for="classification")
     records: list[Record] = [make_record(attack("clean"), 0.9), *ladder, rival]
-    (figure,) = eps_figures(records, board(records), {"scenes": 0.25})
+    (figure,) = eps_figures(records, board(records, {bench_key(records[0]): 0.25}))
     assert [row[1:3] for row in figure.rows] == [["clean", "0/255"], ["pgd", "2/255"], ["apgd", "8/255"]]
     assert figure.rows[2][3] == "0.100 [0.050, 0.150]"
     assert "'chance': 0.25" in str(figure.draw().to_dict())
+
+
+def test_the_level_of_chance_is_that_of_the_commonest_class(tmp_path: Path) -> None:
+    store = Store(tmp_path).prepare()
+    records = [make_record(attack("clean"), 0.9, task=task) for task in OWN]
+    rows: list[dict[str, Any]] = [
+        {"label": [0, 1, 1, 2], "correct": [True] * 4},
+        {"labelled": np.array([[6, 2, 0], [0, 2, 0]]), "intersection": np.zeros((2, 3))},
+        {"rmse": [1.0]},
+    ]
+    for record, columns in zip(records, rows, strict=True):
+        store.write_rows(record.fingerprint, columns)
+    levels = chances([Found(record, store) for record in records], [])
+    assert levels == {bench_key(records[0]): 0.5, bench_key(records[1]): pytest.approx(0.6 / 2)}
+
+
+def test_without_rows_the_level_of_chance_is_that_of_the_classes(tmp_path: Path) -> None:
+    store, records = Store(tmp_path), records_of(PLAIN)
+    fill(store, records)
+    found = [Found(record, store) for record in records]
+    assert chances(found, []) == {}
+    first = next(record for record in records if record.task == "classification")
+    assert chances(found, union_groups([store])) == {bench_key(first): 1 / len(SHAPES)}
 
 
 def test_the_heat_map_prints_the_share_that_was_left() -> None:
@@ -187,6 +259,16 @@ def test_curves_need_two_epochs() -> None:
     figures = curve_figures(two, board(two))
     assert len(figures) == 3
     assert figures[0].rows[0] == ["clean", "1", "0.900 [0.850, 0.950]"]
+
+
+def test_charts_are_what_vega_lite_takes() -> None:
+    """Checked here, against its schema, since it is not when they are drawn."""
+    records = [r for name in (PLAIN, f"{PLAIN}-deacl", "x-epoch-1", "x-epoch-2") for r in records_of(name)]
+    made = board(records, {bench_key(r): 0.1 for r in records if r.task != "depth"})
+    figures = [*eps_figures(records, made), *heat_figures(made), *trade_figures(made), *curve_figures(records, made)]
+    assert {figure.kind for figure in figures} == {"eps", "heatmap", "pareto", "curve"}
+    for figure in figures:
+        assert figure.draw(legend=True).to_dict(validate=True)
 
 
 def test_long_names_are_shortened_and_stay_apart() -> None:

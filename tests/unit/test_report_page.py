@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from robustprobe.errors import UserError
-from robustprobe.report._board import board
+from robustprobe.report._board import bench_key, board
 from robustprobe.report._checks import checks
+from robustprobe.report._cost import cost_table
 from robustprobe.report._examples import Wish
 from robustprobe.report._headline import headline
 from robustprobe.report._pictures import (
@@ -34,7 +35,7 @@ from robustprobe.report._pictures import (
 )
 from robustprobe.report._viewer import image_iou
 from robustprobe.report.page import render_page, write_page
-from robustprobe.store import Example, Group, Interval, Record, Store
+from robustprobe.store import RANDOM, Choice, Example, Group, Interval, Record, Store
 from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, make_record, records_of
 
 SIZE = 6
@@ -136,6 +137,18 @@ def add_group(store: Store, record: Record) -> None:
             examples=[example],
         )
     )
+
+
+def add_choices(store: Store, chosen: list[tuple[str, tuple[Choice, ...]]]) -> None:
+    """Copies of the one example of each group under other names, with why each was chosen."""
+    for group in store.groups():
+        (own,) = group.examples
+        more = [own.model_copy(update={"id": name, "chosen": why}) for name, why in chosen]
+        store.write_group(group.model_copy(update={"examples": [*more, own]}))
+
+
+HARMED = Choice(kind="most harmed", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
+SURVIVED = Choice(kind="survived", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
 
 
 def fill(store: Store, records: list[Record], examples: bool = True) -> Store:
@@ -283,6 +296,24 @@ def test_an_error_that_grows_is_told_as_growth() -> None:
     assert finding.remainder == ("4.0 ×", "the error")
 
 
+def test_a_clean_score_that_may_be_a_guess_is_said_and_not_boasted_of() -> None:
+    made = [make_record(attack("clean"), 0.22), make_record(attack("pgd"), 0.2)]
+    alone = headline(made, board(made, {bench_key(made[0]): 0.2}))
+    assert "22 %" not in alone.lead.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{PLAIN} cannot be told from guessing on clean images for classification on scenes." in alone.lead
+    (finding,) = alone.portraits[0].findings
+    assert finding.kept is None
+    assert finding.remainder == ("guess", "when clean")
+    able = [make_record(attack("clean"), 0.9, encoder="able"), make_record(attack("pgd"), 0.45, encoder="able")]
+    several = headline([*made, *able], board([*made, *able], {bench_key(made[0]): 0.2}))
+    assert several.lead.startswith("able reaches 50\N{NO-BREAK SPACE}% [")
+    assert f"the most of two encoders; {PLAIN} reaches 22\N{NO-BREAK SPACE}%" in several.lead
+    assert [p.kept.partition("; ")[2] for p in several.portraits] == [
+        "keeps 50\N{NO-BREAK SPACE}% [44, 56] of its own clean score",
+        "cannot be told from guessing on clean images for classification on scenes",
+    ]
+
+
 def test_scores_are_tables_with_scopes(page: Reader) -> None:
     tables = [t for t in page.all("table") if t.attributes.get("class") == "scores"]
     assert len(tables) == 3, "one a task"
@@ -322,7 +353,8 @@ def test_the_viewer_says_what_each_head_said(page: Reader) -> None:
     assert "IoU 1.00" in words
     assert re.search(r"IoU 0\.\d\d, \d+\s% of pixels changed", words)
     assert "RMSE 0.00 m" in words
-    assert "seeded random choice, not the most spectacular" in words
+    assert "1 drawn at random, of 1 stored of scenes" in words
+    assert "Other images may be harmed more" in words
     legend = [t for t in page.all("ul") if t.attributes.get("class") == "legend"]
     assert len(legend) == 3
 
@@ -360,6 +392,31 @@ def test_origin_and_data_are_there(page: Reader) -> None:
     assert {row["encoder"] for row in rows} == {PLAIN, AWKWARD}
 
 
+def test_images_chosen_by_harm_come_after_random_ones_and_say_why(tmp_path: Path) -> None:
+    store = fill(Store(tmp_path / "results"), [*records_of(PLAIN), *records_of(AWKWARD)])
+    add_choices(store, [("safe", (SURVIVED,)), ("hurt", (HARMED,)), ("both", (RANDOM, SURVIVED))])
+    page = read(write_page(store.folder, tmp_path / "page.html"))
+    exhibits = [tag.attributes for tag in page.all("details") if "data-id" in tag.attributes]
+    assert [(one["data-id"], one["data-kind"], one["data-tasks"]) for one in exhibits] == [
+        ("both", "random", ""),
+        ("test-<i>7</i>", "random", ""),
+        ("hurt", "most harmed", "depth"),
+        ("safe", "survived", "depth"),
+    ]
+    text = " ".join(page.text.split())
+    assert "2 drawn at random and 2 chosen by harm, of 4 stored of scenes" in text
+    assert f"drawn at random; survived depthpgd 8/255 on {PLAIN} in depth" in text
+    assert f"most harmed in depth by depthpgd 8/255 on {PLAIN}" in text
+
+
+def test_a_limit_on_images_leaves_random_ones_and_harmed_ones(tmp_path: Path) -> None:
+    store = fill(Store(tmp_path / "results"), records_of(PLAIN))
+    add_choices(store, [("second", (RANDOM,)), ("hurt", (HARMED,)), ("safe", (SURVIVED,))])
+    page = read(write_page(store.folder, tmp_path / "page.html", Wish(3, math.inf)))
+    shown = [tag.attributes["data-id"] for tag in page.all("details") if "data-id" in tag.attributes]
+    assert shown == ["second", "test-<i>7</i>", "hurt"]
+
+
 def test_a_store_without_examples_says_so(tmp_path: Path) -> None:
     store = fill(Store(tmp_path / "results"), records_of(PLAIN), examples=False)
     page = read(write_page(store.folder, tmp_path / "page.html"))
@@ -383,6 +440,16 @@ def test_what_is_no_number_is_not_drawn(tmp_path: Path) -> None:
     text = read(tmp_path / "page.html").text
     assert "n/a" in text
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_memory_is_told_where_it_was_recorded() -> None:
+    made = [make_record(attack(name), 0.5) for name in ("clean", "pgd")]
+    assert "Memory was not recorded." in render_page(made)
+    facts = made[1].provenance.model_copy(update={"peak_memory": 1536 * 2**20})
+    text = render_page([made[0], made[1].model_copy(update={"provenance": facts})])
+    assert "Memory was not recorded." not in text
+    assert [row[-1] for row in cost_table([made[0]]).rows] == ["—"]
+    assert "<td>1,536</td>" in text
 
 
 def test_checks_find_what_is_suspicious() -> None:
@@ -517,7 +584,7 @@ def test_the_charts_of_the_page_follow_its_theme(store: Store, tmp_path: Path) -
 def test_so_many_images_as_are_asked_for(store: Store, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     none = read(write_page(store.folder, page, Wish(0, math.inf)))
-    assert "0 of the 1 stored of scenes" in " ".join(none.text.split())
+    assert "none, of 1 stored of scenes" in " ".join(none.text.split())
     assert not pictures(none, "the attacked image")
     small = read(write_page(store.folder, page, Wish(None, 0.0)))
     assert pictures(small, "the attacked image"), "one image is shown however large it is"

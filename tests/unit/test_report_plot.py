@@ -12,7 +12,7 @@ from robustprobe.errors import UserError
 from robustprobe.report.plot import write_plot
 from robustprobe.report.serve import PageServer
 from robustprobe.store import Store
-from tests.unit.test_report_page import fill
+from tests.unit.test_report_page import HARMED, SURVIVED, add_choices, fill
 from tests.unit.test_report_tables import AWKWARD, PLAIN, records_of
 
 pytestmark = pytest.mark.unit
@@ -43,9 +43,21 @@ def test_png_and_pdf_are_what_they_say(folder: Path, tmp_path: Path) -> None:
     assert write_plot([folder], "pareto", tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_example_images_say_why_they_were_chosen(tmp_path: Path) -> None:
+    store = fill(Store(tmp_path / "results"), records_of(PLAIN))
+    add_choices(store, [("hurt", (HARMED,)), ("safe", (SURVIVED,))])
+    one, two = (write_plot([store.folder], "examples", tmp_path / f"{n}.svg", n).read_text() for n in (1, 2))
+    assert "drawn at random" in one
+    assert "hurt" not in one
+    assert f"most harmed in depth by depthpgd 8/255 on {PLAIN}" in two
+    assert "safe" not in two
+
+
 def test_wrong_wishes_are_the_users_to_mend(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown kind of plot 'epz'. Did you mean 'eps'"):
         write_plot([folder], "epz", tmp_path / "a.svg")
+    with pytest.raises(UserError, match="0 samples leave no image"):
+        write_plot([folder], "examples", tmp_path / "a.svg", 0)
     with pytest.raises(UserError, match=r"ends in '.jpg'; give a file that ends in .svg, .png, .pdf"):
         write_plot([folder], "eps", tmp_path / "a.jpg")
     bare = fill(Store(tmp_path / "bare"), records_of(PLAIN), examples=False).folder

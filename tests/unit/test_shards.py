@@ -16,13 +16,14 @@ def shard(*ids: str) -> Shard:
     kept = Kept(3, ids[0], torch.rand(3, 2, 2), torch.rand(3, 2, 2), values[0], {"depth": values}, {"depth": values})
     rows = {"classification": {"correct": values > 0}}
     piece = Piece(values.long(), list(ids), values, values, values, (3, 2), (0.0, 1.0), rows, rows, [kept])
-    return Shard(ids, [(piece,)])
+    return Shard(ids, [(piece,)], 2**30)
 
 
 def test_a_shard_comes_back_as_it_was() -> None:
     one = shard("a", "b")
     again = unpacked(packed(one))
     assert again.ids == ("a", "b")
+    assert again.peak == 2**30
     (piece,), (wanted,) = again.batches[0], one.batches[0]
     assert piece.ids == wanted.ids
     assert piece.passes == (3, 2)

@@ -250,7 +250,7 @@ def test_heads_need_two_images_at_a_time(field: str) -> None:
         HeadSpec.model_validate({field: 1})
 
 
-@pytest.mark.parametrize("field", ["examples", "checks"])
+@pytest.mark.parametrize("field", ["examples", "checks", "harmed"])
 def test_images_that_are_held_are_bounded(field: str) -> None:
     data = {"encoders": ["x"], "datasets": [{"name": "scenes"}], field: 1001}
     with pytest.raises(UserError, match=f"{field}: .*less than or equal to 1000"):

@@ -12,6 +12,9 @@ from robustprobe.registry import executors
 from robustprobe.spec import Spread, Suite, validated
 from robustprobe.suites import find_suite, narrowed
 
+# In the docstring of `run` it would be taken for the heading of a section.
+EXAMPLES = Parameter(help="Images kept for the page, drawn at random.")
+
 
 def demo(*, out: Path = Path("demo"), device: str = "auto") -> None:
     """Evaluate the bundled encoders on generated scenes: no download, no GPU, under three minutes.
@@ -45,7 +48,8 @@ def run(
     pooling: Literal["cls", "cls+patch"] | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
-    examples: int | None = None,
+    examples: Annotated[int | None, EXAMPLES] = None,
+    harmed: int | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
     data_root: Path = Path("data"),
     out: Path = Path("results"),
@@ -98,9 +102,9 @@ def run(
         Seed of random starts and of the choice of examples.
     batch_size
         Images attacked at once: memory and speed, not the numbers (to rounding).
-
-    Examples:
-        Images kept for the page.
+    harmed
+        Images kept beside the random ones: for each task so many of the most harmed, the barely broken and the
+        survivors.
     precision
         Precision of the attacked model; judged in fp32 always.
     data_root
@@ -129,7 +133,7 @@ def run(
     head = {"train_limit": train_limit, "recipe": recipe, "layers": layers, "pooling": pooling}
     changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "norm": norm, "seed": seed}
     changes |= {"steps": steps, "restarts": restarts, "checks": checks}
-    changes |= {"batch_size": batch_size, "examples": examples, "precision": precision}
+    changes |= {"batch_size": batch_size, "examples": examples, "harmed": harmed, "precision": precision}
     base = find_suite(suite) if suite else None
     spread = _spread(executor, ray_address or "", workers, shard_size)
     chosen = narrowed(_suite(base, changes, dataset, limit, head), only or [])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from robustprobe import probing
-from robustprobe.device import return_free_memory
+from robustprobe.device import PeakMemory, return_free_memory
 from robustprobe.encoders import Encoder, go_offline, load_encoder
 from robustprobe.errors import UserError
 from robustprobe.evaluation import Work, evaluate
@@ -171,6 +171,7 @@ class Workshop:
         """Attack and judge a shard; with smaller batches where memory does not suffice."""
         work, places = self._work(unit.task, heads), self._places(unit.bench)
         left, batches = [places[name] for name in unit.ids], list[tuple[Piece, ...]]()
+        peak = PeakMemory(self.device)
         while left:
             try:
                 for judgements in evaluate(work, left):
@@ -184,7 +185,7 @@ class Workshop:
                 if not out_of_memory(error):
                     raise
                 work = self._smaller(unit.task, work, say)
-        return Shard(unit.ids, batches)
+        return Shard(unit.ids, batches, peak.bytes)
 
     def check(self, unit: Check, heads: Heads) -> Findings:
         """Run attacks again on the images that were kept for that, by eps and judging task."""

@@ -1,14 +1,17 @@
-"""The matrix of encoders by tasks and attacks at the largest eps: what was kept, places, and what is not there."""
+"""The matrix of encoders by tasks and attacks at the largest eps: scores, places, and what is not there."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from robustprobe.report._kept import Places, kept, mean_kept, places
 from robustprobe.report._matrix import Column, attack_labels, attack_order, distinctions, eps_text, task_order
 from robustprobe.spec import AttackSpec, format_eps
 from robustprobe.stats import Estimate
-from robustprobe.store import Record
+from robustprobe.store import Interval, Record
 
+BenchKey = tuple[Hashable, ...]
 CLEAN = AttackSpec(name="clean", eps=0, steps=1)
 
 
@@ -20,7 +23,7 @@ class Level(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """The columns of one task on one dataset."""
+    """The columns of one task on one dataset; `chance` is what guessing scores, None where that is not known."""
 
     task: str
     dataset: str
@@ -28,30 +31,44 @@ class Bench(NamedTuple):
     unit: str
     higher_is_better: bool
     columns: list[Column]
+    chance: float | None
+
+    def is_guess(self, clean: Record) -> bool:
+        """Whether the interval of a clean score reaches the level of chance."""
+        return self.chance is not None and self.higher_is_better and clean.headline.ci_low <= self.chance
 
 
 class Kept(NamedTuple):
-    """What the attack that left least, of those made for the task, left of a clean score."""
+    """What the attack that left least, of those made for the task, left; `share` is that of the own clean score, None
+    where the clean score is nothing.
+    """
 
     attack: str
     clean: Record
     attacked: Record
-    share: Estimate
+    share: Estimate | None
 
 
 class BoardRow(NamedTuple):
-    """One encoder: a list of cells and what was kept, for each bench; places are None where a bench is incomplete."""
+    """One encoder: a list of cells and what was kept, for each bench.
+
+    `robust` is the mean over benches of the attacked score relative to the best clean score of the encoders compared,
+    and ranks; `kept` that relative to its own clean score. Places are None where a bench is incomplete, and `guesses`
+    are benches on which its clean score may be a guess.
+    """
 
     encoder: str
     cells: list[list[Record | None]]
     benches: list[Kept | None]
     kept: Estimate | None
+    robust: Estimate | None
     places: Places | None
     missing: list[str]
+    guesses: list[str]
 
 
 class Board(NamedTuple):
-    """Encoders whose every bench is complete, those that kept most first; then the others, unranked."""
+    """Encoders whose every bench is complete, the most robust first; then the others, unranked."""
 
     level: Level | None
     benches: list[Bench]
@@ -65,7 +82,7 @@ class Board(NamedTuple):
 
     def bench(self, record: Record) -> int | None:
         """Which bench a record of any eps belongs to."""
-        return self.places.get(_bench_key(record))
+        return self.places.get(bench_key(record))
 
     @property
     def ranked(self) -> list[BoardRow]:
@@ -81,13 +98,17 @@ class Board(NamedTuple):
         return f"eps {format_eps(self.level.eps, self.level.norm)} ({self.level.norm})" if self.level else "no eps"
 
 
-def board(records: Sequence[Record]) -> Board:
-    """The board of a store. Of two records of one cell the later one counts."""
+def board(records: Sequence[Record], chance: Mapping[BenchKey, float] = MappingProxyType({})) -> Board:
+    """The board of a store. Of two records of one cell the later one counts.
+
+    Args:
+        chance: what guessing scores, by the key of a bench.
+    """
     level = largest_level(records)
     chosen = [r for r in records if r.made_for in ("", r.task) and (r.attack.eps == 0 or at(level, r.attack))]
     chosen.sort(key=lambda r: (r.provenance.started, r.fingerprint))
-    benches = _benches(chosen)
-    cells = {(_row_key(r), _bench_key(r), _column_key(r)): r for r in chosen}
+    benches = _benches(chosen, chance)
+    cells = {(_row_key(r), bench_key(r), _column_key(r)): r for r in chosen}
     first = {_row_key(r): r for r in chosen}
     facts = [{"weights": r.encoder_digest[:8], "precision": r.precision, "recipe": _recipe(r)} for r in first.values()]
     endings = distinctions([r.encoder for r in first.values()], facts)
@@ -96,6 +117,7 @@ def board(records: Sequence[Record]) -> Board:
         lines = [[cells.get((key, b, (c.attack, c.made_for))) for c in bench.columns] for b, bench in benches.items()]
         rows.append(_row(record.encoder + ending, list(benches.values()), lines))
     names = {key: row.encoder for key, row in zip(first, rows, strict=True)}
+    rows = _measured(rows, list(benches.values()))
     return Board(level, list(benches.values()), _placed(rows), names, {key: k for k, key in enumerate(benches)})
 
 
@@ -120,7 +142,8 @@ def _row_key(record: Record) -> tuple[Hashable, ...]:
     return (record.encoder, record.encoder_digest, record.precision, _recipe(record))
 
 
-def _bench_key(record: Record) -> tuple[Hashable, ...]:
+def bench_key(record: Record) -> BenchKey:
+    """What makes two records belong to one bench: the task and the images."""
     # Encoders are shown images at the size they prefer, so that the size is no part of what is compared.
     return (*task_order(record.task), record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
 
@@ -130,10 +153,10 @@ def _column_key(record: Record) -> tuple[AttackSpec, str]:
     return (record.attack if record.attack.eps else CLEAN, record.made_for)
 
 
-def _benches(records: Sequence[Record]) -> dict[tuple[Hashable, ...], Bench]:
+def _benches(records: Sequence[Record], chance: Mapping[BenchKey, float]) -> dict[BenchKey, Bench]:
     grouped: dict[tuple[Hashable, ...], list[Record]] = {}
     for record in records:
-        grouped.setdefault(_bench_key(record), []).append(record)
+        grouped.setdefault(bench_key(record), []).append(record)
     ordered = {key: grouped[key] for key in sorted(grouped, key=lambda key: [str(part) for part in key])}
     first = [some[0] for some in ordered.values()]
     facts = [
@@ -142,7 +165,7 @@ def _benches(records: Sequence[Record]) -> dict[tuple[Hashable, ...], Bench]:
     ]
     endings = distinctions([(r.task, r.dataset) for r in first], facts)
     return {
-        key: Bench(r.task, r.dataset + ending, r.metric, r.unit, r.higher_is_better, _columns(some))
+        key: Bench(r.task, r.dataset + ending, r.metric, r.unit, r.higher_is_better, _columns(some), chance.get(key))
         for (key, some), r, ending in zip(ordered.items(), first, endings, strict=True)
     }
 
@@ -160,13 +183,18 @@ def _columns(records: Sequence[Record]) -> list[Column]:
 def _row(encoder: str, benches: Sequence[Bench], cells: list[list[Record | None]]) -> BoardRow:
     shares = [_kept(bench, line) for bench, line in zip(benches, cells, strict=True)]
     missing = [m for bench, line in zip(benches, cells, strict=True) for m in _missing(bench, line)]
-    known = [k.share for k in shares if k]
+    known = [k.share for k in shares if k and k.share]
     lacking = missing or [
         f"{bench.task} on {bench.dataset}: a share of the clean score"
         for bench, share in zip(benches, shares, strict=True)
         if share is None
     ]
-    return BoardRow(encoder, cells, shares, mean_kept(known) if known else None, None, lacking)
+    guesses = [
+        f"{bench.task} on {bench.dataset}"
+        for bench, share in zip(benches, shares, strict=True)
+        if share and bench.is_guess(share.clean)
+    ]
+    return BoardRow(encoder, cells, shares, mean_kept(known) if known else None, None, None, lacking, guesses)
 
 
 def _missing(bench: Bench, line: Sequence[Record | None]) -> list[str]:
@@ -180,19 +208,42 @@ def _missing(bench: Bench, line: Sequence[Record | None]) -> list[str]:
 def _kept(bench: Bench, line: Sequence[Record | None]) -> Kept | None:
     pairs = list(zip(bench.columns, line, strict=True))
     clean = next((r for c, r in pairs if r and c.attack.name == "clean"), None)
-    own = [(c.label, r) for c, r in pairs if r and c.made_for]
-    if clean is None or not own:
+    own = [(c.label, r) for c, r in pairs if r and c.made_for and math.isfinite(r.headline.value)]
+    if clean is None or not own or not math.isfinite(clean.headline.value):
         return None
-    shares = [(label, r, kept(clean.headline, r.headline, bench.higher_is_better)) for label, r in own]
-    known = [Kept(label, clean, r, share) for label, r, share in shares if share]
-    return min(known, key=lambda k: k.share.value, default=None)
+    sign = 1 if bench.higher_is_better else -1
+    label, worst = min(own, key=lambda pair: sign * pair[1].headline.value)
+    return Kept(label, clean, worst, kept(clean.headline, worst.headline, bench.higher_is_better))
+
+
+def _measured(rows: list[BoardRow], benches: Sequence[Bench]) -> list[BoardRow]:
+    """Rows with their attacked scores relative to the best clean ones, of complete rows where there are any."""
+    compared = [row for row in rows if not row.missing] or rows
+    best = [_best_clean(bench, [row.benches[k] for row in compared]) for k, bench in enumerate(benches)]
+    return [row._replace(robust=_robust(row, best, benches)) for row in rows]
+
+
+def _best_clean(bench: Bench, found: Sequence[Kept | None]) -> Interval | None:
+    sign = 1 if bench.higher_is_better else -1
+    clean = [k.clean.headline for k in found if k]
+    return max(clean, key=lambda score: sign * score.value, default=None)
+
+
+def _robust(row: BoardRow, best: Sequence[Interval | None], benches: Sequence[Bench]) -> Estimate | None:
+    shares = [
+        kept(clean, k.attacked.headline, bench.higher_is_better)
+        for bench, clean, k in zip(benches, best, row.benches, strict=True)
+        if clean and k
+    ]
+    known = [share for share in shares if share]
+    return mean_kept(known) if known else None
 
 
 def _placed(rows: list[BoardRow]) -> list[BoardRow]:
     whole = sorted(
-        (row for row in rows if row.kept and not row.missing),
-        key=lambda row: (-(row.kept.value if row.kept else 0), row.encoder),
+        (row for row in rows if row.robust and not row.missing),
+        key=lambda row: (-(row.robust.value if row.robust else 0), row.encoder),
     )
-    spans = places([row.kept for row in whole if row.kept])
+    spans = places([row.robust for row in whole if row.robust])
     ranked = [row._replace(places=span) for row, span in zip(whole, spans, strict=True)]
     return [*ranked, *sorted((row for row in rows if row not in whole), key=lambda row: row.encoder)]

@@ -22,7 +22,8 @@ LIGHT_FROM = 0.45
 
 def themed(chart: alt.TopLevelMixin, background: str | None = None) -> dict[str, Any]:
     """A chart as Vega-Lite, in the page's colours."""
-    found: dict[str, Any] = chart.to_dict()
+    # A check of each chart against the schema takes as long as to draw it; tests do it.
+    found: dict[str, Any] = chart.to_dict(validate=False)
     axis = {
         **{"labelColor": SOFT, "titleColor": INK, "gridColor": RULE, "domainColor": SOFT, "tickColor": SOFT},
         **{"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "titlePadding": 6},
@@ -78,12 +79,12 @@ def eps_chart(
         base.mark_area(opacity=BAND if len(series) <= FEW else FAINT).encode(
             x=across,
             y=alt.Y("low:Q", title=y).scale(domain=[0, top], clamp=True),
-            y2="high:Q",
+            y2=alt.Y2("high:Q"),
             color=paint["color"],
         ),
         base.mark_line(strokeWidth=2).encode(x=across, y=up, color=paint["color"], strokeDash=paint["strokeDash"]),
         base.mark_point(filled=True, size=46, opacity=1).encode(
-            x=across, y=up, color=paint["color"], shape=paint["shape"], description="words:N"
+            x=across, y=up, color=paint["color"], shape=paint["shape"], description=alt.Description("words:N")
         ),
     ]
     if noise:
@@ -94,10 +95,10 @@ def eps_chart(
         )
     if chance is not None:
         rule = alt.Chart(_data([{"chance": chance}]))
-        layers.append(rule.mark_rule(color=SOFT, strokeDash=[5, 4]).encode(y="chance:Q"))
+        layers.append(rule.mark_rule(color=SOFT, strokeDash=[5, 4]).encode(y=alt.Y("chance:Q")))
         layers.append(
             rule.mark_text(text="chance", align="right", dx=-2, dy=-6, color=SOFT, fontSize=10).encode(
-                x=alt.value(WIDTH), y="chance:Q"
+                x=alt.value(WIDTH), y=alt.Y("chance:Q")
             )
         )
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
@@ -112,10 +113,10 @@ def heat_chart(
     base = alt.Chart(_data(rows)).encode(x=across, y=down)
     tile = base.mark_rect(stroke=RULE, strokeWidth=0.5).encode(
         color=alt.Color("shade:Q", legend=None).scale(scheme="viridis", domain=[0, 1], clamp=True),
-        description="words:N",
+        description=alt.Description("words:N"),
     )
     number = base.mark_text(fontSize=11).encode(
-        text="label:N",
+        text=alt.Text("label:N"),
         color=alt.when(f"datum.shade < {LIGHT_FROM}").then(alt.value("#ffffff")).otherwise(alt.value("#101010")),
     )
     return alt.layer(tile, number, title=title or alt.Undefined).properties(
@@ -159,11 +160,13 @@ def trade_chart(
     layers: list[alt.Chart] = [
         alt.Chart(_data(front))
         .mark_line(color=SOFT, strokeDash=[2, 3], strokeWidth=1.2)
-        .encode(x=across, y=up, order="place:Q"),
-        base.mark_rule(opacity=0.5).encode(x="clean_low:Q", x2="clean_high:Q", color=paint["color"]),
-        base.mark_rule(opacity=0.5).encode(y="attacked_low:Q", y2="attacked_high:Q", color=paint["color"]),
+        .encode(x=across, y=up, order=alt.Order("place:Q")),
+        base.mark_rule(opacity=0.5).encode(x=alt.X("clean_low:Q"), x2=alt.X2("clean_high:Q"), color=paint["color"]),
+        base.mark_rule(opacity=0.5).encode(
+            y=alt.Y("attacked_low:Q"), y2=alt.Y2("attacked_high:Q"), color=paint["color"]
+        ),
         base.mark_point(filled=True, size=90, opacity=1).encode(
-            color=paint["color"], shape=paint["shape"], description="words:N"
+            color=paint["color"], shape=paint["shape"], description=alt.Description("words:N")
         ),
     ]
     if arrows:
@@ -171,7 +174,7 @@ def trade_chart(
         shafts = alt.Chart(_data(turned))
         layers.append(
             shafts.mark_rule(color=INK, strokeWidth=1.2).encode(
-                x=alt.X("x:Q", title=axes[0]), y=alt.Y("y:Q", title=axes[1]), x2="x2:Q", y2="y2:Q"
+                x=alt.X("x:Q", title=axes[0]), y=alt.Y("y:Q", title=axes[1]), x2=alt.X2("x2:Q"), y2=alt.Y2("y2:Q")
             )
         )
         layers.append(
@@ -212,11 +215,14 @@ def curve_chart(rows: Rows, *, y: str, top: float, legend: bool = False) -> alt.
     base = alt.Chart(_data(rows))
     return alt.layer(
         base.mark_area(opacity=BAND).encode(
-            x=across, y=alt.Y("low:Q", title=y).scale(domain=[0, top], clamp=True), y2="high:Q", color=paint["color"]
+            x=across,
+            y=alt.Y("low:Q", title=y).scale(domain=[0, top], clamp=True),
+            y2=alt.Y2("high:Q"),
+            color=paint["color"],
         ),
         base.mark_line(strokeWidth=2).encode(x=across, y=up, color=paint["color"], strokeDash=paint["strokeDash"]),
         base.mark_point(filled=True, size=46, opacity=1).encode(
-            x=across, y=up, color=paint["color"], shape=paint["shape"], description="words:N"
+            x=across, y=up, color=paint["color"], shape=paint["shape"], description=alt.Description("words:N")
         ),
     ).properties(width=WIDTH, height=HEIGHT)
 
@@ -230,6 +236,6 @@ def picture_chart(
     )
     down = alt.Y("line:N", title=None, sort=list(lines)).axis(domain=False, ticks=False, labelLimit=330)
     base = alt.Chart(_data(rows)).encode(x=across, y=down)
-    image = base.mark_image(width=side, height=side).encode(url="uri:N")
-    note = base.mark_text(dy=side / 2 + 8, fontSize=10, color=SOFT).encode(text="note:N")
+    image = base.mark_image(width=side, height=side).encode(url=alt.Url("uri:N"))
+    note = base.mark_text(dy=side / 2 + 8, fontSize=10, color=SOFT).encode(text=alt.Text("note:N"))
     return alt.layer(image, note).properties(width=(side + 10) * len(columns), height=(side + 24) * len(lines))

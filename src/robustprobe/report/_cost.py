@@ -1,14 +1,14 @@
-"""What the attacks cost: passes and time an image."""
+"""What the attacks cost: passes and time an image, and memory."""
 
 from collections.abc import Sequence
 
-from robustprobe.report._matrix import attack_labels, attack_order
+from robustprobe.report._matrix import MISSING, attack_labels, attack_order
 from robustprobe.report._origin import FactTable
 from robustprobe.store import Record
 
 
 def cost_table(records: Sequence[Record]) -> FactTable:
-    """A row an attack: passes and time an image on average and at most, over all encoders and datasets.
+    """A row an attack: passes and time an image, and the most memory held, over all encoders and datasets.
 
     Cells of a group share the making of their images, and each counts from its beginning: the longest is the group's.
     """
@@ -23,12 +23,14 @@ def cost_table(records: Sequence[Record]) -> FactTable:
     labels = attack_labels([(some[0].attack, some[0].made_for) for some in by_attack.values()])
     rows = [_row(label, some) for label, some in zip(labels, by_attack.values(), strict=True)]
     headings = ["attack", "made for", "forward passes", "backward passes", "ms an image, mean", "ms an image, most"]
+    headings.append("MiB, most")
     return FactTable("Cost", headings, rows)
 
 
 def _row(label: str, records: Sequence[Record]) -> tuple[str, ...]:
     passes = [sum(r.cost.model_dump()[key] for r in records) / len(records) for key in ("forwards", "backwards")]
     times = [1000 * r.provenance.seconds / r.n for r in records if r.n]
+    peaks = [r.provenance.peak_memory for r in records if r.provenance.peak_memory is not None]
     mean = sum(times) / len(times) if times else 0.0
     return (
         label,
@@ -36,4 +38,5 @@ def _row(label: str, records: Sequence[Record]) -> tuple[str, ...]:
         *(f"{p:.1f}" for p in passes),
         f"{mean:.3g}",
         f"{max(times, default=0.0):.3g}",
+        f"{max(peaks) / 2**20:,.0f}" if peaks else MISSING,
     )

@@ -1,14 +1,15 @@
 """Which example images belong together: one dataset's image, for each encoder the clean and the attacked versions."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from robustprobe.report._matrix import attack_labels, attack_order, data_names, distinctions
+from robustprobe.report._matrix import attack_labels, attack_order, data_names, distinctions, eps_text, task_order
 from robustprobe.report._pictures import Pixels, read_array
 from robustprobe.report._union import FoundGroup
-from robustprobe.store import Example, Group, Record
+from robustprobe.store import CHOICE_KINDS, RANDOM, Choice, Example, Group, Record
 
 
 class Seen(NamedTuple):
@@ -39,10 +40,11 @@ class Series(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """One image and what all encoders said of it."""
+    """One image, what all encoders said of it, and why it is shown: drawn at random, or chosen by harm."""
 
     id: str
     series: list[Series]
+    chosen: tuple[Choice, ...]
 
 
 class Gallery(NamedTuple):
@@ -106,16 +108,48 @@ def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Shel
 
 
 def _gallery(name: str, shelves: list[_Shelf], wish: Wish) -> Gallery:
-    ids = list(dict.fromkeys(e.id for shelf in shelves for found in shelf.groups for e in found.group.examples))
-    chosen: list[str] = []
+    choices = _choices(shelves)
+    shown: set[str] = set()
     size = 0.0
-    for identity in ids[: wish.images]:
+    for identity in _by_turns(choices)[: wish.images]:
         size += sum(_megabytes(g, e) for shelf in shelves for g, e in _of(shelf, identity))
-        if size > wish.megabytes and chosen:
+        if size > wish.megabytes and shown:
             break
-        chosen.append(identity)
-    subjects = [Subject(i, [s for shelf in shelves if (s := _series(shelf, i)).seen]) for i in chosen]
-    return Gallery(name, subjects, len(ids))
+        shown.add(identity)
+    subjects = [
+        Subject(identity, [s for shelf in shelves if (s := _series(shelf, identity)).seen], why)
+        for identity, why in choices.items()
+        if identity in shown
+    ]
+    return Gallery(name, subjects, len(choices))
+
+
+def _choices(shelves: Sequence[_Shelf]) -> dict[str, tuple[Choice, ...]]:
+    """Why each image is there: those drawn at random first, then the most harmed, barely broken and survivors."""
+    found: dict[str, dict[Choice, None]] = {}
+    for example in (e for shelf in shelves for group in shelf.groups for e in group.group.examples):
+        found.setdefault(example.id, {}).update(dict.fromkeys(example.chosen))
+    sorted_by_kind = {i: tuple(sorted(why, key=_choice_order)) for i, why in found.items()}
+    return dict(sorted(sorted_by_kind.items(), key=lambda item: _choice_order(item[1][0])))
+
+
+def _choice_order(choice: Choice) -> tuple[object, ...]:
+    return (CHOICE_KINDS.index(choice.kind), task_order(choice.task))
+
+
+def _by_turns(choices: Mapping[str, tuple[Choice, ...]]) -> list[str]:
+    """One drawn at random and one chosen by harm in turn, so that a limit leaves some of both."""
+    drawn = [i for i, why in choices.items() if why[0] == RANDOM]
+    harmed = [i for i, why in choices.items() if why[0] != RANDOM]
+    return [i for pair in zip_longest(drawn, harmed) for i in pair if i]
+
+
+def choice_text(choice: Choice) -> str:
+    """`drawn at random`, or `most harmed in depth by depthpgd 8/255 on bundled:scenes`."""
+    if choice.attack is None:
+        return "drawn at random"
+    by = f"{choice.attack.label} {eps_text(choice.attack)} on {choice.encoder}"
+    return f"survived {by} in {choice.task}" if choice.kind == "survived" else f"{choice.kind} in {choice.task} by {by}"
 
 
 def _megabytes(found: FoundGroup, example: Example) -> float:

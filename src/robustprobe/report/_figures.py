@@ -1,7 +1,7 @@
 """What each chart of the page shows: its rows of numbers, the chart, the words instead of it, and a table of them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,20 +39,20 @@ class _Cell(NamedTuple):
 
 
 def drawn_series(board: Board) -> list[Series]:
-    """The encoders that charts tell apart, those that kept most first."""
+    """The encoders that charts tell apart, the most robust first."""
     return series([row.encoder for row in board.rows[:MOST]])
 
 
-def eps_figures(records: Sequence[Record], board: Board, chance: Mapping[str, float]) -> list[Figure]:
-    """Score against eps, a figure for each bench under its own attacks; `chance`: what guessing scores, by dataset."""
+def eps_figures(records: Sequence[Record], board: Board) -> list[Figure]:
+    """Score against eps, a figure for each bench under its own attacks."""
     return [
         figure
         for place, bench in enumerate(board.benches)
-        if (figure := _eps_figure(_cells(records, board, place), bench, board, "", chance))
+        if (figure := _eps_figure(_cells(records, board, place), bench, board, ""))
     ]
 
 
-def blind_figures(records: Sequence[Record], board: Board, chance: Mapping[str, float]) -> list[Figure]:
+def blind_figures(records: Sequence[Record], board: Board) -> list[Figure]:
     """The same for each attack that saw no head."""
     return [
         figure
@@ -60,7 +60,7 @@ def blind_figures(records: Sequence[Record], board: Board, chance: Mapping[str, 
         for name in dict.fromkeys(
             c.attack.label for c in bench.columns if not c.made_for and c.attack.name not in ("clean", NOISE)
         )
-        if (figure := _eps_figure(_cells(records, board, place), bench, board, name, chance))
+        if (figure := _eps_figure(_cells(records, board, place), bench, board, name))
     ]
 
 
@@ -71,9 +71,7 @@ def _cells(records: Sequence[Record], board: Board, place: int) -> list[_Cell]:
     return sorted(cells, key=lambda cell: (cell.encoder.colour, cell.record.attack.eps, cell.record.provenance.started))
 
 
-def _eps_figure(
-    cells: Sequence[_Cell], bench: Bench, board: Board, attack: str, chance: Mapping[str, float]
-) -> Figure | None:
+def _eps_figure(cells: Sequence[_Cell], bench: Bench, board: Board, attack: str) -> Figure | None:
     if board.level is None:
         return None
     norm = board.level.norm
@@ -85,7 +83,6 @@ def _eps_figure(
     noise = [c for c in cells if c.record.attack.name == NOISE and c.record.attack.norm == norm]
     noise = _strongest([*(c for c in own if is_clean(c.record)), *noise]) if len(shown) <= FEW else []
     rows = [_eps_row(c, OWN) for c in own] + [_eps_row(c, NOISE) for c in noise]
-    guess = chance.get(own[0].record.dataset) if bench.task == "classification" else None
     under = attack or "its own strongest attack"
     draw = partial(
         _draw_eps,
@@ -94,7 +91,7 @@ def _eps_figure(
         x=f"eps ({'Linf, of 255 grey levels' if norm == 'linf' else norm})",
         y=axis_title(bench),
         top=axis_top(bench, [float(r["high"]) for r in rows]),
-        chance=guess,
+        chance=bench.chance,
     )
     return Figure(
         kind="eps",

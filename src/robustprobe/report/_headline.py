@@ -1,6 +1,7 @@
 """The result in words: what each encoder scores, what its attacks left, and where it is weakest."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from robustprobe.report._board import Board, BoardRow
@@ -28,7 +29,8 @@ class Remainder(NamedTuple):
 class Finding(NamedTuple):
     """One encoder on one task of one dataset: clean, and under the task's own strongest attack; None: not measured.
 
-    `kept` is the share of the clean score that was left; for an error, the clean one over the attacked one.
+    `kept` is the share of the clean score that was left; for an error, the clean one over the attacked one. It is None
+    too where the clean score may be a `guess`.
     """
 
     task: str
@@ -40,6 +42,7 @@ class Finding(NamedTuple):
     attack: str
     kept: float | None
     remainder: Remainder | None
+    guess: bool
 
 
 class Portrait(NamedTuple):
@@ -66,7 +69,7 @@ def headline(records: list[Record], found_board: Board) -> Headline:
     for table in task_tables(records):
         for line in table.lines:
             cells = [(column.label, cell) for column, cell in zip(table.columns, line.cells, strict=True) if cell]
-            found.setdefault(line.encoder, []).append(_finding(line.dataset, cells))
+            found.setdefault(line.encoder, []).append(_finding(line.dataset, cells, found_board))
     rows = {row.encoder: row for row in found_board.rows}
     order = [*(name for name in rows if name in found), *sorted(name for name in found if name not in rows)]
     portraits = [Portrait(e, _kept_text(rows.get(e), found_board), found[e], _weakest(found[e])) for e in order]
@@ -75,32 +78,51 @@ def headline(records: list[Record], found_board: Board) -> Headline:
 
 
 def _kept_text(row: BoardRow | None, found_board: Board) -> str:
-    """`keeps 12 % [10, 14] of its clean score at eps 8/255 (linf) over three tasks`."""
-    if row is None or row.kept is None:
+    """`keeps 12 % [10, 14] of its clean score at eps 8/255 (linf) over three tasks`; of several encoders first what it
+    reaches of the best clean score; where its clean score may be a guess, that instead of what it keeps of it.
+    """
+    if row is None or row.robust is None:
         return ""
+    where = f"at {found_board.level_text} {_over(row, found_board)}"
+    reached = f"reaches {share_text(row.robust)} of the best clean score under attack {where}"
+    alone = len(found_board.rows) == 1
+    if row.guesses:
+        guess = f"cannot be told from guessing on clean images for {_listed(row.guesses)}"
+        return guess if alone else f"{reached}; {guess}"
+    if row.kept is None:
+        return reached
+    kept = f"keeps {share_text(row.kept)} of its"
+    return f"{kept} clean score {where}" if alone else f"{reached}; {kept} own clean score"
+
+
+def _over(row: BoardRow, found_board: Board) -> str:
     tasks = [b.task for b, share in zip(found_board.benches, row.benches, strict=True) if share]
     count = len(set(tasks))
-    over = f"for {tasks[0]}" if count == 1 else f"over {_count_text(count)} tasks"
-    return f"keeps {share_text(row.kept)} of its clean score at {found_board.level_text} {over}"
+    return f"for {tasks[0]}" if count == 1 else f"over {_count_text(count)} tasks"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + [names[-1]])
 
 
 def _summary(found_board: Board) -> str:
     """One sentence on the encoder, or on the first and the last of several."""
-    rows = found_board.ranked or [row for row in found_board.rows if row.kept][:1]
-    if not rows:
+    rows = found_board.ranked or [row for row in found_board.rows if row.robust][:1]
+    if not rows or rows[0].robust is None:
         return ""
-    first = f"{rows[0].encoder} {_kept_text(rows[0], found_board)}"
+    first, last = rows[0], rows[-1]
     if len(rows) == 1:
-        return f"{first}{_weakest_text(rows[0], found_board)}."
-    last = rows[-1]
+        return f"{first.encoder} {_kept_text(first, found_board)}{_weakest_text(first, found_board)}."
     apart = "" if last.places and last.places.first > 1 else ", which the intervals do not tell apart"
-    least = share_text(last.kept) if last.kept else "nothing"
-    among = f"the most of {_count_text(len(rows))} encoders; {last.encoder} keeps {least}"
-    return f"{first}, {among}{apart}."
+    least = share_text(last.robust) if last.robust else "nothing"
+    most = f"{share_text(rows[0].robust)} of the best clean score under attack at {found_board.level_text}"
+    among = f"the most of {_count_text(len(rows))} encoders; {last.encoder} reaches {least}"
+    return f"{first.encoder} reaches {most} {_over(first, found_board)}, {among}{apart}."
 
 
 def _weakest_text(row: BoardRow, found_board: Board) -> str:
-    known = [(k.share.value, b.task) for b, k in zip(found_board.benches, row.benches, strict=True) if k]
+    pairs = zip(found_board.benches, row.benches, strict=True)
+    known = [(k.share.value, b.task) for b, k in pairs if k and k.share and not b.is_guess(k.clean)]
     return f"; weakest: {min(known)[1]}" if len(known) > 1 else ""
 
 
@@ -114,12 +136,15 @@ def _count_text(count: int) -> str:
     return COUNTS[count] if count < len(COUNTS) else str(count)
 
 
-def _finding(dataset: str, cells: list[tuple[str, Record]]) -> Finding:
+def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) -> Finding:
     first = cells[0][1]
     clean = next((r for _, r in cells if r.attack.name == "clean"), None)
     own = [(label, r) for label, r in cells if r.made_for == r.task]
     label, attacked = _strongest(own) if own else ("", None)
-    kept = _kept(clean, attacked) if clean and attacked else None
+    place = found_board.bench(clean) if clean else None
+    guess = clean is not None and place is not None and found_board.benches[place].is_guess(clean)
+    kept = _kept(clean, attacked) if clean and attacked and not guess else None
+    remainder = Remainder("guess", "when clean") if guess else None
     return Finding(
         task=first.task,
         dataset=dataset,
@@ -129,7 +154,8 @@ def _finding(dataset: str, cells: list[tuple[str, Record]]) -> Finding:
         attacked=_score(attacked),
         attack=label,
         kept=kept,
-        remainder=_remainder(kept, first.higher_is_better) if kept is not None else None,
+        remainder=_remainder(kept, first.higher_is_better) if kept is not None else remainder,
+        guess=guess,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustprobe.report._examples import Gallery, Seen, Series, Subject, Truth
+from robustprobe.report._examples import Gallery, Seen, Series, Subject, Truth, choice_text
 from robustprobe.report._matrix import eps_text, percent_text, size_text
 from robustprobe.report._pictures import (
     IGNORED_CLASS,
@@ -59,9 +59,14 @@ class Sheet(NamedTuple):
 
 
 class Exhibit(NamedTuple):
-    """One image: its sheets share the colour scale of depths. `harm` is the mean share that own attacks took."""
+    """One image: its sheets share the colour scale of depths. `harm` is the mean share that own attacks took; `kind`
+    and `tasks` say in short why the image is shown, `reasons` in full.
+    """
 
     id: str
+    kind: str
+    tasks: str
+    reasons: list[str]
     name: str | None
     size: str
     harm: float
@@ -78,6 +83,14 @@ class Room(NamedTuple):
     exhibits: list[Exhibit]
     stored: int
 
+    @property
+    def selection(self) -> str:
+        """`6 drawn at random and 9 chosen by harm, of 15 stored of scenes`."""
+        drawn = sum(exhibit.kind == "random" for exhibit in self.exhibits)
+        harmed = len(self.exhibits) - drawn
+        parts = [f"{drawn} drawn at random"] * bool(drawn) + [f"{harmed} chosen by harm"] * bool(harmed)
+        return f"{' and '.join(parts) or 'none'}, of {self.stored} stored of {self.dataset}"
+
 
 def rooms(galleries: Iterable[Gallery]) -> list[Room]:
     """Everything the viewer shows."""
@@ -91,6 +104,9 @@ def _exhibit(dataset: str, subject: Subject) -> Exhibit:
     title = f"{dataset} {subject.id}"
     return Exhibit(
         id=subject.id,
+        kind=subject.chosen[0].kind,
+        tasks=", ".join(c.task for c in subject.chosen if c.kind == subject.chosen[0].kind and c.task),
+        reasons=[choice_text(choice) for choice in subject.chosen],
         name=next((s.truth.name for s in subject.series if s.truth.name), None),
         size=size_text((height, width)),
         harm=_harm(subject),

@@ -3,12 +3,14 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from robustprobe.errors import UserError
-from robustprobe.report._board import Board, board
+from robustprobe.report._board import BenchKey, Board, board
+from robustprobe.report._chance import chances
 from robustprobe.report._matrix import attack_labels
 from robustprobe.report._union import finished, union_groups
 from robustprobe.report.page import assets, download, environment, render_page, script, write_text
@@ -64,15 +66,15 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
         raise UserError(
             f"no results in {folder} or below; give a folder of folders that `robustprobe run --out` wrote."
         )
-    records = [found.record for found in finished(folders, "rank")]
-    groups = union_groups([Store(path) for path in folders])
+    found, groups = finished(folders, "rank"), union_groups([Store(path) for path in folders])
+    records, chance = [f.record for f in found], chances(found, groups)
     pages: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         pages.setdefault((record.encoder, record.encoder_digest), []).append(record)
     for (name, digest), own in pages.items():
-        content = render_page(own, groups, Wish(24, MEGABYTES), home="../index.html")
+        content = render_page(own, groups, Wish(24, MEGABYTES), "../index.html", chance)
         write_text(output / "encoders" / page_name(name, digest), content, "page")
-    write_text(output / "index.html", _index(standings(records), records), "site")
+    write_text(output / "index.html", _index(standings(records, chance), records), "site")
     return output / "index.html"
 
 
@@ -83,7 +85,7 @@ def page_name(encoder: str, digest: str) -> str:
     return f"{readable}-{own}.html"
 
 
-def standings(records: Iterable[Record]) -> list[Standing]:
+def standings(records: Iterable[Record], chance: Mapping[BenchKey, float] = MappingProxyType({})) -> list[Standing]:
     """A board for each suite, of the encoders whose cells are all of its prevailing version.
 
     The version of a cell that most encoders have prevails, of equals the newest.
@@ -91,10 +93,10 @@ def standings(records: Iterable[Record]) -> list[Standing]:
     by_suite: dict[str, list[Record]] = {}
     for record in records:
         by_suite.setdefault(record.suite, []).append(record)
-    return [_standing(suite, own) for suite, own in sorted(by_suite.items())]
+    return [_standing(suite, own, chance) for suite, own in sorted(by_suite.items())]
 
 
-def _standing(suite: str, records: list[Record]) -> Standing:
+def _standing(suite: str, records: list[Record], chance: Mapping[BenchKey, float]) -> Standing:
     slots: dict[Hashable, list[Record]] = {}
     for record in records:
         slots.setdefault(_slot(record), []).append(record)
@@ -110,7 +112,7 @@ def _standing(suite: str, records: list[Record]) -> Standing:
                 refusals.setdefault(_encoder(record), _refusal(record, reference))
     kept = [r for r in accepted if _encoder(r) not in refusals]
     versions = Counter(r.provenance.versions.get("robustprobe", "unknown") for r in kept)
-    return Standing(suite, ", ".join(sorted(versions)), board(kept), list(refusals.values()))
+    return Standing(suite, ", ".join(sorted(versions)), board(kept, chance), list(refusals.values()))
 
 
 def _encoder(record: Record) -> tuple[str, str]:

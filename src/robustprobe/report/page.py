@@ -2,12 +2,15 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.errors import UserError
-from robustprobe.report._board import Board, at, board
+from robustprobe.report._board import BenchKey, Board, at, board
+from robustprobe.report._chance import chances
 from robustprobe.report._checks import checks
 from robustprobe.report._cost import cost_table
 from robustprobe.report._drawn import drawn
@@ -73,8 +76,8 @@ def write_page(folders: Path | Sequence[Path], output: Path, wish: Wish | None =
 
 def read_page(folders: Sequence[Path], wish: Wish | None = None) -> str:
     """The page of folders as text; raises what `write_page` raises on reading."""
-    records = [found.record for found in finished(folders, "report")]
-    return render_page(records, union_groups([Store(folder) for folder in folders]), wish)
+    found, groups = finished(folders, "report"), union_groups([Store(folder) for folder in folders])
+    return render_page([f.record for f in found], groups, wish, chance=chances(found, groups))
 
 
 def write_text(output: Path, content: str, what: str) -> None:
@@ -87,14 +90,22 @@ def write_text(output: Path, content: str, what: str) -> None:
 
 
 def render_page(
-    records: list[Record], groups: Sequence[FoundGroup] = (), wish: Wish | None = None, home: str = ""
+    records: list[Record],
+    groups: Sequence[FoundGroup] = (),
+    wish: Wish | None = None,
+    home: str = "",
+    chance: Mapping[BenchKey, float] = MappingProxyType({}),
 ) -> str:
-    """The page as text; `home` is the address of the page it belongs to.
+    """The page as text.
+
+    Args:
+        home: the address of the page it belongs to.
+        chance: what guessing scores, by the key of a bench.
 
     Raises:
         UserError: an example image that cannot be read.
     """
-    found = board(records)
+    found = board(records, chance)
     shown = rooms(galleries(groups, records, wish or Wish(IMAGES, MEGABYTES)))
     scripts = [script(name) for name in ("matrix.js", *(["viewer.js"] if shown else []))]
     return (
@@ -106,13 +117,15 @@ def render_page(
             headline=headline(records, found),
             board=found,
             tables=[drawn(table) for table in task_tables(records)],
-            charts=_charts(records, found, groups),
+            charts=_charts(records, found),
             series=drawn_series(found),
             transfers=_transfers(records, found),
             checks=checks(records),
             rooms=shown,
+            harmed=any(exhibit.kind != "random" for room in shown for exhibit in room.exhibits),
             megabytes=_megabytes(shown),
             cost=cost_table(records),
+            memory=any(r.provenance.peak_memory is not None for r in records),
             fact_tables=fact_tables(records),
             citations=citations(records),
             commands=commands(records),
@@ -123,8 +136,9 @@ def render_page(
     )
 
 
+@cache
 def environment() -> "Environment":
-    """Templates with everything escaped, and what they call."""
+    """Templates with everything escaped, and what they call; compiled once."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from robustprobe.report._marks import swatch
@@ -167,20 +181,14 @@ def assets(scripts: Sequence[Script]) -> dict[str, Any]:
     }
 
 
-def _charts(records: list[Record], found: Board, groups: Sequence[FoundGroup]) -> dict[str, list[Figure]]:
-    chance = chances(groups)
+def _charts(records: list[Record], found: Board) -> dict[str, list[Figure]]:
     return {
-        "eps": eps_figures(records, found, chance),
-        "blind": blind_figures(records, found, chance),
+        "eps": eps_figures(records, found),
+        "blind": blind_figures(records, found),
         "heat": heat_figures(found),
         "trade": trade_figures(found),
         "curve": curve_figures(records, found),
     }
-
-
-def chances(groups: Sequence[FoundGroup]) -> dict[str, float]:
-    """What guessing a class scores, by dataset, where its classes are known."""
-    return {g.group.dataset: 1 / len(classes) for g in groups if (classes := g.group.classes.get("classification"))}
 
 
 def _transfers(records: list[Record], found: Board) -> list[TransferMatrix]:

@@ -1,19 +1,20 @@
 """Charts as files for papers and slides: SVG, PNG or PDF, on white, with a legend of their own."""
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustprobe.errors import UserError, unknown_name
-from robustprobe.report._board import board
-from robustprobe.report._examples import Gallery, Seen, Subject, Wish, galleries
+from robustprobe.report._board import BenchKey, board
+from robustprobe.report._chance import chances
+from robustprobe.report._examples import Gallery, Seen, Subject, Wish, choice_text, galleries
 from robustprobe.report._figures import Figure, curve_figures, eps_figures
 from robustprobe.report._level_figures import heat_figures, trade_figures
 from robustprobe.report._pictures import amplified, class_colours, depth_uri, difference, overlay, png_uri
-from robustprobe.report._union import FoundGroup, finished, union_groups
+from robustprobe.report._union import finished, union_groups
 from robustprobe.report._viewer import depth_scale
-from robustprobe.report.page import chances
 from robustprobe.store import Record, Store, write_whole
 
 if TYPE_CHECKING:
@@ -34,13 +35,14 @@ LACKING = {
 }
 
 
-def write_plot(folders: Sequence[Path], kind: str, output: Path) -> Path:
+def write_plot(folders: Sequence[Path], kind: str, output: Path, samples: int = 1) -> Path:
     """Draw one kind of chart of the results of some folders.
 
     Args:
         folders: what `robustprobe run --out` wrote.
         kind: eps, pareto, heatmap, curve or examples.
         output: a file that ends in .svg, .png or .pdf.
+        samples: images of each dataset that `examples` shows: one drawn at random and one chosen by harm in turn.
 
     Returns:
         `output`.
@@ -52,8 +54,14 @@ def write_plot(folders: Sequence[Path], kind: str, output: Path) -> Path:
         raise unknown_name("kind of plot", kind, KINDS)
     if output.suffix.lower() not in ENDINGS:
         raise UserError(f"{output} ends in '{output.suffix}'; give a file that ends in {', '.join(ENDINGS)}.")
-    records = [found.record for found in finished(folders, "plot")]
-    chart = _chart(kind, records, union_groups([Store(folder) for folder in folders]))
+    if samples < 1:
+        raise UserError(f"{samples} samples leave no image; give 1 or more.")
+    cells, groups = finished(folders, "plot"), union_groups([Store(folder) for folder in folders])
+    records = [found.record for found in cells]
+    if kind == "examples":
+        chart = _examples(galleries(groups, records, Wish(samples, math.inf)))
+    else:
+        chart = _chart(kind, records, chances(cells, groups))
     if chart is None:
         raise UserError(f"there is nothing to draw as {kind}: {LACKING[kind]}.")
     content = _rendered(chart, output.suffix.lower())
@@ -78,13 +86,10 @@ def _rendered(chart: "alt.TopLevelMixin", ending: str) -> bytes:
     return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_PER_POINT))
 
 
-def _chart(kind: str, records: list[Record], groups: Sequence[FoundGroup]) -> "alt.TopLevelMixin | None":
-    if kind == "examples":
-        shown = galleries(groups, records, Wish(1, 0.0))
-        return _examples(shown[0]) if shown else None
-    found = board(records)
+def _chart(kind: str, records: list[Record], chance: Mapping[BenchKey, float]) -> "alt.TopLevelMixin | None":
+    found = board(records, chance)
     drawers: dict[str, Callable[[], list[Figure]]] = {
-        "eps": lambda: eps_figures(records, found, chances(groups)),
+        "eps": lambda: eps_figures(records, found),
         "pareto": lambda: trade_figures(found),
         "heatmap": lambda: heat_figures(found),
         "curve": lambda: curve_figures(records, found),
@@ -102,11 +107,19 @@ def _beside(figures: Sequence[Figure]) -> "alt.TopLevelMixin | None":
     return charts[0] if len(charts) == 1 else alt.hconcat(*charts, spacing=28)
 
 
-def _examples(gallery: Gallery) -> "alt.TopLevelMixin":
-    """The first image: columns are the attacks at their largest eps, lines what each encoder was shown and said."""
+def _examples(shown: Sequence[Gallery]) -> "alt.TopLevelMixin | None":
+    import altair as alt
+
+    charts: list[Any] = [_example(gallery, subject) for gallery in shown for subject in gallery.subjects]
+    if not charts:
+        return None
+    return charts[0] if len(charts) == 1 else alt.vconcat(*charts, spacing=28)
+
+
+def _example(gallery: Gallery, subject: Subject) -> Any:
+    """An image: columns are the attacks at their largest eps, lines what each encoder was shown and said."""
     from robustprobe.report._charts import picture_chart
 
-    subject = gallery.subjects[0]
     rows: list[dict[str, Any]] = []
     for series in subject.series:
         chosen = _chosen(series.seen)
@@ -115,7 +128,8 @@ def _examples(gallery: Gallery) -> "alt.TopLevelMixin":
             rows += _pictures(subject, series.encoder if len(subject.series) > 1 else "", seen, clean)
     columns = list(dict.fromkeys(row["column"] for row in rows))
     lines = sorted({(row["encoder"], row["place"], row["line"]) for row in rows})
-    return picture_chart(rows, columns, [line for _, _, line in lines], SIDE)
+    chart = picture_chart(rows, columns, [line for _, _, line in lines], SIDE)
+    return chart.properties(title=[f"{gallery.dataset} {subject.id}", *map(choice_text, subject.chosen)])
 
 
 def _chosen(seen: Sequence[Seen]) -> list[Seen]:

@@ -244,6 +244,8 @@
     const attack = find("attack").value;
     const eps = sizes[find("eps").value] ?? "";
     find("eps-text").textContent = eps;
+    find("why").textContent = shown.querySelector("summary .why").textContent;
+    find("why").hidden = false;
     find("amplify-text").textContent = find("amplify").value;
     const cards = await Promise.all([...shown.querySelectorAll(".sheet")].map((sheet) => card(shown, sheet, attack, eps)));
     // A later choice may have been drawn before this one was.
@@ -254,6 +256,13 @@
   };
 
   const option = (text) => make("option", "", text);
+
+  const group = (name, texts) => {
+    const made = make("optgroup");
+    made.label = name;
+    made.append(...texts.map(option));
+    return made;
+  };
 
   const listSizes = () => {
     const own = [...exhibit().querySelectorAll(`.sheet th[data-attack]`)];
@@ -278,12 +287,19 @@
   const listImages = () => {
     const before = exhibit()?.dataset.id;
     const harm = (one) => Number(one.dataset.harm);
-    const sign = { random: 0, harmed: -1, survived: 1 }[find("order").value];
+    const sign = { chosen: 0, harmed: -1, survived: 1 }[find("order").value];
     order = [...exhibits].sort((a, b) => sign * (harm(a) - harm(b)));
     const rooms = new Set(exhibits.map((one) => one.dataset.room));
-    const label = (one) => [...(rooms.size > 1 ? [one.dataset.room] : []), one.dataset.id, one.dataset.name].filter(Boolean).join(" · ");
-    find("image").replaceChildren(...order.map((one) => option(label(one))));
-    find("image").selectedIndex = find("order").value === "random" ? Math.max(order.findIndex((one) => one.dataset.id === before), 0) : 0;
+    const label = (one) =>
+      [...(rooms.size > 1 ? [one.dataset.room] : []), one.dataset.id, one.dataset.name, one.dataset.tasks].filter(Boolean).join(" · ");
+    const kinds = new Set(exhibits.map((one) => one.dataset.kind));
+    if (sign === 0 && kinds.size > 1) {
+      order = [...kinds].flatMap((kind) => exhibits.filter((one) => one.dataset.kind === kind));
+      find("image").replaceChildren(...[...kinds].map((kind) => group(kind, order.filter((one) => one.dataset.kind === kind).map(label))));
+    } else {
+      find("image").replaceChildren(...order.map((one) => option(label(one))));
+    }
+    find("image").selectedIndex = sign === 0 ? Math.max(order.findIndex((one) => one.dataset.id === before), 0) : 0;
   };
 
   const step = (name, by) => {
