@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -25,6 +26,8 @@ from robustprobe.tasks import load_task
 
 BROKEN = 0.5
 """An image that keeps at most so much of its clean score is broken."""
+SMALLEST_ERROR = 1e-9
+ROWS = 2**16
 
 Floats = NDArray[np.float64]
 Choices = dict[int, tuple[Choice, ...]]
@@ -221,18 +224,26 @@ def _has(group: Group, place: int) -> bool:
 
 def _scores(store: Store, cell: Cell, task: Judged) -> list[Floats]:
     """Scores of each image, better up (N,): as counted, after rounding to 8 bits, and a second head's if there is."""
-    rows = store.rows(cell.fingerprint).to_pydict()
+    # A part at a time: as numbers of Python, the pixel counts of a million images would not fit into memory.
+    parts = [_part_scores(part, task) for part in store.rows(cell.fingerprint).to_batches(max_chunksize=ROWS)]
+    return [np.concatenate(some) for some in zip(*parts, strict=True)]
+
+
+def _part_scores(rows: pa.RecordBatch, task: Judged) -> list[Floats]:
+    columns = {name: _tensor(rows.column(name)) for name in rows.schema.names if name != "id"}
     views = [
-        {name: values for name, values in rows.items() if not name.endswith("_8bit")},
-        {name.removesuffix("_8bit"): values for name, values in rows.items() if name.endswith("_8bit")},
-        {name.removeprefix("second_"): values for name, values in rows.items() if name.startswith("second_")},
+        {name: values for name, values in columns.items() if not name.endswith("_8bit")},
+        {name.removesuffix("_8bit"): values for name, values in columns.items() if name.endswith("_8bit")},
+        {name.removeprefix("second_"): values for name, values in columns.items() if name.startswith("second_")},
     ]
-    found = []
-    for view in views if any(name.startswith("second_") for name in rows) else views[:2]:
-        columns = {name: torch.tensor(values) for name, values in view.items() if name != "id"}
-        scores = task.score(columns).double().numpy()
-        found.append(scores if task.higher_is_better else 1 / np.maximum(scores, 1e-9))
-    return found
+    scores = [task.score(view).double().numpy() for view in views if view]
+    return [some if task.higher_is_better else 1 / np.maximum(some, SMALLEST_ERROR) for some in scores]
+
+
+def _tensor(column: pa.Array) -> torch.Tensor:
+    if pa.types.is_list(column.type):
+        return torch.tensor(np.asarray(column.flatten())).reshape(len(column), -1)
+    return torch.tensor(column.to_numpy(zero_copy_only=False))
 
 
 def _over(attacked: Floats, clean: Floats) -> Floats:

@@ -201,24 +201,24 @@ def test_the_data_can_be_downloaded(opened: Opened, page: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("width", [375, 1440])
-@pytest.mark.parametrize("name", ["page", "site"])
+@pytest.mark.parametrize("name", ["page", "harmed_page", "site"])
 def test_nothing_is_wider_than_the_screen(
     opened: Opened, request: pytest.FixtureRequest, name: str, width: int
 ) -> None:
     browser = opened(request.getfixturevalue(name), width)
-    if name == "page":
+    if name != "site":
         wait(browser, DRAWN, bool)
     browser.execute_script("for (const e of document.querySelectorAll('details')) e.open = true")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["page", "site"])
+@pytest.mark.parametrize("name", ["page", "harmed_page", "site"])
 def test_axe_finds_nothing_serious(
     opened: Opened, request: pytest.FixtureRequest, axe: str, name: str, theme: str
 ) -> None:
     browser = opened(request.getfixturevalue(name), theme=theme)
-    if name == "page":
+    if name != "site":
         wait(browser, DRAWN, bool)
     browser.execute_script(axe)
     found = browser.execute_async_script("axe.run().then(arguments[arguments.length - 1])")

@@ -161,7 +161,10 @@ def test_every_group_has_the_same_images_and_says_why(tiny_encoder: Encoder, old
     assert not [record for record in older.records() if older.damaged(record)]
 
 
-def test_the_most_harmed_image_kept_least_of_its_clean_score(tiny_encoder: Encoder, older: Store) -> None:
+def test_the_most_harmed_image_kept_least_of_its_clean_score(
+    tiny_encoder: Encoder, older: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harmed, "ROWS", 5)
     assert execute(*planned(tiny_encoder, older), quiet) == []
     found = {c: e.place for e in older.groups()[0].examples for c in e.chosen if c.task == "depth"}
     (worst,) = [(c, place) for c, place in found.items() if c.kind == "most harmed"]
