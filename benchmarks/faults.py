@@ -115,19 +115,14 @@ def strike(process: subprocess.Popen[str], fault: Fault, out: Path, dice: random
     return False
 
 
-def rows(out: Path) -> dict[str, Any]:
+def contents(out: Path) -> dict[str, Any]:
+    """Rows and verdicts by cell, examples with the digests of their images by group."""
     store = Store(out)
-    return {
-        record.fingerprint: (store.rows(record.fingerprint), record.metrics, record.checks)
+    cells = {
+        record.fingerprint: (store.rows(record.fingerprint).to_pydict(), record.metrics, record.checks)
         for record in store.records()
     }
-
-
-def same(out: Path, wanted: dict[str, Any]) -> bool:
-    found = rows(out)
-    return found.keys() == wanted.keys() and all(
-        found[name][0].equals(wanted[name][0]) and found[name][1:] == wanted[name][1:] for name in wanted
-    )
+    return cells | {group.group: group for group in store.groups()}
 
 
 def trial(place: Place, fault: Fault, seed: int, folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +144,7 @@ def trial(place: Place, fault: Fault, seed: int, folder: Path, wanted: dict[str,
         "struck": struck,
         "exit_codes": codes,
         "parts_kept": kept,
-        "same": codes[-1] == 0 and same(out, wanted),
+        "same": codes[-1] == 0 and contents(out) == wanted,
         "left_over_shards": len(list(out.glob("shards/*/*"))),
         "traceback": "Traceback" in text,
     }
@@ -167,7 +162,7 @@ def main() -> None:
         place.suite.write_text(json.dumps(SUITE))
         if place.start(folder / "undisturbed", "local").wait(timeout=900):
             raise SystemExit((folder / "undisturbed.txt").read_text())
-        wanted, found = rows(folder / "undisturbed"), []
+        wanted, found = contents(folder / "undisturbed"), []
         for fault in FAULTS:
             for seed in range(options.moments if options.only in fault.name else 0):
                 found.append(trial(place, fault, seed, folder, wanted))
