@@ -82,7 +82,7 @@ def train(model: Model, images: Tensor, labels: Tensor, chosen: argparse.Namespa
         loss.backward()
         optimiser.step()
         if number == each - 1:
-            print(f"epoch {epoch + 1}: loss {float(loss):.3f}, {time.monotonic() - start:.0f} s", flush=True)
+            print(f"epoch {epoch + 1}: loss {float(loss.detach()):.3f}, {time.monotonic() - start:.0f} s", flush=True)
     model.requires_grad_(False)
 
 
