@@ -1,5 +1,6 @@
 """The matrix: what was kept, ranks that intervals allow, and rows that are not comparable."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,11 @@ def test_curves_need_two_epochs() -> None:
     figures = curve_figures(two, board(two))
     assert len(figures) == 3
     assert figures[0].rows[0] == ["clean", "1", "0.900 [0.850, 0.950]"]
+    paints = [json.dumps(figure.draw().to_dict()["layer"][1]["encoding"]["color"]["scale"]) for figure in figures]
+    assert len(set(paints)) == 1, "a line has one colour in all charts"
+    lines = {row[0] for figure in figures for row in figure.rows}
+    assert json.loads(paints[0])["domain"] == ["clean", *sorted(lines - {"clean"})]
+    assert len(set(json.loads(paints[0])["range"])) == len(lines)
 
 
 def test_charts_are_what_vega_lite_takes() -> None:

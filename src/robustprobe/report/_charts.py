@@ -195,9 +195,13 @@ def _turn(arrow: Mapping[str, float], ends: tuple[float, float], higher: bool) -
     return math.degrees(math.atan2(right, up))
 
 
-def curve_chart(rows: Rows, *, y: str, top: float, legend: bool = False) -> alt.LayerChart | alt.FacetChart:
-    """Scores over epochs of hardening: a line an attack and trunk; rows: `line`, `epoch`, `value`, `low`, `high`."""
-    names = list(dict.fromkeys(r["line"] for r in rows))
+def curve_chart(
+    rows: Rows, *, y: str, top: float, names: Sequence[str], legend: bool = False
+) -> alt.LayerChart | alt.FacetChart:
+    """Scores over epochs of hardening: a line an attack and trunk; rows: `line`, `epoch`, `value`, `low`, `high`.
+
+    `names` are the lines of all charts that are shown beside each other.
+    """
     shown = alt.Legend(title=None, orient="bottom", columns=1) if legend else None
     places = range(len(names))
     paint = {

@@ -1,7 +1,7 @@
 """What each chart of the page shows: its rows of numbers, the chart, the words instead of it, and a table of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -190,33 +190,41 @@ def axis_top(bench: Bench, ends: Sequence[float]) -> float:
 
 def curve_figures(records: Sequence[Record], board: Board) -> list[Figure]:
     """Scores over epochs of hardening, a figure for each bench; encoders are told by names such as `x-epoch-3`."""
-    found = [figure for place in range(len(board.benches)) if (figure := _curve_figure(records, board, place))]
-    return found
+    found = {place: _curve_rows(records, board, place) for place in range(len(board.benches))}
+    names = {str(row["line"]) for rows in found.values() for row in rows}
+    # In all figures a line has the colour, dash and marker of its name.
+    lines = sorted(names, key=lambda line: ("clean" not in line, line))
+    return [_curve_figure(rows, board, place, lines) for place, rows in found.items() if _epochs(rows)[1:]]
 
 
-def _curve_figure(records: Sequence[Record], board: Board, place: int) -> Figure | None:
-    bench = board.benches[place]
+def _epochs(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    return sorted({int(row["epoch"]) for row in rows})
+
+
+def _curve_rows(records: Sequence[Record], board: Board, place: int) -> list[dict[str, Any]]:
     kept_on_the_way = {row.encoder: point for row in board.rows if (point := checkpoint(row.encoder))}
-    trunks = sorted({point.trunk for point in kept_on_the_way.values()})
+    trunks = {point.trunk for point in kept_on_the_way.values()}
     rows = []
     for record in sorted(records, key=lambda r: (r.made_for, r.attack.name, r.provenance.started)):
         point = kept_on_the_way.get(board.encoder(record) or "") if board.bench(record) == place else None
         wanted = is_clean(record) or (at(board.level, record.attack) and record.made_for in ("", record.task))
         if point and wanted and math.isfinite(record.headline.value):
             rows.append(_curve_row(record, point, len(trunks) > 1))
-    if len({row["epoch"] for row in rows}) < 2:
-        return None
-    rows.sort(key=lambda row: int(row["epoch"]))
-    lines = sorted(dict.fromkeys(str(r["line"]) for r in rows), key=lambda line: ("clean" not in line, line))
-    rows.sort(key=lambda row: lines.index(str(row["line"])))
-    epochs = sorted({int(r["epoch"]) for r in rows})
-    title = f"{bench.task.capitalize()} on {bench.dataset}"
+    return rows
+
+
+def _curve_figure(rows: list[dict[str, Any]], board: Board, place: int, lines: Sequence[str]) -> Figure:
+    bench, epochs = board.benches[place], _epochs(rows)
+    rows.sort(key=lambda row: (lines.index(str(row["line"])), int(row["epoch"])))
+    here = dict.fromkeys(str(row["line"]) for row in rows)
     return Figure(
         kind="curve",
-        title=title,
+        title=f"{bench.task.capitalize()} on {bench.dataset}",
         words=f"Line chart: {bench.metric} over epochs {epochs[0]} to {epochs[-1]} of hardening, "
-        f"for {', '.join(lines)}.",
-        draw=partial(_draw_curve, rows, y=axis_title(bench), top=axis_top(bench, [float(r["high"]) for r in rows])),
+        f"for {', '.join(here)}.",
+        draw=partial(
+            _draw_curve, rows, y=axis_title(bench), top=axis_top(bench, [float(r["high"]) for r in rows]), names=lines
+        ),
         headings=["attack", "epoch", f"{bench.metric}{unit_text(bench)}"],
         rows=[[str(r["line"]), str(r["epoch"]), str(r["table"])] for r in rows],
     )
