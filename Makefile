@@ -2,7 +2,7 @@
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 
-.PHONY: demo test lint setup
+.PHONY: demo test test-browser test-cluster lint setup
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -10,6 +10,17 @@ demo: setup
 
 test: setup
 	$(UV) run --no-sync pytest -n auto --dist loadfile
+
+# Optional: the page in a headless Chromium, which is installed where there is none (Debian, as root).
+test-browser: $(UV)
+	$(UV) sync --group browser
+	command -v chromium chromedriver >/dev/null || (apt-get update && apt-get install --yes chromium chromium-driver)
+	$(UV) run --no-sync pytest tests/browser
+
+# Optional: runs by Ray, on this machine.
+test-cluster: $(UV)
+	$(UV) sync --group cluster
+	$(UV) run --no-sync pytest tests/e2e/test_ray.py
 
 lint: setup
 	$(UV) run --no-sync ruff format --check
