@@ -49,6 +49,7 @@ FAULTS = (
     Fault("Ctrl-C of a Ray run", "ray", "driver", signal.SIGINT),
     Fault("SIGKILL of a Ray worker", "ray", "worker", signal.SIGKILL),
     Fault("SIGSTOP of a Ray worker", "ray", "worker", signal.SIGSTOP),
+    Fault("SIGSTOP of an agent of Ray", "ray", "agent", signal.SIGSTOP),
     Fault("SIGKILL of the Ray node", "ray", "raylet", signal.SIGKILL),
 )
 
@@ -64,7 +65,7 @@ class Place(NamedTuple):
         environment = {**os.environ, "ROBUSTPROBE_CACHE": str(self.cache)}
         command = [sys.executable, "-c", PROGRAM, "run", str(self.suite), "--out", str(out), *options]
         # Ray's own processes hold on to what they inherit: a pipe to them would not end with the run.
-        with (out.parent / f"{out.name}.txt").open("w") as log:
+        with (out.parent / f"{out.name}.txt").open("a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, text=True, env=environment)
 
 
@@ -91,7 +92,9 @@ def victims(process: subprocess.Popen[str], kind: str) -> list[int]:
     if kind == "driver":
         return [process.pid]
     if kind == "worker":
-        return [child for child, title in descendants(process.pid) if title.startswith("ray::")]
+        return [child for child, title in descendants(process.pid) if title.startswith(("ray::IDLE", "ray::work_of"))]
+    if kind == "agent":
+        return [child for child, title in descendants(process.pid) if title.startswith("ray::DashboardAgent")]
     return [child for child, title in descendants(process.pid) if title.split(" ")[0].endswith("/raylet")]
 
 

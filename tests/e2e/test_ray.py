@@ -163,6 +163,21 @@ def test_a_machine_that_is_lost_costs_its_shards_only(suite_file: Path, finished
     assert contents(Store(tmp_path / "results")) == contents(Store(finished))
 
 
+def test_ray_that_does_not_come_up_is_said_in_a_line(
+    call: Any, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = import_ray()
+
+    def fail(**settings: Any) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    answer: Answer = call("run", suite_file, "--out", tmp_path, "--executor", "ray")
+    assert answer.code == 1
+    assert "Ray cannot be had on this machine: The current node timed out during startup. Nothing" in answer.err
+
+
 def test_without_ray_it_says_what_to_install(
     call: Any, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,11 +211,12 @@ def connected(address: str, workers: int) -> Iterator[tuple[Any, int]]:
             size = {"num_cpus": count * threads, "object_store_memory": SHARED_MEMORY}
             # Without "local" it would join any Ray that runs on this machine, whoever's it is.
             ray.init(address="local", include_dashboard=False, **size, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # a node that does not come up in time raises no other class than this
         where = f"at {address}" if address else "on this machine"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"Ray cannot be had {where}: {str(error).splitlines()[0]}. Nothing has begun; see docs/cluster.md, or "
-            "leave --executor ray out."
+            f"Ray cannot be had {where}: {reason}. Nothing has begun; the same command tries again. See docs/cluster.md, "
+            "or leave --executor ray out."
         ) from error
     if threading.current_thread() is threading.main_thread():
         # Ray takes this signal for itself, and ends the process without a word of what is safe.
