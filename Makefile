@@ -14,7 +14,7 @@ test: setup
 # Optional: the page in a headless Chromium, which is installed where there is none (Debian, as root).
 test-browser: $(UV)
 	$(UV) sync --group browser
-	command -v chromium chromedriver >/dev/null || (apt-get update && apt-get install --yes chromium chromium-driver)
+	{ command -v chromium && command -v chromedriver; } >/dev/null || (apt-get update && apt-get install --yes chromium chromium-driver)
 	$(UV) run --no-sync pytest tests/browser
 
 # Optional: runs by Ray, on this machine.

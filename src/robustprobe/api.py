@@ -317,10 +317,10 @@ def evaluate(
     }
     data |= {"datasets": [DatasetSpec(name=d, limit=limit) for d in datasets], "examples": 0, **options}
     suite = validated(Suite, data, "evaluation")
+    spread = validated(Spread, {"executor": executor, "address": ray_address, "workers": workers}, "evaluation")
     with tempfile.TemporaryDirectory() as temporary:
         store = Store(Path(out) if out else Path(temporary)).prepare()
         plan = make_plan(suite, store, Path(root), find_device(device), loaded)
-        spread = Spread(executor=executor, address=ray_address, workers=workers)
         failures = execute(plan, store, lambda progress: None, spread)
         if failures and all(failure.mistake for failure in failures):
             raise UserError("; ".join(dict.fromkeys(failure.reason for failure in failures)))

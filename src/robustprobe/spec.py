@@ -229,6 +229,12 @@ class Spread(Spec):
     workers: int = Field(default=0, ge=0)
     shard_size: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _fits(self) -> "Spread":
+        if self.executor == "local" and (self.address or self.workers):
+            raise ValueError("an address and workers are for the executor ray; local is this process alone")
+        return self
+
 
 def load_suite(path: Path) -> Suite:
     """The suite of a YAML file.

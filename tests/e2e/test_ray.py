@@ -218,3 +218,10 @@ def test_an_unknown_executor_from_python(tiny_encoder: Encoder) -> None:
 
     with pytest.raises(UserError, match="Did you mean 'ray'"):
         rp.evaluate(tiny_encoder, ["scenes"], ["clean"], limit=2, executor="rya", head=HEAD)
+
+
+def test_workers_without_ray_from_python(tiny_encoder: Encoder) -> None:
+    import robustprobe as rp
+
+    with pytest.raises(UserError, match="for the executor ray"):
+        rp.evaluate(tiny_encoder, ["scenes"], ["clean"], limit=2, workers=2, head=HEAD)
