@@ -38,9 +38,10 @@ def starting_model(chosen: argparse.Namespace) -> tuple[Model, Any]:
     """The encoder under a head fitted as usual, and the size that images are served at."""
     spec = HeadSpec(train_limit=chosen.train_limit)
     encoder = load_encoder(chosen.encoder).freeze()
-    serving = probing.served(encoder.card, find_dataset(chosen.dataset, root=chosen.data_root), spec)
-    data = probing.train_data(chosen.dataset, chosen.data_root, serving, spec)
-    fitted = probing.fit_probes(encoder, data, [chosen.task], spec=spec, device=torch.device("cpu"))
+    data = find_dataset(chosen.dataset, root=chosen.data_root)
+    serving = probing.served(encoder.card, data, spec, tuple(chosen.size) if chosen.size else None)
+    train_data = probing.train_data(chosen.dataset, chosen.data_root, serving, spec)
+    fitted = probing.fit_probes(encoder, train_data, [chosen.task], spec=spec, device=torch.device("cpu"))
     return fitted[chosen.task][0], serving.size
 
 
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--train-limit", type=int, default=600, help="images that the head is first fitted on")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="that images are shown at")
     parser.add_argument("--test-limit", type=int, default=150)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--eps", default="8/255", help="of training")
