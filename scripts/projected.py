@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
 
+from robustprobe import UserError
 from robustprobe.encoders import Encoder
 from robustprobe.hardening import Defence, Outcome, Recipe, Seen
 from robustprobe.types import Features
@@ -30,6 +31,8 @@ class ProjectedDeacl(Defence):
     recipe: ClassVar = Recipe(optimiser="sgd", learning_rate=0.05, epochs=100, batch_size=256, eps=8 / 255, steps=5)
 
     def prepare(self, teacher: Encoder, images: Tensor) -> None:
+        if self.protect != "cls" or self.layers != (-1,):
+            raise UserError("ProjectedDeacl reads the last class token alone; leave out --protect and --layer.")
         self.projector = fitted_projector(teacher, images)
         # In a list: a part of this module would be trained.
         self.kept = [copy.deepcopy(self.projector).requires_grad_(False)]

@@ -26,7 +26,7 @@ from robustprobe.proxies import layout_heads
 from robustprobe.registry import attacks as known_attacks
 from robustprobe.report.tables import table_rows
 from robustprobe.runner import execute
-from robustprobe.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Spread, Suite, parse_eps, validated
+from robustprobe.spec import AttackChoice, AttackSpec, HeadSpec, Spread, Suite, parse_eps, validated
 from robustprobe.store import Store
 from robustprobe.tasks import Head, Model, Task, load_task
 from robustprobe.tasks._base import fit_labels, resize
@@ -284,6 +284,7 @@ def evaluate(
     *,
     eps: str | float | Sequence[str | float] = "8/255",
     root: str | Path = "data",
+    split: Literal["test", "val"] = "test",
     limit: int | None = None,
     out: str | Path | None = None,
     device: str = "cpu",
@@ -297,6 +298,7 @@ def evaluate(
 
     Args:
         attacks: by default clean, noise, embed and each task's own.
+        split: `val`: train images held out, on which heads are chosen too. Make choices there, publish on `test`.
         limit: images of each dataset; always the same ones for the same number.
         out: keeps the results there, and skips what is already there; by default nothing is kept.
         transfer: also rows where the attack was made for another task's head.
@@ -315,7 +317,7 @@ def evaluate(
         "attacks": attacks,
         "eps": sizes,
     }
-    data |= {"datasets": [DatasetSpec(name=d, limit=limit) for d in datasets], "examples": 0, **options}
+    data |= {"datasets": [{"name": d, "limit": limit, "split": split} for d in datasets], "examples": 0, **options}
     suite = validated(Suite, data, "evaluation")
     spread = validated(Spread, {"executor": executor, "address": ray_address, "workers": workers}, "evaluation")
     with tempfile.TemporaryDirectory() as temporary:

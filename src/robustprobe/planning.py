@@ -164,7 +164,7 @@ def bench_of(suite: Suite, encoder: Encoder, place: int, root: Path) -> Bench:
     wanted = suite.datasets[place]
     found = find_dataset(wanted.name, root=root)
     serving = probing.served(encoder.card, found, suite.head, wanted.size)
-    data = load_dataset(wanted.name, root=root, limit=wanted.limit, size=serving.size)
+    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=serving.size)
     train = probing.train_data(wanted.name, root, serving, suite.head)
     keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in found.labels}
     return Bench(encoder, data, data.digest(), train, keys, ())

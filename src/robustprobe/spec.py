@@ -159,6 +159,8 @@ class DatasetSpec(Spec):
     limit: int | None = Field(default=None, ge=1)
     size: tuple[int, int] | None = None
     """(H, W) the images are served at; None: as the head's recipe says."""
+    split: Literal["test", "val"] = "test"
+    """`val`: train images that heads are chosen on too. For choices of one's own, so that `test` is read once."""
 
 
 class Suite(Spec):

@@ -150,6 +150,11 @@ class Record(Frozen):
     def headline(self) -> Interval:
         return self.metrics[self.metric]
 
+    @property
+    def images_of(self) -> str:
+        """The dataset, and its split where that is not `test`."""
+        return self.dataset if self.split == "test" else f"{self.dataset} {self.split}"
+
 
 ChoiceKind = Literal["random", "most harmed", "barely broken", "survived"]
 CHOICE_KINDS: tuple[ChoiceKind, ...] = get_args(ChoiceKind)

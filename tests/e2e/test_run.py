@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import robustprobe as rp
+from robustprobe.spec import fingerprint
 from robustprobe.store import RANDOM, Store
 from tests.e2e.program import Answer, child
 
@@ -224,6 +226,23 @@ def test_the_bundled_demo_suite(call: Call, tmp_path: Path) -> None:
     assert (tmp_path / "report.html").exists()
     for path in (tmp_path / "rows").iterdir():
         assert pq.read_metadata(path).num_rows == 8
+
+
+def test_choices_can_be_made_on_val_and_results_say_so(call: Call, suite_file: Path, tmp_path: Path) -> None:
+    command = ["run", suite_file, "--attack", "clean", "--checks", 0, "--limit", 4, "--out", tmp_path]
+    for split in ("test", "val"):
+        answer = call(*command, "--split", split)
+        assert answer.code == 0, answer.err
+    records = Store(tmp_path).records()
+    for split in ("test", "val"):
+        ids = rp.load_dataset("scenes", split=split, limit=4).kept_ids
+        assert {r.image_ids_digest for r in records if r.split == split} == {fingerprint(list(ids))}
+    assert {r.images_of for r in records} == {"scenes", "scenes val"}
+    assert "scenes val" in call("table", tmp_path).out
+    call("report", tmp_path, "-o", tmp_path / "page.html")
+    assert "scenes val" in (tmp_path / "page.html").read_text()
+    refused = call(*command, "--split", "train")
+    assert (refused.code, "test" in refused.err) == (1, True)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared photographs are not here")

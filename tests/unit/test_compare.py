@@ -134,6 +134,7 @@ def test_a_folder_of_other_things_says_what_it_holds() -> None:
         ({"settings": {"norm": "l2", "eps": 8 / 255}}, "pgd 0.0313725 l2"),
         ({"settings": {"objective": "dlr"}}, "pgd:dlr 8/255"),
         ({"made_for": "depth"}, "pgd 8/255 (for depth)"),
+        ({"split": "val"}, "pgd 8/255 on val"),
     ],
 )
 def test_only_the_papers_attack_counts_and_near_misses_are_told(other: dict[str, Any], told: str) -> None:

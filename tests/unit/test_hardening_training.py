@@ -63,6 +63,18 @@ def go(teacher: str, out: Path, method: str = "deacl", **changes: Any) -> list[P
     return seen
 
 
+def test_a_defence_in_a_file_of_ones_own_trains_its_parts_beside_the_student(teacher: str, tmp_path: Path) -> None:
+    method = str(Path(__file__).parents[2] / "scripts" / "projected.py") + ":ProjectedDeacl"
+    go(teacher, tmp_path / "one", method, epochs=1)
+    go(teacher, tmp_path / "two", method, epochs=2)
+    one, two = (load_file(tmp_path / run / "state.safetensors") for run in ("one", "two"))
+    learned = [name for name in one if "projector" in name and "weight" in name and one[name].ndim == 2]
+    assert learned
+    assert all(not torch.equal(one[name], two[name]) for name in learned)
+    with pytest.raises(UserError, match="class token alone"):
+        go(teacher, tmp_path / "three", method, protect="both")
+
+
 # SGD, of which only the first epoch's end is on disk; and AdamW with a multiplier, saved in mid-epoch.
 @pytest.mark.parametrize(("method", "fatal", "save_seconds"), [("deacl", 5, 1e9), ("lore", 2, 0.0)])
 def test_a_killed_run_continues_to_the_same_bits(

@@ -99,6 +99,7 @@ def test_attack_survives_json() -> None:
         (Suite, {"datasets": [{"name": "scenes"}]}, "encoders: Field required"),
         (Suite, {"encoders": [], "datasets": [{"name": "scenes"}]}, "encoders: "),
         (Suite, {"encoders": ["a"], "datasets": [{"name": "scenes", "limit": 0}]}, "datasets.0.limit: "),
+        (Suite, {"encoders": ["a"], "datasets": [{"name": "b", "split": "train"}]}, "datasets.0.split: .*'val'"),
         (Suite, {"encoders": ["a"], "datasets": [{"name": "b"}], "head": {"lr": 1}}, "head.lr: Extra inputs"),
         (Suite, {"encoders": ["a"], "datasets": [{"name": "b"}], "eps": ["8/0"]}, "eps.0: .*divides by zero"),
     ],

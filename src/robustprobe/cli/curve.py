@@ -25,6 +25,7 @@ def curve(
     dataset: list[str] | None = None,
     attack: list[str] | None = None,
     eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
+    split: Literal["test", "val"] | None = None,
     limit: int | None = None,
     steps: int | None = None,
     train_limit: int | None = None,
@@ -53,6 +54,8 @@ def curve(
         Attack to run; by default clean, noise, embed and each task's own. Repeatable.
     eps
         Size of the perturbation, such as 8/255. Repeat for several.
+    split
+        test, or val: train images held out, on which heads are chosen too. Choose an epoch there, publish on test.
     limit
         Images of each dataset.
     steps
@@ -84,7 +87,7 @@ def curve(
     changes: dict[str, Any] = {"encoders": list(epochs), "attacks": attack, "eps": eps, "steps": steps}
     changes |= {"checks": checks, "precision": precision, "examples": 0}
     base = find_suite(suite) if suite else None
-    chosen = _suite(base, changes, dataset, limit, {"train_limit": train_limit})
+    chosen = _suite(base, changes, dataset, {"limit": limit, "split": split}, {"train_limit": train_limit})
     where = out or folder / "curve"
     plan = _curve.plan_curve(chosen, folder, where, data_root, find_device(device))
     show_plan(console, plan)

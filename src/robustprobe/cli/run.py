@@ -37,6 +37,7 @@ def run(
     dataset: list[str] | None = None,
     attack: list[str] | None = None,
     eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
+    split: Literal["test", "val"] | None = None,
     limit: int | None = None,
     norm: Literal["linf", "l2"] | None = None,
     steps: int | None = None,
@@ -79,6 +80,8 @@ def run(
         Attack to run, such as worst or apgd:dlr; by default clean, noise, embed and each task's own. Repeatable.
     eps
         Size of the perturbation, such as 8/255. Repeat for several: larger ones start from what smaller ones found.
+    split
+        test, or val: train images held out, on which heads are chosen too. Make choices there, publish on test.
     norm
         linf, where every pixel value may move by eps, or l2.
     limit
@@ -136,7 +139,8 @@ def run(
     changes |= {"batch_size": batch_size, "examples": examples, "harmed": harmed, "precision": precision}
     base = find_suite(suite) if suite else None
     spread = _spread(executor, ray_address or "", workers, shard_size)
-    chosen = narrowed(_suite(base, changes, dataset, limit, head), only or [])
+    images = {"limit": limit, "split": split}
+    chosen = narrowed(_suite(base, changes, dataset, images, head), only or [])
     _run(chosen, data_root, out, device, _Options(arch or "", bool(only), dry_run, offline, spread))
 
 
@@ -144,22 +148,26 @@ def _suite(
     base: Suite | None,
     changes: dict[str, Any],
     dataset: list[str] | None,
-    limit: int | None,
+    images: dict[str, Any],
     head: dict[str, Any],
 ) -> Suite:
+    limit = images["limit"]
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit} leaves no image; give a limit of 1 or more, or none for the whole split.")
     data: dict[str, Any] = base.model_dump() if base else {}
-    data |= {key: value for key, value in changes.items() if value is not None}
+    data |= _given(changes)
     if dataset:
         data["datasets"] = [{"name": name} for name in dataset]
-    if limit is not None:
-        data["datasets"] = [{**d, "limit": limit} for d in data.get("datasets", [])]
-    data["head"] = {**data.get("head", {}), **{k: v for k, v in head.items() if v is not None}}
+    data["datasets"] = [{**d, **_given(images)} for d in data.get("datasets", [])]
+    data["head"] = {**data.get("head", {}), **_given(head)}
     for key in ("encoders", "datasets"):
         if not data.get(key):
             raise UserError(f"no {key} named; give a suite file, or --{key[:-1]} NAME (see `robustprobe list {key}`).")
     return validated(Suite, data, "the run")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _spread(executor: str, address: str, workers: int, shard_size: int) -> Spread:

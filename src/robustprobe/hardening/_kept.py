@@ -50,7 +50,7 @@ def _probes(
     serving = probing.served(teacher.card, found, suite.head, wanted.size)
     train = probing.train_data(wanted.name, root, serving, suite.head)
     fitted = probing.fit_probes(teacher, train, list(found.labels), spec=suite.head, device=device)
-    data = load_dataset(wanted.name, root=root, limit=wanted.limit, size=serving.size)
+    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=serving.size)
     return data, {task: model for task, (model, _) in fitted.items()}
 
 

@@ -159,13 +159,10 @@ def _benches(records: Sequence[Record], chance: Mapping[BenchKey, float]) -> dic
         grouped.setdefault(bench_key(record), []).append(record)
     ordered = {key: grouped[key] for key in sorted(grouped, key=lambda key: [str(part) for part in key])}
     first = [some[0] for some in ordered.values()]
-    facts = [
-        {"images": str(r.n), "split": r.split, "choice": r.image_ids_digest[:8], "content": r.dataset_digest[:8]}
-        for r in first
-    ]
-    endings = distinctions([(r.task, r.dataset) for r in first], facts)
+    facts = [{"images": str(r.n), "choice": r.image_ids_digest[:8], "content": r.dataset_digest[:8]} for r in first]
+    endings = distinctions([(r.task, r.images_of) for r in first], facts)
     return {
-        key: Bench(r.task, r.dataset + ending, r.metric, r.unit, r.higher_is_better, _columns(some), chance.get(key))
+        key: Bench(r.task, r.images_of + ending, r.metric, r.unit, r.higher_is_better, _columns(some), chance.get(key))
         for (key, some), r, ending in zip(ordered.items(), first, endings, strict=True)
     }
 

@@ -93,4 +93,4 @@ def _inside(value: float, interval: Interval) -> bool:
 
 def _cell_name(record: Record) -> str:
     label = attack_labels([(record.attack, record.made_for)], record.task)[0]
-    return f"{record.encoder}, {record.dataset}, {record.task}, {label}"
+    return f"{record.encoder}, {record.images_of}, {record.task}, {label}"

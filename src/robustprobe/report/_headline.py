@@ -225,7 +225,7 @@ def _facts(records: list[Record]) -> list[tuple[str, str]]:
         ("Threat", "; ".join(threat) if threat else "none"),
         ("Images", f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} a dataset"),
         ("Encoders", str(len({(r.encoder, r.encoder_digest) for r in records}))),
-        ("Datasets", ", ".join(sorted({r.dataset for r in records}))),
+        ("Datasets", ", ".join(sorted({r.images_of for r in records}))),
         ("Tasks", str(len({r.task for r in records}))),
         ("Measured", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"),
     ]

@@ -151,7 +151,7 @@ def doubts(records: Iterable["Record"]) -> list[str]:
     """What failed checks say, a sentence each, with the numbers they speak of."""
     said: dict[str, list[str]] = {}
     for record in records:
-        where = f"{record.encoder}, {record.dataset}, {record.task}"
+        where = f"{record.encoder}, {record.images_of}, {record.task}"
         label = attack_labels([(record.attack, record.made_for)], record.task)[0]
         for check in record.checks:
             if not check.passed:
@@ -192,14 +192,13 @@ def data_names(records: Sequence["Record"]) -> list[str]:
         {
             "images": str(r.n),
             "size": size_text(r.image_size),
-            "split": r.split,
             "choice": r.image_ids_digest[:8],
             "content": r.dataset_digest[:8],
         }
         for r in records
     ]
-    endings = distinctions([r.dataset for r in records], facts)
-    return [r.dataset + ending for r, ending in zip(records, endings, strict=True)]
+    endings = distinctions([r.images_of for r in records], facts)
+    return [r.images_of + ending for r, ending in zip(records, endings, strict=True)]
 
 
 def attack_labels(attacks: Sequence[tuple[AttackSpec, str]], task: str | None = None) -> list[str]:

@@ -123,7 +123,7 @@ def is_encoder(spec: str, cell: PaperCell, deacl: str | None) -> bool:
 def is_attack(record: "Record", task: str, attack: str) -> bool:
     """Whether a record is of the paper's attack: its threat, its default objective, made for the head that judges."""
     own, threat = record.attack, paper().threat
-    if record.task != task or own.name != attack or own.objective:
+    if record.task != task or own.name != attack or own.objective or record.split != "test":
         return False
     if attack == "clean":
         return True

@@ -103,9 +103,14 @@ def _compare_cell(cell: PaperCell, records: Sequence["Record"], deacl: str | Non
 def _near_misses(cell: PaperCell, candidates: Sequence["Record"]) -> list[str]:
     """What was measured with the same attack, though not as in the paper."""
     near = [r for r in candidates if r.task == cell.task and r.attack.name == cell.attack]
-    labels = sorted({attack_labels([(r.attack, r.made_for)], cell.task)[0] for r in near})
+    labels = sorted({_near_label(r, cell.task) for r in near})
     threat = f"{cell.attack} {format_eps(paper().threat.eps)}"
     return [f"Measured as {', '.join(labels)}, not as the paper's {threat}."] if labels else []
+
+
+def _near_label(record: "Record", task: str) -> str:
+    label = attack_labels([(record.attack, record.made_for)], task)[0]
+    return label if record.split == "test" else f"{label} on {record.split}"
 
 
 def _row(compared: Compared) -> dict[str, Any]:
