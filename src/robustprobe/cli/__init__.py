@@ -17,7 +17,7 @@ app = App(
 _COMMANDS = {
     "demo": (
         "run:demo",
-        "Evaluate the bundled encoders on generated scenes: no download, no GPU, under three minutes.",
+        "Evaluate the bundled encoders on generated scenes: no download, no GPU, about four minutes.",
     ),
     "run": ("run:run", "Attack encoders and judge them on every task, as a suite file or options say."),
     "table": ("results:table", "Print the results of a folder as a table."),

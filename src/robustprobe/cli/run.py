@@ -17,7 +17,7 @@ EXAMPLES = Parameter(help="Images kept for the page, drawn at random.")
 
 
 def demo(*, out: Path = Path("demo"), device: str = "auto") -> None:
-    """Evaluate the bundled encoders on generated scenes: no download, no GPU, under three minutes.
+    """Evaluate the bundled encoders on generated scenes: no download, no GPU, about four minutes.
 
     Parameters
     ----------
