@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustprobe.store import Store
+from robustprobe.results.store import Store
 
 SUITE: dict[str, Any] = {
     "name": "faults",

@@ -15,11 +15,11 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.spec import AttackSpec
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.types import HeadDesign, LabelSpace
+from robustprobe.core.views import Resized
 from robustprobe.tasks import Model, load_task
-from robustprobe.tasks._base import fit_labels
-from robustprobe.types import HeadDesign, LabelSpace
-from robustprobe.views import Resized
+from robustprobe.tasks.base import fit_labels
 
 CASES = {"pgd": "classification", "segpgd": "segmentation", "cospgd": "segmentation", "depthpgd": "depth"}
 

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from robustprobe.spec import AttackSpec
-from robustprobe.store import HeadFacts, Interval, Provenance, Record, Store
+from robustprobe.core.spec import AttackSpec
+from robustprobe.results.records import HeadFacts, Interval, Provenance, Record
+from robustprobe.results.store import Store
 
 METRICS = {
     "classification": ("top-1", "share", True, 0.9),

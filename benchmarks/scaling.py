@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from robustprobe.executors.ray import import_ray
-from robustprobe.planning import make_plan
-from robustprobe.runner import Progress, execute
-from robustprobe.spec import Spread, Suite, validated
-from robustprobe.store import Store
+from robustprobe.core.spec import Spread, Suite, validated
+from robustprobe.evaluation.executors.ray import import_ray
+from robustprobe.evaluation.plan import make_plan
+from robustprobe.evaluation.run import Progress, execute
+from robustprobe.results.store import Store
 
 BAR = 1.8
 SUITE: dict[str, Any] = {

@@ -19,11 +19,13 @@ import numpy as np
 import pyarrow.compute
 import pyarrow.dataset
 
-from robustprobe.report.merge import merge
-from robustprobe.report.page import read_page
-from robustprobe.report.tables import render, table_rows
-from robustprobe.spec import AttackSpec
-from robustprobe.store import Cost, HeadFacts, Interval, Provenance, Record, Store, write_whole
+from robustprobe.core.files import write_whole
+from robustprobe.core.spec import AttackSpec
+from robustprobe.report.page.render import read_page
+from robustprobe.report.tables.results import render, table_rows
+from robustprobe.results.merge import merge
+from robustprobe.results.records import Cost, HeadFacts, Interval, Provenance, Record
+from robustprobe.results.store import Store
 
 ENCODERS, DATASETS = 20, 5
 METRICS = {

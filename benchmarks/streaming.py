@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 import robustprobe as rp
-from robustprobe.datasets._base import RawSample
-from robustprobe.types import LabelSpace
+from robustprobe.core.types import LabelSpace
+from robustprobe.datasets.base import RawSample
 
 COUNTS = (100, 1000, 10_000)
 CLEAN_COUNTS = (1000, 10_000, 100_000)

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from robustprobe import probing
+from robustprobe.core.spec import AttackSpec, HeadSpec, format_eps, parse_eps
+from robustprobe.core.threat import image_generator
 from robustprobe.datasets import find_dataset, load_dataset
-from robustprobe.datasets._base import batches
+from robustprobe.datasets.base import batches
+from robustprobe.defences._ascent import ascend, frozen, linf
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.evaluation import Work, evaluate
-from robustprobe.hardening._ascent import ascend, frozen, linf
-from robustprobe.hardening._images import shuffle
-from robustprobe.hardening._schedule import rate_factor
-from robustprobe.spec import AttackSpec, HeadSpec, format_eps, parse_eps
-from robustprobe.tally import Tally
+from robustprobe.evaluation.collect import Tally
+from robustprobe.evaluation.evaluate import Work, evaluate
 from robustprobe.tasks import Model
-from robustprobe.tasks._base import fit_labels
-from robustprobe.threat import image_generator
+from robustprobe.tasks.base import fit_labels
+from robustprobe.training.data import shuffle
+from robustprobe.training.schedule import rate_factor
 
 OWN = {"classification": "pgd", "segmentation": "segpgd", "depth": "depthpgd"}
 BATCH = 64

@@ -37,18 +37,18 @@ from robustprobe.attacks._phases import merged
 from robustprobe.attacks._search import Draws, Entries, Judged, Objective, Search
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.core.spec import parse_eps
+from robustprobe.core.threat import Linf
+from robustprobe.core.types import Features, LabelSpace
 from robustprobe.datasets import find_dataset, load_dataset
-from robustprobe.datasets._base import batches
+from robustprobe.datasets.base import batches
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import class_distance, embedding_distance, patch_distance
 from robustprobe.losses.segmentation import segmentation_pixels, segpgd
-from robustprobe.metrics import mean_iou
-from robustprobe.proxies import LAYOUTS, RECIPE, Layout, kmeans, layout_labels
-from robustprobe.spec import parse_eps
+from robustprobe.metrics.dense import mean_iou
+from robustprobe.probing.surrogate_heads import LAYOUTS, RECIPE, Layout, kmeans, layout_labels
 from robustprobe.tasks import Head, Model, load_task
-from robustprobe.tasks._base import fit_labels
-from robustprobe.threat import Linf
-from robustprobe.types import Features, LabelSpace
+from robustprobe.tasks.base import fit_labels
 
 OWN = {"classification": "ce", "segmentation": "segpgd", "depth": "silog"}
 OPTIMISERS = {"sign": sign_gradient, "apgd": apgd}

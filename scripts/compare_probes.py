@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustprobe.core.spec import AttackSpec, HeadSpec
+from robustprobe.core.types import Features, Widths
 from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.encoders.file import Architecture, build, load_folder, read_card
-from robustprobe.evaluation import Work, evaluate
+from robustprobe.evaluation.evaluate import Work, evaluate
 from robustprobe.probing import fit_probes, served, train_data
-from robustprobe.spec import AttackSpec, HeadSpec
-from robustprobe.types import Features, Widths
 
 
 class RawPixels(Encoder):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
 
 from robustprobe import UserError
+from robustprobe.core.types import Features
+from robustprobe.defences import Defence, FitSurrogates, Outcome, Recipe, Seen
 from robustprobe.encoders import Encoder
-from robustprobe.hardening import Defence, Outcome, Recipe, Seen
-from robustprobe.types import Features
 
 HIDDEN, WIDTH = 512, 128
 STEPS, RATE, TEMPERATURE = 200, 1e-3, 0.2
@@ -30,7 +30,7 @@ class ProjectedDeacl(Defence):
 
     recipe: ClassVar = Recipe(optimiser="sgd", learning_rate=0.05, epochs=100, batch_size=256, eps=8 / 255, steps=5)
 
-    def prepare(self, teacher: Encoder, images: Tensor) -> None:
+    def prepare(self, teacher: Encoder, images: Tensor, fit_surrogates: FitSurrogates) -> None:
         if self.protect != "cls" or self.layers != (-1,):
             raise UserError("ProjectedDeacl reads the last class token alone; leave out --protect and --layer.")
         self.projector = fitted_projector(teacher, images)

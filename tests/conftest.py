@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+from robustprobe.core.spec import HeadSpec
+from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import Architecture, build
 from robustprobe.probing import Fitted, TrainData, fit_probes, train_data
-from robustprobe.recipes import Serving
-from robustprobe.spec import HeadSpec
+from robustprobe.probing.recipes import Serving
 from robustprobe.tasks import Model
-from robustprobe.views import Resized
 
 # Sums of several threads round otherwise, and tests compare bits; here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"

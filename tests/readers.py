@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 
 from robustprobe import load_dataset, load_encoder
+from robustprobe.core.registry import datasets
+from robustprobe.core.spec import load_suite
 from robustprobe.encoders.file import Architecture, build
-from robustprobe.registry import datasets
-from robustprobe.report.page import read_page
-from robustprobe.report.tables import render
-from robustprobe.spec import load_suite
-from robustprobe.store import Store
+from robustprobe.report.page.render import read_page
+from robustprobe.report.tables.results import render
+from robustprobe.results.store import Store
 from tests import folders
 from tests.unit.test_report_page import add_group
 from tests.unit.test_report_tables import attack, make_record

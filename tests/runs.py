@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from robustprobe.runner import Progress
-from robustprobe.store import Store
+from robustprobe.evaluation.run import Progress
+from robustprobe.results.store import Store
 
 
 def quiet(progress: Progress) -> None:

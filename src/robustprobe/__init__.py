@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustprobe.api import AttackResult, attack, evaluate, fit_probe, smallest_eps
     from robustprobe.attacks import Attack
+    from robustprobe.core.errors import UserError
+    from robustprobe.core.types import Features, LabelSpace, Sample, Widths
     from robustprobe.datasets import Dataset, load_dataset
+    from robustprobe.defences import Defence
     from robustprobe.encoders import Encoder, EncoderCard, load_encoder
-    from robustprobe.errors import UserError
-    from robustprobe.hardening import Defence, harden
     from robustprobe.tasks import Head, Model, Task
-    from robustprobe.types import Features, LabelSpace, Sample, Widths
+    from robustprobe.training import harden
 
 _HOMES = {
     "AttackResult": "api",
@@ -25,16 +26,16 @@ _HOMES = {
     "Encoder": "encoders",
     "EncoderCard": "encoders",
     "load_encoder": "encoders",
-    "UserError": "errors",
-    "Defence": "hardening",
-    "harden": "hardening",
+    "UserError": "core.errors",
+    "Defence": "defences",
+    "harden": "training",
     "Head": "tasks",
     "Model": "tasks",
     "Task": "tasks",
-    "Features": "types",
-    "LabelSpace": "types",
-    "Sample": "types",
-    "Widths": "types",
+    "Features": "core.types",
+    "LabelSpace": "core.types",
+    "Sample": "core.types",
+    "Widths": "core.types",
 }
 
 __all__ = [

@@ -13,26 +13,26 @@ from torch import Tensor, nn
 
 from robustprobe import probing
 from robustprobe.attacks import Attack, Victim, load_attack
-from robustprobe.attacks._base import check_images, frozen
+from robustprobe.attacks.base import check_images, frozen
+from robustprobe.core.device import find_device
+from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.registry import attacks as known_attacks
+from robustprobe.core.spec import AttackChoice, AttackSpec, HeadSpec, Spread, Suite, parse_eps, validated
+from robustprobe.core.threat import NORMS
+from robustprobe.core.types import Features, LabelSpace
+from robustprobe.core.views import View, as_one
 from robustprobe.datasets import find_dataset
-from robustprobe.device import find_device
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.errors import UserError, unknown_name
-from robustprobe.evaluation import reduced
-from robustprobe.fast_linear import fast_linear
+from robustprobe.evaluation.evaluate import reduced
+from robustprobe.evaluation.plan import make_plan
+from robustprobe.evaluation.run import execute
 from robustprobe.losses.embedding import embedding_distance, squared_distance
-from robustprobe.planning import make_plan
-from robustprobe.proxies import layout_heads
-from robustprobe.registry import attacks as known_attacks
-from robustprobe.report.tables import table_rows
-from robustprobe.runner import execute
-from robustprobe.spec import AttackChoice, AttackSpec, HeadSpec, Spread, Suite, parse_eps, validated
-from robustprobe.store import Store
+from robustprobe.probing.surrogate_heads import layout_heads
+from robustprobe.report.tables.results import table_rows
+from robustprobe.results.store import Store
 from robustprobe.tasks import Head, Model, Task, load_task
-from robustprobe.tasks._base import fit_labels, resize
-from robustprobe.threat import NORMS
-from robustprobe.types import Features, LabelSpace
-from robustprobe.views import View, as_one
+from robustprobe.tasks.base import fit_labels, resize
 
 
 class AttackResult(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from robustprobe.report.leaderboard import write_leaderboard
-from robustprobe.report.page import write_page
-from robustprobe.store import Interval, Record, Store
+from robustprobe.report.page.render import write_page
+from robustprobe.results.records import Interval, Record
+from robustprobe.results.store import Store
 from tests.unit.test_report_page import HARMED, SURVIVED, add_choices, fill
 from tests.unit.test_report_tables import AWKWARD, PLAIN, records_of
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustprobe.report._series import LEGIBLE, shortened
+from robustprobe.report.charts.series import LEGIBLE, shortened
 from tests.browser.conftest import LONG, Browser
 from tests.unit.test_report_page import clean_image, delta_of
 from tests.unit.test_report_tables import AWKWARD, PLAIN

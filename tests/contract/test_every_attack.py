@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from robustprobe import UserError
 from robustprobe.attacks import Attack, GradientAttack, Victim, load_attack
-from robustprobe.attacks._base import victims_of
 from robustprobe.attacks._search import everything
+from robustprobe.attacks.base import victims_of
+from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.registry import attacks, tasks
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.types import Aim, Features, HeadDesign, LabelSpace
+from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder
-from robustprobe.fast_linear import fast_linear
 from robustprobe.losses.embedding import embedding_distance
-from robustprobe.registry import attacks, tasks
-from robustprobe.spec import AttackSpec
 from robustprobe.tasks import Model, load_task
-from robustprobe.tasks._base import resize
-from robustprobe.types import Aim, Features, HeadDesign, LabelSpace
-from robustprobe.views import Resized
+from robustprobe.tasks.base import resize
 
 pytestmark = pytest.mark.contract
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from robustprobe import Dataset, load_dataset
+from robustprobe.core.registry import datasets, tasks
 from robustprobe.datasets import find_dataset
-from robustprobe.datasets._base import SPLITS, Split
-from robustprobe.registry import datasets, tasks
+from robustprobe.datasets.base import SPLITS, Split
 from tests.folders import LAYOUTS
 
 pytestmark = pytest.mark.contract

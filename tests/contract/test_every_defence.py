@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustprobe.core.errors import UserError
+from robustprobe.core.registry import defences
+from robustprobe.core.threat import image_generator
+from robustprobe.defences import Defence, Seen
+from robustprobe.defences._ascent import linf
+from robustprobe.defences.base import load_defence
 from robustprobe.encoders import Encoder
-from robustprobe.errors import UserError
-from robustprobe.hardening import Defence, Seen
-from robustprobe.hardening._ascent import linf
-from robustprobe.hardening._base import load_defence
-from robustprobe.registry import defences
-from robustprobe.threat import image_generator
+from robustprobe.probing.surrogate_heads import layout_heads
 
 pytestmark = pytest.mark.contract
 
@@ -34,7 +35,7 @@ def student(tiny_encoder: Encoder) -> Encoder:
 
 def ready(name: str, teacher: Encoder, images: Tensor, **changes: object) -> Defence:
     defence = load_defence(name, changes.pop("protect", "both"), changes.pop("layers", (-1,)), changes)  # type: ignore[arg-type]
-    defence.prepare(teacher, images)
+    defence.prepare(teacher, images, lambda size: layout_heads(teacher, size, images.device))
     defence.redraw(0, image_generator(0, "", "redraw", 0))
     return defence
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from robustprobe import Encoder, UserError, load_encoder
+from robustprobe.core.registry import sources
 from robustprobe.encoders._check import check_encoder
 from robustprobe.encoders.bundled import FOLDER
-from robustprobe.registry import sources
 from tests.unit.encoders_on_disk import without_network
 
 pytestmark = pytest.mark.contract

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from robustprobe import load_dataset
 from robustprobe.attacks import Attack
-from robustprobe.attacks._base import victims_of
-from robustprobe.evaluation import Judgement, Work, evaluate
-from robustprobe.metrics import mean_iou
-from robustprobe.registry import attacks, tasks
-from robustprobe.spec import AttackSpec
+from robustprobe.attacks.base import victims_of
+from robustprobe.core.registry import attacks, tasks
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.types import Features, HeadDesign, LabelSpace, Widths
+from robustprobe.evaluation.evaluate import Judgement, Work, evaluate
+from robustprobe.metrics.dense import mean_iou
 from robustprobe.tasks import Task, load_task
-from robustprobe.types import Features, HeadDesign, LabelSpace, Widths
 from tests.conftest import SceneProbes
 
 pytestmark = pytest.mark.contract

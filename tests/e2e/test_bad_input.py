@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from robustprobe.store import Store
+from robustprobe.results.store import Store
 from tests.e2e.program import Answer, child
 
 pytestmark = pytest.mark.e2e

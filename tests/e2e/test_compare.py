@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustprobe.store import Store
+from robustprobe.results.store import Store
 from tests.e2e.program import Answer
 from tests.e2e.test_start import _probe
 from tests.unit.test_compare import DEACL, cifar, classified, fill

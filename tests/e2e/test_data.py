@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from robustprobe.registry import datasets
+from robustprobe.core.registry import datasets
 from tests.e2e.program import Answer
 from tests.folders import LAYOUTS, write_ade20k, write_segfolder
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robustprobe.store import Store
-from robustprobe.suites import find_suite, narrowed
+from robustprobe.core.suites import find_suite, narrowed
+from robustprobe.results.store import Store
 from tests.e2e.program import child
 from tests.folders import LAYOUTS
 

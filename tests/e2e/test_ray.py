@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import Spread, Suite, validated
 from robustprobe.encoders import Encoder
-from robustprobe.errors import UserError
-from robustprobe.executors.ray import import_ray
-from robustprobe.planning import Plan, make_plan
-from robustprobe.runner import Progress, execute
-from robustprobe.spec import Spread, Suite, validated
-from robustprobe.store import Store
+from robustprobe.evaluation.executors.ray import import_ray
+from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.run import Progress, execute
+from robustprobe.results.store import Store
 from tests.e2e.program import Answer, start
 from tests.runs import contents, quiet
 
@@ -127,7 +127,7 @@ def test_a_worker_that_stands_still_does_not_hold_up_the_run(
     strike: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("robustprobe.executors.ray.LEAST_SLOW", 1.0)
+    monkeypatch.setattr("robustprobe.evaluation.executors.ray.LEAST_SLOW", 1.0)
     plan, store = planned(tiny_encoder, tmp_path)
     said: list[str] = []
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import robustprobe as rp
-from robustprobe.spec import fingerprint
-from robustprobe.store import RANDOM, Store
+from robustprobe.core.spec import fingerprint
+from robustprobe.results.records import RANDOM
+from robustprobe.results.store import Store
 from tests.e2e.program import Answer, child
 
 pytestmark = pytest.mark.e2e
@@ -149,7 +150,7 @@ def test_killed_at_random_moments_and_started_again(finished: Path, suite_file: 
 
 def test_interrupt_ends_with_130_and_what_to_do(suite_file: Path, tmp_path: Path) -> None:
     program = (
-        "import robustprobe.runner as r, robustprobe.cli as c\n"
+        "import robustprobe.evaluation.run as r, robustprobe.cli as c\n"
         "inner = r._store_cell\n"
         "def stop(*a):\n    inner(*a)\n    raise KeyboardInterrupt\n"
         "r._store_cell = stop\n"
@@ -163,7 +164,7 @@ def test_interrupt_ends_with_130_and_what_to_do(suite_file: Path, tmp_path: Path
     assert len(Store(tmp_path).records()) == 1
 
 
-@pytest.mark.parametrize(("broken", "records"), [("probing.fit_probes", 0), ("runner._store_cell", 0)])
+@pytest.mark.parametrize(("broken", "records"), [("probing.fit_probes", 0), ("evaluation.run._store_cell", 0)])
 def test_what_fails_is_named_and_ends_with_2(
     call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, records: int
 ) -> None:
@@ -266,7 +267,7 @@ def test_examples_chosen_by_harm_come_later_and_their_failure_costs_no_cell(
         raise RuntimeError("the image is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("robustprobe.executors._work.Workshop.judge", broken)
+        patch.setattr("robustprobe.evaluation.executors.work.Workshop.judge", broken)
         answer = call(*command)
     assert answer.code == 2
     assert "examples of depthpgd against depth: the image is gone" in answer.err

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from robustprobe import provenance
-from robustprobe.probing import _cache
-from robustprobe.store import Store
+from robustprobe.probing import cache as _cache
+from robustprobe.results import provenance
+from robustprobe.results.store import Store
 from tests.e2e.program import Answer, start
 
 pytestmark = pytest.mark.e2e

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.spec import AttackSpec
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.threat import NORMS
+from robustprobe.core.types import Aim, Criteria, LabelSpace
 from robustprobe.tasks import load_task
-from robustprobe.threat import NORMS
-from robustprobe.types import Aim, Criteria, LabelSpace
 
 pytestmark = pytest.mark.golden
 

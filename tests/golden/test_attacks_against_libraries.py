@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe.attacks._square import _side
-from robustprobe.threat import NORMS, Linf, image_generator
+from robustprobe.core.threat import NORMS, Linf, image_generator
 from tests.digits import TEST_IMAGES, Digits, digits
 
 pytestmark = pytest.mark.golden

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.spec import AttackSpec
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.threat import image_generator
+from robustprobe.core.types import LabelSpace
 from robustprobe.tasks import load_task
-from robustprobe.threat import image_generator
-from robustprobe.types import LabelSpace
 
 pytestmark = pytest.mark.golden
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustprobe.core.types import Features
 from robustprobe.losses import depth, embedding, segmentation
-from robustprobe.types import Features
 
 pytestmark = pytest.mark.golden
 

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from robustprobe.metrics import confusion_counts, depth_errors, mean_iou
-from robustprobe.stats import Estimate
+from robustprobe.core.types import LabelSpace
+from robustprobe.metrics.dense import mean_iou
+from robustprobe.metrics.intervals import Estimate
 from robustprobe.tasks import load_task
-from robustprobe.types import LabelSpace
+from robustprobe.tasks.depth import depth_errors
+from robustprobe.tasks.segmentation import confusion_counts
 
 pytestmark = pytest.mark.golden
 

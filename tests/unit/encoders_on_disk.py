@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustprobe import Encoder
-from robustprobe.types import Features
+from robustprobe.core.types import Features
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

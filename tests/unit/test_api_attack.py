@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import robustprobe as rp
 from robustprobe import UserError
 from robustprobe.attacks import Attack
+from robustprobe.core.registry import attacks
 from robustprobe.losses.embedding import embedding_distance
-from robustprobe.registry import attacks
 from tests.conftest import SceneProbes
 
 pytestmark = pytest.mark.unit

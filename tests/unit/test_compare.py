@@ -14,17 +14,18 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from robustprobe import metrics
-from robustprobe.errors import UserError
-from robustprobe.report import _paired, _sheet
-from robustprobe.report._comparison import Comparison, render
-from robustprobe.report._paired import SAME
-from robustprobe.report._paper import MIXED, RULE, PaperCell, is_encoder, paper
-from robustprobe.report._sheet import footnotes
-from robustprobe.report.compare_folders import Pair, compare_folders, differing, match
-from robustprobe.report.compare_paper import compare_paper
-from robustprobe.stats import bootstrap
-from robustprobe.store import CheckFact, HeadFacts, Interval, Record, Store
+from robustprobe.core.errors import UserError
+from robustprobe.metrics import dense, paired
+from robustprobe.metrics.intervals import bootstrap
+from robustprobe.metrics.paired import SAME
+from robustprobe.report.paper.compare import compare_paper
+from robustprobe.report.paper.published import MIXED, RULE, PaperCell, is_encoder, paper
+from robustprobe.report.tables import sheet
+from robustprobe.report.tables.compare_folders import Pair, compare_folders, differing, match
+from robustprobe.report.tables.comparison import Comparison, render
+from robustprobe.report.tables.sheet import footnotes
+from robustprobe.results.records import CheckFact, HeadFacts, Interval, Record
+from robustprobe.results.store import Store
 from tests.unit.test_report_tables import METRICS, attack, make_record
 
 pytestmark = pytest.mark.unit
@@ -247,7 +248,7 @@ def test_latex_escapes_and_names_each_row_once() -> None:
 def test_the_paper_comparison_fits_the_terminal(width: int) -> None:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as capture:
-        _sheet.print_rich(compare_paper([cifar("clean", 0.95)]).document, console)
+        sheet.print_rich(compare_paper([cifar("clean", 0.95)]).document, console)
     lines = capture.get().splitlines()
     assert max(map(len, lines)) <= width
     if width >= 80:
@@ -273,7 +274,7 @@ def classified(correct: NDArray[Any], **other: Any) -> tuple[Record, Columns]:
     return record, {"id": ids, "correct": correct}
 
 
-def dense(task: str, name: str, columns: Columns, value: float, **other: Any) -> tuple[Record, Columns]:
+def dense_cell(task: str, name: str, columns: Columns, value: float, **other: Any) -> tuple[Record, Columns]:
     count = len(next(iter(columns.values())))
     record = make_record(attack(name), value, task=task, n=count, **other)
     return record, {"id": [f"i{place}" for place in range(count)], **columns}
@@ -310,8 +311,8 @@ def test_a_paired_interval_is_exact_and_narrower_than_an_unpaired_one(tmp_path: 
 
 def test_rows_in_another_order_are_paired_by_id(tmp_path: Path) -> None:
     error = np.random.default_rng(1).gamma(4, 0.1, 50)
-    first = dense("depth", "embed", {"rmse": error}, float(error.mean()))
-    record, columns = dense("depth", "embed", {"rmse": error + 0.25}, float(error.mean() + 0.25))
+    first = dense_cell("depth", "embed", {"rmse": error}, float(error.mean()))
+    record, columns = dense_cell("depth", "embed", {"rmse": error + 0.25}, float(error.mean() + 0.25))
     order = np.random.default_rng(2).permutation(50)
     turned = {name: [values[place] for place in order] for name, values in columns.items()}
     row = compared(tmp_path, first, (record, turned))
@@ -322,7 +323,9 @@ def test_rows_in_another_order_are_paired_by_id(tmp_path: Path) -> None:
 def test_images_without_a_depth_are_left_out(tmp_path: Path) -> None:
     error = np.array([0.5, np.nan, 0.7, 0.6])
     row = compared(
-        tmp_path, dense("depth", "embed", {"rmse": error}, 0.6), dense("depth", "embed", {"rmse": error + 1}, 1.6)
+        tmp_path,
+        dense_cell("depth", "embed", {"rmse": error}, 0.6),
+        dense_cell("depth", "embed", {"rmse": error + 1}, 1.6),
     )
     assert (row["difference"], row["difference_ci_low"]) == pytest.approx((1.0, 1.0))
 
@@ -339,27 +342,19 @@ def areas(seed: int, classes: int = 4, count: int = 30) -> dict[str, NDArray[Any
 
 def iou(columns: dict[str, NDArray[Any]]) -> float:
     sums = [columns[c].sum(0).astype(float) for c in ("intersection", "predicted", "labelled")]
-    return float(metrics.mean_iou(*sums))
+    return float(dense.mean_iou(*sums))
 
 
 def test_miou_is_computed_anew_from_images_drawn_jointly(tmp_path: Path) -> None:
     before = areas(1)
     after = {**before, "intersection": before["intersection"] // 2}
-    sides = [dense("segmentation", "embed", c, iou(c)) for c in (before, after)]
+    sides = [dense_cell("segmentation", "embed", c, iou(c)) for c in (before, after)]
     row = compared(tmp_path, *sides)
     assert row["difference"] == pytest.approx(iou(after) - iou(before))
     drawn = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=2000)
-    values = [metrics.mean_iou(*(drawn @ side[c].astype(float) for c in before)) for side in (before, after)]
+    values = [dense.mean_iou(*(drawn @ side[c].astype(float) for c in before)) for side in (before, after)]
     expected = np.quantile(values[1] - values[0], [0.025, 0.975])
     assert [row["difference_ci_low"], row["difference_ci_high"]] == pytest.approx(expected)
-
-
-def test_miou_of_sums_is_that_of_the_metrics() -> None:
-    sums = {name: values.astype(float) for name, values in areas(3).items()}
-    sums = {name: np.where(np.arange(4) == 2, 0, values) for name, values in sums.items()}
-    assert np.array_equal(_paired.mean_iou(sums), metrics.mean_iou(*sums.values()))
-    nothing = {name: np.zeros(4) for name in sums}
-    assert np.isnan(_paired.mean_iou(nothing))
 
 
 @pytest.mark.parametrize(
@@ -380,7 +375,7 @@ def test_without_the_same_images_there_is_no_interval_but_a_reason(
 
 
 def test_classes_must_agree(tmp_path: Path) -> None:
-    sides = [dense("segmentation", "embed", areas(1, classes), 0.5) for classes in (4, 5)]
+    sides = [dense_cell("segmentation", "embed", areas(1, classes), 0.5) for classes in (4, 5)]
     assert compared(tmp_path, *sides)["notes"] == ["No paired interval: the numbers of classes differ."]
 
 
@@ -486,12 +481,13 @@ def test_formats_of_the_folder_comparison(tmp_path: Path) -> None:
 
 
 def test_every_headline_metric_can_be_paired() -> None:
-    assert set(_paired.STATISTICS) == {metric for metric, _, _ in METRICS.values()}
+    assert set(paired.STATISTICS) == {metric for metric, _, _ in METRICS.values()}
 
 
 def test_comparisons_do_without_torch() -> None:
     code = (
-        "import sys, robustprobe.report.compare_paper as p, robustprobe.report.compare_folders; p.compare_paper([]); "
+        "import sys, robustprobe.report.paper.compare as p, robustprobe.report.tables.compare_folders; "
+        "p.compare_paper([]); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

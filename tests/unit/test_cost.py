@@ -10,13 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import robustprobe as rp
 from robustprobe.attacks import Attack, Victim, load_attack
-from robustprobe.attacks._base import victims_of
+from robustprobe.attacks.base import victims_of
+from robustprobe.core.registry import attacks, tasks
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.types import Features, LabelSpace
 from robustprobe.encoders import Encoder
-from robustprobe.registry import attacks, tasks
-from robustprobe.spec import AttackSpec
 from robustprobe.tasks import load_task
-from robustprobe.tasks._base import resize
-from robustprobe.types import Features, LabelSpace
+from robustprobe.tasks.base import resize
 
 pytestmark = pytest.mark.unit
 

@@ -17,11 +17,11 @@ import torch
 import torchvision
 
 from robustprobe import LabelSpace, UserError, load_dataset
+from robustprobe.core.registry import datasets
 from robustprobe.datasets import find_dataset
 from robustprobe.datasets._check import Findings, LabelFindings, check
 from robustprobe.datasets.ade20k import Ade20k
 from robustprobe.datasets.cifar10 import Cifar10
-from robustprobe.registry import datasets
 from tests.folders import (
     LAYOUTS,
     encoded,

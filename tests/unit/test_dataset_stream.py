@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from robustprobe import Dataset, UserError, load_dataset
-from robustprobe.datasets._base import batches
 from robustprobe.datasets._stream import Source, Spool
+from robustprobe.datasets.base import batches
 from tests.folders import write_classes, write_parquet
 
 pytestmark = pytest.mark.unit

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustprobe import Dataset, LabelSpace, UserError, load_dataset
-from robustprobe.datasets._base import RawSample, Split, batches
 from robustprobe.datasets._images import to_tensor
 from robustprobe.datasets._splits import held_out
+from robustprobe.datasets.base import RawSample, Split, batches
 
 pytestmark = pytest.mark.unit
 

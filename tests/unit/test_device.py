@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustprobe import device
-from robustprobe.device import PeakMemory
+from robustprobe.core.device import PeakMemory
 
 pytestmark = pytest.mark.unit
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from robustprobe import Dataset, UserError, load_dataset
-from robustprobe.device import find_device
+from robustprobe.core.device import find_device
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation import Judgement, Work, attacked_function, evaluate, victim
-from robustprobe.examples import example_places
+from robustprobe.evaluation.evaluate import Judgement, Work, attacked_function, evaluate, victim
+from robustprobe.evaluation.examples import example_places
 from robustprobe.losses.embedding import embedding_distance
-from robustprobe.spec import AttackSpec
 from robustprobe.tasks import Model
-from robustprobe.types import Features
 from tests.conftest import SceneProbes
 
 pytestmark = pytest.mark.unit

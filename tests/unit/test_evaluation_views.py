@@ -13,16 +13,16 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe import Dataset, LabelSpace, Model, load_dataset
-from robustprobe.datasets._base import RawSample, batches
+from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.types import HeadDesign, Widths
+from robustprobe.core.views import Padded, Resized, View, Windows
+from robustprobe.datasets.base import RawSample, batches
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation import Judgement, Work, attacked_function, evaluate, victim
-from robustprobe.fast_linear import fast_linear
-from robustprobe.planning import bench_batch
-from robustprobe.spec import AttackSpec
-from robustprobe.tally import Tally
+from robustprobe.evaluation.collect import Tally
+from robustprobe.evaluation.evaluate import Judgement, Work, attacked_function, evaluate, victim
+from robustprobe.evaluation.plan import bench_batch
 from robustprobe.tasks import load_task
-from robustprobe.types import HeadDesign, Widths
-from robustprobe.views import Padded, Resized, View, Windows
 
 pytestmark = pytest.mark.unit
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from robustprobe import evaluation
+from robustprobe.core.spec import Spread, Suite, validated
 from robustprobe.encoders import Encoder
-from robustprobe.executors import _work
-from robustprobe.planning import Plan, make_plan
-from robustprobe.runner import execute
-from robustprobe.spec import Spread, Suite, validated
-from robustprobe.store import Store
+from robustprobe.evaluation import evaluate as evaluating
+from robustprobe.evaluation.executors import work as worker
+from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.run import execute
+from robustprobe.results.store import Store
 from tests.runs import contents, quiet
 
 pytestmark = pytest.mark.unit
@@ -49,7 +49,7 @@ def test_records_say_the_most_memory_of_any_shard(
         def __init__(self, device: torch.device) -> None:
             self.bytes = next(peaks)
 
-    monkeypatch.setattr(_work, "PeakMemory", Peak)
+    monkeypatch.setattr(worker, "PeakMemory", Peak)
     plan, store = planned(tiny_encoder, tmp_path, checks=0, examples=0)
     assert execute(plan, store, quiet, Spread(shard_size=4)) == []
     assert {(r.attack.name, r.provenance.peak_memory) for r in store.records()} == {("embed", 500), ("segpgd", 400)}
@@ -70,7 +70,7 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(
 ) -> None:
     judged: list[str] = []
     interrupted: list[bool] = []
-    inner = _work.Workshop.judge
+    inner = worker.Workshop.judge
 
     def judge(self: Any, unit: Any, *rest: Any) -> Any:
         if len(judged) == 8 and not interrupted:
@@ -79,7 +79,7 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(
         judged.extend(unit.ids)
         return inner(self, unit, *rest)
 
-    monkeypatch.setattr(_work.Workshop, "judge", judge)
+    monkeypatch.setattr(worker.Workshop, "judge", judge)
     plan, store = planned(tiny_encoder, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         execute(plan, store, quiet, Spread(shard_size=4))
@@ -105,7 +105,7 @@ def test_where_memory_does_not_suffice_batches_are_halved_and_numbers_stay(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    inner = evaluation.evaluate
+    inner = evaluating.evaluate
 
     def evaluate(work: Any, places: Any) -> Iterator[Any]:
         for number, judged in enumerate(inner(work, places)):
@@ -113,7 +113,7 @@ def test_where_memory_does_not_suffice_batches_are_halved_and_numbers_stay(
                 raise error
             yield judged
 
-    monkeypatch.setattr(_work, "evaluate", evaluate)
+    monkeypatch.setattr(worker, "evaluate", evaluate)
     plan, store = planned(tiny_encoder, tmp_path)
     said: list[str] = []
     assert execute(plan, store, quiet, say=said.append) == []
@@ -124,14 +124,14 @@ def test_where_memory_does_not_suffice_batches_are_halved_and_numbers_stay(
 def test_memory_that_holds_no_image_fails_the_job_alone(
     tiny_encoder: Encoder, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = evaluation.evaluate
+    inner = evaluating.evaluate
 
     def evaluate(work: Any, places: Any) -> Iterator[Any]:
         if work.made_for:
             raise MemoryError
         yield from inner(work, places)
 
-    monkeypatch.setattr(_work, "evaluate", evaluate)
+    monkeypatch.setattr(worker, "evaluate", evaluate)
     plan, store = planned(tiny_encoder, tmp_path)
     (failure,) = execute(plan, store, quiet)
     assert "segpgd" in failure.label

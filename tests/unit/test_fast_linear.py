@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustprobe.fast_linear import fast_linear, pays
+from robustprobe.core.fast_linear import fast_linear, pays
 
 pytestmark = pytest.mark.unit
 

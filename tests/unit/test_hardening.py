@@ -11,18 +11,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from robustprobe import UserError, proxies
+from robustprobe.core.threat import image_generator
+from robustprobe.core.types import Features
+from robustprobe.defences import Seen
+from robustprobe.defences._ascent import ascend, linf
+from robustprobe.defences.base import defence_kind, load_defence
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.encoders._timm import create
 from robustprobe.encoders.file import weights_module
-from robustprobe.hardening import Seen
-from robustprobe.hardening._ascent import ascend, linf
-from robustprobe.hardening._base import defence_kind, load_defence
-from robustprobe.hardening._folder import Folder, architecture_of, card_of
-from robustprobe.hardening._images import open_pool, random_view, resized, shuffle, updates
-from robustprobe.hardening._schedule import average, eps_factor, rate_factor
-from robustprobe.hardening._spec import make_spec
-from robustprobe.threat import image_generator
-from robustprobe.types import Features
+from robustprobe.probing.surrogate_heads import layout_heads
+from robustprobe.training.data import open_pool, random_view, resized, shuffle, updates
+from robustprobe.training.folder import Folder, architecture_of, card_of
+from robustprobe.training.schedule import average, eps_factor, rate_factor
+from robustprobe.training.spec import make_spec
 
 pytestmark = pytest.mark.unit
 
@@ -113,7 +114,7 @@ def test_deacl_lets_the_gradient_through_its_own_clean_features_and_trades_does_
 def test_lore_weighs_drift_by_a_multiplier_that_rises_where_the_bound_is_violated(tiny_encoder: Encoder) -> None:
     images = torch.rand(3, 3, 16, 16, generator=GENERATOR)
     defence = load_defence("lore", "cls", (-1,), {"rho": 0.1})
-    defence.prepare(tiny_encoder, images)
+    defence.prepare(tiny_encoder, images, lambda size: layout_heads(tiny_encoder, size, images.device))
     clean = [tiny_encoder(images)]
     for factor, rises in ((1.01, False), (3.0, True)):
         own = [Features(clean[0].cls * factor, clean[0].patches)]
@@ -134,7 +135,7 @@ def test_anyhead_takes_turns(inner: str, turns: str, tiny_encoder: Encoder, monk
     monkeypatch.setattr(proxies, "SCENES", 16)
     images = torch.rand(4, 3, 16, 16, generator=GENERATOR)
     defence = load_defence("anyhead", "both", (-1,), {"inner": inner})
-    defence.prepare(tiny_encoder, images)
+    defence.prepare(tiny_encoder, images, lambda size: layout_heads(tiny_encoder, size, images.device))
     clean, start = defence.look(tiny_encoder, images), images + 0.01
     fare = load_defence("fare", "both", (-1,), {})
     for step, turn in enumerate(turns):

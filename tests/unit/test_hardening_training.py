@@ -17,11 +17,11 @@ import robustprobe as rp
 from robustprobe import UserError
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.encoders.file import build
-from robustprobe.hardening import make_spec
-from robustprobe.hardening._folder import LOG, Folder, read_log
-from robustprobe.hardening._machines import Alone
-from robustprobe.hardening._run import run
-from robustprobe.hardening._trainer import DivergedError, Progress, _Trainer
+from robustprobe.training import make_spec
+from robustprobe.training.distributed import Alone
+from robustprobe.training.folder import LOG, Folder, read_log
+from robustprobe.training.loop import DivergedError, Progress, _Trainer
+from robustprobe.training.run import run
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.unit
@@ -31,9 +31,9 @@ SMALL: dict[str, Any] = {"limit": 6, "batch_size": 2, "epochs": 2, "steps": 2, "
 CHILD = """
 import json, os, signal, sys
 from pathlib import Path
-from robustprobe.hardening import make_spec
-from robustprobe.hardening._machines import find_machines
-from robustprobe.hardening._run import run
+from robustprobe.training import make_spec
+from robustprobe.training.distributed import find_machines
+from robustprobe.training.run import run
 
 given, out, fatal, save_seconds = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 

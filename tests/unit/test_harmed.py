@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from robustprobe import harmed
+from robustprobe.core.spec import Suite, validated
 from robustprobe.encoders import Encoder
-from robustprobe.executors import Workshop
-from robustprobe.harmed import Shares, chosen
-from robustprobe.planning import Plan, make_plan
-from robustprobe.runner import execute
-from robustprobe.spec import Suite, validated
-from robustprobe.store import RANDOM, Choice, Example, Group, Store
+from robustprobe.evaluation.example_selection import Shares, chosen
+from robustprobe.evaluation.executors import Workshop
+from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.run import execute
+from robustprobe.results.records import RANDOM, Choice, Example, Group
+from robustprobe.results.store import Store
 from tests.runs import contents, quiet
 
 pytestmark = pytest.mark.unit

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
 from robustprobe.report.leaderboard import page_name, standings, write_leaderboard
-from robustprobe.store import Record, Store
+from robustprobe.results.records import Record
+from robustprobe.results.store import Store
 from tests.unit.test_report_page import fill, read
 from tests.unit.test_report_tables import AWKWARD, PLAIN, attack, make_record, records_of
 

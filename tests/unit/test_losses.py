@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
+from robustprobe.core.registry import tasks
+from robustprobe.core.types import Aim, AttackLoss, Criteria, LabelSpace
 from robustprobe.losses import classification, segmentation
 from robustprobe.losses import depth as depth_losses
 from robustprobe.losses._masked import masked_mean
-from robustprobe.registry import tasks
 from robustprobe.tasks import load_task
-from robustprobe.types import Aim, AttackLoss, Criteria, LabelSpace
 
 pytestmark = pytest.mark.unit
 

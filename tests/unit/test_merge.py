@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustprobe.errors import UserError
-from robustprobe.report._union import differing_fields
-from robustprobe.report.merge import Merged, merge
-from robustprobe.store import Interval, Record, Store
+from robustprobe.core.errors import UserError
+from robustprobe.results.merge import Merged, merge
+from robustprobe.results.records import Interval, Record
+from robustprobe.results.store import Store
+from robustprobe.results.union import differing_fields
 from tests.unit.test_report_page import add_group
 from tests.unit.test_report_tables import attack, make_record
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import robustprobe as rp
 from robustprobe import UserError
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.hardening._narrow import Spread, directions, movement, narrow, spreads, tokens
+from robustprobe.training.feature_rank import Spread, directions, movement, narrow, spreads, tokens
 
 pytestmark = pytest.mark.unit
 
@@ -50,7 +50,7 @@ def test_movement_of_patch_tokens_is_right_on_average(tiny_encoder: Encoder, mon
     single = images(1)
     jacobian = torch.autograd.functional.jacobian(lambda x: tokens(tiny_encoder(x))[1], single).flatten(2)
     exact = torch.einsum("tip,tjp->ij", jacobian, jacobian) / len(jacobian)
-    monkeypatch.setattr("robustprobe.hardening._narrow.PASS", 1)
+    monkeypatch.setattr("robustprobe.training.feature_rank.PASS", 1)
     found = movement(tiny_encoder, single.expand(400, -1, -1, -1))[1]
     assert float((found - exact).norm() / exact.norm()) < 0.1
 
@@ -113,7 +113,7 @@ def test_the_last_checkpoint_is_the_result_and_not_narrowed_again(
         calls.append(count)
         return narrow(encoder, images, count)
 
-    monkeypatch.setattr("robustprobe.hardening._trainer.narrow", counted)
+    monkeypatch.setattr("robustprobe.training.loop.narrow", counted)
     out, given = tmp_path / "out", {"limit": 8, "batch_size": 4, "steps": 1, "directions": 4}
     rp.harden("bundled:scenes", "scenes", "anyhead", epochs=1, out=out, **given)  # type: ignore[arg-type]
     assert calls == [4, 4]

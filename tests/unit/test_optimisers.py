@@ -16,11 +16,11 @@ from robustprobe.attacks._search import Draws, Optimiser, Search, everything
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._square import square
 from robustprobe.attacks._staged import staged_apgd
-from robustprobe.registry import attacks
-from robustprobe.spec import AttackSpec
+from robustprobe.core.registry import attacks
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.threat import L2, NORMS, Linf, Threat
+from robustprobe.core.types import Aim, LabelSpace
 from robustprobe.tasks import load_task
-from robustprobe.threat import L2, NORMS, Linf, Threat
-from robustprobe.types import Aim, LabelSpace
 
 pytestmark = pytest.mark.unit
 

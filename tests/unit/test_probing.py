@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 
 from robustprobe import probing
+from robustprobe.core.spec import HeadSpec
+from robustprobe.core.types import Features, LabelSpace, Widths
+from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import Architecture, build
 from robustprobe.probing import (
     FeatureSet,
     Fitted,
     Lesson,
-    fit,
+    fit_head,
     fit_probes,
     head_fingerprint,
     learn,
     mean_scores,
     train_data,
 )
-from robustprobe.probing._fit import Candidate
-from robustprobe.recipes import TaskRecipe
-from robustprobe.spec import HeadSpec
+from robustprobe.probing.fit import Candidate
+from robustprobe.probing.recipes import TaskRecipe
 from robustprobe.tasks import Head, Task, load_task
-from robustprobe.types import Features, LabelSpace, Widths
-from robustprobe.views import Resized
 from tests.conftest import SHORT, SceneProbes, whole
 
 pytestmark = pytest.mark.unit
@@ -61,7 +61,7 @@ def fit_best(task: Task, train: FeatureSet, val: FeatureSet, recipe: TaskRecipe)
     def judge(candidates: Sequence[Candidate]) -> list[float]:
         return mean_scores(task, candidates, val.parts(task.name, CPU))
 
-    return fit(lesson(task, train, recipe), judge, lambda done, total: None)
+    return fit_head(lesson(task, train, recipe), judge, lambda done, total: None)
 
 
 def weights(head: Head) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ import torch
 import robustprobe as rp
 from robustprobe import UserError, proxies
 from robustprobe.encoders import Encoder
-from robustprobe.proxies import LAYOUTS, Layout, kmeans, layout_heads, layout_labels
+from robustprobe.probing.surrogate_heads import LAYOUTS, Layout, kmeans, layout_heads, layout_labels
 
 pytestmark = pytest.mark.unit
 

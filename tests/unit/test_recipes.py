@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from robustprobe import Dataset, Sample, load_dataset, probing
+from robustprobe.core.spec import HeadSpec
+from robustprobe.core.types import HeadDesign, LabelSpace, Widths
+from robustprobe.core.views import Padded, Resized, View, Windows
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import Architecture, build
-from robustprobe.probing import FeatureSet, Lesson, fit_probes, learn, mean_scores, train_data
-from robustprobe.probing import _cache as cache
-from robustprobe.probing import _fit as fitting
-from robustprobe.probing._augment import Augmentation
-from robustprobe.probing._features import Streamed
-from robustprobe.recipes import RECIPES, Augment, TaskRecipe, multiple, recipe_of, serving
-from robustprobe.spec import HeadSpec
+from robustprobe.probing import FeatureSet, Lesson, cache, fit_probes, learn, mean_scores, train_data
+from robustprobe.probing import fit as fitting
+from robustprobe.probing.augment import Augmentation
+from robustprobe.probing.features import Streamed
+from robustprobe.probing.probes import wide
+from robustprobe.probing.recipes import RECIPES, Augment, TaskRecipe, multiple, recipe_of, serving
 from robustprobe.tasks import load_task
-from robustprobe.types import HeadDesign, LabelSpace, Widths
-from robustprobe.views import Padded, Resized, View, Windows
 from tests.conftest import whole
 
 pytestmark = pytest.mark.unit
@@ -188,7 +188,7 @@ def test_heads_of_every_task_learn_and_are_cached(recipe: Any, layers: Any, deep
 def test_a_head_on_four_layers_reads_four_layers(deep_encoder: Encoder) -> None:
     design = HeadDesign(4, "cls+patch", False)
     task = load_task("classification", LabelSpace(classes=("a", "b")))
-    head = task.head(probing._wide(deep_encoder.card.widths, 4), design)
+    head = task.head(wide(deep_encoder.card.widths, 4), design)
     view = replace(Resized(size=(16, 16)), layers=4)
     features = view.features(deep_encoder, torch.rand(2, 3, 16, 16))
     assert features.cls.shape == (2, 32)
@@ -289,7 +289,7 @@ def test_features_too_large_for_memory_are_kept_in_a_file_and_are_the_same(
     data = load_dataset("scenes", split="train", limit=6, size=(16, 16))
     view = Resized(size=(16, 16))
     within = probing.extract(tiny_encoder, view, data, 4, CPU)
-    monkeypatch.setattr("robustprobe.probing._features.MOST_IN_MEMORY", 0)
+    monkeypatch.setattr("robustprobe.probing.features.MOST_IN_MEMORY", 0)
     on_disk = probing.extract(tiny_encoder, view, data, 4, CPU)
     assert torch.equal(within.patches, on_disk.patches)
     assert torch.equal(within.cls, on_disk.cls)

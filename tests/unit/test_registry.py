@@ -8,10 +8,10 @@ import pytest
 
 from robustprobe import Attack, Dataset, UserError, load_dataset
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.errors import unknown_name
-from robustprobe.registry import Registry, attacks, datasets, load_attribute, sources, tasks
-from robustprobe.spec import AttackSpec
-from robustprobe.suites import bundled_suites, find_suite
+from robustprobe.core.errors import unknown_name
+from robustprobe.core.registry import Registry, attacks, datasets, load_attribute, sources, tasks
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.suites import bundled_suites, find_suite
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +35,7 @@ class Other: ...
 DATASET = """
 from PIL import Image
 from robustprobe import Dataset, LabelSpace
-from robustprobe.datasets._base import RawSample
+from robustprobe.datasets.base import RawSample
 
 class Greys(Dataset):
     labels = {"classification": LabelSpace(classes=("dark", "light"))}
@@ -56,7 +56,7 @@ def user_file(tmp_path: Path) -> Path:
 
 def test_names_are_listed_without_importing_torch() -> None:
     code = (
-        "import sys; from robustprobe.registry import attacks, datasets, tasks, sources;"
+        "import sys; from robustprobe.core.registry import attacks, datasets, tasks, sources;"
         "rooms = (attacks, datasets, tasks, sources);"
         "assert all(r.names() and [r.summary(n) for n in r.names()] for r in rooms);"
         "sys.exit('torch' in sys.modules)"

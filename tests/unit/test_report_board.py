@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustprobe.report._board import Board, bench_key, board
-from robustprobe.report._chance import chances
-from robustprobe.report._figures import curve_figures, eps_figures
-from robustprobe.report._kept import Places, kept, mean_kept, places, share_text
-from robustprobe.report._level_figures import heat_figures, pareto, trade_figures
-from robustprobe.report._series import MOST, Checkpoint, checkpoint, parent, series, shortened
-from robustprobe.report._union import Found, union_groups
-from robustprobe.stats import Estimate
-from robustprobe.store import Interval, Record, Store
+from robustprobe.metrics.intervals import Estimate
+from robustprobe.report.charts.figures import curve_figures, eps_figures
+from robustprobe.report.charts.level_figures import heat_figures, pareto, trade_figures
+from robustprobe.report.charts.series import MOST, Checkpoint, checkpoint, parent, series, shortened
+from robustprobe.report.tables.board import Board, bench_key, board
+from robustprobe.report.tables.chance import chances
+from robustprobe.report.tables.shares import Places, kept, mean_kept, places, share_text
+from robustprobe.results.records import Interval, Record
+from robustprobe.results.store import Store
+from robustprobe.results.union import Found, union_groups
 from tests.unit.test_report_page import SHAPES, fill
 from tests.unit.test_report_tables import OWN, PLAIN, attack, make_record, records_of
 

@@ -16,13 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustprobe.errors import UserError
-from robustprobe.report._board import bench_key, board
-from robustprobe.report._checks import checks
-from robustprobe.report._cost import cost_table
-from robustprobe.report._examples import Wish
-from robustprobe.report._headline import headline
-from robustprobe.report._pictures import (
+from robustprobe.core.errors import UserError
+from robustprobe.report.charts.pictures import (
     Scale,
     amplified,
     class_colours,
@@ -33,9 +28,15 @@ from robustprobe.report._pictures import (
     png_uri,
     viridis,
 )
-from robustprobe.report._viewer import image_iou
-from robustprobe.report.page import render_page, write_page
-from robustprobe.store import RANDOM, Choice, Example, Group, Interval, Record, Store
+from robustprobe.report.page.checks import checks
+from robustprobe.report.page.cost import cost_table
+from robustprobe.report.page.examples import Wish
+from robustprobe.report.page.headline import headline
+from robustprobe.report.page.render import render_page, write_page
+from robustprobe.report.page.viewer import image_iou
+from robustprobe.report.tables.board import bench_key, board
+from robustprobe.results.records import RANDOM, Choice, Example, Group, Interval, Record
+from robustprobe.results.store import Store
 from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, make_record, records_of
 
 SIZE = 6
@@ -497,7 +498,7 @@ def test_a_broken_example_is_the_users_to_mend(store: Store, tmp_path: Path) -> 
 
 def test_writing_a_page_needs_no_torch(store: Store, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from robustprobe.report.page import write_page\n"
+        "import sys; from pathlib import Path; from robustprobe.report.page.render import write_page\n"
         "write_page(Path(sys.argv[1]), Path(sys.argv[2])); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, store.folder, tmp_path / "page.html"], check=False)

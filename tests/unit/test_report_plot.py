@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from robustprobe.errors import UserError
-from robustprobe.report.plot import write_plot
-from robustprobe.report.serve import PageServer
-from robustprobe.store import Store
+from robustprobe.core.errors import UserError
+from robustprobe.report.charts.plot import write_plot
+from robustprobe.report.page.serve import PageServer
+from robustprobe.results.store import Store
 from tests.unit.test_report_page import HARMED, SURVIVED, add_choices, fill
 from tests.unit.test_report_tables import AWKWARD, PLAIN, records_of
 

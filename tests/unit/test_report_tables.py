@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from robustprobe.errors import UserError
-from robustprobe.report._matrix import task_tables
-from robustprobe.report._sheet import FORMATS
-from robustprobe.report.tables import KEYS, print_rich, render, table_rows
-from robustprobe.spec import AttackSpec
-from robustprobe.store import HeadFacts, Interval, Provenance, Record
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import AttackSpec
+from robustprobe.report.tables.matrix import task_tables
+from robustprobe.report.tables.results import KEYS, print_rich, render, table_rows
+from robustprobe.report.tables.sheet import FORMATS
+from robustprobe.results.records import HeadFacts, Interval, Provenance, Record
 
 METRICS = {
     "classification": ("top-1", "share", True),
@@ -288,12 +288,15 @@ def test_rich_takes_no_markup_from_names() -> None:
 
 
 def test_tables_and_page_do_without_torch() -> None:
-    code = "import sys, robustprobe.report.tables, robustprobe.report.page; sys.exit('torch' in sys.modules)"
+    modules = "robustprobe.report.tables.results, robustprobe.report.page.render"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_tables_load_without_the_libraries_of_the_page() -> None:
-    code = "import sys, robustprobe.report.tables; print({'pyarrow', 'jinja2', 'PIL', 'rich'} & set(sys.modules))"
+    code = (
+        "import sys, robustprobe.report.tables.results; print({'pyarrow', 'jinja2', 'PIL', 'rich'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
 
 

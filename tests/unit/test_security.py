@@ -23,15 +23,16 @@ from scipy.io import savemat
 
 import robustprobe
 from robustprobe import UserError, load_dataset, load_encoder
+from robustprobe.core.images import opened
+from robustprobe.core.registry import load_attribute
+from robustprobe.core.spec import load_suite
 from robustprobe.datasets._cifar import ArrayUnpickler
 from robustprobe.encoders._checkpoint import read_tensors
 from robustprobe.encoders.file import Architecture, build
-from robustprobe.pictures import opened
-from robustprobe.registry import load_attribute
-from robustprobe.report.merge import merge
-from robustprobe.report.page import write_page
-from robustprobe.spec import load_suite
-from robustprobe.store import Store, sealed
+from robustprobe.report.page.render import write_page
+from robustprobe.results.merge import merge
+from robustprobe.results.sealing import sealed
+from robustprobe.results.store import Store
 from tests.folders import ORIENTATION, save, write_camvid, write_classes, write_parquet
 from tests.unit.test_dataset_depth import write_mat
 from tests.unit.test_merge import put

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustprobe.shards import DamagedError, Shard, ShardFolder, packed, unpacked
-from robustprobe.tally import Kept, Piece
+from robustprobe.evaluation.collect import Kept, Piece
+from robustprobe.evaluation.partial_results import DamagedError, Shard, ShardFolder, packed, unpacked
 
 pytestmark = pytest.mark.unit
 

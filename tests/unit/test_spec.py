@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from robustprobe import UserError, spec
-from robustprobe.spec import (
+from robustprobe.core.spec import (
     AttackChoice,
     AttackSpec,
     DatasetSpec,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from robustprobe import stats
-from robustprobe.stats import Estimate, bootstrap, wilson
-from robustprobe.tasks._base import mean_over_images
+from robustprobe.metrics.intervals import Estimate, bootstrap, wilson
+from robustprobe.tasks.base import mean_over_images
 
 pytestmark = pytest.mark.unit
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from robustprobe import Encoder, EncoderCard, Features, Widths, load_dataset, load_encoder
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.sums import image_sums, mean_of, sum_of
 from robustprobe.encoders import Encoder as AnyEncoder
-from robustprobe.evaluation import Work, evaluate
+from robustprobe.evaluation.batch_invariant import SteadyEncoder, cuts, steady_models, steady_sizes
+from robustprobe.evaluation.evaluate import Work, evaluate
 from robustprobe.probing import fit_probes, served, train_data
-from robustprobe.spec import AttackSpec
-from robustprobe.steady import SteadyEncoder, cuts, steady_models, steady_sizes
-from robustprobe.sums import image_sums, mean_of, sum_of
 from tests.conftest import SHORT
 
 pytestmark = pytest.mark.unit

@@ -16,8 +16,10 @@ from PIL import Image
 
 from robustprobe import UserError
 from robustprobe import files as written_files
-from robustprobe.spec import AttackSpec
-from robustprobe.store import Example, Group, HeadFacts, Interval, Provenance, Record, Store, write_whole
+from robustprobe.core.files import write_whole
+from robustprobe.core.spec import AttackSpec
+from robustprobe.results.records import Example, Group, HeadFacts, Interval, Provenance, Record
+from robustprobe.results.store import Store
 
 pytestmark = pytest.mark.unit
 

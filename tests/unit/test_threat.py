@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustprobe.threat import Linf, image_generator, towards
+from robustprobe.core.threat import Linf, image_generator, towards
 
 pytestmark = pytest.mark.unit
 

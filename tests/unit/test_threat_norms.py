@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustprobe.threat import L2, NORMS, Linf, image_generator
+from robustprobe.core.threat import L2, NORMS, Linf, image_generator
 
 pytestmark = pytest.mark.unit
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from robustprobe import load_dataset
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.evaluation import Work, evaluate
-from robustprobe.spec import AttackSpec
-from robustprobe.tally import Tally
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.types import LabelSpace
+from robustprobe.evaluation.collect import Tally
+from robustprobe.evaluation.evaluate import Work, evaluate
+from robustprobe.evaluation.sanity_checks import Check, Judge, Sample, sample_checks, trace_checks
 from robustprobe.tasks import Task, load_task
-from robustprobe.trust import Check, Judge, Sample, sample_checks, trace_checks
-from robustprobe.types import LabelSpace
 from tests.conftest import SceneProbes
 from tests.digits import Digits, digits
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from robustprobe.core.types import Features, Widths
+from robustprobe.core.views import Padded, Resized, Windows, as_one, last_layers, side_by_side, starts
 from robustprobe.encoders import Encoder
-from robustprobe.types import Features, Widths
-from robustprobe.views import Padded, Resized, Windows, as_one, last_layers, side_by_side, starts
 
 pytestmark = pytest.mark.unit
 

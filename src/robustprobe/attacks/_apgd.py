@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks._search import Best, Draws, Entries, Outcome, Search
-from robustprobe.threat import Threat, over_image
+from robustprobe.core.threat import Threat, over_image
 
 FIRST_STEP = 2.0
 FIRST_CHECK, SOONER, LEAST_CHECK = 0.22, 0.03, 0.06

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._base import Victim
 from robustprobe.attacks._search import Entries, Judged, Objective
-from robustprobe.errors import UserError, unknown_name
+from robustprobe.attacks.base import Victim
+from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.sums import sum_of
+from robustprobe.core.types import Features
 from robustprobe.losses import embedding
-from robustprobe.sums import sum_of
-from robustprobe.types import Features
 
 DISTANCES = {
     "l2": embedding.embedding_distance,

@@ -6,9 +6,9 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._base import Attack, Victim
 from robustprobe.attacks._search import Draws, Entries, Objective, Optimiser, Outcome, Search, everything, visited
 from robustprobe.attacks._sign_gradient import sign_gradient
+from robustprobe.attacks.base import Attack, Victim
 
 
 class Phase(NamedTuple):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustprobe.errors import UserError
-from robustprobe.threat import Threat, image_generator, over_image
+from robustprobe.core.errors import UserError
+from robustprobe.core.threat import Threat, image_generator, over_image
 
 LATE = 0.8
 

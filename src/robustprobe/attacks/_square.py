@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks._search import Best, Draws, Entries, Outcome, Search
-from robustprobe.sums import image_sums
-from robustprobe.threat import L2, over_image
+from robustprobe.core.sums import image_sums
+from robustprobe.core.threat import L2, over_image
 
 FIRST_SHARE = 0.8
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)

@@ -5,10 +5,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._base import Victim
 from robustprobe.attacks._search import Entries, Judged, Objective
-from robustprobe.errors import unknown_name
-from robustprobe.types import Aim, Criteria
+from robustprobe.attacks.base import Victim
+from robustprobe.core.errors import unknown_name
+from robustprobe.core.types import Aim, Criteria
 
 
 def default_loss(victim: Victim) -> str:

@@ -4,8 +4,8 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from robustprobe.attacks._base import Attack, Victim
 from robustprobe.attacks._search import Draws, Outcome, unjudged
+from robustprobe.attacks.base import Attack, Victim
 
 
 @final

@@ -4,10 +4,10 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from robustprobe.attacks._base import Victim
 from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Objective
 from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.attacks.base import Victim
 
 
 @final

@@ -5,12 +5,12 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._base import Victim
 from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Entries, Judged, Objective
-from robustprobe.errors import UserError
+from robustprobe.attacks.base import Victim
+from robustprobe.core.errors import UserError
+from robustprobe.core.sums import mean_of
 from robustprobe.losses.segmentation import segmentation_pixels, segpgd
-from robustprobe.sums import mean_of
 
 STRIDE = 4
 NOTHING_IGNORED = -1

@@ -4,10 +4,10 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from robustprobe.attacks._base import Victim
 from robustprobe.attacks._phases import Phase, PhasedAttack
 from robustprobe.attacks._staged import staged_apgd
 from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.attacks.base import Victim
 
 LOSSES = ("mask-ce", "segpgd", "js", "mask-logit")
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
-from robustprobe.attacks._base import Attack, Victim
 from robustprobe.attacks._search import Draws, Entries, Outcome, Search, everything, visited
 from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.attacks.base import Attack, Victim
 
 LEVELS = 64
 """The ball of a broken image is at most eps / LEVELS larger than one in which the attack failed."""

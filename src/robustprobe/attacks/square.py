@@ -4,11 +4,11 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from robustprobe.attacks._base import Victim
 from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Objective, Optimiser
 from robustprobe.attacks._square import square
 from robustprobe.attacks._task_objectives import default_loss, task_objective
+from robustprobe.attacks.base import Victim
 
 LOSSES = {"classification": "margin", "segmentation": "ce", "depth": "rmse"}
 

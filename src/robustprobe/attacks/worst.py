@@ -5,13 +5,13 @@ from typing import ClassVar, NamedTuple, final
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
-from robustprobe.attacks._base import Victim
 from robustprobe.attacks._phases import Phase, PhasedAttack
 from robustprobe.attacks._search import Optimiser
 from robustprobe.attacks._square import square
 from robustprobe.attacks._staged import staged_apgd
 from robustprobe.attacks._task_objectives import default_loss, task_objective
-from robustprobe.errors import UserError
+from robustprobe.attacks.base import Victim
+from robustprobe.core.errors import UserError
 
 
 class Part(NamedTuple):

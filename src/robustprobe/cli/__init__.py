@@ -6,7 +6,7 @@ import sys
 
 from cyclopts import App, CycloptsError
 
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
 
 app = App(
     name="robustprobe",

@@ -8,9 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from robustprobe.planning import Plan
-from robustprobe.runner import Progress
-from robustprobe.spec import format_eps
+from robustprobe.core.spec import format_eps
+from robustprobe.evaluation.plan import Plan
+from robustprobe.evaluation.run import Progress
 
 
 def show_plan(console: Console, plan: Plan) -> None:

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from robustprobe.cli._display import duration
-from robustprobe.hardening._trainer import Progress
+from robustprobe.training.loop import Progress
 
 
 class Watch:

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from robustprobe.cli._console import new_console
-from robustprobe.errors import UserError
-from robustprobe.store import Store
+from robustprobe.core.errors import UserError
+from robustprobe.results.store import Store
 
 if TYPE_CHECKING:
-    from robustprobe.report._comparison import Comparison
+    from robustprobe.report.tables.comparison import Comparison
 
 PAPER = "paper"
 
@@ -35,26 +35,27 @@ def compare(
         With paper: the encoder, as it was given to `run`, that stands for the paper's DINO after DeACL; by default any
         that is called after both.
     """
-    from robustprobe.report import _comparison, _sheet
+    from robustprobe.report.tables import comparison as tables
+    from robustprobe.report.tables import sheet
 
     comparison = _compare(folder, other, deacl)
     if format == "rich":
-        _sheet.print_rich(comparison.document, new_console())
+        sheet.print_rich(comparison.document, new_console())
     else:
-        print(_comparison.render(comparison, format), end="")
+        print(tables.render(comparison, format), end="")
 
 
 def _compare(folder: Path, other: str, deacl: str | None) -> "Comparison":
     store = _finished(folder)
     if other == PAPER:
-        from robustprobe.report.compare_paper import compare_paper
+        from robustprobe.report.paper.compare import compare_paper
 
         return compare_paper(store.records(), deacl)
     if deacl is not None:
         raise UserError(f"--deacl names an encoder of the paper, and {other} is not `{PAPER}`; leave it away.")
     if not Path(other).is_dir():
         raise UserError(f"'{other}' is neither a folder of results nor `{PAPER}`; give one of the two.")
-    from robustprobe.report.compare_folders import compare_folders
+    from robustprobe.report.tables.compare_folders import compare_folders
 
     return compare_folders(store, _finished(Path(other)))
 

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from robustprobe.cli._console import new_console
 from robustprobe.cli.run import _suite
-from robustprobe.suites import find_suite
+from robustprobe.core.suites import find_suite
 
 if TYPE_CHECKING:
-    from robustprobe.hardening._curve import Table as Tables
+    from robustprobe.evaluation.checkpoints import Table as Tables
 
 
 def curve(
@@ -78,10 +78,10 @@ def curve(
     console = new_console()
     console.print("[bold]robustprobe[/] curve: loading torch and checkpoints ...")
     from robustprobe.cli._display import Display, show_plan
-    from robustprobe.device import find_device
-    from robustprobe.hardening import _curve
-    from robustprobe.report.plot import write_plot
-    from robustprobe.store import Store
+    from robustprobe.core.device import find_device
+    from robustprobe.evaluation import checkpoints as _curve
+    from robustprobe.report.charts.plot import write_plot
+    from robustprobe.results.store import Store
 
     epochs = _curve.checkpoint_names(folder)
     changes: dict[str, Any] = {"encoders": list(epochs), "attacks": attack, "eps": eps, "steps": steps}
@@ -101,7 +101,7 @@ def curve(
     for failure in failures:
         print(f"robustprobe: failed: {failure.label}: {failure.reason}", file=sys.stderr)
     if teacher_heads:
-        from robustprobe.hardening._kept import kept_heads
+        from robustprobe.evaluation.teacher_heads import kept_heads
 
         console.print("The teacher's heads kept:")
         _show(console, _curve.tables(kept_heads(plan.suite, folder, data_root, plan.device)))

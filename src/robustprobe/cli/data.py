@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from robustprobe.cli._console import new_console
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustprobe.datasets import Dataset

@@ -36,11 +36,11 @@ def doctor(
         return
     import torch
 
+    from robustprobe.core.errors import UserError
+    from robustprobe.core.registry import datasets
     from robustprobe.datasets import load_dataset
-    from robustprobe.errors import UserError
-    from robustprobe.probing import cache_folder
-    from robustprobe.provenance import hardware, versions
-    from robustprobe.registry import datasets
+    from robustprobe.probing.cache import cache_folder
+    from robustprobe.results.provenance import hardware, versions
 
     table = Table(show_edge=False, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
@@ -70,7 +70,7 @@ def doctor(
 
 def _cluster(address: str, root: Path, encoders: list[str]) -> None:
     """Exit code 2 where machines differ in what numbers depend on."""
-    from robustprobe.executors._cluster import differing, nodes
+    from robustprobe.evaluation.executors.cluster import differing, nodes
 
     console, found = new_console(), nodes(address, root, encoders)
     table = Table(show_edge=False, pad_edge=False)

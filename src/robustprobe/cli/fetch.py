@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from robustprobe.cli._console import new_console
-from robustprobe.errors import UserError
-from robustprobe.suites import find_suite, narrowed
+from robustprobe.core.errors import UserError
+from robustprobe.core.suites import find_suite, narrowed
 
 if TYPE_CHECKING:
-    from robustprobe.spec import Suite
+    from robustprobe.core.spec import Suite
 
 
 def fetch(

@@ -110,10 +110,10 @@ def harden(
     if leads:
         console.print(f"[bold]robustprobe[/] harden {method}: loading torch and {encoder} ...")
     from robustprobe.cli._training import Watch
-    from robustprobe.hardening._machines import find_machines
-    from robustprobe.hardening._run import run
-    from robustprobe.hardening._spec import make_spec
-    from robustprobe.hardening._trainer import DivergedError
+    from robustprobe.training.distributed import find_machines
+    from robustprobe.training.loop import DivergedError
+    from robustprobe.training.run import run
+    from robustprobe.training.spec import make_spec
 
     given: dict[str, Any] = {"encoder": encoder, "datasets": tuple(dataset), "epochs": epochs, "eps": eps}
     given |= {"steps": steps, "protect": protect, "layers": tuple(layer) if layer else None, "options": option}

@@ -7,10 +7,10 @@ from typing import Literal
 
 from rich.table import Table
 
-from robustprobe import registry
 from robustprobe.cli._console import new_console
-from robustprobe.errors import UserError
-from robustprobe.suites import bundled_suites
+from robustprobe.core import registry
+from robustprobe.core.errors import UserError
+from robustprobe.core.suites import bundled_suites
 
 Kind = Literal["encoders", "datasets", "tasks", "attacks", "defences", "suites"]
 CARDS = Path(__file__).parent.parent / "assets" / "encoders"

@@ -18,7 +18,7 @@ def merge(folder: Path, /, *more: Path, out: Annotated[Path, Parameter(alias="-o
     out
         A new folder, or one with results, which are kept.
     """
-    from robustprobe.report.merge import merge as merge_folders
+    from robustprobe.results.merge import merge as merge_folders
 
     done = merge_folders([folder, *more], out)
     print(f"{done.cells} cells and {done.groups} groups of example images copied to {out}; {done.known} were there.")

@@ -30,6 +30,6 @@ def plot(
     samples
         Images of each dataset that examples shows: one drawn at random and one chosen by harm in turn.
     """
-    from robustprobe.report.plot import write_plot
+    from robustprobe.report.charts.plot import write_plot
 
     print(write_plot([folder, *more], kind, out or Path(f"{kind}.svg"), samples).resolve())

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from robustprobe.cli._console import new_console
-from robustprobe.errors import UserError
-from robustprobe.store import Store
+from robustprobe.core.errors import UserError
+from robustprobe.results.store import Store
 
 if TYPE_CHECKING:
-    from robustprobe.report._examples import Wish
+    from robustprobe.report.page.examples import Wish
 
 
 def table(
@@ -35,7 +35,7 @@ def table(
     layout
         all, or paper: results at Linf 8/255 in the columns of the paper's three tables, one record a cell.
     """
-    from robustprobe.report import tables
+    from robustprobe.report.tables import results as tables
 
     records = Store(folder).records()
     if format == "rich":
@@ -64,7 +64,7 @@ def report(
     samples
         Images of each dataset that the viewer shows, or all; by default 24, fewer where they would take over 12 MB.
     """
-    from robustprobe.report.page import write_page
+    from robustprobe.report.page.render import write_page
 
     wish = parse_samples(samples)
     print(write_page([folder, *more], out or folder / "report.html", wish).resolve())
@@ -72,7 +72,7 @@ def report(
 
 def parse_samples(samples: str) -> "Wish | None":
     """What the viewer is to show. Raises UserError for what is neither a number nor `all`."""
-    from robustprobe.report._examples import Wish
+    from robustprobe.report.page.examples import Wish
 
     if not samples:
         return None

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from cyclopts import Parameter
 
 from robustprobe.cli._console import new_console
-from robustprobe.errors import UserError, unknown_name
-from robustprobe.registry import executors
-from robustprobe.spec import Spread, Suite, validated
-from robustprobe.suites import find_suite, narrowed
+from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.registry import executors
+from robustprobe.core.spec import Spread, Suite, validated
+from robustprobe.core.suites import find_suite, narrowed
 
 # In the docstring of `run` it would be taken for the heading of a section.
 EXAMPLES = Parameter(help="Images kept for the page, drawn at random.")
@@ -200,13 +200,13 @@ def _run(suite: Suite, root: Path, out: Path, device: str, options: _Options = _
     console = new_console()
     console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
     from robustprobe.cli._display import Display, show_plan
-    from robustprobe.device import find_device
+    from robustprobe.core.device import find_device
     from robustprobe.encoders import go_offline, with_arch
-    from robustprobe.planning import make_plan
-    from robustprobe.report.page import write_page
-    from robustprobe.report.tables import print_rich
-    from robustprobe.runner import execute
-    from robustprobe.store import Store
+    from robustprobe.evaluation.plan import make_plan
+    from robustprobe.evaluation.run import execute
+    from robustprobe.report.page.render import write_page
+    from robustprobe.report.tables.results import print_rich
+    from robustprobe.results.store import Store
 
     if options.offline:
         go_offline()

@@ -23,9 +23,9 @@ def view(folder: Path, /, *more: Path, samples: str = "", browser: bool = True, 
     port
         Port on the loopback interface; by default a free one.
     """
-    from robustprobe.errors import UserError
-    from robustprobe.report.page import read_page
-    from robustprobe.report.serve import serve
+    from robustprobe.core.errors import UserError
+    from robustprobe.report.page.render import read_page
+    from robustprobe.report.page.serve import serve
 
     page = read_page([folder, *more], parse_samples(samples))
     try:

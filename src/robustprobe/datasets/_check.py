@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustprobe.datasets._base import SPLITS, Dataset, Split, find_dataset
-from robustprobe.errors import UserError
-from robustprobe.types import LabelSpace
+from robustprobe.core.errors import UserError
+from robustprobe.core.types import LabelSpace
+from robustprobe.datasets.base import SPLITS, Dataset, Split, find_dataset
 
 SAMPLE = 64
 # 16-bit depth maps hold thousands of values.

@@ -7,8 +7,8 @@ from typing import Any, final
 
 import numpy as np
 
+from robustprobe.core.errors import UserError
 from robustprobe.datasets._tables import Edition, Table, all_or_none, pixel_table
-from robustprobe.errors import UserError
 
 SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32

@@ -5,13 +5,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple, final
 
-from robustprobe.datasets._base import SPLITS, Dataset, RawSample, Split
+from robustprobe.core.errors import UserError
+from robustprobe.core.images import opened
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import image_names
 from robustprobe.datasets._images import upright
 from robustprobe.datasets._splits import read_split
-from robustprobe.errors import UserError
-from robustprobe.pictures import opened
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 
 
 class Member(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
 
 
 def fetch(name: str, folder: Path, homepage: str, **options: Any) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from robustprobe.core.errors import UserError
 from robustprobe.datasets._images import IMAGE_SUFFIXES
-from robustprobe.errors import UserError
 
 
 class Pair(NamedTuple):

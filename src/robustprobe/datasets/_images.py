@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from robustprobe.errors import UserError
-from robustprobe.pictures import check_pixels, opened
+from robustprobe.core.errors import UserError
+from robustprobe.core.images import check_pixels, opened
 
 Size = tuple[int, int]
 

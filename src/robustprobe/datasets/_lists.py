@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from robustprobe.core.errors import UserError
 from robustprobe.datasets._folders import require
-from robustprobe.errors import UserError
 
 
 def read_list(path: Path, columns: str) -> list[list[str]]:

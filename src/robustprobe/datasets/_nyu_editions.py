@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustprobe.datasets._base import Split
+from robustprobe.core.errors import UserError
 from robustprobe.datasets._folders import require
 from robustprobe.datasets._images import open_matching, read_depth
 from robustprobe.datasets._lists import existing, read_list
 from robustprobe.datasets._splits import read_split
-from robustprobe.errors import UserError
+from robustprobe.datasets.base import Split
 
 SHAPE = (480, 640)
 MILLIMETRES = 1000

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from robustprobe.datasets._base import SPLITS, Split
+from robustprobe.core.errors import UserError
+from robustprobe.core.images import opened
 from robustprobe.datasets._folders import Pair, image_names, require, same_stems
 from robustprobe.datasets._images import Size
-from robustprobe.errors import UserError
-from robustprobe.pictures import opened
+from robustprobe.datasets.base import SPLITS, Split
 
 
 def found_splits(folder: Path, layout: str) -> list[Split]:

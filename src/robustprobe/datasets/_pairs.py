@@ -9,11 +9,11 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from robustprobe.datasets._base import Dataset, RawSample, Split
+from robustprobe.core.errors import UserError
 from robustprobe.datasets._folders import Pair, require
 from robustprobe.datasets._images import open_matching, read_mask
 from robustprobe.datasets._splits import read_split
-from robustprobe.errors import UserError
+from robustprobe.datasets.base import Dataset, RawSample, Split
 
 IGNORE = 255
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
 
 MOST_MEMBER_BYTES = 2**28
 MOST_SHARDS = 100_000

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Container, Sequence
 from typing import TypeVar
 
-from robustprobe.datasets._base import Split
+from robustprobe.datasets.base import Split
 
 Item = TypeVar("Item")
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from threading import Lock
 from typing import Any, NamedTuple, cast, final
 
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
 
 LABELS = ("label", "labels", "fine_label", "cls", "class", "target")
 IMAGES = ("image", "img", "jpg", "png", "picture", "pixels")

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustprobe.datasets._base import Dataset, RawSample, Split
+from robustprobe.core.errors import UserError
+from robustprobe.core.images import opened
 from robustprobe.datasets._folders import require
 from robustprobe.datasets._splits import held_out
-from robustprobe.errors import UserError
-from robustprobe.pictures import opened
+from robustprobe.datasets.base import Dataset, RawSample, Split
 
 # Photographs are compressed already: their tables hardly swell.
 MOST_SWELLING = 100

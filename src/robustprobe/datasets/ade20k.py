@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
-from robustprobe.datasets._base import Split
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import Pair, require, same_stems
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import Split
 
 NAMES = """\
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,

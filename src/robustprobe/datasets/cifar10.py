@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import ClassVar, final
 
-from robustprobe.datasets._base import Split
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._cifar import binary, pickles
 from robustprobe.datasets._download import fetch
 from robustprobe.datasets._tables import Edition, TableDataset, parquet
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import Split
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import ClassVar, final
 
-from robustprobe.datasets._base import Split
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._cifar import binary, pickles
 from robustprobe.datasets._download import fetch
 from robustprobe.datasets._tables import Edition, TableDataset, parquet
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import Split
 
 NAMES = """\
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
-from robustprobe.datasets._base import Split
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import Pair, image_names, require
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import Split
 
 # Names in the order of the train ids, with the label id each is annotated by.
 LABEL_IDS = {

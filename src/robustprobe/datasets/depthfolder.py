@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, final
 
-from robustprobe.datasets._base import RawSample, Split
+from robustprobe.core.errors import UserError
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import Pair
 from robustprobe.datasets._images import Size, open_matching, read_depth
 from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
 from robustprobe.datasets._pairs import PairDataset
-from robustprobe.errors import UserError
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import RawSample, Split
 
 UNITS = {"scale": 1000.0, "max_depth": 10.0}
 

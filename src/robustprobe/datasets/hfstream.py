@@ -10,13 +10,13 @@ from typing import ClassVar, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from robustprobe.datasets._base import SPLITS, Dataset, RawSample, Split
+from robustprobe.core.errors import UserError
+from robustprobe.core.images import opened
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._images import Size, upright
 from robustprobe.datasets._splits import read_split
 from robustprobe.datasets._stream import Columns, Source, Spool
-from robustprobe.errors import UserError
-from robustprobe.pictures import opened
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 
 NAMES: dict[str, Split] = {"train": "train", "validation": "val", "val": "val", "dev": "val", "test": "test"}
 

@@ -7,10 +7,10 @@ from typing import ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from robustprobe.datasets._base import Dataset, RawSample
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import require
 from robustprobe.datasets._nyu_editions import SHAPE, Edition, LabelledMat, ListedFiles, list_of
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import Dataset, RawSample
 
 # Eigen et al. 2014 score rows 45:471 and columns 41:601 of the 480 x 640 image.
 EIGEN_ROWS, EIGEN_COLUMNS = slice(45, 471), slice(41, 601)

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, final
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustprobe.datasets._base import Dataset, RawSample, Split
+from robustprobe.core.errors import UserError
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._images import Size, served_size
 from robustprobe.datasets._rendering import IGNORE, SHAPES, SURFACES, Rendering, render
-from robustprobe.errors import UserError
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import Dataset, RawSample, Split
 
 SIZES: dict[Split, int] = {"train": 4000, "val": 500, "test": 1000}
 

@@ -5,13 +5,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, final
 
-from robustprobe.datasets._base import Split
+from robustprobe.core.errors import UserError
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import Pair, require
 from robustprobe.datasets._images import Size
 from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
-from robustprobe.errors import UserError
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import Split
 
 
 @final

@@ -6,11 +6,11 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from robustprobe.datasets._base import Split
+from robustprobe.core.errors import UserError
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._download import fetch
 from robustprobe.datasets._tables import Edition, Table, TableDataset, all_or_none, parquet, pixel_table
-from robustprobe.errors import UserError
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import Split
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 SHAPE = (3, 96, 96)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, final
 
-from robustprobe.datasets._base import Split
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._download import fetch
 from robustprobe.datasets._folders import Pair
 from robustprobe.datasets._lists import read_list
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import Split
 
 NAMES = """\
 background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant

@@ -6,14 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple, final
 
-from robustprobe.datasets._base import SPLITS, Dataset, RawSample, Split
+from robustprobe.core.errors import UserError
+from robustprobe.core.images import opened
+from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import require
 from robustprobe.datasets._images import IMAGE_SUFFIXES, Size, upright
 from robustprobe.datasets._shards import Member, expanded, members, read_at
 from robustprobe.datasets._splits import held_out, read_split
-from robustprobe.errors import UserError
-from robustprobe.pictures import opened
-from robustprobe.types import LabelSpace
+from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 
 PLACEHOLDER = "{split}"
 LONGEST_LABEL = 20

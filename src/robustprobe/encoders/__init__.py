@@ -1,8 +1,8 @@
 """Encoders: images in [0, 1] to features. One file is one source of encoders."""
 
-from robustprobe.encoders._base import SHORT_NAMES, Encoder, EncoderCard, Source, full_name, load_encoder
 from robustprobe.encoders._downloads import go_offline, offline
 from robustprobe.encoders._options import with_arch
+from robustprobe.encoders.base import SHORT_NAMES, Encoder, EncoderCard, Source, full_name, load_encoder
 
 __all__ = [
     "SHORT_NAMES",

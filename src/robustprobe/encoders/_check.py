@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustprobe.encoders._base import Encoder
-from robustprobe.types import Features
+from robustprobe.core.types import Features
+from robustprobe.encoders.base import Encoder
 
 GRID = 6
 NEARLY = 1e-3

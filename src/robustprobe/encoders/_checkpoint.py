@@ -25,10 +25,10 @@ from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from robustprobe.encoders._base import SHORT_NAMES, Encoder
+from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.encoders._keys import find_prefix, flatten, match
 from robustprobe.encoders._timm import Norm, create, create_at, wrap
-from robustprobe.errors import UserError, unknown_name
+from robustprobe.encoders.base import SHORT_NAMES, Encoder
 
 NORMS = {
     "imagenet": Norm(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),

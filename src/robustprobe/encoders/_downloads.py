@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
 
 SWITCH = "HF_HUB_OFFLINE"
 

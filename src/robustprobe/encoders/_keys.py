@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
 
 State = Mapping[str, Tensor]
 MOST_ENTRIES = 1_000_000

@@ -5,9 +5,9 @@ from typing import final
 
 from torch import Tensor, nn
 
-from robustprobe.encoders._base import Encoder
+from robustprobe.core.types import Features
 from robustprobe.encoders._timm import TimmMap, TimmViT
-from robustprobe.types import Features
+from robustprobe.encoders.base import Encoder
 
 
 @final

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlencode
 
-from robustprobe.errors import UserError, unknown_name
+from robustprobe.core.errors import UserError, unknown_name
 
 
 def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:

@@ -8,9 +8,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from robustprobe.encoders._base import Encoder, EncoderCard
-from robustprobe.errors import UserError
-from robustprobe.types import Features, Widths
+from robustprobe.core.errors import UserError
+from robustprobe.core.types import Features, Widths
+from robustprobe.encoders.base import Encoder, EncoderCard
 
 
 @final

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import final
 
-from robustprobe.encoders._base import Encoder, Source
+from robustprobe.core.errors import unknown_name
+from robustprobe.encoders.base import Encoder, Source
 from robustprobe.encoders.file import load_folder
-from robustprobe.errors import unknown_name
 
 FOLDER = Path(__file__).parent.parent / "assets" / "encoders"
 

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from robustprobe.encoders._base import Encoder, EncoderCard, Source
+from robustprobe.core.errors import UserError
+from robustprobe.core.types import Widths
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
 from robustprobe.encoders._narrowed import Narrowed
 from robustprobe.encoders._options import split_options
 from robustprobe.encoders._timm import Norm, TimmMap, TimmViT, create_at, wrap
-from robustprobe.errors import UserError
-from robustprobe.types import Widths
+from robustprobe.encoders.base import Encoder, EncoderCard, Source
 
 CARD, WEIGHTS = "card.json", "encoder.safetensors"
 DIRECTIONS = TypeAdapter(PositiveInt | None)

@@ -10,11 +10,11 @@ from typing import Any, TypeGuard, cast, final
 import torch
 from torch import Tensor, nn
 
-from robustprobe.encoders._base import Encoder, EncoderCard, Source
+from robustprobe.core.errors import UserError
+from robustprobe.core.types import Features, Widths
 from robustprobe.encoders._downloads import hub_file
 from robustprobe.encoders._timm import checked_layers
-from robustprobe.errors import UserError
-from robustprobe.types import Features, Widths
+from robustprobe.encoders.base import Encoder, EncoderCard, Source
 
 INDEX = "model.safetensors.index.json"
 # Model type in config.json: the class of its vision tower, and whether it is told to resize its position embeddings.

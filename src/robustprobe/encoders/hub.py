@@ -11,12 +11,12 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from robustprobe.encoders._base import Encoder, EncoderCard, Source
+from robustprobe.core.errors import UserError
+from robustprobe.core.types import Features, Widths
 from robustprobe.encoders._downloads import missing_downloads_named, offline
 from robustprobe.encoders._options import split_options
 from robustprobe.encoders._timm import checked_layers
-from robustprobe.errors import UserError
-from robustprobe.types import Features, Widths
+from robustprobe.encoders.base import Encoder, EncoderCard, Source
 
 SIZE = (224, 224)
 RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")

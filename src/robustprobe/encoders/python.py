@@ -4,9 +4,9 @@ import inspect
 from pathlib import Path
 from typing import final
 
-from robustprobe.encoders._base import Encoder, Source
-from robustprobe.errors import UserError
-from robustprobe.registry import load_attribute
+from robustprobe.core.errors import UserError
+from robustprobe.core.registry import load_attribute
+from robustprobe.encoders.base import Encoder, Source
 
 
 @final

@@ -5,10 +5,10 @@ from typing import Any, final
 import timm
 from timm.models import get_pretrained_cfg
 
-from robustprobe.encoders._base import Encoder, Source
+from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.encoders._downloads import hub_file, missing_downloads_named, url_file
 from robustprobe.encoders._timm import TimmMap, TimmViT, create, wrap
-from robustprobe.errors import UserError, unknown_name
+from robustprobe.encoders.base import Encoder, Source
 
 __all__ = ["TimmMap", "TimmSource", "TimmViT"]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from robustprobe.sums import image_sums
+from robustprobe.core.sums import image_sums
 
 TINY = 1e-8
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustprobe.errors import UserError
+from robustprobe.core.errors import UserError
 
 _TINY = 1e-12
 

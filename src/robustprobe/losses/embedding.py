@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustprobe.sums import image_sums
-from robustprobe.types import Features
+from robustprobe.core.sums import image_sums
+from robustprobe.core.types import Features
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

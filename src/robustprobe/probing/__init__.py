@@ -1,38 +1,33 @@
 """Heads fitted on frozen features: candidates of a recipe, chosen on held-out images, cached by content."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from robustprobe.datasets import Dataset, load_dataset
-from robustprobe.datasets._base import batches
-from robustprobe.device import seconds_of
-from robustprobe.encoders import Encoder, EncoderCard
-from robustprobe.probing._augment import Augmentation
-from robustprobe.probing._cache import Weights, cache_folder, load_weights, save_weights
-from robustprobe.probing._features import CHUNK, FeatureSet, Part, Streamed, extract, kept_bytes, label_size
-from robustprobe.probing._fit import Candidate, Fitted, Lesson, fit, learn
-from robustprobe.recipes import Serving, TaskRecipe, recipe_of, serving
-from robustprobe.spec import HeadSpec, code_digest, fingerprint
-from robustprobe.tasks import Head, Model, Task, load_task
-from robustprobe.tasks.classification import NeighboursHead
-from robustprobe.types import HeadDesign, Widths
-from robustprobe.views import Resized, Size, View, Windows
+from robustprobe.probing.cache import cache_folder
+from robustprobe.probing.features import FeatureSet, extract, label_size
+from robustprobe.probing.fit import Candidate, Fitted, Lesson, fit_head, learn
+from robustprobe.probing.probes import (
+    TrainData,
+    fit_probes,
+    fit_seconds,
+    head_fingerprint,
+    images_seen,
+    is_cached,
+    kept_features,
+    load_head,
+    mean_scores,
+    model_of,
+    save_head,
+    served,
+    train_data,
+)
 
 __all__ = [
+    "Candidate",
     "FeatureSet",
     "Fitted",
     "Lesson",
     "TrainData",
     "cache_folder",
     "extract",
-    "fit",
+    "fit_head",
     "fit_probes",
     "fit_seconds",
     "head_fingerprint",
@@ -48,239 +43,3 @@ __all__ = [
     "served",
     "train_data",
 ]
-
-Notify = Callable[[str, int, int], None]
-# Train images that the k-NN looks among, at most.
-MOST_NEIGHBOURS = 20_000
-
-
-class TrainData(NamedTuple):
-    """The images heads learn from, the held-out images that choose among them, and how each task's model sees them."""
-
-    train: Dataset
-    val: Dataset
-    views: Mapping[str, View]
-
-    def fingerprint(self) -> str:
-        return fingerprint([self.train.digest(), self.val.digest(), {t: repr(v) for t, v in self.views.items()}])
-
-
-def served(card: EncoderCard, data: Dataset, spec: HeadSpec, size: Size | None = None) -> Serving:
-    """How a recipe shows the images of a dataset to an encoder, at `size` (H, W) where that is given."""
-    fitted = size or data.fit_size(card.input_size, card.patch_size)
-    found = serving(spec.recipe, list(data.labels), card.input_size, card.patch_size, data.native_size, fitted)
-    if size is None:
-        return found
-    views = {t: replace(v, size=size) if isinstance(v, Resized) else v for t, v in found.views.items()}
-    return Serving(size, views)
-
-
-def train_data(name: str, root: Path, serving: Serving, spec: HeadSpec) -> TrainData:
-    """Train and held-out images of a dataset; a limit on train limits the held-out part to a quarter of it."""
-    train = load_dataset(name, root=root, split="train", limit=spec.train_limit, size=serving.size)
-    val_limit = None if spec.train_limit is None else max(1, spec.train_limit // 4)
-    val = load_dataset(name, root=root, split="val", limit=val_limit, size=serving.size)
-    return TrainData(train, val, serving.views)
-
-
-def head_fingerprint(encoder_digest: str, task: str, data: TrainData, spec: HeadSpec) -> str:
-    """Names a head by everything it depends on: weights, task, data, recipe and code."""
-    return fingerprint([encoder_digest, task, data.fingerprint(), spec.model_dump(mode="json"), code_digest()])
-
-
-def load_head(key: str, task: Task, widths: Widths) -> Fitted | None:
-    """The head kept under a fingerprint, for features of one layer of `widths`; None where none fits."""
-    stored = load_weights(key)
-    if stored is None:
-        return None
-    weights, facts = stored
-    try:
-        design = HeadDesign(*facts["design"])
-        head = task.head(_wide(widths, design.layers), design)
-        own, other = _parted(weights)
-        head.load_state_dict(own)
-        second = _neighbours(task, other["bank"], other["labels"], facts["neighbours"]) if other else None
-        fitted = Fitted(head, facts["learning_rate"], facts["held_out_score"], design, second)
-    except (KeyError, ValueError, RuntimeError, TypeError):
-        return None
-    head.eval().requires_grad_(False)
-    return fitted
-
-
-def save_head(key: str, fitted: Fitted) -> None:
-    """Keep a head under its fingerprint, whole or not at all. A cache that cannot be written is left as it is."""
-    facts: dict[str, Any] = {"learning_rate": fitted.learning_rate, "held_out_score": fitted.held_out_score}
-    facts["design"] = list(fitted.design)
-    weights: Weights = {f"head.{k}": v for k, v in fitted.head.state_dict().items()}
-    if isinstance(fitted.second, NeighboursHead):
-        facts["neighbours"] = fitted.second.count
-        weights |= {f"second.{k}": v for k, v in fitted.second.state_dict().items()}
-    save_weights(key, weights, facts)
-
-
-def is_cached(key: str, task: Task, widths: Widths) -> bool:
-    """Whether a head need not be fitted again."""
-    return load_head(key, task, widths) is not None
-
-
-def _parted(weights: Weights) -> tuple[Weights, Weights]:
-    def under(prefix: str) -> Weights:
-        return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-
-    return under("head."), under("second.")
-
-
-def _wide(widths: Widths, layers: int) -> Widths:
-    return Widths(widths.cls * layers, widths.patch * layers)
-
-
-def fit_probes(
-    encoder: Encoder,
-    data: TrainData,
-    tasks: list[str],
-    *,
-    spec: HeadSpec,
-    device: torch.device,
-    notify: Notify = lambda stage, done, total: None,
-) -> dict[str, tuple[Model, Fitted]]:
-    """A model for each task of a dataset, from the cache where it was fitted before."""
-    school, models = School(encoder, data, spec, device, notify), {}
-    for name in tasks:
-        kind, key = load_task(name, data.train.labels[name]), head_fingerprint(encoder.digest, name, data, spec)
-        fitted = load_head(key, kind, encoder.card.widths)
-        if fitted is None:
-            fitted = school.fit(kind, key)
-            save_head(key, fitted)
-        models[name] = (model_of(encoder, data, name, fitted, device), fitted)
-    return models
-
-
-def model_of(encoder: Encoder, data: TrainData, task: str, fitted: Fitted, device: torch.device) -> Model:
-    """Encoder and a head that was fitted on it."""
-    view = replace(data.views[task], layers=fitted.design.layers)
-    second = fitted.second.to(device) if fitted.second else None
-    kind = load_task(task, data.train.labels[task])
-    return Model(encoder, fitted.head.to(device), kind, view, second).eval()
-
-
-class School:
-    """Fits the heads of one encoder at one dataset; features that need no augmentation are extracted once for all."""
-
-    def __init__(self, encoder: Encoder, data: TrainData, spec: HeadSpec, device: torch.device, notify: Notify) -> None:
-        self.encoder, self.data, self.spec, self.device, self.notify = encoder, data, spec, device, notify
-        self.kept: dict[tuple[View, int], tuple[FeatureSet, FeatureSet]] = {}
-
-    def fit(self, task: Task, key: str) -> Fitted:
-        """The best head of a task's recipe."""
-        recipe = recipe_of(self.spec, task.name)
-        view = replace(self.data.views[task.name], layers=recipe.layers)
-        kept = self._kept(view, recipe.label_stride) if recipe.augment == "none" else None
-        source = kept[0] if kept else self._streamed(view, recipe, task)
-        widths, count = self.encoder.card.widths, len(self.data.train)
-        lesson = Lesson(task, recipe, widths, source, count, self.spec.seed, self.device, key)
-        judge = partial(self._judge_kept, task, kept[1]) if kept else partial(self._judge, task, view)
-        fitted = fit(lesson, judge, partial(self.notify, f"learning {task.name}"))
-        return fitted._replace(second=self._second(task, view, kept))
-
-    def _kept(self, view: View, stride: int) -> tuple[FeatureSet, FeatureSet]:
-        if (view, stride) not in self.kept:
-            size = kept_features(self.encoder, view, self.data)
-            stage = f"features, {size / 2**30:.1f} GiB" if size > 2**30 else "features"
-            train = extract(self.encoder, view, self.data.train, stride, self.device, partial(self.notify, stage))
-            self.kept[view, stride] = train, extract(self.encoder, view, self.data.val, stride, self.device)
-        return self.kept[view, stride]
-
-    def _streamed(self, view: View, recipe: TaskRecipe, task: Task) -> Streamed:
-        crop = (view.window, view.window) if isinstance(view, Windows) else self._fixed_size(view)
-        augmentation = Augmentation(recipe.augment, crop, task.space, task.name, self.spec.seed)
-        return Streamed(self.encoder, view, self.data.train, augmentation, recipe.label_stride)
-
-    def _fixed_size(self, view: View) -> Size:
-        return view.size if isinstance(view, Resized) else self.data.train.native_size
-
-    def _judge_kept(self, task: Task, val: FeatureSet, candidates: Sequence[Candidate]) -> list[float]:
-        return mean_scores(task, candidates, val.parts(task.name, self.device))
-
-    def _judge(self, task: Task, view: View, candidates: Sequence[Candidate]) -> list[float]:
-        return mean_scores(task, candidates, self._seen_whole(task, view), view)
-
-    def _seen_whole(self, task: Task, view: View) -> Iterator[Part]:
-        """Held-out images as they will be judged: whole, and at the resolution of their labels."""
-        done, count = 0, len(self.data.val)
-        for batch in batches(self.data.val, CHUNK // 16):
-            features = view.features(self.encoder, batch.images.to(self.device))
-            size = (batch.images.shape[-2], batch.images.shape[-1])
-            yield Part(features, batch.targets[task.name].to(self.device), size)
-            done += len(batch.ids)
-            self.notify(f"choosing a head for {task.name}", done, count)
-
-    @torch.no_grad()
-    def _second(self, task: Task, view: View, kept: tuple[FeatureSet, FeatureSet] | None) -> Head | None:
-        if task.name != "classification" or not self.spec.neighbours:
-            return None
-        train = self.data.train
-        places = list(range(0, len(train), -(-len(train) // MOST_NEIGHBOURS)))
-        if kept:
-            cls, labels = kept[0].cls[places, -self.encoder.card.widths.cls :], kept[0].targets[task.name][places]
-            return _neighbours(task, F.normalize(cls, dim=1), labels, self.spec.neighbours)
-        found, labels_found = [], []
-        for batch in batches(train, CHUNK, order=places):
-            features = replace(view, layers=1).features(self.encoder, batch.images.to(self.device))
-            found.append(F.normalize(features.cls, dim=1).cpu())
-            labels_found.append(batch.targets[task.name])
-        return _neighbours(task, torch.cat(found), torch.cat(labels_found), self.spec.neighbours)
-
-
-def _neighbours(task: Task, bank: Tensor, labels: Tensor, count: int) -> NeighboursHead:
-    return NeighboursHead(bank, labels, len(task.space.classes), count)
-
-
-@torch.no_grad()
-def mean_scores(
-    task: Task, candidates: Sequence[Candidate], parts: Iterable[Part], view: View | None = None
-) -> list[float]:
-    """Mean per-image score of every candidate; with a view, of the features of its parts."""
-    scores: list[list[Tensor]] = [[] for _ in candidates]
-    for part in parts:
-        for candidate, found in zip(candidates, scores, strict=True):
-            seen = candidate.read(part.features)
-            if view is None:
-                output = candidate.head(seen, part.size)
-            else:
-                output = view.join(candidate.head(seen, view.part_size(part.size)), part.size)
-            found.append(task.score(task.rows(output, part.target)).double().cpu())
-    return [float(torch.cat(found).nanmean()) for found in scores]
-
-
-def kept_features(encoder: Encoder, view: View, data: TrainData) -> int:
-    """Bytes that the features of train and held-out images take, in memory or on disk."""
-    height, width = (side // encoder.card.patch_size for side in view.part_size(data.train.typical_size))
-    widths = encoder.card.widths
-    floats = view.layers * (widths.cls + widths.patch * height * width)
-    return kept_bytes(len(data.train) + len(data.val), floats)
-
-
-def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, device: torch.device) -> float:
-    """Estimated time to fit the heads of a task on features that are there, from a short fit on random features."""
-    recipe = recipe_of(spec, task.name)
-    view = replace(data.views[task.name], layers=recipe.layers)
-    part = view.part_size(data.train.typical_size)
-    # Maps take time in proportion to their number; a batch of pooled features hardly does.
-    most = recipe.batch_size if task.name == "classification" else 4
-    count, widths = min(recipe.batch_size, len(data.train), most), _wide(encoder.card.widths, recipe.layers)
-    labels = label_size(part, recipe.label_stride)
-    target = torch.zeros(count, dtype=torch.int64) if task.name == "classification" else torch.ones(count, *labels)
-    target = target if task.name == "depth" else target.long()
-    grid = part[0] // encoder.card.patch_size, part[1] // encoder.card.patch_size
-    fake = FeatureSet(
-        torch.randn(count, widths.cls), torch.randn(count, widths.patch, *grid), {task.name: target}, labels
-    )
-    steps = 2  # one an epoch
-    short = recipe.model_copy(update={"epochs": steps, "steps": None})
-    lesson = Lesson(task, short, encoder.card.widths, fake, count, 0, device)
-    return images_seen(recipe, len(data.train)) / count * seconds_of(lambda: learn(lesson)) / steps
-
-
-def images_seen(recipe: TaskRecipe, train_images: int) -> int:
-    """Images that pass while heads learn."""
-    return recipe.steps * recipe.batch_size if recipe.steps else recipe.epochs * train_images

@@ -8,13 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from robustprobe.errors import UserError
-from robustprobe.report._board import BenchKey, Board, board
-from robustprobe.report._chance import chances
-from robustprobe.report._matrix import attack_labels
-from robustprobe.report._union import finished, union_groups
-from robustprobe.report.page import assets, download, environment, render_page, script, write_text
-from robustprobe.store import Record, Store
+from robustprobe.core.errors import UserError
+from robustprobe.report.page.render import assets, download, environment, render_page, script, write_text
+from robustprobe.report.tables.board import BenchKey, Board, board
+from robustprobe.report.tables.chance import chances
+from robustprobe.results.labels import attack_labels
+from robustprobe.results.records import Record
+from robustprobe.results.store import Store
+from robustprobe.results.union import finished, union_groups
 
 MEGABYTES = 6.0
 NEVER_COMPARED = frozenset({"name", "objective", "eps", "norm"})
@@ -58,7 +59,7 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
     Raises:
         UserError: no results, different results for one cell, or a file that cannot be written.
     """
-    from robustprobe.report._examples import Wish
+    from robustprobe.report.page.examples import Wish
 
     folders = sorted(path.parent for path in [folder / "cells", *folder.glob("**/cells")] if path.is_dir())
     folders = list(dict.fromkeys(folders))

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustprobe.core.types import Aim, Criteria, Features, HeadDesign, Widths
 from robustprobe.losses import classification as losses
-from robustprobe.stats import Estimate, wilson
-from robustprobe.tasks._base import Columns, Head, Task, on_labels
-from robustprobe.types import Aim, Criteria, Features, HeadDesign, Widths
+from robustprobe.metrics.intervals import Estimate, wilson
+from robustprobe.tasks.base import Columns, Head, Task, on_labels
 
 TEMPERATURE = 0.07
 SECOND = "k-NN top-1"

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustprobe.core.sums import image_sums
+from robustprobe.core.types import Aim, Criteria, Features, HeadDesign, LabelSpace, Widths
 from robustprobe.losses import depth as losses
-from robustprobe.metrics import depth_errors
-from robustprobe.stats import Estimate, bootstrap
-from robustprobe.tasks._base import Columns, Head, Task, mean_over_images, on_labels, resize
-from robustprobe.types import Aim, Criteria, Features, HeadDesign, LabelSpace, Widths
+from robustprobe.metrics.intervals import Estimate, bootstrap
+from robustprobe.tasks.base import Columns, Head, Task, mean_over_images, on_labels, resize
 
 BINS = 256
 _FLOOR = 0.1
@@ -94,3 +94,23 @@ class Depth(Task):
 def _mean(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> Estimate:
     counted = np.isfinite(values)
     return bootstrap({"value": np.where(counted, values, 0), "counted": counted}, mean_over_images)
+
+
+def depth_errors(depth: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Per image RMSE (m), absolute relative error and share of pixels within a factor 1.25, each (B,).
+
+    Pixels with target <= 0 have no valid depth and count nowhere; an image without any gives NaN.
+    """
+    valid = (target > 0).flatten(1)
+    p, t = depth.flatten(1).double(), torch.where(target > 0, target, 1).flatten(1).double()
+    count = valid.sum(1)
+
+    def mean(values: Tensor) -> Tensor:
+        return image_sums(torch.where(valid, values, 0)) / count
+
+    ratio = torch.maximum(p / t, t / p)
+    return {
+        "rmse": mean((p - t).square()).sqrt(),
+        "abs_rel": mean((p - t).abs() / t),
+        "delta1": mean((ratio < 1.25).double()),
+    }

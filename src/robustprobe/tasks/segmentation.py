@@ -6,11 +6,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from robustprobe.core.types import Aim, Criteria, Features, HeadDesign, Widths
 from robustprobe.losses import segmentation as losses
-from robustprobe.metrics import confusion_counts, mean_iou
-from robustprobe.stats import Estimate, bootstrap
-from robustprobe.tasks._base import Columns, Head, Task, resize
-from robustprobe.types import Aim, Criteria, Features, HeadDesign, Widths
+from robustprobe.metrics.dense import mean_iou
+from robustprobe.metrics.intervals import Estimate, bootstrap
+from robustprobe.tasks.base import Columns, Head, Task, resize
 
 
 @final
@@ -105,3 +105,24 @@ class Segmentation(Task):
             self.metric: bootstrap(rows, lambda s: mean_iou(s["intersection"], s["predicted"], s["labelled"])),
             "pixel accuracy": bootstrap(rows, lambda s: s["intersection"].sum(-1) / s["labelled"].sum(-1)),
         }
+
+
+def confusion_counts(prediction: Tensor, target: Tensor, classes: int, ignore_index: int) -> dict[str, Tensor]:
+    """Per image and class: `intersection`, `predicted` and `labelled` pixel counts, each (B, C) int64.
+
+    Args:
+        prediction: class map (B, h, w).
+        target: label map (B, h, w); pixels equal to `ignore_index` count nowhere.
+    """
+    valid = target != ignore_index
+    return {
+        "intersection": _counts(target, valid & (prediction == target), classes),
+        "predicted": _counts(prediction, valid, classes),
+        "labelled": _counts(target, valid, classes),
+    }
+
+
+def _counts(labels: Tensor, where: Tensor, classes: int) -> Tensor:
+    image = torch.arange(len(labels), device=labels.device)[:, None, None].expand_as(labels)
+    flat = (image * classes + labels)[where]
+    return torch.bincount(flat, minlength=len(labels) * classes).reshape(len(labels), classes)

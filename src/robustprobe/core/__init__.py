@@ -1,0 +1,1 @@
+"""What all rooms share: types, specifications, names, the threat model, errors, files."""

@@ -1,0 +1,45 @@
+"""Image files that others made: opened with their format and size checked before a pixel is decoded."""
+
+import warnings
+from pathlib import Path
+from typing import IO
+
+from PIL import Image
+
+from robustprobe.core.errors import UserError
+
+# Pillow knows some that start other programs (EPS) or are of no use here.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+# 89 million, where Pillow begins to warn: an RGB image of a quarter of a GiB.
+MOST_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+
+# What it warns of is an error here.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def opened(source: Path | IO[bytes], formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """An image whose header has been read.
+
+    Raises:
+        UserError: more than `MOST_PIXELS`.
+        OSError: no image of these formats, or what Pillow raises.
+    """
+    try:
+        image = Image.open(source, formats=formats)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{_called(source)} is refused: {error}") from error
+    check_pixels(image.height, image.width, _called(source))
+    return image
+
+
+def check_pixels(height: int, width: int, what: str) -> None:
+    """Raises UserError for more than `MOST_PIXELS`."""
+    if height * width > MOST_PIXELS:
+        raise UserError(
+            f"{what} would have {height} x {width} pixels; at most {MOST_PIXELS:,} are read, because a small file can "
+            "declare any number. Replace it, or make it smaller."
+        )
+
+
+def _called(source: Path | IO[bytes]) -> str:
+    return str(source) if isinstance(source, Path) else "an image"

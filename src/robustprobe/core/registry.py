@@ -1,0 +1,141 @@
+"""Names of things: one file in a room is one thing, called like the file.
+
+Listing reads file names and docstrings only, so it never imports torch. Other packages add things by an entry point
+in the group `robustprobe.<room>`; a user's own file is named `path/to/file.py:Class`.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from functools import cache, cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar, cast
+
+from robustprobe.core.errors import UserError, unknown_name
+
+T = TypeVar("T")
+PACKAGE = Path(__file__).parent.parent
+CONTRACT = "base"
+"""The file of a room that says what its things are."""
+
+
+class Registry(Generic[T]):
+    """The things of one room, found by file name, entry point or path."""
+
+    def __init__(self, room: str, noun: str, base: str) -> None:
+        self.room, self.noun, self.base = room, noun, base
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        folder = PACKAGE.joinpath(*self.room.split("."))
+        return {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_") and p.stem != CONTRACT}
+
+    @cached_property
+    def plugins(self) -> dict[str, EntryPoint]:
+        return {e.name: e for e in entry_points(group=f"robustprobe.{self.room}")}
+
+    def names(self) -> list[str]:
+        return [*self.files, *self.plugins]
+
+    def summary(self, name: str) -> str:
+        """First line of the docstring of the file behind `name`; empty for a plug-in."""
+        if name not in self.files:
+            return ""
+        text = ast.get_docstring(ast.parse(self.files[name].read_text())) or ""
+        return text.split("\n", 1)[0].rstrip(".")
+
+    def get(self, name: str) -> type[T]:
+        """The class behind a name, or behind `file.py:Class`.
+
+        Raises:
+            UserError: no such name, file or class, or a class of another kind.
+        """
+        if name in self.files:
+            return self._only_class(importlib.import_module(f"robustprobe.{self.room}.{name}"))
+        if name in self.plugins:
+            return self._checked(self.plugins[name].load(), name)
+        if ".py:" in name:
+            path, _, attribute = name.rpartition(":")
+            return self._checked(load_attribute(Path(path), attribute), name)
+        raise unknown_name(self.noun, name, self.names())
+
+    def _only_class(self, module: ModuleType) -> type[T]:
+        found = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+        concrete = [c for c in found if issubclass(c, self._base_class()) and not inspect.isabstract(c)]
+        if len(concrete) != 1:
+            raise TypeError(f"{module.__name__} must define one {self.noun}, it defines {len(concrete)}")
+        return cast(type[T], concrete[0])
+
+    def _checked(self, thing: object, name: str) -> type[T]:
+        base = self._base_class()
+        if not (inspect.isclass(thing) and issubclass(thing, base)):
+            raise UserError(
+                f"{name} is not a subclass of {base.__module__}.{base.__name__}; derive it from that class."
+            )
+        if inspect.isabstract(thing):
+            missing = ", ".join(sorted(getattr(thing, "__abstractmethods__", ())))
+            raise UserError(f"{name} is unfinished: it does not fill {missing}.")
+        return cast(type[T], thing)
+
+    def _base_class(self) -> type:
+        module, _, attribute = self.base.partition(":")
+        return cast(type, getattr(importlib.import_module(module), attribute))
+
+
+def source_digest(kind: type) -> str:
+    """SHA-256 of the file a class from outside robustprobe is defined in; empty for our own (see `spec.code_digest`).
+
+    Empty too for a class typed into an interpreter.
+    """
+    try:
+        path = inspect.getsourcefile(kind)
+    except TypeError:
+        return ""
+    if kind.__module__.startswith("robustprobe.") or not path or not Path(path).is_file():
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@cache
+def _say_that_it_runs(path: Path) -> None:
+    print(f"robustprobe: running the code of {path}, with all that you may do yourself.", file=sys.stderr)
+
+
+def load_attribute(path: Path, attribute: str) -> object:
+    """An attribute of a Python file. This runs the file's code.
+
+    Raises:
+        UserError: the file or the attribute does not exist.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}; give the path of a Python file, as in my.py:MyEncoder.")
+    _say_that_it_runs(path)
+    name = f"robustprobe_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} cannot be imported; give a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}. Mend the file.") from error
+    if not hasattr(module, attribute):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise unknown_name(f"name in {path}", attribute, names)
+    return cast(object, getattr(module, attribute))
+
+
+attacks: "Registry[object]" = Registry("attacks", "attack", "robustprobe.attacks:Attack")
+datasets: "Registry[object]" = Registry("datasets", "dataset", "robustprobe.datasets:Dataset")
+tasks: "Registry[object]" = Registry("tasks", "task", "robustprobe.tasks:Task")
+sources: "Registry[object]" = Registry("encoders", "encoder source", "robustprobe.encoders:Source")
+executors: "Registry[object]" = Registry(
+    "evaluation.executors", "executor", "robustprobe.evaluation.executors:Executor"
+)
+defences: "Registry[object]" = Registry("defences", "defence", "robustprobe.defences:Defence")

@@ -1,0 +1,287 @@
+"""What to run: frozen descriptions, and the fingerprints that name results."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from robustprobe.core.errors import UserError
+
+STEP_SHARE = 0.25
+MOST_SUITE_BYTES = 2**18
+MOST_FAULTS = 10
+STANDARD_ATTACKS = ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd")
+
+
+def parse_eps(value: str | float) -> float:
+    """A size in pixel units of [0, 1] from `8/255`, `0.03` or a number.
+
+    Raises:
+        UserError: not a number, a division by zero, negative or endless.
+    """
+    if not isinstance(value, str | int | float):
+        raise UserError(f"a size is a number, not a {type(value).__name__}; write such as 8/255.")
+    text = str(value).strip()
+    above, slash, below = text.partition("/")
+    try:
+        number = float(above) / float(below) if slash else float(above)
+    except ZeroDivisionError:
+        raise UserError(f"'{text}' divides by zero; write a size in pixel units of [0, 1], such as 8/255.") from None
+    except ValueError:
+        raise UserError(f"'{text}' is not a number; write a size in pixel units of [0, 1], such as 8/255.") from None
+    if not 0 <= number < math.inf:
+        raise UserError(f"size '{text}' is no size; write a number from 0 up in pixel units of [0, 1], such as 8/255.")
+    return number
+
+
+def format_eps(eps: float, norm: str = "linf") -> str:
+    """`8/255` where an Linf eps is a whole number of grey levels, else the number itself."""
+    levels = eps * 255
+    whole = norm == "linf" and abs(levels - round(levels)) < 1e-6 and (levels > 0.5 or eps == 0)
+    return f"{round(levels)}/255" if whole else f"{eps:.6g}"
+
+
+def check_eps(eps: float, norm: str) -> None:
+    """Raises UserError for an Linf ball larger than the pixel box."""
+    if norm == "linf" and eps > 1:
+        raise UserError(f"eps {eps:g} is outside [0, 1]; pixels are in [0, 1], so write for instance 8/255.")
+
+
+Described = TypeVar("Described", bound=BaseModel)
+Eps = Annotated[float, BeforeValidator(parse_eps)]
+
+
+class Spec(BaseModel):
+    """A frozen description; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def fingerprint(self) -> str:
+        """Names the content of this description."""
+        return fingerprint(self.model_dump(mode="json"))
+
+
+Norm = Literal["linf", "l2"]
+Iterate = Literal["best", "last"]
+
+
+class AttackSpec(Spec):
+    """One attack at one eps. Sizes are in pixel units of [0, 1]; the step is a quarter of eps unless given.
+
+    `objective` is the loss to raise, the attack's own where empty; `apgd:dlr` as a name sets both. `early_exit` lets
+    images go once they are broken. `warm` lists the smaller eps, ascending, that the attack was started from.
+    """
+
+    name: str
+    objective: str = ""
+    eps: Eps = 8 / 255
+    norm: Norm = "linf"
+    steps: int = Field(default=20, ge=1)
+    step_size: Eps = -1.0
+    restarts: int = Field(default=1, ge=1)
+    random_start: bool = True
+    iterate: Iterate = "best"
+    early_exit: bool = False
+    warm: tuple[Eps, ...] = ()
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            data = _split_objective(data)
+            if data.get("step_size") is None:
+                data = {**data, "step_size": parse_eps(data.get("eps", 8 / 255)) * STEP_SHARE}
+        return data
+
+    @model_validator(mode="after")
+    def _eps_fits(self) -> "AttackSpec":
+        check_eps(self.eps, self.norm)
+        return self
+
+    @property
+    def label(self) -> str:
+        """`apgd:dlr`, or the name alone."""
+        return f"{self.name}:{self.objective}" if self.objective else self.name
+
+
+class AttackChoice(Spec):
+    """An attack of a suite, or `apgd:dlr`; what is not given comes from the suite, or from the attack itself."""
+
+    name: str
+    objective: str = ""
+    steps: int | None = Field(default=None, ge=1)
+    restarts: int | None = Field(default=None, ge=1)
+    early_exit: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, data: Any) -> Any:
+        return _split_objective({"name": data} if isinstance(data, str) else data)
+
+
+def _split_objective(data: Any) -> Any:
+    """`name: apgd:dlr` as name and objective; the colon of `my.py:Class` stays."""
+    if not isinstance(data, dict) or data.get("objective") or not isinstance(data.get("name"), str):
+        return data
+    head, colon, tail = data["name"].rpartition(":")
+    return {**data, "name": head, "objective": tail} if colon and not head.endswith(".py") else data
+
+
+class HeadSpec(Spec):
+    """How heads are fitted: a recipe, what is changed of it (None: nothing), and how much of train is used.
+
+    Label maps are learnt at 1/`label_stride` of the image resolution; they are always scored at their own. `layers` is
+    how many of the last blocks heads read, `pooling` what of them a classification head does. `neighbours` also judges
+    classification by k-NN.
+    """
+
+    recipe: Literal["fast", "standard", "paper"] = "fast"
+    pooling: Literal["cls", "cls+patch"] | None = None
+    train_limit: int | None = Field(default=None, ge=2)
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=2)
+    layers: Literal[1, 4] | None = None
+    label_stride: int | None = Field(default=None, ge=1)
+    learning_rates: tuple[float, ...] | None = Field(default=None, min_length=1)
+    neighbours: int = Field(default=20, ge=0)
+    seed: int = 0
+
+
+class DatasetSpec(Spec):
+    """Images to report on."""
+
+    name: str
+    limit: int | None = Field(default=None, ge=1)
+    size: tuple[int, int] | None = None
+    """(H, W) the images are served at; None: as the head's recipe says."""
+    split: Literal["test", "val"] = "test"
+    """`val`: train images that heads are chosen on too. For choices of one's own, so that `test` is read once."""
+
+
+class Suite(Spec):
+    """Encoders, datasets, heads and attacks; the cells are their product."""
+
+    name: str = "custom"
+    description: str = ""
+    encoders: tuple[str, ...] = Field(min_length=1)
+    datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
+    attacks: tuple[AttackChoice, ...] | None = Field(default=None, min_length=1)
+    """None: of `STANDARD_ATTACKS` those that fit the datasets."""
+    eps: tuple[Eps, ...] = Field(default=(8 / 255,), min_length=1)
+    norm: Norm = "linf"
+    steps: int | None = Field(default=None, ge=1)
+    """None: as many as each attack asks for."""
+    restarts: int = Field(default=1, ge=1)
+    iterate: Iterate = "best"
+    head: HeadSpec = HeadSpec()
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batch_size: int = Field(default=64, ge=1)
+    examples: int = Field(default=6, ge=0, le=1000)
+    """Images of each attack that are kept for the page; they are held until its last image is judged."""
+    harmed: int = Field(default=1, ge=0, le=1000)
+    """So many images more for each task of those most harmed, barely broken and survived; none without `examples`."""
+    checks: int = Field(default=10, ge=0, le=1000)
+    """Images on which each attack is checked; 0: none."""
+
+    @model_validator(mode="after")
+    def _eps_fit(self) -> "Suite":
+        for eps in self.eps:
+            check_eps(eps, self.norm)
+        return self
+
+    def ladder(self, choice: AttackChoice, steps: int) -> tuple[AttackSpec, ...]:
+        """An attack at every eps, ascending, each started from the one before; `clean` once, at eps 0.
+
+        Args:
+            steps: what the attack asks for where neither choice nor suite says.
+        """
+        sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(self.eps)))
+        still = choice.name in ("clean", "noise")
+        return tuple(
+            AttackSpec(
+                name=choice.name,
+                objective=choice.objective,
+                eps=eps,
+                norm=self.norm,
+                steps=1 if still else choice.steps or self.steps or steps,
+                restarts=1 if still else choice.restarts or self.restarts,
+                iterate=self.iterate,
+                early_exit=choice.early_exit,
+                warm=() if still or self.iterate == "last" else sizes[:place],
+                seed=self.seed,
+            )
+            for place, eps in enumerate(sizes)
+        )
+
+
+class Spread(Spec):
+    """How a run is spread over processes and machines; no number depends on it.
+
+    `workers` 0: as many as there is room for. `shard_size` images of one job make a unit of work; 0: about a minute's.
+    """
+
+    executor: str = "local"
+    address: str = ""
+    workers: int = Field(default=0, ge=0)
+    shard_size: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Spread":
+        if self.executor == "local" and (self.address or self.workers):
+            raise ValueError("an address and workers are for the executor ray; local is this process alone")
+        return self
+
+
+def load_suite(path: Path) -> Suite:
+    """The suite of a YAML file.
+
+    Raises:
+        UserError: missing file, unreadable YAML, unknown or wrong keys.
+    """
+    try:
+        if path.stat().st_size > MOST_SUITE_BYTES:
+            raise UserError(f"{path} has more than {MOST_SUITE_BYTES:,} bytes; a suite is a short YAML file.")
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no suite file {path}; give a YAML file or a name from `robustprobe list suites`.") from None
+    except UserError:
+        raise
+    except Exception as error:
+        # Tags such as !!bool and !!timestamp raise whatever Python does on what they cannot convert.
+        raise UserError(f"{path} cannot be read as YAML: {error}") from error
+    return validated(Suite, data, str(path))
+
+
+def validated(kind: type[Described], data: Any, what: str) -> Described:
+    """A description from data, with pydantic's complaints as one message."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        faults = [f"{'.'.join(str(p) for p in e['loc']) or 'it'}: {e['msg']}" for e in error.errors()]
+        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        shown = "; ".join(faults[:MOST_FAULTS])
+        raise UserError(f"{what} is not a valid {kind.__name__}: {shown}{more}.") from error
+
+
+def fingerprint(content: Any) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# Rooms that show, store or train; no number of a cell depends on their code.
+BESIDE_NUMBERS = frozenset({"cli", "report", "results", "training", "defences"})
+
+
+def code_digest() -> str:
+    """Fingerprint of the source of every room that numbers depend on: all but `BESIDE_NUMBERS`."""
+    root = Path(__file__).parent.parent
+    rooms = [room for room in sorted(root.iterdir()) if room.is_dir() and room.name not in BESIDE_NUMBERS]
+    files = [path for room in rooms for path in sorted(room.rglob("*.py"))]
+    return fingerprint({path.relative_to(root).as_posix(): path.read_text() for path in files})

@@ -1,0 +1,139 @@
+"""Threat models: which images count as perturbed versions of an image, and how to move among them."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from robustprobe.core.sums import image_sums
+
+
+def image_generator(seed: int, image_id: str, *purpose: object) -> torch.Generator:
+    """The random stream of one image and one purpose, whatever batch, order or device the image comes in."""
+    key = "\0".join([str(seed), image_id, *(str(p) for p in purpose)])
+    state = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 2**63
+    return torch.Generator().manual_seed(state)
+
+
+class Threat(ABC):
+    """A ball around each image, intersected with the box [0, 1]."""
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    @abstractmethod
+    def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Random perturbations (B, 3, H, W) in the ball, one generator an image."""
+
+    @abstractmethod
+    def stretch(self, perturbation: Tensor) -> Tensor:
+        """Perturbations scaled to the surface of the ball, image by image."""
+
+    @abstractmethod
+    def ascend(self, images: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """One step of steepest ascent, not yet projected; `step_size` may differ by image, (B, 1, 1, 1)."""
+
+    @abstractmethod
+    def clip(self, perturbation: Tensor) -> Tensor:
+        """The nearest perturbation inside the ball."""
+
+    @abstractmethod
+    def size(self, perturbation: Tensor) -> Tensor:
+        """Size (B,) of perturbations in this norm."""
+
+    @abstractmethod
+    def resized(self, factor: float) -> "Threat":
+        """The same threat with a ball `factor` times as large."""
+
+    @final
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        """The nearest images inside ball and box."""
+        return (images + self.clip(adversarial - images)).clamp(0, 1)
+
+    @final
+    def cast(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        """`adversarial` in the dtype of `images`, rounded towards them where rounding would leave the ball."""
+        cast = adversarial.to(images.dtype)
+        if cast.dtype in (torch.float32, torch.float64):
+            return cast
+        outside = (cast.double() - images.double()).abs() > (adversarial.double() - images.double()).abs()
+        return torch.where(outside, towards(cast, images), cast)
+
+
+@final
+class Linf(Threat):
+    """Every pixel value may move by at most eps."""
+
+    def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        draws = [torch.rand(images.shape[1:], generator=g) for g in generators]
+        return (torch.stack(draws).to(images) * 2 - 1) * self.eps
+
+    def stretch(self, perturbation: Tensor) -> Tensor:
+        return self.eps * perturbation / over_image(self.size(perturbation)).clamp(min=TINY)
+
+    def ascend(self, images: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        return images + step_size * gradient.sign()
+
+    def clip(self, perturbation: Tensor) -> Tensor:
+        return perturbation.clamp(-self.eps, self.eps)
+
+    def size(self, perturbation: Tensor) -> Tensor:
+        return perturbation.abs().flatten(1).amax(1)
+
+    def resized(self, factor: float) -> "Linf":
+        return Linf(self.eps * factor)
+
+
+@final
+class L2(Threat):
+    """The squared changes of all values of an image may add up to at most eps squared."""
+
+    def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Uniform in the ball: a Gaussian direction, and a radius that spreads points evenly over the volume."""
+        draws = [torch.randn(images.shape[1:], generator=g) for g in generators]
+        radii = torch.tensor([float(torch.rand(1, generator=g, dtype=torch.float64)) for g in generators])
+        share = radii.to(images) ** (1 / images[0].numel())
+        return self.stretch(torch.stack(draws).to(images)) * over_image(share)
+
+    def stretch(self, perturbation: Tensor) -> Tensor:
+        return self.eps * self._unit(perturbation)
+
+    def ascend(self, images: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        return images + step_size * self._unit(gradient)
+
+    def clip(self, perturbation: Tensor) -> Tensor:
+        size = self.size(perturbation)
+        # Rounding of the product could leave the ball by a few units in the last place.
+        inside = self.eps * (1 - 4 * torch.finfo(perturbation.dtype).eps) / size.clamp(min=TINY)
+        return perturbation * over_image(torch.where(size > self.eps, inside, 1.0))
+
+    def size(self, perturbation: Tensor) -> Tensor:
+        return image_sums(perturbation.square()).sqrt()
+
+    def resized(self, factor: float) -> "L2":
+        return L2(self.eps * factor)
+
+    def _unit(self, direction: Tensor) -> Tensor:
+        # Gradients may be too small to be squared in float32.
+        direction = direction / over_image(direction.abs().flatten(1).amax(1)).clamp(min=TINY)
+        return direction / over_image(self.size(direction)).clamp(min=TINY)
+
+
+NORMS: dict[str, type[Threat]] = {"linf": Linf, "l2": L2}
+TINY = 1e-30
+
+
+def over_image(values: Tensor) -> Tensor:
+    """One value an image, (B,), as (B, 1, 1, 1)."""
+    return values[:, None, None, None]
+
+
+def towards(values: Tensor, goal: Tensor) -> Tensor:
+    """The next representable value from each of `values` (half precision) towards `goal`."""
+    step = torch.finfo(values.dtype).eps * values.double().abs().clamp(min=torch.finfo(values.dtype).tiny)
+    moved = values.double() + (goal.double() - values.double()).sign() * step
+    past = (moved - goal.double()) * (values.double() - goal.double()) < 0
+    return torch.where(past, goal.double(), moved).to(values.dtype)

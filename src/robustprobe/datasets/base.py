@@ -1,0 +1,354 @@
+"""What every dataset is: fixed ids, images in [0, 1], labels by task."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, cast, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from robustprobe.core.errors import UserError
+from robustprobe.core.registry import datasets, source_digest
+from robustprobe.core.spec import fingerprint
+from robustprobe.core.types import Batch, LabelSpace, Sample
+from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class RawSample(NamedTuple):
+    """An image as read, and its labels by task: an int, a class map (h, w), or depths (h, w) in metres."""
+
+    image: Image.Image
+    labels: Mapping[str, int | NDArray[Any]]
+
+
+class Dataset(ABC):
+    """A split of a labelled dataset, or a fixed part of it.
+
+    Derived classes list ids and read one sample; sizes, checks and subsets are settled here. Labels keep their own
+    resolution. Images are resized to `size`: (H, W), or a number of pixels for the shorter side.
+    """
+
+    licence: ClassVar[str] = "unknown"
+    citation: ClassVar[str] = ""
+    homepage: ClassVar[str] = ""
+    """Where it is published: one registers or downloads there."""
+    layout: ClassVar[str] = ""
+    """The files that are expected, in words."""
+    archives: ClassVar[tuple[str, ...]] = ()
+    """What the official archives unpack to, accepted inside `folder` and beside it."""
+    by_path: ClassVar[bool] = False
+    """One's own data, named with their folder: `imagefolder:PATH`."""
+    crop: ClassVar[Literal["none", "centre"]] = "none"
+    """Whether a square is cut from the centre of images that are served as squares."""
+    reading_threads: ClassVar[int] = 4
+
+    def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
+        self.root, self.split = root, split
+        # Asked last: it may have to look into the folder.
+        self.size = size or self.native_size
+        self.place = ""
+        self.indices: Sequence[int] = range(0)
+
+    @property
+    @abstractmethod
+    def labels(self) -> Mapping[str, LabelSpace]:
+        """What the labels of each task mean; known before an image is read. A class attribute will do."""
+
+    @property
+    @abstractmethod
+    def native_size(self) -> Size:
+        """(H, W) of the images as they are stored, or of a typical one where they differ. A class attribute will do."""
+
+    @property
+    def counts(self) -> Mapping[Split, tuple[int, ...]]:
+        """Images of each official split, one number for each official edition. A class attribute will do."""
+        return {}
+
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """The id of every image of the split, in the official order."""
+
+    @abstractmethod
+    def read(self, index: int) -> RawSample:
+        """Image and labels at a place in `ids()`."""
+
+    def files(self) -> list[Path]:
+        """The files the split is read from; their names and sizes stand for its content."""
+        return []
+
+    def settings(self) -> list[str]:
+        """What the labels depend on beside those files' names and sizes; part of the digest."""
+        return []
+
+    def stratum(self, index: int) -> int:
+        """The group within which subsets are balanced: the class where it is known without reading the image."""
+        return 0
+
+    def remarks(self) -> list[str]:
+        """What a reader of `robustprobe data check` should know of the edition that was found."""
+        return []
+
+    def download(self) -> None:
+        """Fetch the official files into `folder`.
+
+        Raises:
+            UserError: they are not offered for download without more ado, or did not arrive.
+        """
+        raise UserError(f"{self.kind} cannot be downloaded from here; {self.how_to_get}")
+
+    @final
+    @property
+    def own_folder(self) -> Path:
+        """The folder of the dataset's name, or the one that was named."""
+        return self.root if self.by_path else self.root / self.kind
+
+    @final
+    def places(self, *archives: str) -> list[Path]:
+        """Where an archive may have been unpacked: in the dataset's own folder, or beside it."""
+        return [parent / archive for archive in archives for parent in (self.own_folder, self.root)]
+
+    @final
+    @property
+    def folder(self) -> Path:
+        """Where the files lie: what an official archive unpacks to if it is there, else the dataset's own folder."""
+        return next((place for place in self.places(*self.archives) if place.is_dir()), self.own_folder)
+
+    @final
+    @property
+    def how_to_get(self) -> str:
+        """Where the files are published, and how they must lie."""
+        source = f"see {self.homepage}; " if self.homepage else ""
+        return f"{source}expected in {self.own_folder}: {self.layout}."
+
+    def fit_size(self, input_size: Size, patch_size: int) -> Size:
+        """Image size (H, W) for an encoder: its own for square images, else the nearest shape with as many patches.
+
+        The aspect ratio of the dataset is kept as well as multiples of the patch size allow.
+        """
+        height, width = self.native_size
+        if height == width:
+            return input_size
+        scale = (input_size[0] * input_size[1] * DENSE_AREA / (height * width)) ** 0.5
+        rows, columns = (max(1, round(side * scale / patch_size)) for side in (height, width))
+        return rows * patch_size, columns * patch_size
+
+    @final
+    @property
+    def typical_size(self) -> Size:
+        """(H, W) images are served at, or a typical one's where shapes differ."""
+        return served_size(self.size, self.native_size)
+
+    @final
+    @property
+    def kind(self) -> str:
+        """Name of the kind of dataset, without the folder that `imagefolder:PATH` and its like are read from."""
+        kind = type(self)
+        own = kind.__module__.startswith("robustprobe.")
+        return kind.__module__.rpartition(".")[2] if own else kind.__name__
+
+    @final
+    @property
+    def name(self) -> str:
+        """The name it was asked for by."""
+        return f"{self.kind}:{self.place}" if self.place else self.kind
+
+    @final
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @final
+    def __getitem__(self, place: int) -> Sample:
+        index = self.indices[place]
+        identity = self._ids[index]
+        try:
+            raw = self.read(index)
+            pixels = as_rgb(raw.image)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self.name}: image {identity} cannot be read: {error}. Replace the file.") from error
+        targets = {task: self._target(task, value, identity) for task, value in raw.labels.items()}
+        return Sample(identity, self._served(pixels), targets)
+
+    def _served(self, pixels: Image.Image) -> Tensor:
+        size = served_size(self.size, (pixels.height, pixels.width))
+        if self.crop == "centre" and size == self.size and size[0] == size[1]:
+            pixels = centre_crop(pixels, size[0])
+        return to_tensor(pixels, size)
+
+    @final
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[place] for place in range(len(self)))
+
+    @final
+    def select(self, limit: int | None) -> "Dataset":
+        """Keep a fixed part: the ids that come first in a fixed shuffle, as many from each stratum as possible.
+
+        Raises:
+            UserError: no images, or a limit below one.
+        """
+        if limit is not None and limit < 1:
+            raise UserError(f"limit {limit} leaves no image; give a limit of 1 or more, or none for the whole split.")
+        try:
+            self._ids = self.ids()
+        except OSError as error:
+            raise UserError(f"{self.name}: {self.folder} cannot be listed: {error}. Mend the folder.") from error
+        if not self._ids:
+            raise UserError(f"{self.name} has no {self.split} images under {self.root}; check the folder.")
+        self.indices = range(len(self._ids)) if limit is None or limit >= len(self._ids) else self._subset(limit)
+        return self
+
+    def _subset(self, limit: int) -> list[int]:
+        order = sorted(range(len(self._ids)), key=lambda i: hashlib.sha256(self._ids[i].encode()).digest())
+        strata: dict[int, list[int]] = defaultdict(list)
+        rank = {}
+        for index in order:
+            members = strata[self.stratum(index)]
+            rank[index] = len(members)
+            members.append(index)
+        order.sort(key=lambda i: rank[i])
+        return sorted(order[:limit])
+
+    @final
+    @property
+    def kept_ids(self) -> list[str]:
+        """Ids of the images that remain after `select`."""
+        return [self._ids[i] for i in self.indices]
+
+    @final
+    def digest(self) -> str:
+        """Fingerprint of name, split, image size, kept ids and the sizes of the files behind them."""
+        # `Path.relative_to` would take most of the time of a million files.
+        prefix = os.path.join(self.root, "")
+        try:
+            sizes = {os.fspath(p).removeprefix(prefix): os.stat(p).st_size for p in self.files()}
+        except OSError as error:
+            raise UserError(f"{self.name}: a file cannot be read: {error}. Replace or remove it.") from error
+        source = source_digest(type(self))
+        return fingerprint([self.kind, source, self.split, self.size, self.kept_ids, sizes, *self.settings()])
+
+    def _target(self, task: str, value: int | NDArray[Any], identity: str) -> Tensor:
+        space = self.labels[task]
+        axes = 0 if task == "classification" else 2
+        if np.ndim(value) != axes:
+            raise UserError(
+                f"{self.name}: image {identity} has a {task} label of shape {np.shape(value)}; expected {axes} axes. "
+                "Mend the label file."
+            )
+        if task == "depth":
+            depth = torch.as_tensor(np.asarray(value, dtype=np.float32))
+            valid = torch.isfinite(depth) & (depth > space.min_depth) & (depth < space.max_depth)
+            return torch.where(valid, depth, 0)
+        label = torch.as_tensor(np.asarray(value, dtype=np.int64))
+        wrong = (label < 0) | (label >= len(space.classes))
+        if task == "segmentation":
+            wrong &= label != space.ignore_index
+        if wrong.any():
+            found = int(label[wrong].flatten()[0])
+            raise UserError(
+                f"{self.name}: image {identity} has {task} label {found}; expected 0 to {len(space.classes) - 1}"
+                f"{f' or {space.ignore_index} (ignored)' if task == 'segmentation' else ''}. Mend the label file."
+            )
+        return label
+
+
+# Dense datasets are served with about this many times the pixels an encoder prefers.
+DENSE_AREA = 3.0
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: str | Path = "data",
+    split: str = "test",
+    limit: int | None = None,
+    size: Size | int | None = None,
+) -> Dataset:
+    """A split of a dataset, or a fixed part of it.
+
+    Args:
+        name: a registered dataset (`robustprobe list datasets`), `imagefolder:PATH` and its like, or `my.py:Class`.
+        root: the folder that holds datasets, each in a folder of its own name.
+        limit: number of images; always the same ones for the same number.
+        size: (H, W) images are resized to, or the length of their shorter side; the dataset's own by default.
+
+    Raises:
+        UserError: unknown name or split, missing folder, wrong layout, no images, or a limit below one.
+    """
+    return find_dataset(name, root=root, split=split, size=size).select(limit)
+
+
+def find_dataset(
+    name: str, *, root: str | Path = "data", split: str = "test", size: Size | int | None = None
+) -> Dataset:
+    """A split of a dataset that says what it is, but whose images are not listed yet. Arguments as `load_dataset`.
+
+    Raises:
+        UserError: unknown name or split, or a folder that does not say what its labels mean.
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split '{split}'; choose train, val or test.")
+    head, _, place = name.partition(":")
+    if head not in datasets.names():
+        head, place = name, ""
+    kind = cast(type[Dataset], datasets.get(head))
+    if kind.by_path and not place:
+        raise UserError(f"{head} reads a folder of yours; name it, as {head}:PATH. Expected in it: {kind.layout}.")
+    found = kind(Path(place or root), split, size)
+    found.place = place
+    return found
+
+
+def stack(samples: Sequence[Sample]) -> Batch:
+    """Samples of equal shapes as one batch."""
+    tasks = samples[0].targets
+    targets = {task: torch.stack([s.targets[task] for s in samples]) for task in tasks}
+    return Batch([s.id for s in samples], torch.stack([s.image for s in samples]), targets)
+
+
+def batches(
+    dataset: Dataset,
+    batch_size: int,
+    order: Sequence[int] | None = None,
+    change: Callable[[Sample], Sample] = lambda sample: sample,
+) -> Iterator[Batch]:
+    """The dataset, the next batch being read, and changed, while the current one is used.
+
+    A batch ends early where the next image, or one of its labels, has another size: nothing is padded.
+
+    Args:
+        order: places in the dataset; all, in its own order, by default.
+    """
+    places = range(len(dataset)) if order is None else order
+    starts = range(0, len(places), batch_size)
+
+    def read(place: int) -> Sample:
+        return change(dataset[place])
+
+    with ThreadPoolExecutor(dataset.reading_threads) as pool:
+
+        def request(start: int) -> list[Future[Sample]]:
+            return [pool.submit(read, place) for place in places[start : start + batch_size]]
+
+        pending = request(0)
+        for start in starts:
+            current, pending = pending, request(start + batch_size)
+            for _, samples in groupby((future.result() for future in current), shapes):
+                yield stack(list(samples))
+
+
+def shapes(sample: Sample) -> list[tuple[int, ...]]:
+    """Shapes of the image and of its labels."""
+    return [tuple(sample.image.shape), *(tuple(target.shape) for target in sample.targets.values())]

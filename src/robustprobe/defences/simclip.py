@@ -1,0 +1,29 @@
+"""Sim-CLIP (Hossain and Imteaj 2024): attacked and clean features agree, each in turn held still; no teacher term"""
+
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from robustprobe.defences._distance import Layers, cosine_distance, still
+from robustprobe.defences.base import Defence, Outcome, Seen
+from robustprobe.defences.fare import Fare
+
+
+@final
+class SimClip(Defence):
+    """Inner attack: raise 1 - cos(f_R(x'), f_R(x)). Loss: the same, with a stop-gradient on each side in turn, halved.
+
+    Nothing ties the student to its teacher but the start.
+    """
+
+    recipe: ClassVar = Fare.recipe
+    attack_reads_own: ClassVar = True
+
+    def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
+        return cosine_distance(attacked, own, self.protect)
+
+    def lowered(self, seen: Seen) -> Outcome:
+        there = cosine_distance(seen.attacked, still(seen.own), self.protect)
+        back = cosine_distance(still(seen.attacked), seen.own, self.protect)
+        drift = cosine_distance(still(seen.own), seen.clean, self.protect)
+        return Outcome((there + back) / 2, {"drift": drift, "moved": there.detach()})

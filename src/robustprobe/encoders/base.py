@@ -1,0 +1,165 @@
+"""What every encoder is, and how a name becomes one."""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import cast, final
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.registry import source_digest, sources
+from robustprobe.core.types import Features, Widths
+
+
+class EncoderCard(BaseModel):
+    """What is known of an encoder beside its weights.
+
+    `revision` is the commit the weights were published at, where they come from a hub; `fixed_size` says that only
+    images of `input_size` (H, W) are taken; `notes` what was done to load the weights; `teacher` the name of the
+    encoder that it was hardened from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str = ""
+    licence: str = "unknown"
+    revision: str = ""
+    notes: str = ""
+    teacher: str = ""
+    patch_size: int
+    input_size: tuple[int, int]
+    fixed_size: bool = False
+    widths: Widths
+
+
+class Encoder(nn.Module, ABC):
+    """A frozen vision encoder: images (B, 3, H, W) in [0, 1] to `Features`.
+
+    Everything that belongs to the weights, such as normalisation, happens inside. `cls` is the class token, or where
+    the model has none the mean of the patch tokens after the final norm; register tokens are in neither.
+    Derived classes fill `features`.
+    """
+
+    def __init__(self, card: EncoderCard) -> None:
+        super().__init__()
+        self.card = card
+        self._digest: tuple[object, str] | None = None
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Features:
+        """Features of images whose size has been checked."""
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        """Features after some of the blocks inside, counted from 0, or from -1 backwards.
+
+        Raises:
+            UserError: the encoder does not show them, or has no such block.
+        """
+        raise UserError(f"{self.card.name} does not show the features of its layers; fill Encoder.layers to do so.")
+
+    @final  # type: ignore[misc]
+    def forward(self, images: Tensor) -> Features:
+        """Features of images (B, 3, H, W) in [0, 1].
+
+        Raises:
+            UserError: another shape, a height or width that is no multiple of the patch size, or not the one size
+                that an encoder of fixed size takes.
+        """
+        patch = self.card.patch_size
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % patch or images.shape[3] % patch:
+            raise UserError(
+                f"{self.card.name} got images of shape {tuple(images.shape)}; it takes (B, 3, H, W) with H and W "
+                f"multiples of {patch}. Resize the images, for instance to {self.card.input_size}."
+            )
+        if self.card.fixed_size and images.shape[2:] != self.card.input_size:
+            raise UserError(
+                f"{self.card.name} got images of shape {tuple(images.shape)}; its position embeddings are for "
+                f"{self.card.input_size} only. Resize the images to that, or take an encoder of variable size."
+            )
+        return self.features(images)
+
+    @final
+    def freeze(self) -> "Encoder":
+        """Evaluation mode, and no parameter that asks for a gradient."""
+        self.eval().requires_grad_(False)
+        return self
+
+    def settings(self) -> list[int | float | str]:
+        """What the features depend on beside weights and buffers, such as the number of attention heads."""
+        return []
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of names, shapes, types and values of the weights, and of what else makes the encoder.
+
+        That is its settings, and the file a user's own class comes from. Computed again once weights have changed.
+        """
+        seen = tuple((t.data_ptr(), t._version) for t in self.state_dict().values())
+        if self._digest is None or self._digest[0] != seen:
+            self._digest = (seen, self._hash())
+        return self._digest[1]
+
+    def _hash(self) -> str:
+        kind = type(self)
+        state = hashlib.sha256(f"{kind.__qualname__}{self.settings()}".encode())
+        state.update(source_digest(kind).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return state.hexdigest()
+
+
+class Source(ABC):
+    """A place encoders come from, named by the part of a spec before the colon."""
+
+    @abstractmethod
+    def load(self, name: str) -> Encoder:
+        """The encoder called `name` at this source. Raises UserError where there is none."""
+
+
+SHORT_NAMES = {
+    "dino_vitb16": "timm:vit_base_patch16_224.dino",
+    "dinov2_vits14": "timm:vit_small_patch14_dinov2.lvd142m",
+    "dinov2_vitb14": "timm:vit_base_patch14_dinov2.lvd142m",
+}
+
+
+def full_name(spec: str) -> str:
+    """SOURCE:NAME for a short name, also for `SHORT.random` and `SHORT@REVISION`; other specs as they are."""
+    parts = re.fullmatch(r"(\w+)(\.\w+)?(@.+)?", spec)
+    if not parts or parts[1] not in SHORT_NAMES:
+        return spec
+    architecture, _, tag = SHORT_NAMES[parts[1]].partition(".")
+    return f"{architecture}{parts[2] or '.' + tag}{parts[3] or ''}"
+
+
+def load_encoder(spec: str) -> Encoder:
+    """The frozen encoder a spec names.
+
+    `timm:NAME.tag[@REVISION]`, `hf:ORG/NAME[@REVISION]`, `hub:OWNER/REPO[:REF]:NAME`, `file:DIR`,
+    `file:CHECKPOINT?arch=NAME`, `bundled:NAME`, `my.py:Class`, or one of `SHORT_NAMES`.
+
+    Raises:
+        UserError: unknown source or name, missing or unreadable weights, weights of another architecture.
+    """
+    head, colon, name = full_name(spec).partition(":")
+    if not colon or not name:
+        known = ", ".join(sources.names())
+        raise UserError(
+            f"'{spec}' names no encoder source; write SOURCE:NAME, such as bundled:scenes. Sources: {known}. "
+            f"Short names: {', '.join(SHORT_NAMES)}."
+        )
+    if head.endswith(".py"):
+        head, name = "python", spec
+    if head not in sources.names():
+        raise unknown_name("encoder source", head, sources.names())
+    source = cast(type[Source], sources.get(head))
+    encoder = source().load(name).freeze()
+    if full_name(spec) != spec:
+        encoder.card = encoder.card.model_copy(update={"name": spec})
+    return encoder

@@ -1,0 +1,1 @@
+"""From a suite to results: plan, attack, judge, collect, check and store."""

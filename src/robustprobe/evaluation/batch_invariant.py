@@ -1,0 +1,134 @@
+"""Numbers that do not depend on the company: the same bits for an image alone, in any batch and in any shard.
+
+Kernels of float32 matrices and convolutions on a CPU are chosen by the size of a batch, and another kernel rounds
+otherwise. An attack multiplies that: one sign of one gradient is another image. So on a CPU in float32 heads answer for
+one image at a time, and encoders see batches only of sizes that were found to give the bits of images seen alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.types import Features
+from robustprobe.encoders import Encoder
+from robustprobe.tasks import Head, Model
+
+# Pixels and images that are shown at once at most: where a CPU gains no more from a larger batch.
+MOST_PIXELS, MOST_IMAGES = 2**20, 32
+# Shapes of images for which sizes are tried; images of further shapes are seen alone.
+MOST_SHAPES = 3
+
+
+@final
+class SteadyEncoder(Encoder):
+    """An encoder that gives each image on the CPU the features and gradients it would have alone.
+
+    Batches are cut into sizes that were tried for that shape of image, with random images: forward, with and without a
+    gradient, and backward.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder.card)
+        self.whole = encoder
+        self.tried: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.freeze()
+
+    @property
+    def digest(self) -> str:
+        return self.whole.digest
+
+    def features(self, images: Tensor) -> Features:
+        parts = [self.whole(part) for part in self._cut(images)]
+        return _joined(parts)
+
+    def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
+        parts = [self.whole.layers(part, which) for part in self._cut(images)]
+        return [_joined(list(of_one)) for of_one in zip(*parts, strict=True)]
+
+    def _cut(self, images: Tensor) -> list[Tensor]:
+        # Copied, since kernels may also look at where in memory an image begins.
+        if len(images) == 1:
+            return [images.clone()]
+        return [part.clone() for part in images.split(cuts(len(images), self._sizes(images.shape[1:])))]
+
+    def _sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if shape not in self.tried:
+            steady = steady_sizes(self.whole, shape) if len(self.tried) < MOST_SHAPES else (1,)
+            self.tried[shape] = steady
+        return self.tried[shape]
+
+
+def cuts(count: int, sizes: Sequence[int]) -> list[int]:
+    """Sizes of the parts of a batch of `count`, each one of `sizes`, the largest first; 1 is among them."""
+    parts = []
+    for size in sorted(sizes, reverse=True):
+        parts += [size] * (count // size)
+        count %= size
+    return parts
+
+
+def steady_sizes(encoder: Encoder, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Powers of two at which a batch of images of `shape` (3, H, W) gives each the bits it has alone; 1 always."""
+    most = max(1, min(MOST_IMAGES, MOST_PIXELS // (shape[-1] * shape[-2])))
+    images = torch.rand(most, *shape, generator=torch.Generator().manual_seed(0))
+    alone = [_seen(encoder, image[None]) for image in images]
+    whole = tuple(torch.cat(parts) for parts in zip(*alone, strict=True))
+    sizes = [2**power for power in range(1, most.bit_length())]
+    same = [size for size in sizes if _all_equal(_seen(encoder, images[:size].clone()), whole)]
+    return (1, *same)
+
+
+def _all_equal(found: tuple[Tensor, ...], whole: tuple[Tensor, ...]) -> bool:
+    return all(torch.equal(part, of_all[: len(part)]) for part, of_all in zip(found, whole, strict=True))
+
+
+def _seen(encoder: Encoder, images: Tensor) -> tuple[Tensor, ...]:
+    """Features with and without a graph, and a gradient."""
+    with fast_linear():
+        with torch.no_grad():
+            plain = encoder(images)
+        with torch.enable_grad():
+            images = images.requires_grad_(True)
+            traced = encoder(images)
+            total = sum(f.square().sum() for f in traced)
+            (gradient,) = torch.autograd.grad(total, images)
+    return (*plain, *(f.detach() for f in traced), gradient)
+
+
+def _joined(parts: list[Features]) -> Features:
+    """Features of parts of a batch as those of the batch, laid out in one way whatever the parts were."""
+    cls, patches = (torch.cat(values) if len(values) > 1 else values[0] for values in zip(*parts, strict=True))
+    return Features(cls.contiguous(), patches.contiguous())
+
+
+@final
+class SteadyHead(Head):
+    """A head that answers for one image at a time: head by head a small part of the work."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.whole = head
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        answers = [self.whole(one, size) for one in _ones(features)]
+        return torch.cat(answers) if len(answers) > 1 else answers[0]
+
+
+def _ones(features: Features) -> list[Features]:
+    return [
+        Features(cls.clone(), patches.clone()) for cls, patches in zip(*(f.split(1) for f in features), strict=True)
+    ]
+
+
+def steady_models(encoder: Encoder, models: Mapping[str, Model]) -> tuple[Encoder, dict[str, Model]]:
+    """An encoder and its models, whose answers for an image on the CPU do not depend on the rest of the batch."""
+    steady = SteadyEncoder(encoder)
+    return steady, {task: _steady_model(steady, model) for task, model in models.items()}
+
+
+def _steady_model(encoder: Encoder, model: Model) -> Model:
+    second = SteadyHead(model.second) if model.second else None
+    return Model(encoder, SteadyHead(model.head), model.task, model.view, second).eval()

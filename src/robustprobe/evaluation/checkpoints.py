@@ -1,0 +1,101 @@
+"""How robust each checkpoint of a hardening run is: house runner, one store, a table over epochs."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import Suite, format_eps
+from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.run import Failure, Progress, execute
+from robustprobe.results.records import Record
+from robustprobe.results.store import Store
+from robustprobe.training.folder import Folder
+
+
+class Point(NamedTuple):
+    """One number of one checkpoint, with its 95 % interval."""
+
+    epoch: int
+    dataset: str
+    task: str
+    attack: str
+    value: float
+    low: float
+    high: float
+    metric: str
+    unit: str
+
+
+def checkpoint_names(folder: Path) -> dict[str, int]:
+    """Epochs by the name of the encoder after them, as `file:DIR`; epoch 0 is the teacher.
+
+    Raises:
+        UserError: the folder holds no checkpoints.
+    """
+    found = Folder(folder).checkpoints()
+    if not found:
+        raise UserError(f"no checkpoints in {folder}; give the folder that `robustprobe harden --out` wrote.")
+    return {f"file:{path}": epoch for epoch, path in found.items()}
+
+
+def plan_curve(suite: Suite, folder: Path, out: Path, root: Path, device: torch.device) -> Plan:
+    """The cells of all checkpoints. Raises UserError for anything that cannot be resolved."""
+    suite = suite.model_copy(update={"encoders": tuple(checkpoint_names(folder))})
+    return make_plan(suite, Store(out).prepare(), root, device, leave_out=True)
+
+
+def measure(plan: Plan, out: Path, notify: Callable[[Progress], None]) -> list[Failure]:
+    """Do what the plan lacks."""
+    return execute(plan, Store(out), notify)
+
+
+def points(records: Iterable[Record], epochs: Mapping[str, int]) -> list[Point]:
+    """The numbers of checkpoints, by dataset, task, attack and epoch; attacks made for another task are left out."""
+    own = [r for r in records if r.encoder in epochs and r.made_for in ("", r.task)]
+    found = [_point(record, epochs[record.encoder]) for record in sorted(own, key=_shown_order)]
+    return sorted(found, key=lambda p: (p.dataset, p.task, p.epoch))
+
+
+def _shown_order(record: Record) -> tuple[object, ...]:
+    """Clean first, then noise, attacks without a head and those with one."""
+    attack = record.attack
+    return (attack.eps > 0, attack.name != "noise", record.made_for != "", attack.name, attack.eps)
+
+
+def _point(record: Record, epoch: int) -> Point:
+    spec, number = record.attack, record.headline
+    attack = spec.label if spec.name == "clean" else f"{spec.label} {format_eps(spec.eps, spec.norm)}"
+    numbers = (number.value, number.ci_low, number.ci_high)
+    return Point(epoch, record.dataset, record.task, attack, *numbers, record.metric, record.unit)
+
+
+class Table(NamedTuple):
+    """Rows are epochs, columns attacks."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def tables(found: list[Point]) -> list[Table]:
+    """A table for each dataset and task."""
+    groups: dict[tuple[str, str], list[Point]] = {}
+    for point in found:
+        groups.setdefault((point.dataset, point.task), []).append(point)
+    return [_table(members) for members in groups.values()]
+
+
+def _table(members: list[Point]) -> Table:
+    first = members[0]
+    attacks = list(dict.fromkeys(p.attack for p in members))
+    cells = {(p.epoch, p.attack): f"{p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in members}
+    epochs = sorted({p.epoch for p in members})
+    rows = [[f"{e} (teacher)" if e == 0 else str(e), *(cells.get((e, a), "—") for a in attacks)] for e in epochs]
+    return Table(f"{first.dataset}, {first.task}: {_axis(first)}", ["epoch", *attacks], rows)
+
+
+def _axis(point: Point) -> str:
+    return f"{point.metric} ({point.unit})" if point.unit else point.metric

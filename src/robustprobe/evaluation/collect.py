@@ -1,0 +1,184 @@
+"""What is kept of a job's batches: rows, sizes, passes, and a few images to show and to check the attack on."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustprobe.core.spec import AttackSpec
+from robustprobe.evaluation.evaluate import Judgement, Work, attacked_function, victim
+from robustprobe.evaluation.sanity_checks import Check, Judge, Sample, sample_checks, trace_checks
+from robustprobe.results.records import Cost
+
+
+class Kept(NamedTuple):
+    """One image with its labels, what the attack made of it, and what each head said of that: logits of a class,
+    the likeliest class of each pixel, or depths.
+    """
+
+    place: int
+    id: str
+    image: Tensor
+    adversarial: Tensor
+    harm: Tensor
+    targets: dict[str, Tensor]
+    answers: dict[str, Tensor]
+
+
+class Piece(NamedTuple):
+    """What is kept of one batch under one eps: columns as in `Judgement`, and a few of the images."""
+
+    places: Tensor
+    ids: list[str]
+    size: Tensor
+    zero_gradient: Tensor
+    rising: Tensor
+    passes: tuple[int, int]
+    ends: tuple[float, float]
+    rows: dict[str, dict[str, Tensor]]
+    rounded: dict[str, dict[str, Tensor]]
+    kept: list[Kept]
+
+
+def piece_of(judged: Judgement, keep: Collection[int]) -> Piece:
+    """A batch without its images, but for those at the places to keep."""
+    batch, attacked = judged.batch, judged.attacked
+    kept = [_kept(judged, row) for row, place in enumerate(judged.places) if place in keep]
+    made = attacked.images
+    return Piece(
+        places=torch.tensor(list(judged.places)),
+        ids=batch.ids,
+        size=judged.size,
+        zero_gradient=attacked.zero_gradient,
+        rising=attacked.rising,
+        passes=(attacked.forwards, attacked.backwards),
+        ends=(float(made.min()), float(made.max())),
+        rows=judged.rows,
+        rounded=judged.rounded,
+        kept=kept,
+    )
+
+
+def _kept(judged: Judgement, row: int) -> Kept:
+    # Copies: a row would hold the whole batch in memory.
+    batch, attacked = judged.batch, judged.attacked
+    targets = {task: target[row].clone() for task, target in batch.targets.items()}
+    answers = {task: _answer(task, output[row]) for task, output in judged.outputs.items()}
+    images = batch.images[row].clone(), attacked.images[row].clone(), attacked.harm[row].clone()
+    return Kept(judged.places[row], batch.ids[row], *images, targets, answers)
+
+
+def _answer(task: str, output: Tensor) -> Tensor:
+    return output.argmax(0).to(torch.uint8) if task == "segmentation" else output.clone()
+
+
+def largest_group(kept: Sequence[Kept]) -> list[Kept]:
+    """Those of the most common shape: the attack is run again on them as one batch."""
+    groups: dict[tuple[object, ...], list[Kept]] = {}
+    for one in kept:
+        shapes = (one.image.shape, *(target.shape for target in one.targets.values()))
+        groups.setdefault(shapes, []).append(one)
+    return max(groups.values(), key=len)
+
+
+class Tally:
+    """Collects one attack at one eps, piece by piece in any order; all it says is in the order of the dataset."""
+
+    def __init__(self, spec: AttackSpec, places: Collection[int]) -> None:
+        self.spec, self.places = spec, places
+        self.pieces: list[Piece] = []
+        self.order: Tensor | None = None
+
+    def add(self, judged: Judgement) -> None:
+        """Take note of a batch."""
+        self.take(piece_of(judged, self.places))
+
+    def take(self, piece: Piece) -> None:
+        """Take note of a piece."""
+        self.pieces.append(piece)
+        self.order = None
+
+    @property
+    def count(self) -> int:
+        """Images so far."""
+        return sum(len(piece.ids) for piece in self.pieces)
+
+    def _sorted(self, of: Callable[[Piece], Tensor]) -> Tensor:
+        if self.order is None:
+            self.order = torch.cat([piece.places for piece in self.pieces]).argsort()
+        return torch.cat([of(piece) for piece in self.pieces])[self.order]
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the images."""
+        named = zip(torch.cat([piece.places for piece in self.pieces]).tolist(), self._names(), strict=True)
+        return [name for _, name in sorted(named)]
+
+    def _names(self) -> list[str]:
+        return [name for piece in self.pieces for name in piece.ids]
+
+    @property
+    def kept(self) -> list[Kept]:
+        """The images to check the attack on."""
+        return [one for one in self.everything_kept if one.place in self.places]
+
+    @property
+    def everything_kept(self) -> list[Kept]:
+        """All images that were kept."""
+        return sorted((one for piece in self.pieces for one in piece.kept), key=lambda one: one.place)
+
+    @property
+    def size(self) -> Tensor:
+        """Size of each perturbation (N,)."""
+        return self._sorted(lambda piece: piece.size)
+
+    @property
+    def cost(self) -> Cost:
+        """Passes an image."""
+        forwards, backwards = (sum(piece.passes[which] for piece in self.pieces) for which in (0, 1))
+        return Cost(forwards=forwards / self.count, backwards=backwards / self.count)
+
+    def columns(self, task: str, rounded: bool = False) -> dict[str, NDArray[Any]]:
+        """The rows a judge wrote, by column."""
+
+        def of(piece: Piece) -> dict[str, Tensor]:
+            return (piece.rounded if rounded else piece.rows)[task]
+
+        def column(name: str) -> NDArray[Any]:
+            return np.asarray(self._sorted(lambda piece: of(piece)[name]))
+
+        return {name: column(name) for name in of(self.pieces[0])}
+
+    def checks(self, work: Work) -> dict[str, list[Check]]:
+        """Checks of the attack, by judging task; none where there was no attack."""
+        found = checked_again(work, self.spec, self.kept)
+        return {task: [*self.trace(), *found.get(task, [])] for task in work.judges}
+
+    def trace(self) -> list[Check]:
+        """What the attack left behind on all images."""
+        if self.spec.eps == 0:
+            return []
+        ends = min(p.ends[0] for p in self.pieces), max(p.ends[1] for p in self.pieces)
+        zeros, rising = self._sorted(lambda p: p.zero_gradient), self._sorted(lambda p: p.rising)
+        return trace_checks(self.spec, ends, self.size, zeros, rising)
+
+
+def checked_again(work: Work, spec: AttackSpec, kept: Sequence[Kept]) -> dict[str, list[Check]]:
+    """What running the attack again on a few images tells, by judging task."""
+    if not kept or spec.eps == 0 or spec.name == "noise":
+        return {}
+    device, kept = work.device, largest_group(kept)
+    labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}
+    size = (kept[0].image.shape[-2], kept[0].image.shape[-1])
+    sample = Sample(
+        victim(work, attacked_function(work), labels, [k.place for k in kept], size),
+        torch.stack([k.image for k in kept]).to(device),
+        [k.id for k in kept],
+        torch.stack([k.adversarial for k in kept]).to(device),
+        torch.stack([k.harm for k in kept]),
+    )
+    tasks = [work.made_for] if work.made_for else work.judges
+    return sample_checks(spec, sample, {t: Judge(work.models[t], labels[t], work.models[t].task) for t in tasks})

@@ -1,0 +1,255 @@
+"""Examples chosen by harm: the images that an attack hurt most, just broke and left whole, for every attack of a run.
+
+Chosen from the rows of finished cells, after which only these images are attacked again. On a CPU in fp32 that gives
+the same bits as before; elsewhere the same images to rounding.
+"""
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from robustprobe.core.errors import UnwritableError, UserError
+from robustprobe.core.spec import fingerprint
+from robustprobe.evaluation.collect import Kept
+from robustprobe.evaluation.examples import Setting, add_examples
+from robustprobe.evaluation.executors import Fit, Judge, Order, Task, Workshop
+from robustprobe.evaluation.executors.work import Heads
+from robustprobe.evaluation.plan import Bench, Cell, Job, Plan, Rung
+from robustprobe.results.records import Choice, ChoiceKind, Group, Record
+from robustprobe.results.store import Store
+from robustprobe.tasks import Task as Judged
+from robustprobe.tasks import load_task
+
+BROKEN = 0.5
+"""An image that keeps at most so much of its clean score is broken."""
+SMALLEST_ERROR = 1e-9
+ROWS = 2**16
+
+Floats = NDArray[np.float64]
+Choices = dict[int, tuple[Choice, ...]]
+Tell = Callable[[str, int, int], None]
+
+
+class Shares(NamedTuple):
+    """What one attack at ascending eps left of each of N images: scores on clean images, better up (N,); the share
+    that was kept (eps, N); and scores by other opinions, of a second head or after rounding (eps, N).
+    """
+
+    clean: Floats
+    kept: Floats
+    other: Floats
+
+
+class Lost(NamedTuple):
+    """What could not be made, and why."""
+
+    label: str
+    error: Exception
+
+
+def chosen(shares: Shares, ids: Sequence[str], count: int, seed: int) -> tuple[int, dict[ChoiceKind, list[int]]]:
+    """Images by harm: `count` of each kind, or fewer where there are not so many.
+
+    Only images that count are looked at: those whose clean score is no worse than the median. The eps is the smallest
+    that broke at least half of them, or the largest. Most harmed are those that kept least, barely broken the broken
+    ones that kept most, survivors the others that kept most. Where images keep the same share, what they kept at all
+    eps decides, then the other opinions, then the seed.
+
+    Returns:
+        place of the eps on the ladder, and places of images by kind.
+    """
+    with np.errstate(invalid="ignore"):
+        counts = np.isfinite(shares.kept).all(0) & (shares.clean > 0) & (shares.clean >= np.nanmedian(shares.clean))
+    able = np.flatnonzero(counts)
+    if not able.size:
+        return 0, {}
+    broken = shares.kept <= BROKEN
+    level = next((k for k, some in enumerate(broken) if some[able].mean() >= BROKEN), len(broken) - 1)
+    lots = [hashlib.sha256(f"{seed}/{ids[int(place)]}".encode()).hexdigest() for place in able]
+    keys = shares.kept[level, able], shares.kept[:, able].mean(0), np.nan_to_num(shares.other[level, able])
+    ascending = [int(able[k]) for k in np.lexsort((np.array(lots), *reversed(keys)))]
+    most = ascending[:count]
+    left = [place for place in reversed(ascending) if place not in most]
+    return level, {
+        "most harmed": most,
+        "barely broken": [place for place in left if broken[level, place]][:count],
+        "survived": [place for place in left if not broken[level, place]][:count],
+    }
+
+
+def finish_examples(plan: Plan, store: Store, order: Order, notify: Tell, say: Callable[[str], None]) -> list[Lost]:
+    """Store the images chosen by harm for all cells of the plan that are in the store, and lack them.
+
+    Images are chosen on the first encoder of the plan that has what it takes, once for the same images of a dataset:
+    a choice that the store holds stands, so that encoders evaluated later show the same images.
+
+    Returns:
+        what failed; cells and other examples are as they were.
+    """
+    return _Finish(plan, store, order, notify, say).finish()
+
+
+class _Finish:
+    """The last stage of one execution of a plan."""
+
+    def __init__(self, plan: Plan, store: Store, order: Order, notify: Tell, say: Callable[[str], None]) -> None:
+        self.plan, self.store, self.notify, self.say = plan, store, notify, say
+        self.workshop = Workshop(order, plan.benches)
+        self.heads: dict[int, Heads] = {}
+        self.lost: list[Lost] = []
+
+    def finish(self) -> list[Lost]:
+        """Choose and complete, dataset by dataset."""
+        by_data: dict[Hashable, list[int]] = {}
+        for number, bench in enumerate(self.plan.benches):
+            by_data.setdefault(_images_of(bench), []).append(number)
+        for numbers in by_data.values():
+            self._dataset([self.plan.benches[number] for number in numbers], numbers)
+        return self.lost
+
+    def _dataset(self, benches: Sequence[Bench], numbers: Sequence[int]) -> None:
+        try:
+            choices = self._choices(benches)
+        except (UserError, RuntimeError, OSError) as error:
+            self.lost.append(Lost(f"{benches[0].data.name}: examples chosen by harm", error))
+            return
+        if not choices:
+            return
+        for number, bench in zip(numbers, benches, strict=True):
+            for place, job in enumerate(bench.jobs):
+                try:
+                    self._complete(number, place, choices)
+                except UnwritableError:
+                    raise
+                except (UserError, RuntimeError, OSError, MemoryError) as error:
+                    self.lost.append(Lost(f"{bench.label}: examples of {job.name}", error))
+
+    def _choices(self, benches: Sequence[Bench]) -> Choices:
+        """Why images are examples, by place: as the store holds it, and for tasks of which it holds too few, anew."""
+        found = self._held(benches[0])
+        for task in benches[0].head_keys:
+            held = [c for choices in found.values() for c in choices if c.task == task and c.kind == "most harmed"]
+            if len(held) < self.plan.suite.harmed:
+                for place, choice in self._chosen(benches, task):
+                    found.setdefault(place, {})[choice] = None
+        return {place: tuple(choices) for place, choices in found.items()}
+
+    def _held(self, bench: Bench) -> dict[int, dict[Choice, None]]:
+        """What the store holds of the images of a bench, chosen on any encoder; places with choices in order."""
+        groups = {r.group: None for r in self.store.records() if _images_of_record(r) == _images_of(bench)}
+        found: dict[int, dict[Choice, None]] = {}
+        for group in filter(None, map(self.store.group, groups)):
+            for example in group.examples:
+                for choice in example.chosen:
+                    if choice.kind != "random":
+                        found.setdefault(example.place, {})[choice] = None
+        return found
+
+    def _chosen(self, benches: Sequence[Bench], task: str) -> list[tuple[int, Choice]]:
+        suite = self.plan.suite
+        for bench in benches:
+            job = next((job for job in bench.jobs if job.made_for == task), None)
+            shares = self._shares(bench, job, task) if job else None
+            if job and shares:
+                level, places = chosen(shares, bench.data.kept_ids, suite.harmed, suite.seed)
+                attack, encoder = job.rungs[level].attack, bench.encoder.card.name
+                return [
+                    (place, Choice(kind=kind, task=task, attack=attack, encoder=encoder))
+                    for kind, some in places.items()
+                    for place in some
+                ]
+        return []
+
+    def _shares(self, bench: Bench, job: Job, task: str) -> Shares | None:
+        """What a job left of every image; None where it, or the clean images, are not in the store."""
+        clean = next((job.rungs[0] for job in bench.jobs if job.rungs[0].attack.name == "clean"), None)
+        cells = [_cell(rung, task) for rung in (clean, *job.rungs) if rung]
+        if clean is None or not all(self.store.has(cell.fingerprint) for cell in cells):
+            return None
+        judge = load_task(task, bench.data.labels[task])
+        scores = [_scores(self.store, cell, judge) for cell in cells]
+        own = np.stack([some[0] for some in scores])
+        other = np.stack([np.mean(some[1:], axis=0) for some in scores])
+        return Shares(own[0], _over(own[1:], own[0]), other[1:])
+
+    def _complete(self, number: int, place: int, choices: Choices) -> None:
+        """Add the chosen images that examples of a job lack; nothing where the job has no examples."""
+        bench, job = self.plan.benches[number], self.plan.benches[number].jobs[place]
+        groups = {rung.group: self.store.group(rung.group) for rung in job.rungs}
+        known = [group for group in groups.values() if group]
+        lacking = sorted({p for group in known for p in choices if not _has(group, p)})
+        kept = self._made_again(number, place, lacking) if lacking else [[] for _ in groups]
+        for group, some in zip(groups.values(), kept, strict=True):
+            if group:
+                new = [one for one in some if not _has(group, one.place)]
+                setting = Setting(bench.encoder.card.name, bench.data, bench.train.views)
+                add_examples(self.store, group, setting, new, choices)
+
+    def _made_again(self, number: int, place: int, places: Sequence[int]) -> list[list[Kept]]:
+        """Images at places of a dataset attacked by a job, an eps each."""
+        bench, job = self.plan.benches[number], self.plan.benches[number].jobs[place]
+        if number not in self.heads:
+            self.say(f"{bench.label}: {len(places)} images chosen by harm are attacked again, to be shown")
+            self.heads[number] = self.workshop.fit(Fit(number), _unheard)
+        label = f"{bench.label}: examples of {job.name}"
+        names = tuple(bench.data.kept_ids[p] for p in places)
+        task = Task(number, place, job.made_for, tuple(rung.attack for rung in job.rungs), frozenset(places))
+
+        def notify(stage: str, done: int, total: int) -> None:
+            self.notify(label, done, total)
+
+        shard = self.workshop.judge(Judge(task, names, 0), self.heads[number], notify, self.say)
+        return [[one for pieces in shard.batches for one in pieces[k].kept] for k in range(len(job.rungs))]
+
+
+def _images_of(bench: Bench) -> tuple[Hashable, ...]:
+    return (bench.data.name, bench.digest, bench.data.split, fingerprint(list(bench.data.kept_ids)))
+
+
+def _images_of_record(record: Record) -> tuple[Hashable, ...]:
+    return (record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
+
+
+def _cell(rung: Rung, task: str) -> Cell:
+    return next(cell for cell in rung.cells if cell.task == task)
+
+
+def _has(group: Group, place: int) -> bool:
+    return any(example.place == place for example in group.examples)
+
+
+def _scores(store: Store, cell: Cell, task: Judged) -> list[Floats]:
+    """Scores of each image, better up (N,): as counted, after rounding to 8 bits, and a second head's if there is."""
+    # A part at a time: as numbers of Python, the pixel counts of a million images would not fit into memory.
+    parts = [_part_scores(part, task) for part in store.rows(cell.fingerprint).to_batches(max_chunksize=ROWS)]
+    return [np.concatenate(some) for some in zip(*parts, strict=True)]
+
+
+def _part_scores(rows: pa.RecordBatch, task: Judged) -> list[Floats]:
+    columns = {name: _tensor(rows.column(name)) for name in rows.schema.names if name != "id"}
+    views = [
+        {name: values for name, values in columns.items() if not name.endswith("_8bit")},
+        {name.removesuffix("_8bit"): values for name, values in columns.items() if name.endswith("_8bit")},
+        {name.removeprefix("second_"): values for name, values in columns.items() if name.startswith("second_")},
+    ]
+    scores = [task.score(view).double().numpy() for view in views if view]
+    return [some if task.higher_is_better else 1 / np.maximum(some, SMALLEST_ERROR) for some in scores]
+
+
+def _tensor(column: pa.Array) -> torch.Tensor:
+    if pa.types.is_list(column.type):
+        return torch.tensor(np.asarray(column.flatten())).reshape(len(column), -1)
+    return torch.tensor(column.to_numpy(zero_copy_only=False))
+
+
+def _over(attacked: Floats, clean: Floats) -> Floats:
+    return np.divide(attacked, clean, out=np.full_like(attacked, np.nan), where=clean > 0)
+
+
+def _unheard(stage: str, done: int, total: int) -> None:
+    """Heads come from the cache."""

@@ -1,0 +1,122 @@
+"""Example images of a run: chosen at random or by harm, the same for every encoder and attack, stored without loss."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustprobe.core.spec import AttackSpec
+from robustprobe.core.views import View
+from robustprobe.datasets import Dataset
+from robustprobe.evaluation.collect import Kept
+from robustprobe.results.records import CHOICE_KINDS, RANDOM, Choice, Example, Group
+from robustprobe.results.store import Store
+from robustprobe.tasks.base import fit_labels
+
+TOP = 5
+MILLIMETRES = 1000
+
+
+def example_places(ids: Sequence[str], count: int, seed: int) -> set[int]:
+    """Places of `count` images drawn at random, by a seed and their ids alone."""
+    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(f"{seed}/{ids[i]}".encode()).digest())
+    return set(order[:count])
+
+
+class Setting(NamedTuple):
+    """What examples are of: an encoder, the images, and how the model of each task sees them."""
+
+    encoder: str
+    dataset: Dataset
+    views: Mapping[str, View]
+
+
+def write_examples(
+    store: Store, group: str, setting: Setting, attack: AttackSpec, made_for: str, kept: Sequence[Kept]
+) -> None:
+    """Write the images of one group, then the group's description; nothing where no image was kept."""
+    if not kept:
+        return
+    pictures: dict[str, NDArray[Any]] = {}
+    examples = [_example(one, setting, attack.name == "clean", pictures) for one in kept]
+    digests = {name: store.write_image(group, name, pixels) for name, pixels in pictures.items()}
+    labels = setting.dataset.labels
+    store.write_group(
+        Group(
+            group=group,
+            encoder=setting.encoder,
+            dataset=setting.dataset.name,
+            attack=attack,
+            made_for=made_for,
+            classes={task: list(space.classes) for task, space in labels.items()},
+            max_depth=labels["depth"].max_depth if "depth" in labels else 0.0,
+            examples=examples,
+            digests=digests,
+        )
+    )
+
+
+def add_examples(
+    store: Store, known: Group, setting: Setting, kept: Sequence[Kept], choices: Mapping[int, Sequence[Choice]]
+) -> None:
+    """Write images of a group beside those it has, then its description anew: until then it is as it was.
+
+    Args:
+        choices: by place why images were chosen, for those of `kept` and for others that are there.
+    """
+    pictures: dict[str, NDArray[Any]] = {}
+    new = [_example(one, setting, known.attack.name == "clean", pictures, ()) for one in kept]
+    digests = {name: store.write_image(known.group, name, pixels) for name, pixels in pictures.items()}
+    examples = [_chosen(example, choices.get(example.place, ())) for example in [*known.examples, *new]]
+    examples.sort(key=lambda example: (CHOICE_KINDS.index(example.chosen[0].kind), example.place))
+    if examples != known.examples:
+        merged = {"examples": examples, "digests": {**known.digests, **digests}}
+        store.write_group(known.model_copy(update=merged))
+
+
+def _chosen(example: Example, choices: Sequence[Choice]) -> Example:
+    return example.model_copy(update={"chosen": tuple(dict.fromkeys([*example.chosen, *choices]))})
+
+
+def _example(
+    one: Kept,
+    setting: Setting,
+    clean: bool,
+    pictures: dict[str, NDArray[Any]],
+    chosen: tuple[Choice, ...] = (RANDOM,),
+) -> Example:
+    pixels = (one.adversarial * 255).round().byte().permute(1, 2, 0)
+    pictures[f"{one.place}.png"] = pixels.numpy()
+    labels = setting.dataset.labels
+    predictions: dict[str, Any] = {}
+    truth: dict[str, Any] = {}
+    for task, answer in one.answers.items():
+        classes, name = labels[task].classes, f"{one.place}-{task}.png"
+        if task == "classification":
+            predictions[task] = _likeliest(answer, classes)
+        else:
+            predictions[task], pictures[name] = name, _map(task, answer)
+    for task, target in one.targets.items():
+        classes, name = labels[task].classes, f"{one.place}-{task}-truth.png"
+        if task == "classification":
+            truth[task] = classes[int(target)]
+            continue
+        truth[task] = name
+        if clean:
+            size = setting.views[task].output_size((pixels.shape[0], pixels.shape[1]))
+            pictures[name] = _map(task, fit_labels(target[None], size)[0])
+    return Example(id=one.id, place=one.place, chosen=chosen, predictions=predictions, truth=truth)
+
+
+def _likeliest(logits: Tensor, classes: Sequence[str]) -> list[list[Any]]:
+    shares, order = logits.softmax(0).topk(min(TOP, len(classes)))
+    return [[classes[int(i)], round(float(s), 4)] for s, i in zip(shares, order, strict=True)]
+
+
+def _map(task: str, values: Tensor) -> NDArray[Any]:
+    levels = values if task == "segmentation" else (values * MILLIMETRES).round()
+    return levels.to(torch.int64).numpy().astype(np.uint8 if task == "segmentation" else np.uint16)

@@ -1,0 +1,87 @@
+"""What every executor is: units of work go in, what became of them comes out, in any order."""
+
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, cast, final
+
+from robustprobe.core.registry import executors
+from robustprobe.core.spec import Spread
+from robustprobe.evaluation.executors.work import Heads, Order, Unit
+from robustprobe.evaluation.plan import Bench
+
+
+class LostError(RuntimeError):
+    """The executor itself is gone, and nothing more can be done in this process."""
+
+
+class Done(NamedTuple):
+    """A unit of work, and what came of it: a value, or the error that it failed with in the end."""
+
+    unit: Unit
+    value: Any
+    error: Exception | None = None
+
+
+class Watch(NamedTuple):
+    """Whom to tell: of progress within a unit (unit, stage, done, total), and of what a user should know."""
+
+    progress: Callable[[Unit, str, int, int], None]
+    say: Callable[[str], None]
+
+
+class Executor(ABC):
+    """Does units of work. Derived classes fill `results`; use it as a context."""
+
+    def __init__(self, order: Order, benches: Sequence[Bench], options: Spread, watch: Watch) -> None:
+        self.order, self.benches, self.options, self.watch = order, benches, options, watch
+        self.queue: list[tuple[tuple[int, int, int], int, Unit]] = []
+        self.heads: dict[int, Heads] = {}
+        self.added = 0
+
+    @abstractmethod
+    def results(self) -> Iterator[Done]:
+        """Units as they end, until none is left; more may be added meanwhile. Raises LostError."""
+
+    @property
+    @abstractmethod
+    def slots(self) -> int:
+        """Units that are worked on at once."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Get ready. Raises UserError where that cannot be."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; work that is under way is dropped."""
+
+    @final
+    def add(self, unit: Unit) -> None:
+        """Ask for a unit. The heads of its bench must have come out before, where it needs them."""
+        heapq.heappush(self.queue, (unit.rank, self.added, unit))
+        self.added += 1
+
+    @final
+    def drop(self, wanted: Callable[[Unit], bool]) -> None:
+        """Forget units that have not begun, unless they are wanted."""
+        self.queue = [entry for entry in self.queue if wanted(entry[2])]
+        heapq.heapify(self.queue)
+
+    @final
+    def __enter__(self) -> "Executor":
+        self.open()
+        return self
+
+    @final
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_executor(order: Order, benches: Sequence[Bench], options: Spread, watch: Watch) -> Executor:
+    """The executor of a name. Raises UserError for an unknown one."""
+    kind = cast(type[Executor], executors.get(options.executor))
+    return kind(order, benches, options, watch)

@@ -1,0 +1,98 @@
+"""Finished shards of cells that are not finished: on disk until the cell is, so that no work is done twice.
+
+    DIR/shards/JOB/SHARD.pt    a checksum, and what is kept of the batches of a shard
+
+JOB names everything the numbers depend on. A file is whole or not there at all; one that is damaged is removed, and its
+images are attacked again. What is in it comes from one's own runs, and is read as tensors and plain values only.
+"""
+
+import hashlib
+import io
+import pickle
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from robustprobe.core.files import write_whole
+from robustprobe.core.spec import fingerprint
+from robustprobe.evaluation.collect import Kept, Piece
+
+_CHECKSUM = 32
+
+
+class Shard(NamedTuple):
+    """Some images of a job, judged: for each batch a piece an eps; and the most memory in bytes that was held."""
+
+    ids: tuple[str, ...]
+    batches: list[tuple[Piece, ...]]
+    peak: int | None = None
+
+
+class DamagedError(ValueError):
+    """Bytes that are not what was written."""
+
+
+def packed(shard: Shard) -> bytes:
+    """A shard as bytes that vouch for themselves."""
+    batches = [[_plain_piece(piece) for piece in pieces] for pieces in shard.batches]
+    buffer = io.BytesIO()
+    torch.save({"ids": list(shard.ids), "batches": batches, "peak": shard.peak}, buffer)
+    content = buffer.getvalue()
+    return hashlib.sha256(content).digest() + content
+
+
+def unpacked(content: bytes) -> Shard:
+    """The shard of `packed`. Raises DamagedError where a bit of it has changed."""
+    checksum, content = content[:_CHECKSUM], content[_CHECKSUM:]
+    if hashlib.sha256(content).digest() != checksum:
+        raise DamagedError("its checksum does not match")
+    try:
+        data = torch.load(io.BytesIO(content), weights_only=True)
+        batches = [tuple(_piece(piece) for piece in pieces) for pieces in data["batches"]]
+        return Shard(tuple(data["ids"]), batches, data.get("peak"))
+    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise DamagedError(str(error)) from error
+
+
+def _plain_piece(piece: Piece) -> dict[str, Any]:
+    return piece._asdict() | {"kept": [one._asdict() for one in piece.kept]}
+
+
+def _piece(data: dict[str, Any]) -> Piece:
+    return Piece(**data | {"kept": [Kept(**one) for one in data["kept"]]})
+
+
+class ShardFolder:
+    """The finished shards of one job in a folder of results."""
+
+    def __init__(self, results: Path, job: str) -> None:
+        self.folder = results / "shards" / job
+
+    def load(self, ids: Sequence[str]) -> list[Shard]:
+        """Shards that are there, of images among `ids`, no image twice."""
+        wanted, found = set(ids), []
+        for path in sorted(self.folder.glob("*.pt")):
+            try:
+                shard = unpacked(path.read_bytes())
+            except (OSError, DamagedError):
+                path.unlink(missing_ok=True)
+                continue
+            if wanted.issuperset(shard.ids):
+                wanted.difference_update(shard.ids)
+                found.append(shard)
+        return found
+
+    def keep(self, shard: Shard, content: bytes) -> None:
+        """Write a shard, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / f"{fingerprint(shard.ids)}.pt", content)
+
+    def remove(self) -> None:
+        """Forget all shards of the job: its cells are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # other jobs have shards there
+            self.folder.parent.rmdir()

@@ -1,0 +1,257 @@
+"""What a run will do, before it does it: names resolved, cells listed and looked for in the store, time estimated."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+
+from robustprobe import probing
+from robustprobe.attacks import Attack
+from robustprobe.attacks.base import victims_of
+from robustprobe.core.device import seconds_of
+from robustprobe.core.errors import UserError
+from robustprobe.core.registry import attacks, source_digest
+from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
+from robustprobe.core.views import Resized, Size, View
+from robustprobe.datasets import Dataset, find_dataset, load_dataset
+from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.probing.recipes import recipe_of
+from robustprobe.results.store import Store
+from robustprobe.tasks import load_task
+
+PROBE_PIXELS = 200_000
+MOST_OUTPUT_BYTES = 2**30
+
+
+class Cell(NamedTuple):
+    """One number's worth of work: the task whose head judges, the name of everything the number depends on, and
+    whether it is in the store.
+    """
+
+    task: str
+    fingerprint: str
+    done: bool
+
+
+class Rung(NamedTuple):
+    """An attack at one eps, the name of its adversarial images, and the cells they fill: all, so examples are whole."""
+
+    group: str
+    attack: AttackSpec
+    cells: tuple[Cell, ...]
+
+
+class Job(NamedTuple):
+    """One attack at one bench, against the model of one task or none, at ascending eps."""
+
+    made_for: str
+    rungs: tuple[Rung, ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for rung in self.rungs for cell in rung.cells]
+
+    @property
+    def name(self) -> str:
+        """The attack in words."""
+        label = self.rungs[0].attack.label
+        return f"{label} against {self.made_for}" if self.made_for else label
+
+
+class Bench(NamedTuple):
+    """An encoder at a dataset: images to report on and their digest, data its heads learn from, and its jobs."""
+
+    encoder: Encoder
+    data: Dataset
+    digest: str
+    train: probing.TrainData
+    head_keys: dict[str, str]
+    jobs: tuple[Job, ...]
+
+    @property
+    def left(self) -> list[Job]:
+        """Jobs with a cell that is not done."""
+        return [job for job in self.jobs if not all(cell.done for cell in job.cells)]
+
+    @property
+    def label(self) -> str:
+        return f"{self.encoder.card.name} on {self.data.name}"
+
+
+class Plan(NamedTuple):
+    """What a run will do, before it does it. Seconds are an estimate from a short measurement on this machine, and
+    `kept_bytes` what the features of the largest dataset take while heads learn.
+    """
+
+    suite: Suite
+    root: Path
+    device: torch.device
+    benches: tuple[Bench, ...]
+    seconds: float
+    kept_bytes: int = 0
+    objects: bool = False
+    """Whether encoders were given as objects, not by name."""
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells of the run, done or not."""
+        return [cell for bench in self.benches for job in bench.jobs for cell in job.cells]
+
+    def fingerprints(self) -> set[str]:
+        """Names of all cells of the run, done or not."""
+        return {cell.fingerprint for cell in self.cells}
+
+
+def make_plan(
+    suite: Suite,
+    store: Store,
+    root: Path,
+    device: torch.device,
+    encoders: Iterable[Encoder] = (),
+    leave_out: bool = False,
+) -> Plan:
+    """Resolve every name, list every cell, and find out which of them are done.
+
+    Args:
+        encoders: encoders already loaded, used instead of the suite's names.
+        leave_out: attacks that fit no dataset are left out; they are a mistake otherwise.
+
+    Raises:
+        UserError: anything that cannot be resolved, before any work is done.
+    """
+    suite = _with_attacks(suite, root, leave_out)
+    loaded_before = list(encoders)
+    loaded = loaded_before or [load_encoder(name) for name in suite.encoders]
+    benches = tuple(
+        _bench(suite, e.to(device), place, root, store) for e in loaded for place in range(len(suite.datasets))
+    )
+    clock = PassClock(device)
+    estimates = [_estimate(suite, bench, clock) for bench in benches if bench.left]
+    seconds, kept = sum(e[0] for e in estimates), max((e[1] for e in estimates), default=0)
+    return Plan(suite, root, device, benches, seconds, kept, bool(loaded_before))
+
+
+def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
+    """The suite with its attacks named, each of which fits a dataset."""
+    tasks = {task for d in suite.datasets for task in find_dataset(d.name, root=root).labels}
+    choices = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
+    fitting = [choice for choice in choices if victims_of(_kind(choice.name), tasks)]
+    for choice in suite.attacks or ():
+        if choice not in fitting and not leave_out:
+            needs = _kind(choice.name).sees
+            raise UserError(
+                f"attack {choice.name} needs {needs} labels, which no dataset of this run has; leave it out."
+            )
+    return suite.model_copy(update={"attacks": tuple(fitting)})
+
+
+def _kind(attack: str) -> type[Attack]:
+    return cast(type[Attack], attacks.get(attack))
+
+
+def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store) -> Bench:
+    bench = bench_of(suite, encoder, place, root)
+    return bench._replace(jobs=tuple(_jobs(suite, bench, store)))
+
+
+def bench_of(suite: Suite, encoder: Encoder, place: int, root: Path) -> Bench:
+    """An encoder at the dataset at a place of the suite, without its jobs.
+
+    Raises:
+        UserError: the dataset is not here.
+    """
+    wanted = suite.datasets[place]
+    found = find_dataset(wanted.name, root=root)
+    serving = probing.served(encoder.card, found, suite.head, wanted.size)
+    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=serving.size)
+    train = probing.train_data(wanted.name, root, serving, suite.head)
+    keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in found.labels}
+    return Bench(encoder, data, data.digest(), train, keys, ())
+
+
+def _jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
+    return [
+        Job(made_for, tuple(_rung(suite, bench, store, spec, made_for) for spec in suite.ladder(choice, kind.steps)))
+        for choice in suite.attacks or ()
+        for kind in [_kind(choice.name)]
+        for made_for in victims_of(kind, bench.head_keys)
+    ]
+
+
+def _rung(suite: Suite, bench: Bench, store: Store, spec: AttackSpec, made_for: str) -> Rung:
+    images = [bench.encoder.card.name, bench.encoder.digest, bench.digest, spec.model_dump(mode="json")]
+    code = [source_digest(_kind(spec.name)), code_digest()]
+    group = [*images, made_for, bench.head_keys.get(made_for, ""), suite.precision, suite.checks, *code]
+    names = {task: fingerprint([*group, key]) for task, key in bench.head_keys.items()}
+    cells = tuple(Cell(task, name, store.has(name)) for task, name in names.items())
+    return Rung(fingerprint(group), spec, cells)
+
+
+def bench_batch(wanted: int, encoder: Encoder, view: View, data: Dataset) -> int:
+    """Images attacked at once: fewer where a view shows far more pixels of each than the encoder is made for, or where
+    their output maps would take more than `MOST_OUTPUT_BYTES`.
+    """
+    size = data.typical_size
+    height, width = view.output_size(size)
+    channels = max((len(space.classes) for task, space in data.labels.items() if task != "classification"), default=0)
+    most = MOST_OUTPUT_BYTES // (4 * height * width * channels) if channels else wanted
+    if not isinstance(view, Resized):
+        most = min(most, wanted * encoder.card.input_size[0] * encoder.card.input_size[1] // view.pixels(size))
+    return max(1, min(wanted, most))
+
+
+class PassClock:
+    """Measures what passes through encoders take, once for every size of image."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.known: dict[tuple[str, Size], tuple[float, float]] = {}
+
+    def seconds(self, encoder: Encoder, size: Size) -> tuple[float, float]:
+        """Seconds an image of `size`: forward, and forward and backward."""
+        key = (encoder.digest, size)
+        if key not in self.known:
+            many = max(1, min(32, PROBE_PIXELS // (size[0] * size[1])))
+            images = torch.rand(many, 3, *size, device=self.device)
+            forward, step = seconds_of(lambda: encoder(images)), seconds_of(lambda: _one_step(encoder, images))
+            self.known[key] = forward / many, step / many
+        return self.known[key]
+
+
+def _estimate(suite: Suite, bench: Bench, clock: PassClock) -> tuple[float, int]:
+    """Seconds of a bench, from one attack step on a few images and one training step of each missing head, and bytes
+    of features that are kept meanwhile.
+    """
+    view = next(iter(bench.train.views.values()))
+    size = bench.data.typical_size
+    part = view.part_size(size)
+    parts = view.pixels(size) / (part[0] * part[1])
+    forward, step = (parts * seconds for seconds in clock.seconds(bench.encoder, part))
+    rungs = [rung for job in bench.left for rung in job.rungs]
+    harmed = 3 * suite.harmed * len(bench.head_keys) if suite.examples else 0
+    extra = 1 + (2 * min(suite.checks, len(bench.data)) + min(harmed, len(bench.data))) / len(bench.data)
+    attacking = sum(rung.attack.steps * rung.attack.restarts * step * extra + 3 * forward for rung in rungs)
+    heads, kept = _head_seconds(suite, bench, clock.device, forward)
+    return attacking * len(bench.data) + heads, kept
+
+
+def _head_seconds(suite: Suite, bench: Bench, device: torch.device, forward: float) -> tuple[float, int]:
+    """Seconds until missing heads are fitted, of `forward` an image, and bytes of features kept for them."""
+    seconds, kept, train = 0.0, 0, bench.train
+    for name, key in bench.head_keys.items():
+        task = load_task(name, bench.data.labels[name])
+        if probing.is_cached(key, task, bench.encoder.card.widths):
+            continue
+        recipe = recipe_of(suite.head, name)
+        if recipe.augment == "none":
+            kept = max(kept, probing.kept_features(bench.encoder, train.views[name], train))
+        else:
+            seconds += forward * (probing.images_seen(recipe, len(train.train)) + len(train.val))
+        seconds += probing.fit_seconds(task, train, bench.encoder, suite.head, device)
+    return seconds + (forward * (len(train.train) + len(train.val)) if kept else 0.0), kept
+
+
+def _one_step(encoder: Encoder, images: torch.Tensor) -> None:
+    images = images.clone().requires_grad_(True)
+    torch.autograd.grad(encoder(images).patches.square().sum(), images)

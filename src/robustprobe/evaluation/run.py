@@ -1,0 +1,336 @@
+"""What a plan lacks is attacked, judged and stored."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from robustprobe.core.errors import UnwritableError, UserError
+from robustprobe.core.spec import Spread, code_digest, fingerprint
+from robustprobe.encoders import offline
+from robustprobe.evaluation.collect import Tally
+from robustprobe.evaluation.example_selection import finish_examples
+from robustprobe.evaluation.examples import Setting, example_places, write_examples
+from robustprobe.evaluation.executors import (
+    Check,
+    Done,
+    Executor,
+    Fit,
+    Judge,
+    LostError,
+    Order,
+    Task,
+    Unit,
+    Watch,
+    load_executor,
+)
+from robustprobe.evaluation.executors.work import Findings, Heads
+from robustprobe.evaluation.partial_results import Shard, ShardFolder, unpacked
+from robustprobe.evaluation.plan import Bench, Cell, Plan, Rung
+from robustprobe.evaluation.sanity_checks import Check as Finding
+from robustprobe.metrics.intervals import Estimate
+from robustprobe.results.provenance import provenance
+from robustprobe.results.records import CheckFact, HeadFacts, Interval, Record
+from robustprobe.results.store import Store
+from robustprobe.tasks import load_task
+
+# A shard takes about this long by the plan's estimate, and this many images.
+SHARD_SECONDS = 60
+FEWEST, MOST = 16, 2048
+
+
+class Progress(NamedTuple):
+    """What a run works on, and how many of its images are done. `finished` ends a stage."""
+
+    label: str
+    completed: int
+    total: int
+    finished: bool = False
+
+
+class Failure(NamedTuple):
+    """A job that failed, and why; `mistake` where that is the user's to mend."""
+
+    label: str
+    reason: str
+    mistake: bool = False
+
+
+LOCAL = Spread()
+Notify = Callable[[Progress], None]
+Say = Callable[[str], None]
+
+
+def execute(
+    plan: Plan, store: Store, notify: Notify, options: Spread = LOCAL, say: Say = lambda text: None
+) -> list[Failure]:
+    """Do what the plan lacks. Shards and cells are on disk as soon as they are finished.
+
+    Args:
+        say: told in a sentence what a user should know on the way.
+
+    Returns:
+        jobs that failed; the rest is done all the same.
+
+    Raises:
+        UserError: the executor cannot be had.
+    """
+    return _Run(plan, store, notify, options, say).execute()
+
+
+class _Running:
+    """A job, what there is of it so far, and how many of its images are missing."""
+
+    def __init__(self, plan: Plan, store: Store, bench: int, number: int) -> None:
+        self.place, self.job = plan.benches[bench], plan.benches[bench].left[number]
+        self.suite, data = plan.suite, plan.benches[bench].data
+        self.start = time.monotonic()
+        shown, checked = (
+            example_places(data.kept_ids, n, self.suite.seed) for n in (self.suite.examples, self.suite.checks)
+        )
+        self.shown = shown
+        specs = tuple(rung.attack for rung in self.job.rungs)
+        self.task = Task(bench, number, self.job.made_for, specs, frozenset(shown | checked))
+        self.tallies = [Tally(spec, checked) for spec in specs]
+        names = [cell.fingerprint for cell in self.job.cells]
+        self.folder = ShardFolder(store.folder, fingerprint([names, sorted(self.task.keep)]))
+        self.missing = dict.fromkeys(data.kept_ids)
+        self.failed = False
+        self.peaks: list[int] = []
+
+    def take(self, shard: Shard) -> None:
+        """Count a shard in."""
+        for pieces in shard.batches:
+            for tally, piece in zip(self.tallies, pieces, strict=True):
+                tally.take(piece)
+        for name in shard.ids:
+            del self.missing[name]
+        if shard.peak is not None:
+            self.peaks.append(shard.peak)
+
+    @property
+    def label(self) -> str:
+        return f"{self.place.label}: {self.job.name}"
+
+
+class _Run:
+    """One execution of a plan: the only one who writes."""
+
+    def __init__(self, plan: Plan, store: Store, notify: Notify, options: Spread, say: Say) -> None:
+        self.plan, self.store, self.notify, self.options, self.say = plan, store, notify, options, say
+        self.failures: list[Failure] = []
+        self.running: dict[tuple[int, int], _Running] = {}
+        self.heads: dict[int, Heads] = {}
+
+    def execute(self) -> list[Failure]:
+        """Do it."""
+        wanted = [number for number, bench in enumerate(self.plan.benches) if bench.left]
+        if wanted:
+            self._measure(wanted)
+        if self.plan.suite.examples and self.plan.suite.harmed:
+            lost = finish_examples(self.plan, self.store, self._order(), self._example, self.say)
+            self.failures += [_failure(label, error) for label, error in lost]
+        return self.failures
+
+    def _measure(self, wanted: Sequence[int]) -> None:
+        """Attack and judge what benches lack."""
+        watch = Watch(self._progress, self.say)
+        with load_executor(self._order(), self.plan.benches, self.options, watch) as executor:
+            for number in wanted:
+                executor.add(Fit(number))
+            try:
+                for done in executor.results():
+                    self._take(executor, done)
+            except LostError as error:
+                self.failures.append(Failure("the rest of the run", str(error)))
+
+    def _order(self) -> Order:
+        plan, suite = self.plan, self.plan.suite
+        encoders = tuple(bench.encoder for bench in plan.benches[:: len(suite.datasets)])
+        digests = tuple((bench.encoder.digest, bench.digest) for bench in plan.benches)
+        key = fingerprint([suite.model_dump(mode="json"), str(plan.root), str(plan.device), digests])
+        return Order(
+            key,
+            suite,
+            plan.root.absolute(),
+            str(plan.device),
+            encoders if plan.objects else None,
+            digests,
+            code_digest(),
+            Path.cwd(),
+            offline(),
+        )
+
+    def _take(self, executor: Executor, done: Done) -> None:
+        if done.error is not None:
+            self._failed(executor, done.unit, done.error)
+            return
+        try:
+            if isinstance(done.unit, Fit):
+                self._fitted(executor, done.unit, done.value)
+            elif isinstance(done.unit, Judge):
+                self._judged(executor, done.unit, done.value)
+            else:
+                self._checked(done.unit, done.value)
+        except UnwritableError:
+            raise
+        except (UserError, RuntimeError, OSError) as error:
+            self._failed(executor, done.unit, error)
+
+    def _failed(self, executor: Executor, unit: Unit, error: Exception) -> None:
+        if isinstance(unit, Fit):
+            label = f"{self.plan.benches[unit.bench].label}: heads"
+        else:
+            running = self._running(unit.task)
+            if running.failed:
+                return
+            running.failed, label = True, running.label
+            executor.drop(lambda other: isinstance(other, Fit) or self._running(other.task) is not running)
+        self.failures.append(_failure(label, error))
+
+    def _fitted(self, executor: Executor, unit: Fit, heads: Heads) -> None:
+        bench = self.plan.benches[unit.bench]
+        self.heads[unit.bench] = heads
+        count = len(bench.train.train)
+        self.notify(Progress(f"{bench.label}: heads", count, count, finished=True))
+        for number in range(len(bench.left)):
+            running = _Running(self.plan, self.store, unit.bench, number)
+            self.running[unit.bench, number] = running
+            for shard in running.folder.load(bench.data.kept_ids):
+                running.take(shard)
+            self._spread(executor, running)
+
+    def _spread(self, executor: Executor, running: _Running) -> None:
+        names = list(running.missing)
+        size = self.options.shard_size or self._shard_size(len(names), executor.slots)
+        for number, start in enumerate(range(0, len(names), size)):
+            executor.add(Judge(running.task, tuple(names[start : start + size]), number))
+        if not names:
+            self._all_judged(executor, running)
+
+    def _shard_size(self, images: int, slots: int) -> int:
+        """About a minute's work, and something for every worker where there are several."""
+        passes = sum(len(bench.data) * len(bench.left) for bench in self.plan.benches)
+        a_minute = round(SHARD_SECONDS * passes / max(self.plan.seconds, 1e-9))
+        share = -(-images // slots) if slots > 1 else images
+        return max(FEWEST, min(MOST, a_minute, share))
+
+    def _judged(self, executor: Executor, unit: Judge, content: bytes) -> None:
+        running = self._running(unit.task)
+        shard = unpacked(content)
+        with self.store.writing(running.folder.folder):
+            running.folder.keep(shard, content)
+        running.take(shard)
+        total = len(running.place.data)
+        self.notify(Progress(running.label, total - len(running.missing), total))
+        if not running.missing and not running.failed:
+            self._all_judged(executor, running)
+
+    def _all_judged(self, executor: Executor, running: _Running) -> None:
+        executor.add(Check(running.task, tuple(tally.kept for tally in running.tallies)))
+
+    def _checked(self, unit: Check, found: Findings) -> None:
+        running = self._running(unit.task)
+        job, bench, total = running.job, running.place, len(running.place.data)
+        setting = Setting(bench.encoder.card.name, bench.data, bench.train.views)
+        seconds = (time.monotonic() - running.start) / len(job.rungs)
+        for rung, tally, extra in zip(job.rungs, running.tallies, found, strict=True):
+            shown = [one for one in tally.everything_kept if one.place in running.shown]
+            write_examples(self.store, rung.group, setting, rung.attack, job.made_for, shown)
+            for cell in rung.cells:
+                checks = [*tally.trace(), *extra.get(cell.task, [])]
+                finished = Finished(job.made_for, rung, cell, tally, checks, seconds, max(running.peaks, default=None))
+                _store_cell(self.plan, self.store, bench, finished, self.heads[unit.bench])
+        running.folder.remove()
+        del self.running[unit.bench, unit.task.number]
+        self.notify(Progress(running.label, total, total, finished=True))
+
+    def _running(self, task: Task) -> _Running:
+        return self.running[task.bench, task.number]
+
+    def _example(self, label: str, done: int, total: int) -> None:
+        self.notify(Progress(label, done, total))
+
+    def _progress(self, unit: Unit, stage: str, done: int, total: int) -> None:
+        if isinstance(unit, Fit):
+            self.notify(Progress(f"{self.plan.benches[unit.bench].label}: heads, {stage}", done, total))
+        elif isinstance(unit, Judge):
+            running = self._running(unit.task)
+            total = len(running.place.data)
+            self.notify(Progress(running.label, total - len(running.missing) + done, total))
+
+
+def _failure(label: str, error: Exception) -> Failure:
+    return Failure(label, str(error) or type(error).__name__, isinstance(error, UserError))
+
+
+class Finished(NamedTuple):
+    """A cell whose images are all judged."""
+
+    made_for: str
+    rung: Rung
+    cell: Cell
+    tally: Tally
+    checks: list[Finding]
+    seconds: float
+    peak_memory: int | None
+
+
+def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, heads: Heads) -> None:
+    cell, rung, tally = finished.cell, finished.rung, finished.tally
+    fitted = heads[cell.task]
+    task = load_task(cell.task, bench.data.labels[cell.task])
+    view = replace(bench.train.views[cell.task], layers=fitted.design.layers)
+    exact, rounded = tally.columns(cell.task), tally.columns(cell.task, rounded=True)
+    columns: dict[str, Any] = {
+        "id": tally.ids,
+        "perturbation": tally.size.numpy(),
+        **exact,
+        **{f"{name}_8bit": v for name, v in rounded.items()},
+    }
+    digest = store.write_rows(cell.fingerprint, columns)
+    card, suite, data = bench.encoder.card, plan.suite, bench.data
+    record = Record(
+        fingerprint=cell.fingerprint,
+        group=rung.group,
+        suite=suite.name,
+        encoder=card.name,
+        encoder_digest=bench.encoder.digest,
+        encoder_licence=card.licence,
+        encoder_teacher=card.teacher,
+        dataset=data.name,
+        dataset_digest=bench.digest,
+        split=data.split,
+        image_size=data.size,
+        image_ids_digest=fingerprint(tally.ids),
+        task=cell.task,
+        made_for=finished.made_for,
+        attack=rung.attack,
+        precision=suite.precision,
+        metric=task.metric,
+        unit=task.unit,
+        higher_is_better=task.higher_is_better,
+        n=len(tally.ids),
+        metrics=_intervals(task.estimates(exact)),
+        metrics_8bit=_intervals(task.estimates(rounded)),
+        largest_perturbation=float(tally.size.max()),
+        checks=tuple(CheckFact(**check._asdict()) for check in finished.checks),
+        cost=tally.cost,
+        head=HeadFacts(
+            fingerprint=bench.head_keys[cell.task],
+            recipe=suite.head.model_dump(mode="json"),
+            learning_rate=fitted.learning_rate,
+            reads=f"{fitted.design.pooling} of {fitted.design.layers}",
+            view=view.label,
+            held_out_score=fitted.held_out_score,
+            train_images=len(bench.train.train),
+        ),
+        rows_sha256=digest,
+        provenance=provenance(finished.seconds, str(plan.device), finished.peak_memory),
+    )
+    store.write_record(record)
+
+
+def _intervals(metrics: Mapping[str, Estimate]) -> dict[str, Interval]:
+    return {name: Interval(**e._asdict()) for name, e in metrics.items()}

@@ -1,0 +1,186 @@
+"""Whether a robust score can be believed: what an attack that failed for the wrong reason would give away.
+
+After Carlini et al. (2019, sections 4 and 5), Tramer et al. (2020) and the flags of AutoAttack; for dense tasks too.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustprobe.attacks import Attacked, Victim, load_attack
+from robustprobe.core.spec import AttackSpec, format_eps
+from robustprobe.core.threat import over_image
+from robustprobe.tasks import Task
+
+MOST_ZEROS = 0.05
+MOST_RISING = 0.15
+MOST_GAIN = 0.1
+MOST_SATURATED = 0.05
+LARGE_LINF, LARGE_FACTOR = 64 / 255, 8
+MOST_KEPT = 0.5
+QUERIES = 100
+ROUNDING = 1e-6
+
+
+class Check(NamedTuple):
+    """One check: its name, what was measured, whether that is as it should be, and what it means in a sentence."""
+
+    name: str
+    value: float
+    passed: bool
+    meaning: str
+
+
+class Judge(NamedTuple):
+    """A model that judges images, with its labels (n, ...) for them."""
+
+    function: Callable[[Tensor], Tensor]
+    targets: Tensor
+    task: Task
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Score of each image (n,), in the unit of the task's metric."""
+        with torch.no_grad():
+            return self.task.score(self.task.rows(self.function(images), self.targets)).double().cpu()
+
+    def worse(self, a: Tensor, b: Tensor) -> Tensor:
+        """The worse of two scores, image by image."""
+        return torch.fmin(a, b) if self.task.higher_is_better else torch.fmax(a, b)
+
+    def damage(self, clean: Tensor, attacked: Tensor) -> float:
+        """How much worse the mean score has become."""
+        change = float(clean.nanmean() - attacked.nanmean())
+        return change if self.task.higher_is_better else -change
+
+
+class Sample(NamedTuple):
+    """What the attack could see of images (n, 3, H, W), their ids, what it made of them, and the harm (n,) it saw."""
+
+    victim: Victim
+    images: Tensor
+    ids: Sequence[str]
+    adversarial: Tensor
+    harm: Tensor
+
+
+def trace_checks(
+    spec: AttackSpec, ends: tuple[float, float], size: Tensor, zero_gradient: Tensor, rising: Tensor
+) -> list[Check]:
+    """What the attack on all N images left behind: nothing is run again.
+
+    Args:
+        ends: smallest and largest pixel of the adversarial images.
+        size: size of each perturbation (N,); `zero_gradient` and `rising` (N,) as in `Attacked`.
+    """
+    (low, high), largest = ends, float(size.max())
+    inside = largest <= spec.eps + ROUNDING and low >= 0 and high <= 1
+    means = "" if inside else ": the attack left its ball or the box, and this score counts for nothing"
+    text = f"images changed by {largest:.6g} at most, eps {spec.eps:.6g}; pixels are in [{low:.3g}, {high:.3g}]{means}"
+    checks = [Check("ball", largest, inside, text)]
+    zeros, late = float(zero_gradient.nanmean()), float(rising.nanmean())
+    if math.isfinite(zeros):
+        means = ": the model hides its gradient, and this score says little" if zeros > MOST_ZEROS else ""
+        checks.append(
+            Check("zero gradient", zeros, zeros <= MOST_ZEROS, f"{zeros:.1%} of input gradients are exactly 0{means}")
+        )
+    if math.isfinite(late):
+        means = ": more steps would find more" if late > MOST_RISING else ""
+        text = f"{late:.1%} of the objective's gain came in the last fifth of the steps{means}"
+        checks.append(Check("still rising", late, late <= MOST_RISING, text))
+    return checks
+
+
+def sample_checks(spec: AttackSpec, sample: Sample, judges: Mapping[str, Judge]) -> dict[str, list[Check]]:
+    """What a few images tell, by judging task: the attack is run again on them, stronger, weaker and blind."""
+    again = _run(spec.model_copy(update={"seed": spec.seed + 1, "warm": ()}), sample)
+    better = (again.harm > sample.harm).to(again.images.device)
+    both = torch.where(over_image(better), again.images, sample.adversarial)
+    large_eps = max(LARGE_LINF, 2 * spec.eps) if spec.norm == "linf" else LARGE_FACTOR * spec.eps
+    large_eps = min(large_eps, 1.0) if spec.norm == "linf" else large_eps
+    step = spec.step_size * large_eps / spec.eps
+    large = _attacked(spec.model_copy(update={"eps": large_eps, "step_size": step, "warm": ()}), sample)
+    none = _attacked(spec.model_copy(update={"eps": 0.0, "warm": ()}), sample)
+    found = {}
+    for name, judge in judges.items():
+        clean, scores = judge.scores(sample.images), judge.scores(sample.adversarial)
+        own = sample.victim.task == name
+        found[name] = [
+            _restart(judge, clean, scores, judge.scores(both)),
+            _large(judge, clean, judge.scores(large), format_eps(large_eps, spec.norm)),
+            _nothing(judge.scores(none), clean),
+            *_model_checks(judge, sample),
+            *([_black_box(spec, sample, judge, scores)] if own and spec.name != "square" else []),
+        ]
+    return found
+
+
+def _run(spec: AttackSpec, sample: Sample) -> Attacked:
+    return load_attack(spec).run(sample.victim, sample.images, sample.ids)
+
+
+def _attacked(spec: AttackSpec, sample: Sample) -> Tensor:
+    return _run(spec, sample).images
+
+
+def _restart(judge: Judge, clean: Tensor, scores: Tensor, both: Tensor) -> Check:
+    gain = judge.damage(scores, both) / max(abs(float(clean.nanmean())), 1e-12)
+    passed = gain <= MOST_GAIN or int((both != scores).sum()) < 2
+    means = "" if passed else ": the attack depends on its start, give it restarts"
+    return Check(
+        "second restart", gain, passed, f"a second random start does more by {gain:.1%} of the clean score{means}"
+    )
+
+
+def _large(judge: Judge, clean: Tensor, scores: Tensor, eps: str) -> Check:
+    before, after = float(clean.nanmean()), float(scores.nanmean())
+    if judge.task.higher_is_better:
+        kept = after / before if before > 0 else 0.0
+        chance = 1 / max(1, len(judge.task.space.classes))
+        passed = kept <= MOST_KEPT or after <= chance
+    else:
+        kept = before / after if after > 0 else 1.0
+        passed = kept <= MOST_KEPT + (1 - MOST_KEPT) / 2
+    means = "" if passed else ": no model is robust to so much, so the attack does not work on this one"
+    return Check("large eps", kept, passed, f"at eps {eps} {kept:.1%} of the clean performance is left{means}")
+
+
+def _nothing(scores: Tensor, clean: Tensor) -> Check:
+    differ = float(((scores != clean) & ~(scores.isnan() & clean.isnan())).double().mean())
+    means = "" if differ == 0 else ": the model does not answer the same twice"
+    return Check("eps 0", differ, differ == 0, f"at eps 0 {differ:.1%} of scores differ from the clean ones{means}")
+
+
+def _model_checks(judge: Judge, sample: Sample) -> list[Check]:
+    with torch.no_grad():
+        output, again = judge.function(sample.adversarial), judge.function(sample.adversarial)
+    spread = float((output - again).abs().max())
+    means = "" if spread == 0 else ": it is random, and an attack must average over its randomness"
+    text = f"two answers to one image differ by {spread:.2g}{means}"
+    checks = [Check("same answer twice", spread, spread == 0, text)]
+    if judge.task.space.classes and output.ndim > 1:
+        share = float((((output.sum(1) - 1).abs() < 1e-4) & (output.amin(1) >= 0)).double().mean())
+        means = "" if share < 1 else ": these are probabilities, give logits, or gradients vanish"
+        checks.append(Check("logits", share, share < 1, f"{share:.0%} of outputs are positive and add up to 1{means}"))
+    elif judge.task.name == "depth":
+        space = judge.task.space
+        ends = float(((output <= space.min_depth) | (output >= space.max_depth)).double().mean())
+        means = "" if ends <= MOST_SATURATED else ": they have no gradient, and the attack is blind there"
+        checks.append(
+            Check("saturated depth", ends, ends <= MOST_SATURATED, f"{ends:.1%} of depths are at their limits{means}")
+        )
+    return checks
+
+
+def _black_box(spec: AttackSpec, sample: Sample, judge: Judge, scores: Tensor) -> Check:
+    blind = spec.model_copy(update={"name": "square", "objective": "", "steps": QUERIES, "restarts": 1, "warm": ()})
+    found = judge.scores(_attacked(blind, sample))
+    worse = (judge.worse(scores, found) != scores) & ~scores.isnan()
+    share = float(worse.double().mean())
+    better_on_average = judge.damage(scores, found) > 0
+    passed = not (better_on_average and int(worse.sum()) >= 2)
+    means = "" if passed else ": the gradient misleads, so the score is too good"
+    text = f"a black-box attack with {QUERIES} queries does more on {share:.0%} of images{means}"
+    return Check("black box", share, passed, text)

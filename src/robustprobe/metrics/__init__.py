@@ -1,0 +1,1 @@
+"""Metrics and their intervals, from per-image rows; NumPy only."""

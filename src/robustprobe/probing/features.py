@@ -1,0 +1,144 @@
+"""What heads learn from: features kept once, or made anew each epoch from augmented images."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustprobe.core.types import Features, Sample
+from robustprobe.core.views import Size, View
+from robustprobe.datasets import Dataset
+from robustprobe.datasets.base import batches
+from robustprobe.probing.augment import Augmentation
+from robustprobe.tasks.base import fit_labels
+
+CHUNK = 64
+# Features larger than this are kept in a file rather than in memory.
+MOST_IN_MEMORY = 4 * 2**30
+Count = Callable[[int, int], None]
+
+
+class Part(NamedTuple):
+    """Features of a few images, their labels, and the size (H, W) the head's output should have."""
+
+    features: Features
+    target: Tensor
+    size: Size
+
+
+class FeatureSet(NamedTuple):
+    """Frozen features of N images: cls (N, D), patches (N, D, h, w), labels by task and their size."""
+
+    cls: Tensor
+    patches: Tensor
+    targets: Mapping[str, Tensor]
+    size: Size
+
+    def part(self, index: Tensor, task: str, device: torch.device) -> Part:
+        """Those of some images, on a device."""
+        features = Features(self.cls[index].to(device), self.patches[index].to(device))
+        return Part(features, self.targets[task][index].to(device), self.size)
+
+    def parts(self, task: str, device: torch.device) -> Iterator[Part]:
+        """All, a few at a time."""
+        for index in torch.arange(len(self.cls)).split(CHUNK):
+            yield self.part(index, task, device)
+
+    def epoch(self, task: str, order: Tensor, batch_size: int, device: torch.device) -> Iterator[Part]:
+        """Batches in an order; none of one image, from which BatchNorm cannot learn."""
+        for index in order.split(batch_size):
+            if not len(index) < 2 <= len(order):
+                yield self.part(index, task, device)
+
+
+@torch.no_grad()
+def extract(
+    encoder: Any, view: View, data: Dataset, stride: int, device: torch.device, notify: Count = lambda d, t: None
+) -> FeatureSet:
+    """Features of every image of a dataset whose images have one size, and label maps at 1/`stride` of it."""
+    kept: FeatureSet | None = None
+    done = 0
+    for batch in batches(data, CHUNK):
+        features = view.features(encoder, batch.images.to(device))
+        size = label_size((batch.images.shape[-2], batch.images.shape[-1]), stride)
+        targets = {task: fit_labels(target, size) for task, target in batch.targets.items()}
+        kept = kept or _empty(len(data), features, targets, size)
+        where = slice(done, done + len(batch.ids))
+        kept.cls[where], kept.patches[where] = features.cls.cpu(), features.patches.cpu()
+        for task, target in targets.items():
+            kept.targets[task][where] = target
+        done += len(batch.ids)
+        notify(done, len(data))
+    if kept is None:
+        raise ValueError("a dataset is never empty")
+    return kept
+
+
+def label_size(size: Size, stride: int) -> Size:
+    """(H, W) of label maps at 1/`stride` of the image resolution."""
+    return max(1, size[0] // stride), max(1, size[1] // stride)
+
+
+def kept_bytes(count: int, floats: int) -> int:
+    """Memory, or space on disk, that features take."""
+    return 4 * count * floats
+
+
+def _empty(count: int, features: Features, targets: Mapping[str, Tensor], size: Size) -> FeatureSet:
+    def like(tensor: Tensor) -> Tensor:
+        shape = (count, *tensor.shape[1:])
+        if tensor.is_floating_point() and kept_bytes(count, tensor[0].numel()) > MOST_IN_MEMORY:
+            return _on_disk(shape)
+        return torch.empty(shape, dtype=tensor.dtype)
+
+    return FeatureSet(
+        like(features.cls), like(features.patches), {task: like(target) for task, target in targets.items()}, size
+    )
+
+
+def _on_disk(shape: tuple[int, ...]) -> Tensor:
+    """A float32 tensor in a file without a name, which goes when nobody reads it any more."""
+    folder = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="robustprobe-features-") as file:
+        return torch.from_numpy(np.memmap(file.name, dtype=np.float32, mode="w+", shape=shape))
+
+
+class Streamed(NamedTuple):
+    """Images read, augmented and encoded anew in every epoch: any number of them, in the memory of a batch."""
+
+    encoder: Any
+    view: View
+    data: Dataset
+    augmentation: Augmentation
+    stride: int
+
+    @torch.no_grad()
+    def epoch(self, task: str, order: Tensor, batch_size: int, device: torch.device, epoch: int) -> Iterator[Part]:
+        """Batches in an order; a batch ends early where sizes differ."""
+        change = partial(self._seen, epoch=epoch)
+        for batch in batches(self.data, batch_size, order=order.tolist(), change=change):
+            target = batch.targets[task]
+            if len(batch.ids) < 2 <= len(order) and target.ndim == 1:
+                continue
+            whole = self.view.part_size((batch.images.shape[-2], batch.images.shape[-1]))
+            size = label_size(whole, self.stride)
+            target = fit_labels(self._padded(target, whole), size).to(device)
+            yield Part(self.view.features(self.encoder, batch.images.to(device)), target, size)
+
+    def _seen(self, sample: Sample, epoch: int) -> Sample:
+        return self.augmentation(sample, epoch)
+
+    def _padded(self, target: Tensor, size: Size) -> Tensor:
+        """Label maps (B, h, w) where the view repeats the edge of the image: nothing is known there."""
+        if target.ndim == 1 or target.shape[-2:] == size:
+            return target
+        down, along = (wanted - has for wanted, has in zip(size, target.shape[-2:], strict=True))
+        pad = (along // 2, along - along // 2, down // 2, down - down // 2)
+        return F.pad(target, pad, value=self.augmentation.nothing)

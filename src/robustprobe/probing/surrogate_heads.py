@@ -1,0 +1,104 @@
+"""Heads that nobody trained for a task: what an attack without head or label can fool instead.
+
+Small segmenters of self-made classes, where a token lies and what colour it has, fitted on generated scenes. Real heads
+read the same features, so what moves these across their borders moves real ones too.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustprobe import probing
+from robustprobe.core.spec import code_digest, fingerprint
+from robustprobe.core.types import Features, HeadDesign, LabelSpace
+from robustprobe.datasets import load_dataset
+from robustprobe.datasets.base import batches
+from robustprobe.encoders import Encoder
+from robustprobe.probing.recipes import TaskRecipe
+from robustprobe.tasks import Head, load_task
+
+STRIDE = 4
+SCENES = 192
+RATE = 1e-2
+RECIPE = TaskRecipe(learning_rates=(RATE,), batch_size=16, designs=(HeadDesign(pooling="patch"),))
+_CHUNK = 64
+
+
+class Layout(NamedTuple):
+    """Self-made classes: `rows` or a square `grid` of places, or clusters of colour and place (`mixed`)."""
+
+    kind: str
+    classes: int
+
+
+LAYOUTS = (
+    Layout("rows", 3),
+    Layout("rows", 5),
+    Layout("grid", 4),
+    Layout("grid", 9),
+    Layout("mixed", 10),
+    Layout("mixed", 20),
+)
+
+
+def layout_heads(encoder: Encoder, size: tuple[int, int], device: torch.device) -> list[Head]:
+    """A head for each of `LAYOUTS`, for images of `size` (H, W); fitted once and kept in the cache of heads."""
+    widths = encoder.card.widths
+    tasks = [load_task("segmentation", LabelSpace(classes=tuple(map(str, range(n))))) for _, n in LAYOUTS]
+    keys = [fingerprint([encoder.digest, "layout", *layout, *size, code_digest()]) for layout in LAYOUTS]
+    found = [probing.load_head(key, task, widths) for key, task in zip(keys, tasks, strict=True)]
+    if any(fitted is None for fitted in found):
+        images = _scenes(size)
+        features = _features(encoder, images, device)
+        for place, layout in enumerate(LAYOUTS):
+            labels = layout_labels(layout, images)
+            data = probing.FeatureSet(*features, {"segmentation": labels}, (labels.shape[1], labels.shape[2]))
+            lesson = probing.Lesson(tasks[place], RECIPE, widths, data, len(images), 0, device)
+            (candidate,) = probing.learn(lesson)
+            found[place] = fitted = probing.Fitted(candidate.head, RATE, float("nan"), candidate.design)
+            probing.save_head(keys[place], fitted)
+    return [fitted.head.to(device) for fitted in found if fitted is not None]
+
+
+def layout_labels(layout: Layout, images: Tensor) -> Tensor:
+    """Class maps (N, H / 4, W / 4) of images (N, 3, H, W)."""
+    height, width = images.shape[-2] // STRIDE, images.shape[-1] // STRIDE
+    classes = layout.classes
+    if layout.kind == "rows":
+        return (torch.arange(height) * classes // height)[:, None].expand(len(images), height, width).contiguous()
+    if layout.kind == "grid":
+        side = round(classes**0.5)
+        down, along = torch.arange(height) * side // height, torch.arange(width) * side // width
+        cells: Tensor = down[:, None] * side + along
+        return cells.expand(len(images), height, width).contiguous()
+    colour = F.adaptive_avg_pool2d(images, (height, width))
+    down, along = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    where = 0.7 * torch.stack([down, along]).expand(len(images), -1, -1, -1)
+    points = torch.cat([colour, where], 1).permute(0, 2, 3, 1).flatten(0, 2)
+    some = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:4000]]
+    return torch.cdist(points, kmeans(some, classes)).argmin(1).view(len(images), height, width)
+
+
+def kmeans(points: Tensor, count: int, seed: int = 0, rounds: int = 25) -> Tensor:
+    """Centres (count, D) of clusters of points (N, D), by Lloyd's algorithm from seeded points."""
+    centres = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:count]].clone()
+    for _ in range(rounds):
+        nearest = torch.cdist(points, centres).argmin(1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        members = nearest.bincount(minlength=count)[:, None]
+        centres = torch.where(members > 0, sums / members.clamp(min=1), centres)
+    return centres
+
+
+def _scenes(size: tuple[int, int]) -> Tensor:
+    data = load_dataset("scenes", split="train", limit=SCENES)
+    images = torch.cat([batch.images for batch in batches(data, _CHUNK)])
+    return images if images.shape[-2:] == size else F.interpolate(images, size=size, mode="bilinear")
+
+
+@torch.no_grad()
+def _features(encoder: Encoder, images: Tensor, device: torch.device) -> Features:
+    parts = [encoder(part.to(device)) for part in images.split(_CHUNK)]
+    return Features(torch.cat([f.cls.cpu() for f in parts]), torch.cat([f.patches.cpu() for f in parts]))

@@ -1,0 +1,158 @@
+"""The charts of one eps: what each attack left, and clean against attacked scores."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from robustprobe.metrics.intervals import Estimate
+from robustprobe.report.charts.figures import Figure, axis_top, drawn_series, ends, is_clean, unit_text
+from robustprobe.report.charts.series import Series, parent
+from robustprobe.report.tables.board import Board
+from robustprobe.report.tables.matrix import ends_text, interval_text, number_text, percent_text
+from robustprobe.report.tables.shares import kept, share_text
+from robustprobe.results.records import Interval
+
+if TYPE_CHECKING:
+    import altair as alt
+
+
+def heat_figures(board: Board) -> list[Figure]:
+    """Task by attack: what each attack at the largest eps left of the clean score, a figure for each bench."""
+    return [figure for place in range(len(board.benches)) if (figure := _heat_figure(board, place))]
+
+
+def _heat_figure(board: Board, place: int) -> Figure | None:
+    bench = board.benches[place]
+    labels = [c.label for c in bench.columns if c.attack.name != "clean"]
+    known = {s.name: s for s in drawn_series(board)}
+    lines = [row for row in board.rows if row.encoder in known]
+    rows: list[dict[str, Any]] = []
+    for row in lines:
+        clean = next((r for r in row.cells[place] if r and is_clean(r)), None)
+        for column, record in zip(bench.columns, row.cells[place], strict=True):
+            share = kept(clean.headline, record.headline, bench.higher_is_better) if clean and record else None
+            if share and record and not is_clean(record):
+                rows.append(_tile(known[row.encoder], column.label, share))
+    if not rows:
+        return None
+    encoders = [s.short for s in known.values() if any(r["encoder"] == s.short for r in rows)]
+    labels = [label for label in labels if any(r["attack"] == label for r in rows)]
+    title = f"{bench.task.capitalize()} on {bench.dataset}"
+    weakest = min(rows, key=lambda r: float(r["shade"]))
+    return Figure(
+        kind="heatmap",
+        title=title,
+        words=f"Heat map: share of the clean {bench.metric} that {len(labels)} attacks left of {len(encoders)} "
+        f"encoders at {board.level_text}. Least: {weakest['words']}.",
+        draw=partial(_draw_heat, rows, encoders, labels, title),
+        headings=["encoder", *labels],
+        rows=[
+            [
+                s.name,
+                *(next((r["table"] for r in rows if (r["encoder"], r["attack"]) == (s.short, a)), "—") for a in labels),
+            ]
+            for s in known.values()
+            if s.short in encoders
+        ],
+    )
+
+
+def _tile(encoder: Series, label: str, share: Estimate) -> dict[str, Any]:
+    return {
+        **{"encoder": encoder.short, "attack": label, "shade": share.value, "label": percent_text(share.value)},
+        **{"table": share_text(share), "words": f"{encoder.name}, {label}: {share_text(share)}"},
+    }
+
+
+def _draw_heat(rows: Any, encoders: Any, labels: Any, title: str, legend: bool = False) -> "alt.TopLevelMixin":
+    from robustprobe.report.charts.vega import heat_chart
+
+    return heat_chart(rows, encoders, labels, title if legend else "")
+
+
+def trade_figures(board: Board) -> list[Figure]:
+    """Clean against attacked scores, a figure for each bench."""
+    return [figure for place in range(len(board.benches)) if (figure := _trade_figure(board, place))]
+
+
+def _trade_figure(board: Board, place: int) -> Figure | None:
+    bench = board.benches[place]
+    shown = [
+        (s, k) for s, row in zip(drawn_series(board), board.rows, strict=False) if (k := row.benches[place]) is not None
+    ]
+    if not shown:
+        return None
+    rows = [_trade_row(s, k.clean.headline, k.attacked.headline, k.attack) for s, k in shown]
+    front = pareto([(float(r["clean"]), float(r["attacked"])) for r in rows], bench.higher_is_better)
+    best = [rows[k] for k in front]
+    names = [s.name for s, _ in shown]
+    parents = [parent(s.name, names, k.clean.encoder_teacher) for s, k in shown]
+    arrows = [_arrow(rows[names.index(p)], rows[k]) for k, p in enumerate(parents) if p]
+    ends = (
+        axis_top(bench, [float(r["clean_high"]) for r in rows]),
+        axis_top(bench, [float(r["attacked_high"]) for r in rows]),
+    )
+    better = "↑" if bench.higher_is_better else "↓"
+    under = f" under its own attack at {board.level_text}"
+    hardened = [f"from {p} to {n}" for n, p in zip(names, parents, strict=True) if p]
+    draw = partial(
+        _draw_trade,
+        rows,
+        arrows,
+        [{"clean": r["clean"], "attacked": r["attacked"], "place": k} for k, r in enumerate(best)],
+        [s for s, _ in shown],
+        axes=tuple(f"{what} {bench.metric}{unit_text(bench)} ({better} better)" for what in ("clean", "attacked")),
+        ends=ends,
+        higher=bench.higher_is_better,
+    )
+    return Figure(
+        kind="pareto",
+        title=f"{bench.task.capitalize()} on {bench.dataset}",
+        words=f"Scatter chart: clean {bench.metric} against {bench.metric}{under}. "
+        f"Nothing is better in both than {', '.join(str(r['name']) for r in best)}."
+        + (f" Arrows {'; '.join(hardened)}." if hardened else ""),
+        draw=draw,
+        headings=[
+            "encoder",
+            f"clean {bench.metric}{unit_text(bench)}",
+            f"attacked {bench.metric}{unit_text(bench)}",
+            "attack",
+        ],
+        rows=[
+            [s.name, interval_text(k.clean.headline), interval_text(k.attacked.headline), k.attack] for s, k in shown
+        ],
+    )
+
+
+def _trade_row(encoder: Series, clean: Interval, attacked: Interval, attack: str) -> dict[str, Any]:
+    (clean_low, clean_high), (low, high) = ends(clean), ends(attacked)
+    return {
+        **{"encoder": encoder.short, "name": encoder.name, "clean": clean.value, "attacked": attacked.value},
+        **{"clean_low": clean_low, "clean_high": clean_high, "attacked_low": low, "attacked_high": high},
+        "words": f"{encoder.name}: clean {interval_text(clean)}, {attack} {number_text(attacked.value)} "
+        f"{ends_text(attacked)}",
+    }
+
+
+def _arrow(start: Mapping[str, Any], end: Mapping[str, Any]) -> dict[str, float]:
+    x, y, x2, y2 = (float(start["clean"]), float(start["attacked"]), float(end["clean"]), float(end["attacked"]))
+    tip = 0.86
+    return {"x": x, "y": y, "x2": x2, "y2": y2, "tip_x": x + tip * (x2 - x), "tip_y": y + tip * (y2 - y)}
+
+
+def pareto(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[int]:
+    """Places of the points that no other one is at least as good as in both and better in one, by the first value."""
+    sign = 1 if higher_is_better else -1
+    signed = [(sign * a, sign * b) for a, b in points]
+    front = [
+        k
+        for k, own in enumerate(signed)
+        if not any(other[0] >= own[0] and other[1] >= own[1] and other != own for other in signed)
+    ]
+    return sorted(front, key=lambda k: points[k])
+
+
+def _draw_trade(*content: Any, **options: Any) -> "alt.TopLevelMixin":
+    from robustprobe.report.charts.vega import trade_chart
+
+    return trade_chart(*content, **options)

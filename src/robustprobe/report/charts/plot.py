@@ -1,0 +1,169 @@
+"""Charts as files for papers and slides: SVG, PNG or PDF, on white, with a legend of their own."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.files import write_whole
+from robustprobe.report.charts.figures import Figure, curve_figures, eps_figures
+from robustprobe.report.charts.level_figures import heat_figures, trade_figures
+from robustprobe.report.charts.pictures import amplified, class_colours, depth_uri, difference, overlay, png_uri
+from robustprobe.report.page.examples import Gallery, Seen, Subject, Wish, choice_text, galleries
+from robustprobe.report.page.viewer import depth_scale
+from robustprobe.report.tables.board import BenchKey, board
+from robustprobe.report.tables.chance import chances
+from robustprobe.results.records import Record
+from robustprobe.results.store import Store
+from robustprobe.results.union import finished, union_groups
+
+if TYPE_CHECKING:
+    import altair as alt
+    from numpy.typing import NDArray
+
+KINDS = ("eps", "pareto", "heatmap", "curve", "examples")
+ENDINGS = (".svg", ".png", ".pdf")
+SIDE = 84
+PIXELS_PER_POINT = 3.0
+ATTACKS = 6
+LACKING = {
+    "eps": "no attack was made for a task",
+    "pareto": "no task was measured both clean and under its own attack",
+    "heatmap": "no task was measured both clean and under an attack",
+    "curve": "it takes encoders of at least two epochs, named such as deacl-epoch-3",
+    "examples": "no example images were stored; a suite stores some where its key `examples` is above 0",
+}
+
+
+def write_plot(folders: Sequence[Path], kind: str, output: Path, samples: int = 1) -> Path:
+    """Draw one kind of chart of the results of some folders.
+
+    Args:
+        folders: what `robustprobe run --out` wrote.
+        kind: eps, pareto, heatmap, curve or examples.
+        output: a file that ends in .svg, .png or .pdf.
+        samples: images of each dataset that `examples` shows: one drawn at random and one chosen by harm in turn.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UserError: unknown kind or ending, nothing to draw, or a file that cannot be written.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind of plot", kind, KINDS)
+    if output.suffix.lower() not in ENDINGS:
+        raise UserError(f"{output} ends in '{output.suffix}'; give a file that ends in {', '.join(ENDINGS)}.")
+    if samples < 1:
+        raise UserError(f"{samples} samples leave no image; give 1 or more.")
+    cells, groups = finished(folders, "plot"), union_groups([Store(folder) for folder in folders])
+    records = [found.record for found in cells]
+    if kind == "examples":
+        chart = _examples(galleries(groups, records, Wish(samples, math.inf)))
+    else:
+        chart = _chart(kind, records, chances(cells, groups))
+    if chart is None:
+        raise UserError(f"there is nothing to draw as {kind}: {LACKING[kind]}.")
+    content = _rendered(chart, output.suffix.lower())
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(output, content)
+    except OSError as error:
+        raise UserError(f"the plot cannot be written to {output}: {error}. Give another file with -o.") from error
+    return output
+
+
+def _rendered(chart: "alt.TopLevelMixin", ending: str) -> bytes:
+    import vl_convert
+
+    from robustprobe.report.charts.vega import themed
+
+    spec = json.dumps(themed(chart, background="white"))
+    if ending == ".svg":
+        return str(vl_convert.vegalite_to_svg(spec)).encode()
+    if ending == ".pdf":
+        return bytes(vl_convert.vegalite_to_pdf(spec))
+    return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_PER_POINT))
+
+
+def _chart(kind: str, records: list[Record], chance: Mapping[BenchKey, float]) -> "alt.TopLevelMixin | None":
+    found = board(records, chance)
+    drawers: dict[str, Callable[[], list[Figure]]] = {
+        "eps": lambda: eps_figures(records, found),
+        "pareto": lambda: trade_figures(found),
+        "heatmap": lambda: heat_figures(found),
+        "curve": lambda: curve_figures(records, found),
+    }
+    return _beside(drawers[kind]())
+
+
+def _beside(figures: Sequence[Figure]) -> "alt.TopLevelMixin | None":
+    import altair as alt
+
+    if not figures:
+        return None
+    # What several charts have in common has one legend below them.
+    charts: list[Any] = [figure.draw(legend=True).properties(title=figure.title) for figure in figures]
+    return charts[0] if len(charts) == 1 else alt.hconcat(*charts, spacing=28)
+
+
+def _examples(shown: Sequence[Gallery]) -> "alt.TopLevelMixin | None":
+    import altair as alt
+
+    charts: list[Any] = [_example(gallery, subject) for gallery in shown for subject in gallery.subjects]
+    if not charts:
+        return None
+    return charts[0] if len(charts) == 1 else alt.vconcat(*charts, spacing=28)
+
+
+def _example(gallery: Gallery, subject: Subject) -> Any:
+    """An image: columns are the attacks at their largest eps, lines what each encoder was shown and said."""
+    from robustprobe.report.charts.vega import picture_chart
+
+    rows: list[dict[str, Any]] = []
+    for series in subject.series:
+        chosen = _chosen(series.seen)
+        clean = next((s for s in chosen if s.group.attack.name == "clean"), None)
+        for seen in chosen:
+            rows += _pictures(subject, series.encoder if len(subject.series) > 1 else "", seen, clean)
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    lines = sorted({(row["encoder"], row["place"], row["line"]) for row in rows})
+    chart = picture_chart(rows, columns, [line for _, _, line in lines], SIDE)
+    return chart.properties(title=[f"{gallery.dataset} {subject.id}", *map(choice_text, subject.chosen)])
+
+
+def _chosen(seen: Sequence[Seen]) -> list[Seen]:
+    """Clean, then at most six attacks, each at its largest eps."""
+    largest: dict[tuple[str, str], Seen] = {}
+    for one in seen:
+        key = (one.group.attack.label, one.group.made_for)
+        if key not in largest or one.group.attack.eps > largest[key].group.attack.eps:
+            largest[key] = one
+    return list(largest.values())[: 1 + ATTACKS]
+
+
+def _pictures(subject: Subject, encoder: str, seen: Seen, clean: Seen | None) -> list[dict[str, Any]]:
+    guess = next(iter(seen.example.predictions.get("classification", [])), None)
+    found = [(0, "image", png_uri(_large(seen.image)), f"{guess[0]} {guess[1]:.2f}" if guess else "")]
+    if clean is not None and clean is not seen and clean.image.shape == seen.image.shape:
+        found.append((1, "change × 10", png_uri(_large(amplified(difference(clean.image, seen.image)))), ""))
+    if seen.mask is not None and seen.mask.shape == seen.image.shape[:2]:
+        colours = class_colours(len(seen.group.classes.get("segmentation", [])))
+        found.append((2, "segmentation", png_uri(_large(overlay(seen.image, seen.mask, colours))), ""))
+    scale = depth_scale(subject)
+    if seen.depth is not None and scale is not None:
+        name = f"depth, {scale.low:.1f} to {scale.high:.1f} m"
+        found.append((3, name, depth_uri(_large(seen.depth), scale), ""))
+    ahead = f"{encoder}, " if encoder else ""
+    return [
+        {"column": seen.label, "encoder": encoder, "place": k, "line": f"{ahead}{what}", "uri": uri, "note": note}
+        for k, what, uri, note in found
+    ]
+
+
+def _large(picture: "NDArray[Any]") -> "NDArray[Any]":
+    """Each pixel as a square of pixels: what draws the file smooths pictures that it enlarges."""
+    times = max(1, round(PIXELS_PER_POINT * SIDE / max(picture.shape[:2])))
+    return picture.repeat(times, axis=0).repeat(times, axis=1)

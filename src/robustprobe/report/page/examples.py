@@ -1,0 +1,189 @@
+"""Which example images belong together: one dataset's image, for each encoder the clean and the attacked versions."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from robustprobe.report.charts.pictures import Pixels, read_array
+from robustprobe.report.tables.matrix import attack_order, data_names, task_order
+from robustprobe.results.labels import attack_labels, distinctions, eps_text
+from robustprobe.results.records import CHOICE_KINDS, RANDOM, Choice, Example, Group, Record
+from robustprobe.results.union import FoundGroup
+
+
+class Seen(NamedTuple):
+    """One image under one attack, and what each head said. Masks (H, W) are class indices, depth (H, W) in metres."""
+
+    label: str
+    group: Group
+    example: Example
+    image: Pixels
+    mask: NDArray[Any] | None
+    depth: NDArray[Any] | None
+
+
+class Truth(NamedTuple):
+    """What an image shows; None where that is not known."""
+
+    name: str | None
+    mask: NDArray[Any] | None
+    depth: NDArray[Any] | None
+
+
+class Series(NamedTuple):
+    """One image, one encoder: what every attack made of it, the clean image first if there is one."""
+
+    encoder: str
+    truth: Truth
+    seen: list[Seen]
+
+
+class Subject(NamedTuple):
+    """One image, what all encoders said of it, and why it is shown: drawn at random, or chosen by harm."""
+
+    id: str
+    series: list[Series]
+    chosen: tuple[Choice, ...]
+
+
+class Gallery(NamedTuple):
+    """The example images of one dataset that are shown, of as many as are `stored`."""
+
+    dataset: str
+    subjects: list[Subject]
+    stored: int
+
+
+class Wish(NamedTuple):
+    """At most so many images of each dataset (None: all), and no more once they take so many megabytes."""
+
+    images: int | None
+    megabytes: float
+
+
+class _Shelf(NamedTuple):
+    """Groups of one encoder on one choice of images."""
+
+    encoder: str
+    groups: list[FoundGroup]
+
+
+BASE64 = 4 / 3
+
+
+def galleries(found: Iterable[FoundGroup], records: Iterable[Record], wish: Wish) -> list[Gallery]:
+    """Images to show, read from their stores. Groups that no finished cell belongs to are left out.
+
+    Raises:
+        UserError: an image that cannot be read.
+    """
+    witness = {record.group: record for record in records}
+    groups = sorted((g for g in found if g.group.group in witness), key=lambda g: (g.group.dataset, g.group.encoder))
+    by_data: dict[Hashable, list[FoundGroup]] = {}
+    for group in groups:
+        record = witness[group.group.group]
+        # The same images at the sizes of several encoders are one gallery.
+        key = (record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
+        by_data.setdefault(key, []).append(group)
+    names = data_names([witness[some[0].group.group] for some in by_data.values()])
+    return [
+        _gallery(name, _shelves(some, witness), wish._replace(megabytes=wish.megabytes / len(by_data)))
+        for name, some in zip(names, by_data.values(), strict=True)
+    ]
+
+
+def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Shelf]:
+    by_encoder: dict[Hashable, list[FoundGroup]] = {}
+    for group in groups:
+        record = witness[group.group.group]
+        by_encoder.setdefault((record.encoder, record.encoder_digest, record.precision), []).append(group)
+    first = [witness[some[0].group.group] for some in by_encoder.values()]
+    facts = [{"weights": r.encoder_digest[:8], "precision": r.precision} for r in first]
+    endings = distinctions([r.encoder for r in first], facts)
+    return [
+        _Shelf(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.group.attack, g.group.made_for)))
+        for record, ending, some in zip(first, endings, by_encoder.values(), strict=True)
+    ]
+
+
+def _gallery(name: str, shelves: list[_Shelf], wish: Wish) -> Gallery:
+    choices = _choices(shelves)
+    shown: set[str] = set()
+    size = 0.0
+    for identity in _by_turns(choices)[: wish.images]:
+        size += sum(_megabytes(g, e) for shelf in shelves for g, e in _of(shelf, identity))
+        if size > wish.megabytes and shown:
+            break
+        shown.add(identity)
+    subjects = [
+        Subject(identity, [s for shelf in shelves if (s := _series(shelf, identity)).seen], why)
+        for identity, why in choices.items()
+        if identity in shown
+    ]
+    return Gallery(name, subjects, len(choices))
+
+
+def _choices(shelves: Sequence[_Shelf]) -> dict[str, tuple[Choice, ...]]:
+    """Why each image is there: those drawn at random first, then the most harmed, barely broken and survivors."""
+    found: dict[str, dict[Choice, None]] = {}
+    for example in (e for shelf in shelves for group in shelf.groups for e in group.group.examples):
+        found.setdefault(example.id, {}).update(dict.fromkeys(example.chosen))
+    sorted_by_kind = {i: tuple(sorted(why, key=_choice_order)) for i, why in found.items()}
+    return dict(sorted(sorted_by_kind.items(), key=lambda item: _choice_order(item[1][0])))
+
+
+def _choice_order(choice: Choice) -> tuple[object, ...]:
+    return (CHOICE_KINDS.index(choice.kind), task_order(choice.task))
+
+
+def _by_turns(choices: Mapping[str, tuple[Choice, ...]]) -> list[str]:
+    """One drawn at random and one chosen by harm in turn, so that a limit leaves some of both."""
+    drawn = [i for i, why in choices.items() if why[0] == RANDOM]
+    harmed = [i for i, why in choices.items() if why[0] != RANDOM]
+    return [i for pair in zip_longest(drawn, harmed) for i in pair if i]
+
+
+def choice_text(choice: Choice) -> str:
+    """`drawn at random`, or `most harmed in depth by depthpgd 8/255 on bundled:scenes`."""
+    if choice.attack is None:
+        return "drawn at random"
+    by = f"{choice.attack.label} {eps_text(choice.attack)} on {choice.encoder}"
+    return f"survived {by} in {choice.task}" if choice.kind == "survived" else f"{choice.kind} in {choice.task} by {by}"
+
+
+def _megabytes(found: FoundGroup, example: Example) -> float:
+    maps = [name for name in example.predictions.values() if isinstance(name, str)]
+    paths = [found.store.image(found.group.group, name) for name in (f"{example.place}.png", *maps)]
+    return sum(path.stat().st_size for path in paths if path.exists()) * BASE64 / 1e6
+
+
+def _of(shelf: _Shelf, image_id: str) -> list[tuple[FoundGroup, Example]]:
+    return [(found, e) for found in shelf.groups for e in found.group.examples if e.id == image_id]
+
+
+def _series(shelf: _Shelf, image_id: str) -> Series:
+    found = _of(shelf, image_id)
+    labels = attack_labels([(g.group.attack, g.group.made_for) for g, _ in found])
+    seen = [_seen(label, g, e) for label, (g, e) in zip(labels, found, strict=True)]
+    clean = [(g, e) for g, e in found if g.group.attack.name == "clean"]
+    truth = _truth(*clean[0]) if clean else Truth(None, None, None)
+    return Series(shelf.encoder, truth, seen)
+
+
+def _seen(label: str, found: FoundGroup, example: Example) -> Seen:
+    image = read_array(found.store.image(found.group.group, f"{example.place}.png"))
+    mask, depth = _maps(found, example.predictions)
+    return Seen(label, found.group, example, image, mask, depth)
+
+
+def _truth(found: FoundGroup, example: Example) -> Truth:
+    return Truth(example.truth.get("classification"), *_maps(found, example.truth))
+
+
+def _maps(found: FoundGroup, files: dict[str, Any]) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    store, group = found.store, found.group.group
+    mask = read_array(store.image(group, files["segmentation"])) if "segmentation" in files else None
+    depth = read_array(store.image(group, files["depth"])) / 1000 if "depth" in files else None
+    return mask, depth

@@ -1,0 +1,231 @@
+"""The result in words: what each encoder scores, what its attacks left, and where it is weakest."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from robustprobe.report.tables.board import Board, BoardRow
+from robustprobe.report.tables.matrix import ends_text, number_text, percent_text, task_tables, threat_text
+from robustprobe.report.tables.shares import share_text
+from robustprobe.results.records import Interval, Record
+
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+class Score(NamedTuple):
+    """A number as the page prints it, with its unit and interval."""
+
+    value: str
+    ends: str
+
+
+class Remainder(NamedTuple):
+    """What an attack left in large print, as in `3 %` `is left` or `2.9 ×` `the error`."""
+
+    value: str
+    words: str
+
+
+class Finding(NamedTuple):
+    """One encoder on one task of one dataset: clean, and under the task's own strongest attack; None: not measured.
+
+    `kept` is the share of the clean score that was left; for an error, the clean one over the attacked one. It is None
+    too where the clean score may be a `guess`.
+    """
+
+    task: str
+    dataset: str
+    metric: str
+    higher_is_better: bool
+    clean: Score | None
+    attacked: Score | None
+    attack: str
+    kept: float | None
+    remainder: Remainder | None
+    guess: bool
+
+
+class Portrait(NamedTuple):
+    """What there is to say of one encoder; `kept` is empty where it is not known."""
+
+    encoder: str
+    kept: str
+    findings: list[Finding]
+    weakest: str
+
+
+class Headline(NamedTuple):
+    """The top of the page."""
+
+    title: str
+    lead: str
+    facts: list[tuple[str, str]]
+    portraits: list[Portrait]
+
+
+def headline(records: list[Record], found_board: Board) -> Headline:
+    """The result in words, from the records and their board."""
+    found: dict[str, list[Finding]] = {}
+    for table in task_tables(records):
+        for line in table.lines:
+            cells = [(column.label, cell) for column, cell in zip(table.columns, line.cells, strict=True) if cell]
+            found.setdefault(line.encoder, []).append(_finding(line.dataset, cells, found_board))
+    rows = {row.encoder: row for row in found_board.rows}
+    order = [*(name for name in rows if name in found), *sorted(name for name in found if name not in rows)]
+    portraits = [Portrait(e, _kept_text(rows.get(e), found_board), found[e], _weakest(found[e])) for e in order]
+    lead = f"{_summary(found_board)} {_lead(records, portraits)}".strip()
+    return Headline(_title(records, portraits), lead, _facts(records), portraits)
+
+
+def _kept_text(row: BoardRow | None, found_board: Board) -> str:
+    """`keeps 12 % [10, 14] of its clean score at eps 8/255 (linf) over three tasks`; of several encoders first what it
+    reaches of the best clean score; where its clean score may be a guess, that instead of what it keeps of it.
+    """
+    if row is None or row.robust is None:
+        return ""
+    where = f"at {found_board.level_text} {_over(row, found_board)}"
+    reached = f"reaches {share_text(row.robust)} of the best clean score under attack {where}"
+    alone = len(found_board.rows) == 1
+    if row.guesses:
+        guess = f"cannot be told from guessing on clean images for {_listed(row.guesses)}"
+        return guess if alone else f"{reached}; {guess}"
+    if row.kept is None:
+        return reached
+    kept = f"keeps {share_text(row.kept)} of its"
+    return f"{kept} clean score {where}" if alone else f"{reached}; {kept} own clean score"
+
+
+def _over(row: BoardRow, found_board: Board) -> str:
+    tasks = [b.task for b, share in zip(found_board.benches, row.benches, strict=True) if share]
+    count = len(set(tasks))
+    return f"for {tasks[0]}" if count == 1 else f"over {_count_text(count)} tasks"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + [names[-1]])
+
+
+def _summary(found_board: Board) -> str:
+    """One sentence on the encoder, or on the first and the last of several."""
+    rows = found_board.ranked or [row for row in found_board.rows if row.robust][:1]
+    if not rows or rows[0].robust is None:
+        return ""
+    first, last = rows[0], rows[-1]
+    if len(rows) == 1:
+        return f"{first.encoder} {_kept_text(first, found_board)}{_weakest_text(first, found_board)}."
+    apart = "" if last.places and last.places.first > 1 else ", which the intervals do not tell apart"
+    least = share_text(last.robust) if last.robust else "nothing"
+    most = f"{share_text(rows[0].robust)} of the best clean score under attack at {found_board.level_text}"
+    among = f"the most of {_count_text(len(rows))} encoders; {last.encoder} reaches {least}"
+    return f"{first.encoder} reaches {most} {_over(first, found_board)}, {among}{apart}."
+
+
+def _weakest_text(row: BoardRow, found_board: Board) -> str:
+    pairs = zip(found_board.benches, row.benches, strict=True)
+    known = [(k.share.value, b.task) for b, k in pairs if k and k.share and not b.is_guess(k.clean)]
+    return f"; weakest: {min(known)[1]}" if len(known) > 1 else ""
+
+
+def _title(records: list[Record], portraits: list[Portrait]) -> str:
+    tasks = sorted({r.task for r in records})
+    who = f"is {portraits[0].encoder}" if len(portraits) == 1 else f"are {_count_text(len(portraits))} encoders"
+    return f"How robust {who} for {tasks[0] if len(tasks) == 1 else f'{_count_text(len(tasks))} tasks'}?"
+
+
+def _count_text(count: int) -> str:
+    return COUNTS[count] if count < len(COUNTS) else str(count)
+
+
+def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) -> Finding:
+    first = cells[0][1]
+    clean = next((r for _, r in cells if r.attack.name == "clean"), None)
+    own = [(label, r) for label, r in cells if r.made_for == r.task]
+    label, attacked = _strongest(own) if own else ("", None)
+    place = found_board.bench(clean) if clean else None
+    guess = clean is not None and place is not None and found_board.benches[place].is_guess(clean)
+    kept = _kept(clean, attacked) if clean and attacked and not guess else None
+    remainder = Remainder("guess", "when clean") if guess else None
+    return Finding(
+        task=first.task,
+        dataset=dataset,
+        metric=first.metric,
+        higher_is_better=first.higher_is_better,
+        clean=_score(clean),
+        attacked=_score(attacked),
+        attack=label,
+        kept=kept,
+        remainder=_remainder(kept, first.higher_is_better) if kept is not None else remainder,
+        guess=guess,
+    )
+
+
+def _remainder(kept: float, higher_is_better: bool) -> Remainder:
+    if higher_is_better:
+        return Remainder(percent_text(kept), "is left")
+    return Remainder(f"{1 / kept:.1f} ×" if kept > 0 else "∞", "the error")
+
+
+def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
+    """Of the attacks at the largest eps, the one after which the score is worst."""
+    largest = max(r.attack.eps for _, r in own)
+    sign = 1 if own[0][1].higher_is_better else -1
+    return min((pair for pair in own if pair[1].attack.eps == largest), key=lambda pair: sign * pair[1].headline.value)
+
+
+def _kept(clean: Record, attacked: Record) -> float | None:
+    before, after = clean.headline.value, attacked.headline.value
+    part, whole = (after, before) if clean.higher_is_better else (before, after)
+    return part / whole if math.isfinite(part) and math.isfinite(whole) and whole > 0 else None
+
+
+def _score(record: Record | None) -> Score | None:
+    if record is None:
+        return None
+    return Score(with_unit(record.headline, record.unit), ends_text(record.headline))
+
+
+def with_unit(interval: Interval, unit: str) -> str:
+    """`0.430`, or `0.430 m` for what is no share."""
+    return number_text(interval.value) + ("" if unit == "share" else f" {unit}")
+
+
+def _weakest(findings: list[Finding]) -> str:
+    """One sentence on the finding that kept least, where there are several to compare."""
+    known = [(f.kept, f) for f in findings if f.kept is not None]
+    if len(known) < 2:
+        return ""
+    kept, worst = min(known, key=lambda pair: pair[0])
+    done = f"left {percent_text(kept)} of the clean score"
+    if not worst.higher_is_better:
+        done = f"made the error {1 / kept:.1f} times the clean one" if kept > 0 else "left no finite error"
+    return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} {done}."
+
+
+def _lead(records: list[Record], portraits: list[Portrait]) -> str:
+    kept = [f.kept for p in portraits for f in p.findings if f.kept is not None]
+    if not kept:
+        return "No task was measured both clean and under its own attack, so there is nothing to compare yet."
+    strongest = max((r.attack for r in records if r.made_for and r.made_for == r.task), key=lambda a: a.eps)
+    changes = f"of an L2 norm of at most {strongest.eps:.3g}"
+    if strongest.norm == "linf":
+        changes = f"of at most {strongest.eps * 255:.3g} of 255 grey levels a pixel"
+    least, most = percent_text(min(kept)), percent_text(max(kept))
+    shares = least if least == most else f"between {least} and {most}"
+    spread = "encoder and task" if len(portraits) > 1 else "the task"
+    ending = "." if least == most else f", depending on {spread}."
+    return f"Changes {changes} left {shares} of the clean performance{ending}"
+
+
+def _facts(records: list[Record]) -> list[tuple[str, str]]:
+    """What was done, in five or six short entries."""
+    days = sorted({r.provenance.started[:10] for r in records})
+    counts = sorted({r.n for r in records})
+    threat = threat_text(records)
+    return [
+        ("Threat", "; ".join(threat) if threat else "none"),
+        ("Images", f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} a dataset"),
+        ("Encoders", str(len({(r.encoder, r.encoder_digest) for r in records}))),
+        ("Datasets", ", ".join(sorted({r.images_of for r in records}))),
+        ("Tasks", str(len({r.task for r in records}))),
+        ("Measured", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"),
+    ]

@@ -1,0 +1,1 @@
+"""Numbers in order: matrices, rankings, comparisons, and how tables are written."""

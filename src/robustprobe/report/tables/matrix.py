@@ -1,0 +1,273 @@
+"""The shape all tables for people share: one a task, a row a dataset and encoder, a column an attack at one eps."""
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from robustprobe.core.spec import AttackSpec, format_eps
+from robustprobe.results.labels import attack_labels, distinctions
+
+if TYPE_CHECKING:
+    from robustprobe.results.records import Interval, Record
+
+TASKS = ("classification", "segmentation", "depth")
+HEADLESS = ("clean", "noise", "embed", "layout")
+MISSING = "—"
+NOT_A_NUMBER = "n/a"
+DECIMALS = 3
+
+
+class Column(NamedTuple):
+    """An attack at one eps; `label` is unique among the columns of a table."""
+
+    attack: AttackSpec
+    made_for: str
+    label: str
+
+
+class Line(NamedTuple):
+    """What one encoder scored on one dataset; a cell is None where nothing was measured."""
+
+    dataset: str
+    encoder: str
+    cells: list["Record | None"]
+
+
+class TaskTable(NamedTuple):
+    """All scores of one task."""
+
+    task: str
+    caption: str
+    columns: list[Column]
+    lines: list[Line]
+
+    @property
+    def title(self) -> str:
+        """The caption where no heading names the task."""
+        return f"{self.task.capitalize()}: {self.caption}"
+
+
+def in_order(records: Iterable["Record"], transfer: bool) -> list["Record"]:
+    """Records by task, dataset, encoder and attack; without `transfer` only attacks made for none or for the judge."""
+    chosen = [r for r in records if transfer or r.made_for in ("", r.task)]
+    return sorted(chosen, key=_record_order)
+
+
+def _record_order(record: "Record") -> tuple[object, ...]:
+    attack = attack_order(record.attack, record.made_for, record.task)
+    return (
+        *task_order(record.task),
+        record.dataset,
+        record.encoder,
+        *attack,
+        record.provenance.started,
+        record.fingerprint,
+    )
+
+
+def task_order(task: str) -> tuple[int, str]:
+    """Sorts tasks: the three known ones first, then by name."""
+    return (TASKS.index(task) if task in TASKS else len(TASKS), task)
+
+
+def attack_order(attack: AttackSpec, made_for: str, task: str = "") -> tuple[object, ...]:
+    """Sorts attacks: clean, noise, embed, others that saw no head, those made for `task`, those for other tasks."""
+    origin = 0 if not made_for else 1 if made_for == task else 2
+    headless = HEADLESS.index(attack.name) if attack.name in HEADLESS else len(HEADLESS)
+    return (origin, headless, *task_order(made_for), attack.name, attack.eps, attack.model_dump_json())
+
+
+def task_tables(records: Iterable["Record"], transfer: bool = False) -> list[TaskTable]:
+    """The tables of a store, one a task. Of two records of the same cell the later one counts."""
+    ordered = in_order(records, transfer)
+    return [_task_table([r for r in ordered if r.task == task]) for task in dict.fromkeys(r.task for r in ordered)]
+
+
+def _task_table(records: list["Record"]) -> TaskTable:
+    keys = list(dict.fromkeys((r.attack, r.made_for) for r in records))
+    keys.sort(key=lambda key: attack_order(key[0], key[1], records[0].task))
+    labels = attack_labels([(attack, made_for) for attack, made_for in keys], records[0].task)
+    columns = [Column(*key, label) for key, label in zip(keys, labels, strict=True)]
+    lines: dict[Hashable, dict[Hashable, Record]] = {}
+    for record in sorted(records, key=lambda r: r.provenance.started):
+        lines.setdefault(line_key(record), {})[record.attack, record.made_for] = record
+    ordered = [lines[key] for key in dict.fromkeys(line_key(r) for r in records)]
+    names = line_names([next(iter(cells.values())) for cells in ordered])
+    return TaskTable(
+        records[0].task,
+        caption(records),
+        columns,
+        [Line(*name, [cells.get(key) for key in keys]) for name, cells in zip(names, ordered, strict=True)],
+    )
+
+
+class TransferRow(NamedTuple):
+    """Images made by one attack, and what each judge's record says of them."""
+
+    label: str
+    made_for: str
+    cells: list["Record | None"]
+
+
+class TransferMatrix(NamedTuple):
+    """One encoder on one dataset: attacks by the task they were made for, against the tasks that judged."""
+
+    title: str
+    judges: list[str]
+    rows: list[TransferRow]
+
+
+def transfer_matrices(records: Iterable["Record"]) -> list[TransferMatrix]:
+    """Made for (rows) against judged by (columns), for every encoder and dataset that several tasks judged."""
+    benches: dict[Hashable, list[Record]] = {}
+    for record in in_order(records, transfer=True):
+        key = (data_key(record), record.encoder, record.encoder_digest, record.precision)
+        benches.setdefault(key, []).append(record)
+    several = [some for some in benches.values() if len({r.task for r in some}) > 1]
+    names = line_names([some[0] for some in several])
+    return [_transfer_matrix(f"{e} on {d}", some) for (d, e), some in zip(names, several, strict=True)]
+
+
+def _transfer_matrix(name: str, records: list["Record"]) -> TransferMatrix:
+    judges = sorted({r.task for r in records}, key=task_order)
+    heads = {r.task: f"{r.task}, {r.metric}{'' if r.unit == 'share' else f' in {r.unit}'}" for r in records}
+    found: dict[Hashable, dict[str, Record]] = {}
+    for record in sorted(records, key=lambda r: r.provenance.started):
+        found.setdefault((record.attack, record.made_for), {})[record.task] = record
+    keys = sorted({(r.attack, r.made_for) for r in records}, key=lambda key: attack_order(*key))
+    # Within one task made for, labels need not name it.
+    labels = [
+        label
+        for task in dict.fromkeys(made_for for _, made_for in keys)
+        for label in attack_labels([key for key in keys if key[1] == task], task)
+    ]
+    rows = [
+        TransferRow(label, made_for or "any", [found[attack, made_for].get(task) for task in judges])
+        for label, (attack, made_for) in zip(labels, keys, strict=True)
+    ]
+    return TransferMatrix(f"Transfer: {name}", [heads[task] for task in judges], rows)
+
+
+def doubts(records: Iterable["Record"]) -> list[str]:
+    """What failed checks say, a sentence each, with the numbers they speak of."""
+    said: dict[str, list[str]] = {}
+    for record in records:
+        where = f"{record.encoder}, {record.images_of}, {record.task}"
+        label = attack_labels([(record.attack, record.made_for)], record.task)[0]
+        for check in record.checks:
+            if not check.passed:
+                said.setdefault(f"{label}: {check.meaning}", []).append(where)
+    return [f"{text} ({'; '.join(dict.fromkeys(places))})." for text, places in said.items()]
+
+
+def trusted(record: "Record") -> bool:
+    """Whether every check of a record passed."""
+    return all(check.passed for check in record.checks)
+
+
+def data_key(record: "Record") -> tuple[Hashable, ...]:
+    """What makes two records speak of the same images."""
+    return (record.dataset, record.dataset_digest, record.split, record.image_size, record.image_ids_digest)
+
+
+def line_key(record: "Record") -> tuple[Hashable, ...]:
+    """What makes two records belong into one row of a table."""
+    return (data_key(record), record.encoder, record.encoder_digest, record.precision, record.head.fingerprint)
+
+
+def line_names(records: Sequence["Record"]) -> list[tuple[str, str]]:
+    """Dataset and encoder of each row, with what tells rows of the same names apart."""
+    by_data = {data_key(r): r for r in records}
+    datasets = dict(zip(by_data, data_names(list(by_data.values())), strict=True))
+    own = [datasets[data_key(r)] for r in records]
+    facts = [
+        {"weights": r.encoder_digest[:8], "precision": r.precision, "head": r.head.fingerprint[:8]} for r in records
+    ]
+    endings = distinctions([(d, r.encoder) for d, r in zip(own, records, strict=True)], facts)
+    return [(d, r.encoder + ending) for d, r, ending in zip(own, records, endings, strict=True)]
+
+
+def data_names(records: Sequence["Record"]) -> list[str]:
+    """Names of datasets, with what tells two uses of the same one apart."""
+    facts = [
+        {
+            "images": str(r.n),
+            "size": size_text(r.image_size),
+            "choice": r.image_ids_digest[:8],
+            "content": r.dataset_digest[:8],
+        }
+        for r in records
+    ]
+    endings = distinctions([r.images_of for r in records], facts)
+    return [r.images_of + ending for r, ending in zip(records, endings, strict=True)]
+
+
+def caption(records: Sequence["Record"]) -> str:
+    """Metric, unit, direction, number of images, eps and steps of records of one task."""
+    first = records[0]
+    head = metric_text(first.metric, first.unit, first.higher_is_better)
+    return "; ".join([head, images_text(records), *threat_text(records), "brackets: 95 % interval over images"])
+
+
+def metric_text(metric: str, unit: str, higher_is_better: bool) -> str:
+    """`RMSE, in m, lower is better ↓`."""
+    size = "a share from 0 to 1" if unit == "share" else f"in {unit}"
+    return f"{metric}, {size}, {'higher is better ↑' if higher_is_better else 'lower is better ↓'}"
+
+
+def images_text(records: Sequence["Record"]) -> str:
+    """`n = 1000 images`, by dataset where they differ."""
+    counts = {data_key(r): r for r in records}
+    if len({r.n for r in counts.values()}) == 1:
+        return f"n = {records[0].n} images"
+    names = data_names(list(counts.values()))
+    return "n = " + ", ".join(f"{r.n} ({name})" for name, r in zip(names, counts.values(), strict=True)) + " images"
+
+
+def threat_text(records: Iterable["Record"]) -> list[str]:
+    """Eps with its norm, and steps, of the attacks among the records."""
+    attacks = [r.attack for r in records if r.attack.eps > 0]
+    by_norm: dict[str, set[float]] = {}
+    steps: dict[int, set[str]] = {}
+    for attack in attacks:
+        by_norm.setdefault(attack.norm, set()).add(attack.eps)
+        if attack.name not in HEADLESS[:2]:
+            steps.setdefault(attack.steps, set()).add(attack.label)
+    texts = [f"eps {', '.join(format_eps(e, n) for e in sorted(sizes))} ({n})" for n, sizes in sorted(by_norm.items())]
+    if len(steps) == 1:
+        texts.append(f"{next(iter(steps))} steps")
+    elif steps:
+        texts.append("steps " + ", ".join(f"{count} ({' '.join(sorted(steps[count]))})" for count in sorted(steps)))
+    return texts
+
+
+def number_text(value: float) -> str:
+    """Three decimals, or `n/a` for what is no number."""
+    return f"{value:.{DECIMALS}f}" if math.isfinite(value) else NOT_A_NUMBER
+
+
+def change_text(difference: float) -> str:
+    """`+0.030` or `-0.030`, or `n/a` for what is no number."""
+    return f"{difference:+.{DECIMALS}f}" if math.isfinite(difference) else NOT_A_NUMBER
+
+
+def ends_text(interval: "Interval") -> str:
+    """`[0.380, 0.480]`."""
+    return f"[{number_text(interval.ci_low)}, {number_text(interval.ci_high)}]"
+
+
+def interval_text(interval: "Interval") -> str:
+    """`0.430 [0.380, 0.480]`."""
+    return f"{number_text(interval.value)} {ends_text(interval)}" if math.isfinite(interval.value) else NOT_A_NUMBER
+
+
+def percent_text(share: float) -> str:
+    """`38 %`, kept on one line."""
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
+def size_text(size: tuple[int, int] | int) -> str:
+    """Height and width in pixels, as in `360 × 480`, or the shorter side."""
+    if isinstance(size, int):
+        return f"shorter side {size}"
+    return f"{size[0]} × {size[1]}"

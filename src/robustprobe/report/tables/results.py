@@ -1,0 +1,172 @@
+"""The numbers of a store as tables: for people (rich, Markdown, LaTeX) and for programs (CSV, JSON)."""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.report.paper.published import paper_layout
+from robustprobe.report.tables import sheet
+from robustprobe.report.tables.matrix import (
+    MISSING,
+    TaskTable,
+    TransferMatrix,
+    doubts,
+    in_order,
+    interval_text,
+    size_text,
+    task_tables,
+    transfer_matrices,
+    trusted,
+)
+from robustprobe.report.tables.sheet import Document, Row, Sheet, csv_text, finite, json_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from robustprobe.results.records import Record
+
+KEYS = (
+    *(
+        "encoder",
+        "dataset",
+        "task",
+        "attack",
+        "eps",
+        "metric",
+        "value",
+        "ci_low",
+        "ci_high",
+        "n",
+        "higher_is_better",
+        "unit",
+    ),
+    *("made_for", "value_8bit", "norm", "steps", "iterate", "seed", "split", "image_size", "precision"),
+    *("objective", "restarts", "failed_checks", "forwards", "backwards"),
+    *("other_metrics", "head_recipe", "head_reads", "view"),
+    *("largest_perturbation", "suite", "started", "fingerprint"),
+)
+LAYOUTS = ("all", "paper")
+NO_RECORDS = "No finished cells yet."
+NO_PAPER_RECORDS = "No finished cells of the paper's attacks at its eps."
+MARK = "†"
+"""Beside a number that a check casts doubt on; the sentence below the tables says why."""
+
+
+def table_rows(records: Iterable["Record"], transfer: bool = False) -> list[dict[str, Any]]:
+    """One row a cell, tidy: `value`, `ci_low`, `ci_high` are the headline metric's, in `unit`; eps is in [0, 1].
+
+    Args:
+        records: any, in any order.
+        transfer: also the cells whose attack was made for another task than the one that judged.
+
+    Returns:
+        Rows with the keys `KEYS`, by task, dataset, encoder and attack. Values that are no number stay NaN.
+    """
+    return [_row(record) for record in in_order(records, transfer)]
+
+
+def _row(record: "Record") -> dict[str, Any]:
+    attack, headline = record.attack, record.headline
+    rounded = record.metrics_8bit.get(record.metric)
+    values: dict[str, Any] = {
+        **{key: getattr(record, key) for key in KEYS if key in type(record).model_fields},
+        **{key: getattr(attack, key) for key in ("eps", "norm", "steps", "iterate", "seed", "objective", "restarts")},
+        **record.cost.model_dump(),
+        **{key: getattr(headline, key) for key in ("value", "ci_low", "ci_high")},
+        "attack": attack.name,
+        "failed_checks": "; ".join(check.name for check in record.checks if not check.passed),
+        "value_8bit": rounded.value if rounded else math.nan,
+        "image_size": size_text(record.image_size).replace(" × ", "x"),
+        "started": record.provenance.started,
+        "other_metrics": "; ".join(
+            f"{name} {i.value:.4g} [{i.ci_low:.4g}, {i.ci_high:.4g}]"
+            for name, i in record.metrics.items()
+            if name != record.metric
+        ),
+        "head_recipe": record.head.recipe.get("recipe", ""),
+        "head_reads": record.head.reads,
+        "view": record.head.view,
+    }
+    return {key: values[key] for key in KEYS}
+
+
+def check_layout(transfer: bool, layout: str) -> None:
+    """Raises UserError for an unknown layout, or for transfer tables in the paper's layout, which has none."""
+    if layout not in LAYOUTS:
+        raise unknown_name("table layout", layout, LAYOUTS)
+    if transfer and layout == "paper":
+        raise UserError("the paper's tables have no attacks made for other tasks; give --transfer or --layout paper.")
+
+
+def render(records: Iterable["Record"], format: str, transfer: bool = False, layout: str = "all") -> str:
+    """A store's numbers as text.
+
+    Args:
+        records: any, in any order.
+        format: `rich` (as on a terminal, without colour), `md`, `latex` (booktabs and graphicx), `csv` or `json`.
+        transfer: also the cells whose attack was made for another task than the one that judged.
+        layout: `all`, or `paper` for the cells of the paper's tables alone: one record a cell.
+
+    Raises:
+        UserError: unknown format or layout, or transfer tables in the paper's layout.
+    """
+    check_layout(transfer, layout)
+    if format in ("csv", "json"):
+        chosen = paper_layout(records).records if layout == "paper" else records
+        rows = [finite(row) for row in table_rows(chosen, transfer)]
+        return csv_text(rows, KEYS) if format == "csv" else json_text(rows)
+    return sheet.text(document(records, transfer, layout), format)
+
+
+def document(records: Iterable["Record"], transfer: bool = False, layout: str = "all") -> Document:
+    """A table a task; with `transfer` also one for each encoder and dataset that several tasks judged.
+
+    Args:
+        records: any, in any order.
+        transfer: also the transfer tables.
+        layout: `all`, or `paper` for the columns of the paper's tables alone.
+
+    Raises:
+        UserError: unknown layout, or transfer tables in the paper's layout, which has none.
+    """
+    check_layout(transfer, layout)
+    if layout == "paper":
+        found = paper_layout(records)
+        sheets = [_task_sheet(table) for table in found.tables]
+        return Document(sheets, [*found.notes, *doubt_notes(found.records)], NO_PAPER_RECORDS)
+    records = list(records)
+    tables = task_tables(records)
+    matrices = transfer_matrices(records) if transfer else []
+    shown = [r for t in tables for line in t.lines for r in line.cells if r]
+    shown += [r for matrix in matrices for row in matrix.rows for r in row.cells if r]
+    sheets = [*(_task_sheet(table) for table in tables), *(_transfer_sheet(matrix) for matrix in matrices)]
+    return Document(sheets, doubt_notes(shown), NO_RECORDS)
+
+
+def _task_sheet(table: TaskTable) -> Sheet:
+    rows = [Row([line.dataset, line.encoder], [value_text(r) for r in line.cells]) for line in table.lines]
+    return Sheet(table.title, ["dataset", "encoder"], [column.label for column in table.columns], rows)
+
+
+def _transfer_sheet(matrix: TransferMatrix) -> Sheet:
+    rows = [Row([row.made_for, row.label], [value_text(r) for r in row.cells]) for row in matrix.rows]
+    return Sheet(matrix.title, ["made for", "attack"], [f"judged by {judge}" for judge in matrix.judges], rows)
+
+
+def doubt_notes(records: Iterable["Record"], where: str = "") -> list[str]:
+    """What is to be said of the numbers that `value_text` marks, each sentence with `where` ahead of it."""
+    shown = {r.fingerprint: r for r in records}
+    return [f"{MARK} {where}{doubt}" for doubt in doubts(shown.values())]
+
+
+def value_text(record: "Record | None") -> str:
+    """`0.430 [0.380, 0.480]`, marked where a check casts doubt on it; a dash where nothing was measured."""
+    if record is None:
+        return MISSING
+    return interval_text(record.headline) + ("" if trusted(record) else f" {MARK}")
+
+
+def print_rich(records: Iterable["Record"], transfer: bool, console: "Console", layout: str = "all") -> None:
+    """Print the tables for people; intervals go below their values where the console is narrow."""
+    sheet.print_rich(document(records, transfer, layout), console)

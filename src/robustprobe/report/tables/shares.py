@@ -1,0 +1,68 @@
+"""What an attack left of a clean score, how far that could be off, and which places that leaves open."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from robustprobe.metrics.intervals import Estimate
+from robustprobe.report.tables.matrix import percent_text
+from robustprobe.results.records import Interval
+
+
+class Places(NamedTuple):
+    """First and last place that an encoder may have in a ranking."""
+
+    first: int
+    last: int
+
+    @property
+    def text(self) -> str:
+        """`2` or `2–4`."""
+        return str(self.first) if self.first == self.last else f"{self.first}\N{EN DASH}{self.last}"
+
+
+def kept(clean: Interval, attacked: Interval, higher_is_better: bool) -> Estimate | None:
+    """Attacked over clean for scores, clean over attacked for errors, with a 95 % interval.
+
+    The distances of both ends are added in quadrature (MOVER, Zou and Donner 2008), as if clean and attacked had been
+    measured on different images: wider than a paired interval, never narrower where the two rise together.
+
+    Returns:
+        None where a value is no number or the quotient does not exist.
+    """
+    part, whole = (attacked, clean) if higher_is_better else (clean, attacked)
+    if not all(math.isfinite(x) for x in (*part.model_dump().values(), *whole.model_dump().values())):
+        return None
+    if whole.value <= 0 or part.value < 0:
+        return None
+    share = part.value / whole.value
+    low = math.hypot((part.value - part.ci_low) / whole.value, share - part.value / whole.ci_high)
+    smallest = part.value / whole.ci_low if whole.ci_low > 0 else math.inf
+    high = math.hypot((part.ci_high - part.value) / whole.value, smallest - share)
+    return Estimate(share, max(0.0, share - low), share + high)
+
+
+def mean_kept(parts: Sequence[Estimate]) -> Estimate:
+    """Mean of shares whose errors are taken as independent."""
+    count = len(parts)
+    value = sum(p.value for p in parts) / count
+    low = math.sqrt(sum((p.value - p.ci_low) ** 2 for p in parts)) / count
+    high = math.sqrt(sum((p.ci_high - p.value) ** 2 for p in parts)) / count
+    return Estimate(value, max(0.0, value - low), value + high)
+
+
+def places(scores: Sequence[Estimate]) -> list[Places]:
+    """For each score the places it may have: only scores whose whole interval lies above or below its own count."""
+    return [
+        Places(
+            1 + sum(other.ci_low > own.ci_high for other in scores),
+            len(scores) - sum(other.ci_high < own.ci_low for other in scores),
+        )
+        for own in scores
+    ]
+
+
+def share_text(share: Estimate) -> str:
+    """`12 % [10, 14]`, or `12 % [10, ∞]`."""
+    ends = (f"{100 * x:.0f}" if math.isfinite(x) else "∞" for x in (share.ci_low, share.ci_high))
+    return f"{percent_text(share.value)} [{', '.join(ends)}]"

@@ -1,0 +1,1 @@
+"""Results on disk: records, rows of images, where they come from; several folders as one."""

@@ -1,0 +1,48 @@
+"""Names of attacks that are unique among those they stand beside."""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+from robustprobe.core.spec import AttackSpec, format_eps
+
+
+def attack_labels(attacks: Sequence[tuple[AttackSpec, str]], task: str | None = None) -> list[str]:
+    """Labels such as `pgd 8/255`, unique; an attack made for another task than `task` names the one it was made for."""
+    labels = []
+    for attack, made_for in attacks:
+        eps = "" if attack.eps == 0 else f" {eps_text(attack)}"
+        foreign = f" (for {made_for})" if made_for and task is not None and made_for != task else ""
+        labels.append(f"{attack.label}{eps}{foreign}")
+    facts = [
+        {
+            "steps": str(attack.steps),
+            "iterate": attack.iterate,
+            "seed": str(attack.seed),
+            "restarts": str(attack.restarts),
+            "step size": format_eps(attack.step_size),
+            "random start": "yes" if attack.random_start else "no",
+            "early exit": "yes" if attack.early_exit else "no",
+            "from": " and ".join(format_eps(e, attack.norm) for e in attack.warm) or "the image",
+            "for": made_for,
+        }
+        for attack, made_for in attacks
+    ]
+    return [label + ending for label, ending in zip(labels, distinctions(labels, facts), strict=True)]
+
+
+def eps_text(attack: AttackSpec) -> str:
+    """`8/255`, or `0.5 l2`."""
+    return format_eps(attack.eps, attack.norm) + ("" if attack.norm == "linf" else f" {attack.norm}")
+
+
+def distinctions(names: Sequence[Hashable], facts: Sequence[Mapping[str, str]]) -> list[str]:
+    """For each name that occurs more than once, the facts that tell it from its namesakes, as in ` (seed 1)`."""
+    endings = []
+    for name, own in zip(names, facts, strict=True):
+        rivals = [f for n, f in zip(names, facts, strict=True) if n == name]
+        told = []
+        for fact, value in own.items():
+            if any(rival[fact] != value for rival in rivals):
+                told.append(f"{fact} {value}")
+                rivals = [rival for rival in rivals if rival[fact] == value]
+        endings.append(f" ({', '.join(told)})" if told else "")
+    return endings

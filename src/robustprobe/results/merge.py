@@ -1,0 +1,51 @@
+"""Results of several folders in one: checked, copied as they are, never overwritten."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from robustprobe.core.errors import UserError
+from robustprobe.results.store import Store
+from robustprobe.results.union import Found, finished, union_groups
+
+
+class Merged(NamedTuple):
+    """What a merge copied, and what was there already."""
+
+    cells: int
+    groups: int
+    known: int
+
+
+def merge(folders: Sequence[Path], output: Path) -> Merged:
+    """Copy every cell of some folders, its rows and its example images into one; nothing is written on a conflict.
+
+    Args:
+        folders: what `robustprobe run --out` wrote.
+        output: a new folder, or one with results, which are kept.
+
+    Raises:
+        UserError: no results, different results for one cell, or files that are not those their record vouches for.
+    """
+    target = Store(output)
+    held = [output] if (output / "cells").is_dir() else []
+    found = finished([*held, *folders], "merge")
+    new = [f for f in found if f.store.folder != output]
+    _check_files(new)
+    target.prepare()
+    known = {group.group for group in target.groups()}
+    groups = [g for g in union_groups([Store(f) for f in folders]) if g.group.group not in known]
+    target.copy_cells([(cell.store, cell.record.fingerprint) for cell in new])
+    for group in groups:
+        target.copy_group(group.store, group.group.group)
+    return Merged(len(new), len(groups), len(found) - len(new))
+
+
+def _check_files(found: Sequence[Found]) -> None:
+    damaged = [str(path) for f in found if (path := f.store.damaged(f.record))]
+    if damaged:
+        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        raise UserError(
+            f"{len(damaged)} cells have files that are missing or not those their records vouch for: "
+            f"{', '.join(damaged[:5])}{more}. Run their suite again in their folder; nothing was merged."
+        )

@@ -1,0 +1,72 @@
+"""Where a number comes from: command, versions, git state, hardware."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from robustprobe.results.records import Provenance
+
+PACKAGES = ("robustprobe", "torch", "timm", "numpy", "pillow", "pyarrow", "safetensors")
+
+
+def provenance(seconds: float, device: str, peak_memory: int | None) -> Provenance:
+    """Provenance of work that has just ended, took `seconds` and held so many bytes at the most."""
+    return Provenance(
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        started=datetime.fromtimestamp(datetime.now(UTC).timestamp() - seconds, UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        versions=versions(),
+        git=git_state(),
+        hardware=hardware(),
+        device=device,
+        peak_memory=peak_memory,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@lru_cache(maxsize=1)
+def git_state() -> str:
+    """Commit of the source tree robustprobe runs from, marked where files differ from it; empty outside a tree."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", "--", "provenance.py"):
+            return ""
+        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+@lru_cache(maxsize=1)
+def hardware() -> str:
+    """Processor, cores and, where there is one, accelerator."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    accelerator = f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""
+    return f"{model}, {os.cpu_count()} cores{accelerator}"

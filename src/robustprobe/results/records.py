@@ -1,0 +1,174 @@
+"""What results are made of: the record of one number, and the example images of one attack."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+
+from robustprobe.core.spec import AttackSpec
+
+SCHEMA = 2
+
+
+# Names of files: one that leads elsewhere is no name.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
+PictureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}\.png$")]
+
+
+class Frozen(BaseModel):
+    """A frozen part of a record; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Interval(Frozen):
+    """A value with the ends of its 95 % interval."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+
+
+class Provenance(Frozen):
+    """Where a number comes from. Not part of what makes two records the same."""
+
+    command: str
+    started: str
+    seconds: float
+    versions: dict[str, str]
+    git: str
+    hardware: str
+    device: str
+    peak_memory: int | None = None
+    """Most bytes held while the images were attacked and judged: on a GPU of tensors there, on a CPU by the process;
+    None where that is not known.
+    """
+
+
+class HeadFacts(Frozen):
+    """The head that judged: its fingerprint, how it was chosen and what it was trained on."""
+
+    fingerprint: str
+    recipe: dict[str, Any]
+    learning_rate: float
+    held_out_score: float
+    train_images: int
+    reads: str = ""
+    """Tokens it reads, and of how many of the last blocks."""
+    view: str = ""
+    """How the encoder is shown the images."""
+
+
+class CheckFact(Frozen):
+    """Whether something about a number is as it should be: what was measured, and what it means in a sentence."""
+
+    name: str
+    value: float
+    passed: bool
+    meaning: str
+
+
+class Cost(Frozen):
+    """Passes of an image through the attacked model, on average."""
+
+    forwards: float
+    backwards: float
+
+
+class Record(Frozen):
+    """One cell: a number, its interval, and what it was measured on."""
+
+    schema_version: int = SCHEMA
+    fingerprint: Name
+    group: Name
+    """Names the adversarial images: cells of one group judge the same ones."""
+    suite: str
+    encoder: str
+    encoder_digest: str
+    encoder_licence: str
+    encoder_teacher: str = ""
+    """Name of the encoder that it was hardened from, where its card says so."""
+    dataset: str
+    dataset_digest: str
+    split: str
+    image_size: tuple[int, int] | int
+    """(H, W) the images were attacked at, or their shorter side where shapes differ."""
+    image_ids_digest: str
+    task: str
+    """The task whose head judged."""
+    made_for: str
+    """The task whose model was attacked; empty where no head was seen."""
+    attack: AttackSpec
+    precision: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    n: int
+    metrics: dict[str, Interval]
+    """The headline metric first."""
+    metrics_8bit: dict[str, Interval]
+    """The same after the adversarial images were rounded to 8 bits."""
+    largest_perturbation: float
+    checks: tuple[CheckFact, ...] = ()
+    cost: Cost = Cost(forwards=0, backwards=0)
+    head: HeadFacts
+    rows_sha256: str
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _has_its_metric(self) -> "Record":
+        if self.metric not in self.metrics:
+            raise ValueError(f"metrics has no {self.metric}")
+        return self
+
+    @property
+    def headline(self) -> Interval:
+        return self.metrics[self.metric]
+
+    @property
+    def images_of(self) -> str:
+        """The dataset, and its split where that is not `test`."""
+        return self.dataset if self.split == "test" else f"{self.dataset} {self.split}"
+
+
+ChoiceKind = Literal["random", "most harmed", "barely broken", "survived"]
+CHOICE_KINDS: tuple[ChoiceKind, ...] = get_args(ChoiceKind)
+"""In the order in which images are shown."""
+
+
+class Choice(Frozen):
+    """Why an image is an example: drawn at random, or for what an attack made for `task` did to it on `encoder`."""
+
+    kind: ChoiceKind
+    task: str = ""
+    attack: AttackSpec | None = None
+    encoder: str = ""
+
+
+RANDOM = Choice(kind="random")
+
+
+class Example(Frozen):
+    """One image of a group as the page shows it; arrays lie beside as PNG files."""
+
+    id: str
+    place: int
+    chosen: tuple[Choice, ...] = (RANDOM,)
+    """Groups of older versions hold random images alone."""
+    predictions: dict[str, Any]
+    """By task: classification a list of [class, probability]; other tasks the name of a PNG file."""
+    truth: dict[str, Any]
+
+
+class Group(Frozen):
+    """Example images of one encoder, dataset and attack."""
+
+    group: Name
+    encoder: str
+    dataset: str
+    attack: AttackSpec
+    made_for: str
+    classes: dict[str, list[str]]
+    max_depth: float
+    examples: list[Example]
+    digests: dict[PictureName, str] = {}
+    """SHA-256 of the PNG files by name; groups of older versions have none."""

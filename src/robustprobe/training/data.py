@@ -1,0 +1,161 @@
+"""What a run learns from: images of any datasets, cropped anew each epoch. Labels are never used."""
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import fingerprint
+from robustprobe.core.threat import image_generator
+from robustprobe.datasets import Dataset, find_dataset, load_dataset
+from robustprobe.datasets.base import Split
+
+AREA = (0.25, 1.0)
+ASPECT = (0.8, 1.25)
+
+
+class Part(NamedTuple):
+    """Images one process works on at once: their ids, and (B, 3, H, W) in [0, 1]. May be empty."""
+
+    ids: list[str]
+    images: Tensor
+
+
+@final
+class ImagePool:
+    """Images of several datasets, by place, with ids that tell the datasets apart."""
+
+    def __init__(self, datasets: Sequence[Dataset], size: tuple[int, int], augment: bool = True) -> None:
+        self.datasets, self.size, self.augment = datasets, size, augment
+        self.starts = [0, *accumulate(len(d) for d in datasets)]
+        self.threads = min(d.reading_threads for d in datasets)
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def digest(self) -> str:
+        """Fingerprint of which images they are."""
+        return fingerprint([d.digest() for d in self.datasets])
+
+    def read(self, place: int) -> tuple[str, Tensor]:
+        """Id and image (3, h, w) at a place."""
+        which = next(i for i, end in enumerate(self.starts[1:]) if place < end)
+        data = self.datasets[which]
+        sample = data[place - self.starts[which]]
+        return f"{data.name}/{sample.id}", sample.image
+
+    def view(self, place: int, seed: int, epoch: int) -> tuple[str, Tensor]:
+        """Id and random crop (3, H, W): the same for the same seed, image and epoch. The whole image if so asked."""
+        identity, image = self.read(place)
+        if not self.augment:
+            return identity, resized(image, self.size)
+        return identity, random_view(image, self.size, image_generator(seed, identity, "crop", epoch))
+
+    def whole(self, count: int) -> Part:
+        """The first images of the pool, from each dataset in turn, resized without a crop."""
+        places = sorted(range(len(self)), key=lambda p: self._rank(p))[:count]
+        read = [self.read(place) for place in places]
+        images = [resized(image, self.size) for _, image in read]
+        return Part([identity for identity, _ in read], torch.stack(images))
+
+    def _rank(self, place: int) -> tuple[int, int]:
+        which = next(i for i, end in enumerate(self.starts[1:]) if place < end)
+        return place - self.starts[which], which
+
+
+def open_pool(
+    names: Sequence[str], root: Path, split: Split, limit: int | None, size: tuple[int, int], augment: bool = True
+) -> ImagePool:
+    """Images of a split of several datasets; large ones are read at twice the size of crops.
+
+    Raises:
+        UserError: unknown names, missing data.
+    """
+    datasets = []
+    for name in names:
+        native = find_dataset(name, root=root, split=split).native_size
+        shorter = 2 * max(size)
+        datasets.append(
+            load_dataset(name, root=root, split=split, limit=limit, size=shorter if min(native) > shorter else None)
+        )
+    return ImagePool(datasets, size, augment)
+
+
+def held_out_pool(names: Sequence[str], root: Path, size: tuple[int, int]) -> ImagePool | None:
+    """Images of the split for choosing, where there is one."""
+    try:
+        return open_pool(names, root, "val", None, size)
+    except UserError:
+        return None
+
+
+def updates(
+    pool: ImagePool, *, batch: int, first: int, last: int, seed: int, shares: int, share: Sequence[int]
+) -> Iterator[list[Part]]:
+    """The images of updates `first` to `last`; those of the next one are read while the current one is used.
+
+    Every epoch is a shuffle of its own; images that do not fill its last batch are left out.
+
+    Args:
+        shares: parts each batch is split in, over processes and accumulation; `share` are those of this process.
+    """
+    each = updates_per_epoch(pool, batch)
+    batch = min(batch, len(pool))
+    with ThreadPoolExecutor(pool.threads) as threads:
+
+        def request(step: int) -> list[list[Future[tuple[str, Tensor]]]]:
+            epoch, number = divmod(step, each)
+            places = shuffle(len(pool), seed, epoch)[number * batch : (number + 1) * batch]
+            return [[threads.submit(pool.view, p, seed, epoch) for p in places[s::shares]] for s in share]
+
+        pending = request(first) if first < last else []
+        for step in range(first, last):
+            current, pending = pending, request(step + 1) if step + 1 < last else []
+            yield [_part([future.result() for future in part], pool.size) for part in current]
+
+
+def _part(read: list[tuple[str, Tensor]], size: tuple[int, int]) -> Part:
+    images = torch.stack([image for _, image in read]) if read else torch.empty(0, 3, *size)
+    return Part([identity for identity, _ in read], images)
+
+
+def updates_per_epoch(pool: ImagePool, batch: int) -> int:
+    """Whole batches in the pool; one where it is smaller than a batch."""
+    return max(1, len(pool) // batch)
+
+
+def shuffle(count: int, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch."""
+    found: list[int] = torch.randperm(count, generator=image_generator(seed, "", "order", epoch)).tolist()
+    return found
+
+
+def random_view(image: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A random crop of an image (3, h, w), resized to (3, H, W) and flipped every other time.
+
+    Area and aspect ratio relative to the largest crop of the wanted shape are drawn from `AREA` and `ASPECT`.
+    """
+    draws = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    height, width = image.shape[-2:]
+    unit = min(height / size[0], width / size[1])
+    area = AREA[0] + draws[0] * (AREA[1] - AREA[0])
+    aspect = math.exp(math.log(ASPECT[0]) + draws[1] * math.log(ASPECT[1] / ASPECT[0]))
+    tall = max(1, min(height, round(size[0] * unit * math.sqrt(area / aspect))))
+    wide = max(1, min(width, round(size[1] * unit * math.sqrt(area * aspect))))
+    top, left = int(draws[2] * (height - tall + 1)), int(draws[3] * (width - wide + 1))
+    view = resized(image[:, top : top + tall, left : left + wide], size)
+    return view.flip(-1) if draws[4] < 0.5 else view
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image (3, h, w) as (3, H, W)."""
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)

@@ -1,0 +1,264 @@
+"""The one trainer of all defences. Whatever the batch is split into, each update is the same to rounding."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from robustprobe.core.threat import image_generator
+from robustprobe.defences._ascent import Ball, linf
+from robustprobe.defences.base import Defence
+from robustprobe.encoders import Encoder
+from robustprobe.encoders.file import weights_module
+from robustprobe.probing.surrogate_heads import layout_heads
+from robustprobe.tasks import Head
+from robustprobe.training.data import ImagePool, Part, updates, updates_per_epoch
+from robustprobe.training.distributed import Machines
+from robustprobe.training.feature_rank import narrow
+from robustprobe.training.folder import Folder, Saved, card_of
+from robustprobe.training.monitor import Look, Probe
+from robustprobe.training.schedule import average, eps_factor, rate_factor
+from robustprobe.training.spec import HardenSpec
+
+SAVE_SECONDS = 60.0
+MEASURED = 512
+
+
+class DivergedError(RuntimeError):
+    """The loss or the weights are no longer finite; the message says what is kept and what to do."""
+
+
+class Progress(NamedTuple):
+    """Where a run stands after an update: loss and what it is made of, means over the batch; `look` after an epoch."""
+
+    step: int
+    total: int
+    epoch: int
+    loss: float
+    facts: dict[str, float]
+    seconds: float
+    left: float
+    look: Look | None = None
+
+
+class Job(NamedTuple):
+    """All that a run needs, resolved. `facts` go into the cards of the encoders it writes."""
+
+    spec: HardenSpec
+    teacher: Encoder
+    defence: Defence
+    pool: ImagePool
+    shown: Part
+    folder: Folder
+    architecture: dict[str, Any]
+    facts: dict[str, Any]
+
+    @property
+    def each(self) -> int:
+        """Updates an epoch."""
+        return updates_per_epoch(self.pool, self.spec.batch_size)
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run."""
+        return self.each * self.spec.epochs
+
+
+def train(job: Job, machines: Machines, notify: Callable[[Progress], None], save_seconds: float = SAVE_SECONDS) -> None:
+    """Do what is left of a run; the result and its checkpoints are in the job's folder afterwards.
+
+    Raises:
+        DivergedError: loss or weights became NaN or infinite.
+    """
+    trainer = _Trainer(job, machines)
+    trainer.continue_from(job.folder.state())
+    shares = job.spec.accumulate * machines.world
+    mine = range(machines.rank, shares, machines.world)
+    first, start = trainer.step, time.monotonic()
+    saved, before = start, trainer.seconds
+    images = updates(
+        job.pool, batch=job.spec.batch_size, first=first, last=job.total, seed=job.spec.seed, shares=shares, share=mine
+    )
+    if first == 0:
+        trainer.checkpoint()
+    for parts in images:
+        loss, facts = trainer.update(parts)
+        now = time.monotonic()
+        trainer.seconds = before + now - start
+        ended = trainer.step % job.each == 0
+        look = trainer.checkpoint() if ended else None
+        left = (now - start) / (trainer.step - first) * (job.total - trainer.step)
+        progress = Progress(trainer.step, job.total, trainer.epoch, loss, facts, trainer.seconds, left, look)
+        trainer.log(progress)
+        if ended or now - saved >= save_seconds:
+            trainer.save()
+            saved = time.monotonic()
+        notify(progress)
+    trainer.finish()
+
+
+@final
+class _Trainer:
+    def __init__(self, job: Job, machines: Machines) -> None:
+        self.job, self.machines = job, machines
+        self.step, self.seconds = 0, 0.0
+        self.teacher = job.teacher.to(machines.device).freeze()
+        self.student = copy.deepcopy(self.teacher)
+        self.student.requires_grad_(True)
+        fit_surrogates = partial(self._surrogates, machines.device)
+        job.defence.prepare(self.teacher, job.pool.whole(MEASURED).images.to(machines.device), fit_surrogates)
+        self.defence = job.defence.to(machines.device)
+        self.parameters = [*self.student.parameters(), *self.defence.parameters()]
+        self.optimiser = make_optimiser(job.spec, self.parameters)
+        self.mean = {k: v.clone() for k, v in self.student.state_dict().items()} if job.spec.ema else {}
+        self.exhibit = copy.deepcopy(self.teacher).freeze()
+        shown = Part(job.shown.ids, job.shown.images.to(machines.device))
+        self.narrowed: tuple[int, Encoder] | None = None
+        self.probe = Probe(self.teacher, shown, job.spec.eps, job.spec.seed)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the update just done."""
+        return -(-self.step // self.job.each)
+
+    def update(self, parts: Sequence[Part]) -> tuple[float, dict[str, float]]:
+        job, spec = self.job, self.job.spec
+        epoch = self.step // job.each
+        for group in self.optimiser.param_groups:
+            group["lr"] = spec.learning_rate * rate_factor(self.step, job.total, spec.warmup)
+        ball = ball_of(spec, eps_factor(self.step, job.total, spec.eps_ramp))
+        self.defence.redraw(self.step, image_generator(spec.seed, "", "redraw", self.step))
+        self.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        count = min(spec.batch_size, len(job.pool))
+        for part in parts:
+            images = part.images.to(self.machines.device)
+            draws = [image_generator(spec.seed, identity, "attack", epoch) for identity in part.ids]
+            moved = self.defence.attack(self.student, self.teacher, images, draws, ball, spec.precision)
+            outcome = self.defence.loss(self.student, self.teacher, images, moved, spec.precision)
+            (outcome.loss.sum() / count).backward()
+            for name, values in {"loss": outcome.loss, **outcome.facts}.items():
+                sums[name] = sums.get(name, 0.0) + values.detach().double().sum()
+        means = self.machines.summed(torch.stack(list(sums.values())).float()) / count
+        facts = dict(zip(sums, means.tolist(), strict=True))
+        loss = facts.pop("loss")
+        if not torch.isfinite(means).all():
+            raise DivergedError(self._diverged(f"the loss became {loss:g}"))
+        self.machines.sum_gradients(self.parameters)
+        if spec.clip:
+            nn.utils.clip_grad_norm_(self.parameters, spec.clip)
+        self.optimiser.step()
+        self.step += 1
+        if self.mean:
+            average(self.mean, self.student.state_dict(), spec.ema)
+        return loss, facts
+
+    def checkpoint(self) -> Look | None:
+        """Write the encoder of this epoch where one is due, and look at it."""
+        job, spec = self.job, self.job.spec
+        self.exhibit.load_state_dict(self.mean or self.student.state_dict())
+        if not all(bool(torch.isfinite(v).all()) for v in self.exhibit.state_dict().values()):
+            raise DivergedError(self._diverged("weights became NaN or infinite"))
+        if not self.machines.leads:
+            return None
+        due = self.epoch % spec.checkpoint_every == 0 or self.epoch == spec.epochs
+        path = job.folder.checkpoint(self.epoch)
+        if due and not (self.step == 0 and path.exists()):
+            self._write(path)
+        return self.probe.look(self.exhibit)
+
+    def finish(self) -> None:
+        """Write the result."""
+        self.exhibit.load_state_dict(self.mean or self.student.state_dict())
+        if self.machines.leads:
+            self._write(self.job.folder.path)
+        self.machines.wait()
+
+    def log(self, progress: Progress) -> None:
+        if not self.machines.leads:
+            return
+        line: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch, "loss": progress.loss, **progress.facts}
+        line |= {"rate": self.optimiser.param_groups[0]["lr"], "seconds": round(progress.seconds, 2)}
+        self.job.folder.log(line | ({"look": progress.look._asdict()} if progress.look else {}))
+
+    def save(self) -> None:
+        if not self.machines.leads:
+            return
+        tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
+        tensors |= {f"defence.{k}": v for k, v in self.defence.state_dict().items()}
+        tensors |= {f"mean.{k}": v for k, v in self.mean.items()}
+        for place, values in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{place}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
+        self.job.folder.save_state(Saved(self.step, self.seconds, tensors))
+
+    def continue_from(self, saved: Saved | None) -> None:
+        """Take up a run where it was saved; lines of the log that will be written again are dropped."""
+        if self.machines.leads:
+            self.job.folder.forget_after(saved.step if saved else -1)
+        self.machines.wait()
+        if saved is None:
+            return
+        self.step, self.seconds = saved.step, saved.seconds
+        self.student.load_state_dict(_under(saved.tensors, "student."))
+        self.defence.load_state_dict(_under(saved.tensors, "defence."))
+        if self.mean:
+            self.mean = {k: v.to(self.machines.device) for k, v in _under(saved.tensors, "mean.").items()}
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under(saved.tensors, "optimiser.").items():
+            place, _, key = name.partition(".")
+            state.setdefault(int(place), {})[key] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+    def _write(self, path: Path) -> None:
+        """Write the encoder of now as it is to be used."""
+        directions = self.job.spec.directions
+        card = self._card() | ({"directions": directions} if directions else {})
+        self.job.folder.save_encoder(path, card, weights_module(self._shown()).state_dict())
+
+    def _shown(self) -> Encoder:
+        """The encoder of now as it is to be used; narrowed once a step, for the last checkpoint is the result too."""
+        if not self.job.spec.directions:
+            return self.exhibit
+        if self.narrowed is None or self.narrowed[0] != self.step:
+            images = self.job.pool.whole(MEASURED).images.to(self.machines.device)
+            self.narrowed = self.step, narrow(self.exhibit, images, self.job.spec.directions)
+        return self.narrowed[1]
+
+    def _card(self) -> dict[str, Any]:
+        facts = {**self.job.facts, "epoch": self.epoch, "updates": self.step, "hours": round(self.seconds / 3600, 3)}
+        return card_of(self.teacher, self.job.architecture, facts)
+
+    def _surrogates(self, device: torch.device, size: tuple[int, int]) -> list[Head]:
+        return layout_heads(self.teacher, size, device)
+
+    def _diverged(self, what: str) -> str:
+        kept = self.job.folder.checkpoints()
+        good = f"The last good checkpoint is {kept[max(kept)]}. " if kept else ""
+        return (
+            f"{what} in update {self.step + 1} of {self.job.total}. {good}"
+            "Try a smaller --learning-rate, a longer --warmup or --clip, with another --out."
+        )
+
+
+def make_optimiser(spec: HardenSpec, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """The optimiser of a run."""
+    if spec.optimiser == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+    return torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=spec.betas, weight_decay=spec.weight_decay)
+
+
+def ball_of(spec: HardenSpec, factor: float = 1.0) -> Ball:
+    """The inner attack of a run, at a share of its eps."""
+    return linf(spec.eps * factor, spec.steps, spec.step_share, spec.attack_momentum)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

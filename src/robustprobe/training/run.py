@@ -1,0 +1,115 @@
+"""From names to a hardened encoder."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import format_eps
+from robustprobe.defences.base import load_defence
+from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.results.provenance import hardware, versions
+from robustprobe.training.data import held_out_pool, open_pool
+from robustprobe.training.distributed import Machines, find_machines
+from robustprobe.training.folder import Folder, architecture_of
+from robustprobe.training.loop import Job, Progress, train
+from robustprobe.training.monitor import IMAGES
+from robustprobe.training.spec import HardenSpec, make_spec
+
+
+def harden(
+    encoder: Encoder | str,
+    dataset: str | Sequence[str],
+    method: str = "deacl",
+    *,
+    epochs: int | None = None,
+    root: str | Path = "data",
+    out: str | Path | None = None,
+    device: str = "cpu",
+    **given: Any,
+) -> Encoder:
+    """A hardened copy of an encoder, fine-tuned without labels.
+
+    Args:
+        dataset: one or several; their train images are used, their labels are not.
+        method: a defence (`robustprobe list defences`); what is not given is as its recipe says.
+        out: keeps checkpoints, log and result there, and continues from there; by default nothing is kept.
+        given: other fields of `HardenSpec`, such as `eps="4/255"`, `protect="both"` or `options={"gamma": 2}`.
+
+    Raises:
+        UserError: unknown names or fields, missing data, an encoder that cannot be saved, a folder of another run.
+        RuntimeError: the loss became NaN or infinite.
+    """
+    teacher = load_encoder(encoder) if isinstance(encoder, str) else encoder
+    names = (dataset,) if isinstance(dataset, str) else tuple(dataset)
+    spec = make_spec(method, {"encoder": teacher.card.name, "datasets": names, "epochs": epochs, **given})
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(out) if out else Path(temporary) / "run"
+        run(spec, Path(root), folder, find_machines(device), lambda progress: None, teacher)
+        return load_encoder(f"file:{folder}")
+
+
+def run(
+    spec: HardenSpec,
+    root: Path,
+    out: Path,
+    machines: Machines,
+    notify: Callable[[Progress], None],
+    teacher: Encoder | None = None,
+    **saving: float,
+) -> bool:
+    """Do a run, or what is left of it; False where it was done already.
+
+    Raises:
+        UserError: see `harden`.
+        DivergedError: the loss became NaN or infinite.
+    """
+    job = prepare(spec, root, out, teacher, machines)
+    if job.folder.finished:
+        return False
+    train(job, machines, notify, **saving)
+    return True
+
+
+def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, machines: Machines) -> Job:
+    """Resolve every name of a run before any work is done, and claim its folder."""
+    teacher = (load_encoder(spec.encoder) if teacher is None else teacher).freeze()
+    size = fitting(spec.size or teacher.card.input_size, teacher)
+    defence = load_defence(spec.method, spec.protect, spec.layers, spec.options)
+    architecture = architecture_of(teacher)
+    pool = open_pool(spec.datasets, root, "train", spec.limit, size, spec.augment)
+    shares = spec.accumulate * machines.world
+    if min(spec.batch_size, len(pool)) < shares:
+        raise UserError(
+            f"a batch of {min(spec.batch_size, len(pool))} cannot be split into {shares} parts; take a larger "
+            "--batch-size, more images or a smaller --accumulate."
+        )
+    facts = {
+        "method": spec.method,
+        "teacher_digest": teacher.digest,
+        "data": list(spec.datasets),
+        "images": len(pool),
+        "data_digest": pool.digest(),
+        "eps": spec.eps,
+        "eps_text": format_eps(spec.eps),
+        "seed": spec.seed,
+        "settings": spec.model_dump(mode="json"),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    folder = Folder(out)
+    if machines.leads:
+        described = ("teacher_digest", "data_digest", "images")
+        folder.claim({**spec.model_dump(mode="json"), **{key: facts[key] for key in described}})
+    machines.wait()
+    held_out = held_out_pool(spec.datasets, root, size) or pool
+    return Job(spec, teacher, defence, pool, held_out.whole(IMAGES), folder, architecture, facts)
+
+
+def fitting(size: tuple[int, int], teacher: Encoder) -> tuple[int, int]:
+    """A size of images that the encoder takes. Raises UserError for another."""
+    patch = teacher.card.patch_size
+    if size[0] % patch or size[1] % patch:
+        raise UserError(f"size {size[0]} x {size[1]} is no multiple of the patch size {patch} of {teacher.card.name}.")
+    return size

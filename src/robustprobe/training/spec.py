@@ -1,0 +1,84 @@
+"""What a hardening run does: everything its result depends on."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import Eps, Spec, check_eps, validated
+from robustprobe.defences._distance import Protect
+from robustprobe.defences.base import Recipe, defence_kind
+
+
+def parse_options(given: Any) -> Any:
+    """`gamma=2` and the like as a dictionary. Raises UserError for what is no NAME=VALUE."""
+    if isinstance(given, dict):
+        return given
+    pairs = [str(item).partition("=") for item in given or ()]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise UserError(f"option '{name}{equals}{value}' is not understood; write NAME=VALUE, such as gamma=2.")
+    return {name: value for name, _, value in pairs}
+
+
+class HardenSpec(Spec):
+    """A run. `batch_size` counts images an update, over all processes and `accumulate` parts.
+
+    `eps_ramp` is the share of updates over which eps grows from 0; `ema` the decay of the weights' moving average,
+    0: none; `directions` how many the features of the result lie in, those that attacks move least, 0: all; `limit`
+    counts images of each dataset; `size` is (H, W) of crops, by default the encoder's own, and without `augment` whole
+    images are resized to it. Without epochs the encoder is only narrowed.
+    """
+
+    encoder: str
+    datasets: tuple[str, ...] = Field(min_length=1)
+    method: str
+    options: Annotated[dict[str, Any], BeforeValidator(parse_options)] = Field(default_factory=dict)
+    protect: Protect
+    layers: tuple[int, ...] = (-1,)
+    optimiser: Literal["sgd", "adamw"]
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    momentum: float = Field(ge=0, lt=1)
+    betas: tuple[float, float]
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    warmup: float = Field(ge=0, le=1)
+    clip: float = Field(default=0.0, ge=0)
+    eps: Eps
+    eps_ramp: float = Field(default=0.0, ge=0, le=1)
+    steps: int = Field(ge=1)
+    step_share: float = Field(gt=0)
+    attack_momentum: float = Field(ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    size: tuple[int, int] | None = None
+    augment: bool = True
+    precision: Literal["fp32", "bf16"] = "fp32"
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    directions: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=1, ge=1)
+    seed: int = 0
+
+    @field_validator("eps")
+    @classmethod
+    def _fits(cls, eps: float) -> float:
+        check_eps(eps, "linf")
+        return eps
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "HardenSpec":
+        if not self.epochs and not self.directions:
+            raise ValueError("0 epochs with all directions kept would change nothing; give more epochs, or directions")
+        return self
+
+
+def make_spec(method: str, given: dict[str, Any]) -> HardenSpec:
+    """The run of a method: what is given (None: nothing), else as the method's recipe says.
+
+    Raises:
+        UserError: unknown method, unknown or wrong values.
+    """
+    recipe: Recipe = defence_kind(method).recipe
+    known = {key: value for key, value in given.items() if value is not None}
+    return validated(HardenSpec, {**recipe.model_dump(), "method": method, **known}, "the hardening run")
