@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from robustprobe.core.spec import Spread, Suite, validated
+from robustprobe.core.spec import ExecutorOptions, Suite, validated
 from robustprobe.evaluation.executors.ray import import_ray
 from robustprobe.evaluation.plan import make_plan
-from robustprobe.evaluation.run import Progress, execute
+from robustprobe.evaluation.run import RunProgress, execute
 from robustprobe.results.store import Store
 
 BAR = 1.8
@@ -43,11 +43,11 @@ def run(images: int, shard: int, workers: int, suite: dict[str, Any] = SUITE) ->
         plan = make_plan(validated(Suite, data, "scaling"), store, Path("data"), torch.device("cpu"))
         start, first = time.perf_counter(), list[float]()
 
-        def notify(progress: Progress) -> None:
+        def notify(progress: RunProgress) -> None:
             if "heads" not in progress.label and not first:
                 first.append(time.perf_counter() - start)
 
-        failures = execute(plan, store, notify, Spread(executor="ray", workers=workers, shard_size=shard))
+        failures = execute(plan, store, notify, ExecutorOptions(executor="ray", workers=workers, shard_size=shard))
         if failures:
             raise SystemExit(str(failures))
         return time.perf_counter() - start, first[0]

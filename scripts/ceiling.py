@@ -22,8 +22,8 @@ from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.datasets.base import batches
 from robustprobe.defences._ascent import ascend, frozen, linf
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.evaluation.collect import Tally
-from robustprobe.evaluation.evaluate import Work, evaluate
+from robustprobe.evaluation.collect import RowCollector
+from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
 from robustprobe.tasks import Model
 from robustprobe.tasks.base import fit_labels
 from robustprobe.training.data import shuffle
@@ -39,7 +39,7 @@ def starting_model(chosen: argparse.Namespace) -> tuple[Model, Any]:
     spec = HeadSpec(train_limit=chosen.train_limit)
     encoder = load_encoder(chosen.encoder).freeze()
     data = find_dataset(chosen.dataset, root=chosen.data_root)
-    serving = probing.served(encoder.card, data, spec, tuple(chosen.size) if chosen.size else None)
+    serving = probing.preprocessing_for(encoder.card, data, spec, tuple(chosen.size) if chosen.size else None)
     train_data = probing.train_data(chosen.dataset, chosen.data_root, serving, spec)
     fitted = probing.fit_probes(encoder, train_data, [chosen.task], spec=spec, device=torch.device("cpu"))
     return fitted[chosen.task][0], serving.size
@@ -106,10 +106,10 @@ def scores(model: Model, chosen: argparse.Namespace, size: Any) -> dict[str, lis
     for specs in ((AttackSpec(name="clean"),), tuple(ladder)):
         made_for = "" if specs[0].name == "clean" else chosen.task
         encoder = cast(Encoder, model.encoder)
-        work = Work(
+        work = EvaluationSpec(
             encoder, {chosen.task: model}, data, specs, made_for, [chosen.task], 50, "fp32", torch.device("cpu")
         )
-        tallies = [Tally(spec, set()) for spec in specs]
+        tallies = [RowCollector(spec, set()) for spec in specs]
         for judgements in evaluate(work):
             for tally, judged in zip(tallies, judgements, strict=True):
                 tally.add(judged)

@@ -34,7 +34,7 @@ from robustprobe import probing
 from robustprobe.attacks import Victim
 from robustprobe.attacks._apgd import apgd
 from robustprobe.attacks._phases import merged
-from robustprobe.attacks._search import Draws, Entries, Judged, Objective, Search
+from robustprobe.attacks._search import Entries, LossValues, Objective, PerImageRandom, Search
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._task_objectives import task_objective
 from robustprobe.core.spec import parse_eps
@@ -46,7 +46,7 @@ from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import class_distance, embedding_distance, patch_distance
 from robustprobe.losses.segmentation import segmentation_pixels, segpgd
 from robustprobe.metrics.dense import mean_iou
-from robustprobe.probing.surrogate_heads import LAYOUTS, RECIPE, Layout, kmeans, layout_labels
+from robustprobe.probing.surrogate_heads import RECIPE, SURROGATE_TASKS, SurrogateTask, kmeans, surrogate_labels
 from robustprobe.tasks import Head, Model, load_task
 from robustprobe.tasks.base import fit_labels
 
@@ -232,17 +232,17 @@ def _cluster_head(points: Tensor, count: int, seed: int) -> Callable[[Tensor], T
 # --- layout
 
 
-def layout_head(encoder: Encoder, images: Tensor, features: Features, layout: Layout) -> Head:
+def layout_head(encoder: Encoder, images: Tensor, features: Features, layout: SurrogateTask) -> Head:
     """A segmenter of self-made classes, fitted as real heads are, at one learning rate."""
-    labels = layout_labels(layout, images)
+    labels = surrogate_labels(layout, images)
     task = load_task("segmentation", LabelSpace(classes=tuple(map(str, range(layout.classes)))))
     size = (labels.shape[1], labels.shape[2])
     data = probing.FeatureSet(features.cls, features.patches, {"segmentation": labels}, size)
-    lesson = probing.Lesson(task, RECIPE, encoder.card.widths, data, len(images), 0, torch.device("cpu"))
-    return probing.learn(lesson)[0].head
+    lesson = probing.FitJob(task, RECIPE, encoder.card.widths, data, len(images), 0, torch.device("cpu"))
+    return probing.train_heads(lesson)[0].head
 
 
-def layout_on(place: Place, images: Tensor, parts: tuple[Layout, ...]) -> Loss:
+def layout_on(place: Place, images: Tensor, parts: tuple[SurrogateTask, ...]) -> Loss:
     """Mean SegPGD loss of layout heads, against their own answers on the clean image."""
     features = features_of(place.encoder, images)
     heads = [layout_head(place.encoder, images, features, part) for part in parts]
@@ -269,12 +269,12 @@ def generated(place: Place) -> Tensor:
 
 def layout_rows(place: Place, natural: Statistics) -> Loss:
     """One layout head: five rows."""
-    return layout_on(place, place.unlabelled, (Layout("rows", 5),))
+    return layout_on(place, place.unlabelled, (SurrogateTask("rows", 5),))
 
 
 def layout(place: Place, natural: Statistics) -> Loss:
     """Six layout heads, fitted on unlabelled train images."""
-    return layout_on(place, place.unlabelled, LAYOUTS)
+    return layout_on(place, place.unlabelled, SURROGATE_TASKS)
 
 
 def layout_and_class(place: Place, natural: Statistics) -> Loss:
@@ -290,7 +290,7 @@ def layout_and_class(place: Place, natural: Statistics) -> Loss:
 
 def layout_generated(place: Place, natural: Statistics) -> Loss:
     """Six layout heads, fitted on generated scenes."""
-    return layout_on(place, generated(place), LAYOUTS)
+    return layout_on(place, generated(place), SURROGATE_TASKS)
 
 
 def l2_and_layout(place: Place, natural: Statistics) -> Loss:
@@ -338,14 +338,14 @@ def label_free(place: Place, loss: Loss, images: Tensor) -> Objective:
     """A loss of features as an objective."""
     clean = features_of(place.encoder, images)
 
-    def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
+    def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
         now = place.encoder(x)
         origin = Features(clean.cls[entries.rows], clean.patches[entries.rows])
         value = loss(now, origin, entries, progress)
         with torch.no_grad():
             # At progress 1 SegPGD weighs right and wrong pixels alike, so that steps can be compared.
             track = loss(now, origin, entries, 1.0)
-        return Judged(value, track, track, torch.zeros_like(value, dtype=torch.bool))
+        return LossValues(value, track, track, torch.zeros_like(value, dtype=torch.bool))
 
     return judge
 
@@ -365,7 +365,7 @@ def perturbed(place: Place, objective: Callable[[Tensor, int], Objective], optio
     for first in range(0, len(place.images), CHUNK):
         images, ids = place.images[first : first + CHUNK], place.ids[first : first + CHUNK]
         search = Search(Linf(eps), objective(images, first), options.steps, eps / 4)
-        draws, rows, result = Draws(options.seed, ids, "compare"), torch.arange(len(images)), None
+        draws, rows, result = PerImageRandom(options.seed, ids, "compare"), torch.arange(len(images)), None
         for run in range(options.restarts):
             entries = Entries(rows, torch.full_like(rows, run))
             part = OPTIMISERS[options.optimiser](search, images, entries, draws, None)

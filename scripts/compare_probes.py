@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustprobe.core.spec import AttackSpec, HeadSpec
-from robustprobe.core.types import Features, Widths
+from robustprobe.core.types import FeatureDims, Features
 from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.encoders.file import Architecture, build, load_folder, read_card
-from robustprobe.evaluation.evaluate import Work, evaluate
-from robustprobe.probing import fit_probes, served, train_data
+from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
+from robustprobe.probing import fit_probes, preprocessing_for, train_data
 
 
 class RawPixels(Encoder):
@@ -37,8 +37,8 @@ class RawPixels(Encoder):
         return Features(F.avg_pool2d(images, 2).flatten(1), patches)
 
 
-def raw_widths(size: tuple[int, int], patch: int) -> Widths:
-    return Widths(3 * (size[0] // 2) * (size[1] // 2), 3 * patch * patch)
+def raw_widths(size: tuple[int, int], patch: int) -> FeatureDims:
+    return FeatureDims(3 * (size[0] // 2) * (size[1] // 2), 3 * patch * patch)
 
 
 def candidates(folder: Path) -> list[Encoder]:
@@ -57,12 +57,12 @@ def clean_scores(encoder: Encoder, options: argparse.Namespace) -> dict[str, str
     tasks = list(found.labels)
     if encoder.card.name == "raw pixels":
         encoder.card = encoder.card.model_copy(update={"widths": raw_widths(size, encoder.card.patch_size)})
-    data = train_data(options.dataset, options.data_root, served(encoder.card, found, spec), spec)
+    data = train_data(options.dataset, options.data_root, preprocessing_for(encoder.card, found, spec), spec)
     probes = fit_probes(encoder, data, tasks, spec=spec, device=torch.device("cpu"))
     test = load_dataset(options.dataset, root=options.data_root, limit=options.limit, size=size)
     models = {name: model for name, (model, _) in probes.items()}
     clean = AttackSpec(name="clean", eps=0, steps=1)
-    work = Work(encoder, models, test, (clean,), "", tasks, 64, "fp32", torch.device("cpu"))
+    work = EvaluationSpec(encoder, models, test, (clean,), "", tasks, 64, "fp32", torch.device("cpu"))
     verdicts = [verdict for (verdict,) in evaluate(work)]
     scores = {}
     for name, (model, fitted) in probes.items():

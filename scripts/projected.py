@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResiz
 
 from robustprobe import UserError
 from robustprobe.core.types import Features
-from robustprobe.defences import Defence, FitSurrogates, Outcome, Recipe, Seen
+from robustprobe.defences import Defence, FitSurrogates, LayerFeatures, LossTerms, Recipe
 from robustprobe.encoders import Encoder
 
 HIDDEN, WIDTH = 512, 128
@@ -40,10 +40,10 @@ class ProjectedDeacl(Defence):
     def raised(self, attacked: list[Features], own: list[Features], clean: list[Features], progress: float) -> Tensor:
         return distance(self.projector, attacked, self.kept[0], clean)
 
-    def lowered(self, seen: Seen) -> Outcome:
+    def lowered(self, seen: LayerFeatures) -> LossTerms:
         drift = distance(self.projector, seen.own, self.kept[0], seen.clean)
         moved = distance(self.projector, seen.attacked, self.projector, seen.own)
-        return Outcome(drift + 2 * moved, {"drift": drift, "moved": moved})
+        return LossTerms(drift + 2 * moved, {"drift": drift, "moved": moved})
 
 
 def distance(projector: nn.Module, a: list[Features], other: nn.Module, b: list[Features]) -> Tensor:

@@ -14,7 +14,7 @@ from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import Architecture, build
 from robustprobe.probing import Fitted, TrainData, fit_probes, train_data
-from robustprobe.probing.recipes import Serving
+from robustprobe.probing.recipes import Preprocessing
 from robustprobe.tasks import Model
 
 # Sums of several threads round otherwise, and tests compare bits; here and in the processes that tests start.
@@ -28,9 +28,9 @@ TINY = Architecture(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=
 SHORT = HeadSpec(train_limit=24, epochs=1, batch_size=8, learning_rates=(3e-3,))
 
 
-def whole(size: tuple[int, int]) -> Serving:
+def whole(size: tuple[int, int]) -> Preprocessing:
     """Scenes at a size, seen whole."""
-    return Serving(size, dict.fromkeys(("classification", "segmentation", "depth"), Resized(size=size)))
+    return Preprocessing(size, dict.fromkeys(("classification", "segmentation", "depth"), Resized(size=size)))
 
 
 class SceneProbes(NamedTuple):

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from robustprobe.evaluation.run import Progress
+from robustprobe.evaluation.run import RunProgress
 from robustprobe.results.store import Store
 
 
-def quiet(progress: Progress) -> None:
+def quiet(progress: RunProgress) -> None:
     """Tell nobody."""
 
 

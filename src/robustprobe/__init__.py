@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from robustprobe.api import AttackResult, attack, evaluate, fit_probe, smallest_eps
     from robustprobe.attacks import Attack
     from robustprobe.core.errors import UserError
-    from robustprobe.core.types import Features, LabelSpace, Sample, Widths
+    from robustprobe.core.types import FeatureDims, Features, LabelSpace, Sample
     from robustprobe.datasets import Dataset, load_dataset
     from robustprobe.defences import Defence
     from robustprobe.encoders import Encoder, EncoderCard, load_encoder
@@ -35,7 +35,7 @@ _HOMES = {
     "Features": "core.types",
     "LabelSpace": "core.types",
     "Sample": "core.types",
-    "Widths": "core.types",
+    "FeatureDims": "core.types",
 }
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "Defence",
     "Encoder",
     "EncoderCard",
+    "FeatureDims",
     "Features",
     "Head",
     "LabelSpace",
@@ -52,7 +53,6 @@ __all__ = [
     "Sample",
     "Task",
     "UserError",
-    "Widths",
     "attack",
     "evaluate",
     "fit_probe",

@@ -18,7 +18,7 @@ from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.spec import AttackChoice, AttackSpec, HeadSpec, Spread, Suite, parse_eps, validated
+from robustprobe.core.spec import AttackChoice, AttackSpec, ExecutorOptions, HeadSpec, Suite, parse_eps, validated
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features, LabelSpace
 from robustprobe.core.views import View, as_one
@@ -28,7 +28,7 @@ from robustprobe.evaluation.evaluate import reduced
 from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import execute
 from robustprobe.losses.embedding import embedding_distance, squared_distance
-from robustprobe.probing.surrogate_heads import layout_heads
+from robustprobe.probing.surrogate_heads import fit_surrogate_heads
 from robustprobe.report.tables.results import table_rows
 from robustprobe.results.store import Store
 from robustprobe.tasks import Head, Model, Task, load_task
@@ -152,7 +152,7 @@ def smallest_eps(
 
 
 def _proxies(encoder: Encoder, device: torch.device, view: View | None, size: tuple[int, int]) -> list[Head]:
-    return layout_heads(encoder, view.part_size(size) if view else size, device)
+    return fit_surrogate_heads(encoder, view.part_size(size) if view else size, device)
 
 
 def _layers(encoder: Encoder, view: View | None, images: Tensor, which: Sequence[int]) -> list[Features]:
@@ -272,7 +272,7 @@ def fit_probe(
     if task not in tasks:
         raise unknown_name(f"task of {dataset}", str(task), tasks)
     spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
-    data = probing.train_data(dataset, Path(root), probing.served(encoder.card, found, spec, size), spec)
+    data = probing.train_data(dataset, Path(root), probing.preprocessing_for(encoder.card, found, spec, size), spec)
     where = find_device(device)
     return probing.fit_probes(encoder.to(where), data, [task], spec=spec, device=where)[task][0]
 
@@ -319,7 +319,9 @@ def evaluate(
     }
     data |= {"datasets": [{"name": d, "limit": limit, "split": split} for d in datasets], "examples": 0, **options}
     suite = validated(Suite, data, "evaluation")
-    spread = validated(Spread, {"executor": executor, "address": ray_address, "workers": workers}, "evaluation")
+    spread = validated(
+        ExecutorOptions, {"executor": executor, "address": ray_address, "workers": workers}, "evaluation"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         store = Store(Path(out) if out else Path(temporary)).prepare()
         plan = make_plan(suite, store, Path(root), find_device(device), loaded)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from robustprobe import UserError
 from robustprobe.attacks import Attack, GradientAttack, Victim, load_attack
 from robustprobe.attacks._search import everything
-from robustprobe.attacks.base import victims_of
+from robustprobe.attacks.base import target_tasks
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.registry import attacks, tasks
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.types import Aim, Features, HeadDesign, LabelSpace
+from robustprobe.core.types import Features, HeadDesign, LabelSpace, LossContext
 from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import embedding_distance
@@ -44,7 +44,7 @@ def seen_by(case: str) -> str:
 
 
 # Each attack against each kind of victim it may see, as `apgd depth`.
-CASES = [f"{n} {v}".strip() for n in NAMES for v in victims_of(cast(type[Attack], attacks.get(n)), tasks.names())]
+CASES = [f"{n} {v}".strip() for n in NAMES for v in target_tasks(cast(type[Attack], attacks.get(n)), tasks.names())]
 MOVING = [n for n in CASES if n not in ("clean", "smallest classification")]
 WITH_MODEL = [n for n in CASES if sees(n.split()[0]) != "nothing"]
 # Square tries at random: it may not get anywhere in a few queries.
@@ -210,7 +210,7 @@ def harm(name: str, victim: Victim, images: Tensor, moved: Tensor) -> Tensor:
             return embedding_distance(output, victim.function(images))
         assert victim.criteria is not None
         assert victim.targets is not None
-        return victim.criteria.harm(output, Aim(victim.targets, SPACE))
+        return victim.criteria.harm(output, LossContext(victim.targets, SPACE))
 
 
 @pytest.mark.parametrize("name", [n for n in HARMFUL if n.split()[0] != "worst"])

@@ -9,11 +9,11 @@ from torch import Tensor
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import defences
 from robustprobe.core.threat import image_generator
-from robustprobe.defences import Defence, Seen
+from robustprobe.defences import Defence, LayerFeatures
 from robustprobe.defences._ascent import linf
 from robustprobe.defences.base import load_defence
 from robustprobe.encoders import Encoder
-from robustprobe.probing.surrogate_heads import layout_heads
+from robustprobe.probing.surrogate_heads import fit_surrogate_heads
 
 pytestmark = pytest.mark.contract
 
@@ -35,7 +35,7 @@ def student(tiny_encoder: Encoder) -> Encoder:
 
 def ready(name: str, teacher: Encoder, images: Tensor, **changes: object) -> Defence:
     defence = load_defence(name, changes.pop("protect", "both"), changes.pop("layers", (-1,)), changes)  # type: ignore[arg-type]
-    defence.prepare(teacher, images, lambda size: layout_heads(teacher, size, images.device))
+    defence.prepare(teacher, images, lambda size: fit_surrogate_heads(teacher, size, images.device))
     defence.redraw(0, image_generator(0, "", "redraw", 0))
     return defence
 
@@ -90,7 +90,7 @@ def test_at_eps_zero_the_attacked_term_is_that_of_clean_images(
     with torch.no_grad():
         found = defence.loss(student, tiny_encoder, images, moved).loss
         own, clean = defence.look(student, images), defence.look(tiny_encoder, images)
-        torch.testing.assert_close(found, defence.lowered(Seen(own, own, clean)).loss)
+        torch.testing.assert_close(found, defence.lowered(LayerFeatures(own, own, clean)).loss)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from robustprobe import load_dataset
 from robustprobe.attacks import Attack
-from robustprobe.attacks.base import victims_of
+from robustprobe.attacks.base import target_tasks
 from robustprobe.core.registry import attacks, tasks
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.types import Features, HeadDesign, LabelSpace, Widths
-from robustprobe.evaluation.evaluate import Judgement, Work, evaluate
+from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
+from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, evaluate
 from robustprobe.metrics.dense import mean_iou
 from robustprobe.tasks import Task, load_task
 from tests.conftest import SceneProbes
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.contract
 NAMES = tasks.names()
 SPACE = LabelSpace(classes=("a", "b", "c"))
 COUNT = 6
-CASES = [(n, v) for n in attacks.names() for v in victims_of(cast(type[Attack], attacks.get(n)), NAMES)]
+CASES = [(n, v) for n in attacks.names() for v in target_tasks(cast(type[Attack], attacks.get(n)), NAMES)]
 FOR_A_TASK = [case for case in CASES if case[1]]
 
 
@@ -40,7 +40,7 @@ def features(grid: tuple[int, int], count: int = COUNT) -> Features:
 def output_of(task: Task, size: tuple[int, int], pooling: str = "cls") -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        width = Widths(5, 7)
+        width = FeatureDims(5, 7)
         head = task.head(width, HeadDesign(pooling=pooling)).eval()
     with torch.no_grad():
         return cast(Tensor, head(features((size[0] // 8, size[1] // 8)), size))
@@ -73,7 +73,7 @@ def test_output_has_the_size_of_the_image(name: str, size: tuple[int, int], pool
 @pytest.mark.parametrize("name", NAMES)
 def test_training_loss_is_one_number_an_image_and_reaches_every_weight(name: str) -> None:
     task = task_of(name)
-    head = task.head(Widths(5, 7), HeadDesign()).eval()
+    head = task.head(FeatureDims(5, 7), HeadDesign()).eval()
     loss = task.training_loss(head(features((2, 2)), (16, 16)), target_of(name, (16, 16)))
     assert loss.shape == (COUNT,)
     assert torch.isfinite(loss).all()
@@ -152,15 +152,15 @@ def test_miou_is_of_summed_counts_and_no_mean_over_images() -> None:
     assert task.estimates(rows)["mIoU"].value == float(mean_iou(sums[0], sums[1], sums[2]))
 
 
-def judged(probes: SceneProbes, attack: AttackSpec, made_for: str = "", precision: str = "fp32") -> list[Judgement]:
+def judged(probes: SceneProbes, attack: AttackSpec, made_for: str = "", precision: str = "fp32") -> list[JudgedBatch]:
     data = load_dataset("scenes", root=Path("nowhere"), limit=12, size=(16, 16))
     models = {task: model for task, (model, _) in probes.fitted.items()}
     device = torch.device("cpu")
-    work = Work(probes.encoder, models, data, (attack,), made_for, list(models), 5, precision, device)
+    work = EvaluationSpec(probes.encoder, models, data, (attack,), made_for, list(models), 5, precision, device)
     return [judgement for (judgement,) in evaluate(work)]
 
 
-def rows_of(parts: list[Judgement], rounded: bool = False) -> dict[str, Tensor]:
+def rows_of(parts: list[JudgedBatch], rounded: bool = False) -> dict[str, Tensor]:
     rows = [p.rounded if rounded else p.rows for p in parts]
     return {f"{t} {c}": torch.cat([r[t][c] for r in rows]) for t in rows[0] for c in rows[0][t]}
 

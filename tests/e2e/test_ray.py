@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import Spread, Suite, validated
+from robustprobe.core.spec import ExecutorOptions, Suite, validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.executors.ray import import_ray
 from robustprobe.evaluation.plan import Plan, make_plan
-from robustprobe.evaluation.run import Progress, execute
+from robustprobe.evaluation.run import RunProgress, execute
 from robustprobe.results.store import Store
 from tests.e2e.program import Answer, start
 from tests.runs import contents, quiet
@@ -66,7 +66,7 @@ def test_rows_are_those_of_a_run_in_one_process(
     four_workers: None, tiny_encoder: Encoder, tmp_path: Path, alone: dict[str, Any], workers: int, size: int
 ) -> None:
     plan, store = planned(tiny_encoder, tmp_path)
-    assert execute(plan, store, quiet, Spread(executor="ray", workers=workers, shard_size=size)) == []
+    assert execute(plan, store, quiet, ExecutorOptions(executor="ray", workers=workers, shard_size=size)) == []
     assert len(alone) == 12
     assert contents(store) == alone
     assert not (tmp_path / "shards").exists()
@@ -113,7 +113,7 @@ def test_a_killed_worker_costs_its_shard_only(
     plan, store = planned(tiny_encoder, tmp_path)
     said: list[str] = []
     strike(signal.SIGKILL)
-    assert execute(plan, store, quiet, Spread(executor="ray", workers=2, shard_size=2), said.append) == []
+    assert execute(plan, store, quiet, ExecutorOptions(executor="ray", workers=2, shard_size=2), said.append) == []
     assert "its shard is tried again" in said[0]
     assert contents(store) == alone
 
@@ -131,11 +131,11 @@ def test_a_worker_that_stands_still_does_not_hold_up_the_run(
     plan, store = planned(tiny_encoder, tmp_path)
     said: list[str] = []
 
-    def notify(progress: Progress) -> None:
+    def notify(progress: RunProgress) -> None:
         if progress.finished and "heads" in progress.label:
             strike(signal.SIGSTOP)
 
-    assert execute(plan, store, notify, Spread(executor="ray", workers=2, shard_size=2), said.append) == []
+    assert execute(plan, store, notify, ExecutorOptions(executor="ray", workers=2, shard_size=2), said.append) == []
     assert any("a second worker has begun it too" in text for text in said)
     assert contents(store) == alone
     assert not (tmp_path / "shards").exists()

@@ -98,7 +98,7 @@ def test_a_full_disk_below_the_head_cache(small_disk: Path, monkeypatch: pytest.
 
     monkeypatch.setenv("ROBUSTPROBE_CACHE", str(small_disk))
     _cache.save_weights("large", {"weight": torch.zeros(2**20)}, {})
-    _cache.save_progress("large", _cache.Progress(0, 0, [{"weight": torch.zeros(2**20)}]))
+    _cache.save_progress("large", _cache.FitProgress(0, 0, [{"weight": torch.zeros(2**20)}]))
     assert [p for p in small_disk.rglob("*") if p.is_file()] == []
 
 

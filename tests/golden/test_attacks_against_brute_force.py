@@ -10,7 +10,7 @@ import robustprobe as rp
 from robustprobe.attacks import Victim, load_attack
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS
-from robustprobe.core.types import Aim, Criteria, LabelSpace
+from robustprobe.core.types import AttackLosses, LabelSpace, LossContext
 from robustprobe.tasks import load_task
 
 pytestmark = pytest.mark.golden
@@ -48,12 +48,12 @@ class Case(NamedTuple):
     model: Grey
     images: Tensor
     labels: Tensor
-    criteria: Criteria
+    criteria: AttackLosses
 
     def measure(self, name: str, images: Tensor, labels: Tensor) -> Tensor:
         loss = self.criteria.harm if name == "harm" else self.criteria.losses[name]
         with torch.no_grad():
-            return loss(self.model(images), Aim(labels, SPACE)).double()
+            return loss(self.model(images), LossContext(labels, SPACE)).double()
 
 
 def case(task: str, norm: Norm) -> Case:

@@ -21,7 +21,7 @@ from robustprobe.metrics.paired import SAME
 from robustprobe.report.paper.compare import compare_paper
 from robustprobe.report.paper.published import MIXED, RULE, PaperCell, is_encoder, paper
 from robustprobe.report.tables import sheet
-from robustprobe.report.tables.compare_folders import Pair, compare_folders, differing, match
+from robustprobe.report.tables.compare_folders import RecordPair, compare_folders, differing, match
 from robustprobe.report.tables.comparison import Comparison, render
 from robustprobe.report.tables.sheet import footnotes
 from robustprobe.results.records import CheckFact, HeadFacts, Interval, Record
@@ -432,7 +432,7 @@ def test_one_record_each_is_matched_whatever_its_steps_and_several_by_their_step
     assert matched([last, best], [best, last]) == [(best, best), (last, last)]
 
 
-def matched(first: list[Record], second: list[Record]) -> list[Pair]:
+def matched(first: list[Record], second: list[Record]) -> list[RecordPair]:
     """Pairs by steps and iterate."""
     return sorted(match(first, second), key=lambda pair: (pair.any.attack.steps, pair.any.attack.iterate))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robustprobe import Dataset, UserError, load_dataset
-from robustprobe.datasets._stream import Source, Spool
+from robustprobe.datasets._stream import Spool, StreamSource
 from robustprobe.datasets.base import batches
 from tests.folders import write_classes, write_parquet
 
@@ -27,15 +27,15 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(patch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Every time images are streamed: the first row asked for, and the rows that came."""
     calls: list[tuple[int, int]] = []
-    real = Source.images
+    real = StreamSource.images
 
-    def images(self: Source, split: str, column: str, first: int) -> Iterator[bytes]:
+    def images(self: StreamSource, split: str, column: str, first: int) -> Iterator[bytes]:
         calls.append((first, 0))
         for content in real(self, split, column, first):
             calls[-1] = (first, calls[-1][1] + 1)
             yield content
 
-    patch.setattr(Source, "images", images)
+    patch.setattr(StreamSource, "images", images)
     return calls
 
 

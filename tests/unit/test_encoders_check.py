@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustprobe import Encoder, EncoderCard, Features, UserError, Widths
+from robustprobe import Encoder, EncoderCard, FeatureDims, Features, UserError
 from robustprobe.encoders._check import check_encoder
 
 pytestmark = pytest.mark.unit
@@ -25,7 +25,7 @@ class Sound(Encoder):
     """Small, and right in every respect; the others change one thing each."""
 
     def __init__(self, **card: Any) -> None:
-        given = {"name": "sound", "patch_size": 4, "input_size": (24, 24), "widths": Widths(6, 6), **card}
+        given = {"name": "sound", "patch_size": 4, "input_size": (24, 24), "widths": FeatureDims(6, 6), **card}
         super().__init__(EncoderCard(**given))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -134,8 +134,8 @@ def test_sound_encoders_pass_every_check(encoder: Encoder) -> None:
 @pytest.mark.parametrize(
     ("encoder", "check", "seen"),
     [
-        (Sound(widths=Widths(6, 7)), SHAPES, "instead of"),
-        (Sound(widths=Widths(5, 6)), SHAPES, r"\(2, 6\) and .* instead of \(2, 5\)"),
+        (Sound(widths=FeatureDims(6, 7)), SHAPES, "instead of"),
+        (Sound(widths=FeatureDims(5, 6)), SHAPES, r"\(2, 6\) and .* instead of \(2, 5\)"),
         (Sound(patch_size=2), SHAPES, "instead of"),
         (AlwaysNaN(), SHAPES, "not finite"),
         (Random(), SAME, r"relative difference \d"),

@@ -12,7 +12,7 @@ from robustprobe.core.device import find_device
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.evaluate import Judgement, Work, attacked_function, evaluate, victim
+from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, attacked_function, evaluate, victim
 from robustprobe.evaluation.examples import example_places
 from robustprobe.losses.embedding import embedding_distance
 from robustprobe.tasks import Model
@@ -31,17 +31,19 @@ def data() -> Dataset:
 MADE_FOR = {"pgd": "classification", "segpgd": "segmentation", "depthpgd": "depth"}
 
 
-def work(probes: SceneProbes, data: Dataset, attack: str, precision: str = "fp32", batch_size: int = 3) -> Work:
+def work(
+    probes: SceneProbes, data: Dataset, attack: str, precision: str = "fp32", batch_size: int = 3
+) -> EvaluationSpec:
     models = {task: model for task, (model, _) in probes.fitted.items()}
     specs, made_for = (AttackSpec(name=attack, steps=3),), MADE_FOR.get(attack, "")
-    return Work(probes.encoder, models, data, specs, made_for, list(models), batch_size, precision, CPU)
+    return EvaluationSpec(probes.encoder, models, data, specs, made_for, list(models), batch_size, precision, CPU)
 
 
-def judged(work: Work) -> list[Judgement]:
+def judged(work: EvaluationSpec) -> list[JudgedBatch]:
     return [judgement for (judgement,) in evaluate(work)]
 
 
-def adversarial(parts: list[Judgement]) -> Tensor:
+def adversarial(parts: list[JudgedBatch]) -> Tensor:
     return torch.cat([p.attacked.images for p in parts])
 
 

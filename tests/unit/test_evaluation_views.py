@@ -15,12 +15,12 @@ import robustprobe as rp
 from robustprobe import Dataset, LabelSpace, Model, load_dataset
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.types import HeadDesign, Widths
+from robustprobe.core.types import FeatureDims, HeadDesign
 from robustprobe.core.views import Padded, Resized, View, Windows
 from robustprobe.datasets.base import RawSample, batches
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.collect import Tally
-from robustprobe.evaluation.evaluate import Judgement, Work, attacked_function, evaluate, victim
+from robustprobe.evaluation.collect import RowCollector
+from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, attacked_function, evaluate, victim
 from robustprobe.evaluation.plan import bench_batch
 from robustprobe.tasks import load_task
 
@@ -62,14 +62,14 @@ def varied() -> Dataset:
     return Varied(Path(), "test", 20).select(None)
 
 
-def work(encoder: Encoder, task: str, view: View, attack: str, data: Dataset, batch_size: int = 4) -> Work:
+def work(encoder: Encoder, task: str, view: View, attack: str, data: Dataset, batch_size: int = 4) -> EvaluationSpec:
     models = {task: model(encoder, task, view)}
     made_for = task if attack == OWN[task] else ""
     spec = AttackSpec(name=attack, steps=2, eps=0 if attack == "clean" else 8 / 255)
-    return Work(encoder, models, data, (spec,), made_for, [task], batch_size, "fp32", torch.device("cpu"))
+    return EvaluationSpec(encoder, models, data, (spec,), made_for, [task], batch_size, "fp32", torch.device("cpu"))
 
 
-def judged(job: Work) -> list[Judgement]:
+def judged(job: EvaluationSpec) -> list[JudgedBatch]:
     return [judgement for (judgement,) in evaluate(job)]
 
 
@@ -132,7 +132,7 @@ def test_labels_of_the_victim_are_as_large_as_its_output(tiny_encoder: Encoder) 
 
 def test_checks_run_on_the_most_common_shape(tiny_encoder: Encoder) -> None:
     job = work(tiny_encoder, "depth", Windows(window=16, stride=8), "depthpgd", varied())
-    tally = Tally(job.attacks[0], {0, 2, 3, 5})
+    tally = RowCollector(job.attacks[0], {0, 2, 3, 5})
     for part in judged(job):
         tally.add(part)
     assert {"second restart", "eps 0", "black box"} <= {check.name for check in tally.checks(job)["depth"]}
@@ -155,11 +155,11 @@ def test_layers_of_several_blocks_are_judged_together() -> None:
     view = replace(Resized(size=(64, 64)), layers=2)
     kind = load_task("depth", LabelSpace())
     widths = encoder.card.widths
-    head = kind.head(Widths(2 * widths.cls, 2 * widths.patch), HeadDesign())
+    head = kind.head(FeatureDims(2 * widths.cls, 2 * widths.patch), HeadDesign())
     two = Model(encoder, head, kind, view).eval().requires_grad_(False)
     data = load_dataset("scenes", limit=2)
     spec = AttackSpec(name="depthpgd", steps=2)
-    job = Work(encoder, {"depth": two}, data, (spec,), "depth", ["depth"], 2, "fp32", torch.device("cpu"))
+    job = EvaluationSpec(encoder, {"depth": two}, data, (spec,), "depth", ["depth"], 2, "fp32", torch.device("cpu"))
     (part,) = judged(job)
     expected: Tensor = two(part.attacked.images)
     torch.testing.assert_close(part.outputs["depth"], expected)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustprobe.core.spec import Spread, Suite, validated
+from robustprobe.core.spec import ExecutorOptions, Suite, validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation import evaluate as evaluating
 from robustprobe.evaluation.executors import work as worker
@@ -51,7 +51,7 @@ def test_records_say_the_most_memory_of_any_shard(
 
     monkeypatch.setattr(worker, "PeakMemory", Peak)
     plan, store = planned(tiny_encoder, tmp_path, checks=0, examples=0)
-    assert execute(plan, store, quiet, Spread(shard_size=4)) == []
+    assert execute(plan, store, quiet, ExecutorOptions(shard_size=4)) == []
     assert {(r.attack.name, r.provenance.peak_memory) for r in store.records()} == {("embed", 500), ("segpgd", 400)}
 
 
@@ -60,7 +60,7 @@ def test_rows_do_not_depend_on_the_size_of_shards(
     tiny_encoder: Encoder, tmp_path: Path, undisturbed: dict[str, Any], size: int
 ) -> None:
     plan, store = planned(tiny_encoder, tmp_path, batch_size=3)
-    assert execute(plan, store, quiet, Spread(shard_size=size)) == []
+    assert execute(plan, store, quiet, ExecutorOptions(shard_size=size)) == []
     assert contents(store) == undisturbed
     assert not (tmp_path / "shards").exists()
 
@@ -70,7 +70,7 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(
 ) -> None:
     judged: list[str] = []
     interrupted: list[bool] = []
-    inner = worker.Workshop.judge
+    inner = worker.WorkerState.judge
 
     def judge(self: Any, unit: Any, *rest: Any) -> Any:
         if len(judged) == 8 and not interrupted:
@@ -79,12 +79,12 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(
         judged.extend(unit.ids)
         return inner(self, unit, *rest)
 
-    monkeypatch.setattr(worker.Workshop, "judge", judge)
+    monkeypatch.setattr(worker.WorkerState, "judge", judge)
     plan, store = planned(tiny_encoder, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        execute(plan, store, quiet, Spread(shard_size=4))
+        execute(plan, store, quiet, ExecutorOptions(shard_size=4))
     assert contents(store) == {}
-    assert execute(*planned(tiny_encoder, tmp_path), quiet, Spread(shard_size=5)) == []
+    assert execute(*planned(tiny_encoder, tmp_path), quiet, ExecutorOptions(shard_size=5)) == []
     # Each image of the two jobs once: nothing that was finished is done again.
     assert len(judged) == 8 + 3 + 11
     assert contents(store) == undisturbed
@@ -159,7 +159,7 @@ def test_a_file_that_disappears_is_named_and_what_was_finished_stays(tiny_encode
     lost = root / "test" / "b" / "5.png"
     content = lost.read_bytes()
     lost.unlink()
-    (failure,) = execute(plan, store, quiet, Spread(shard_size=2))
+    (failure,) = execute(plan, store, quiet, ExecutorOptions(shard_size=2))
     assert failure.mistake
     assert "5.png" in failure.reason
     kept = list((tmp_path / "out" / "shards").rglob("*.pt"))

@@ -13,15 +13,15 @@ from torch import Tensor
 from robustprobe import UserError, proxies
 from robustprobe.core.threat import image_generator
 from robustprobe.core.types import Features
-from robustprobe.defences import Seen
+from robustprobe.defences import LayerFeatures
 from robustprobe.defences._ascent import ascend, linf
 from robustprobe.defences.base import defence_kind, load_defence
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.encoders._timm import create
 from robustprobe.encoders.file import weights_module
-from robustprobe.probing.surrogate_heads import layout_heads
+from robustprobe.probing.surrogate_heads import fit_surrogate_heads
 from robustprobe.training.data import open_pool, random_view, resized, shuffle, updates
-from robustprobe.training.folder import Folder, architecture_of, card_of
+from robustprobe.training.folder import RunFolder, architecture_of, card_of
 from robustprobe.training.schedule import average, eps_factor, rate_factor
 from robustprobe.training.spec import make_spec
 
@@ -61,7 +61,7 @@ def squared(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("protect", ["cls", "patch", "both"])
 def test_published_losses(protect: str) -> None:
     own, attacked, clean = features(), features(), features()
-    seen = Seen(own, attacked, clean)
+    seen = LayerFeatures(own, attacked, clean)
 
     def hand(a: list[Features], b: list[Features], measure: object) -> np.ndarray:
         return np.array(by_hand(a, b, protect, measure))
@@ -105,7 +105,7 @@ def test_deacl_lets_the_gradient_through_its_own_clean_features_and_trades_does_
     clean, attacked = features(), features()
     for name, expected in (("deacl", True), ("trades-embed", False)):
         own = [Features(clean[0].cls.clone().requires_grad_(), clean[0].patches.clone())]
-        load_defence(name, "cls", (-1,), {}).lowered(Seen(own, attacked, clean)).loss.sum().backward()
+        load_defence(name, "cls", (-1,), {}).lowered(LayerFeatures(own, attacked, clean)).loss.sum().backward()
         gradient = own[0].cls.grad
         assert gradient is not None
         assert bool(gradient.abs().max() > 1e-6) is expected
@@ -114,11 +114,11 @@ def test_deacl_lets_the_gradient_through_its_own_clean_features_and_trades_does_
 def test_lore_weighs_drift_by_a_multiplier_that_rises_where_the_bound_is_violated(tiny_encoder: Encoder) -> None:
     images = torch.rand(3, 3, 16, 16, generator=GENERATOR)
     defence = load_defence("lore", "cls", (-1,), {"rho": 0.1})
-    defence.prepare(tiny_encoder, images, lambda size: layout_heads(tiny_encoder, size, images.device))
+    defence.prepare(tiny_encoder, images, lambda size: fit_surrogate_heads(tiny_encoder, size, images.device))
     clean = [tiny_encoder(images)]
     for factor, rises in ((1.01, False), (3.0, True)):
         own = [Features(clean[0].cls * factor, clean[0].patches)]
-        outcome = defence.lowered(Seen(own, own, clean))
+        outcome = defence.lowered(LayerFeatures(own, own, clean))
         size = clean[0].cls.square().sum(1)
         drift = (own[0].cls - clean[0].cls).square().sum(1)
         weight = math.log1p(math.exp(0.5))
@@ -135,7 +135,7 @@ def test_anyhead_takes_turns(inner: str, turns: str, tiny_encoder: Encoder, monk
     monkeypatch.setattr(proxies, "SCENES", 16)
     images = torch.rand(4, 3, 16, 16, generator=GENERATOR)
     defence = load_defence("anyhead", "both", (-1,), {"inner": inner})
-    defence.prepare(tiny_encoder, images, lambda size: layout_heads(tiny_encoder, size, images.device))
+    defence.prepare(tiny_encoder, images, lambda size: fit_surrogate_heads(tiny_encoder, size, images.device))
     clean, start = defence.look(tiny_encoder, images), images + 0.01
     fare = load_defence("fare", "both", (-1,), {})
     for step, turn in enumerate(turns):
@@ -148,7 +148,7 @@ def test_anyhead_takes_turns(inner: str, turns: str, tiny_encoder: Encoder, monk
         there = defence.look(tiny_encoder, moved)
         assert (defence.raised(there, clean, clean, 1.0) > defence.raised(clean, clean, clean, 1.0)).all()
         outcome = defence.loss(tiny_encoder, tiny_encoder, images, moved)
-        torch.testing.assert_close(outcome.loss, fare.lowered(Seen(there, there, clean)).loss)
+        torch.testing.assert_close(outcome.loss, fare.lowered(LayerFeatures(there, there, clean)).loss)
 
 
 def test_several_layers_are_protected_alike(tiny_encoder: Encoder) -> None:
@@ -157,10 +157,10 @@ def test_several_layers_are_protected_alike(tiny_encoder: Encoder) -> None:
     own = defence.look(tiny_encoder, images)
     nothing = [Features(torch.zeros_like(f.cls), torch.zeros_like(f.patches)) for f in own]
     each = [
-        load_defence("fare", "both", (-1,), {}).lowered(Seen([f], [f], [n])).loss
+        load_defence("fare", "both", (-1,), {}).lowered(LayerFeatures([f], [f], [n])).loss
         for f, n in zip(own, nothing, strict=True)
     ]
-    torch.testing.assert_close(defence.lowered(Seen(own, own, nothing)).loss, torch.stack(each).mean(0))
+    torch.testing.assert_close(defence.lowered(LayerFeatures(own, own, nothing)).loss, torch.stack(each).mean(0))
 
 
 def test_rate_warms_up_and_falls_as_a_cosine() -> None:
@@ -290,8 +290,8 @@ def test_any_architecture_of_timm_can_be_saved(name: str, tmp_path: Path) -> Non
     teacher = load_encoder(f"file:{checkpoint}?arch={name}&norm=half")
     described = architecture_of(teacher)
     facts = {"eps": 4 / 255, "method": "fare", "epoch": 1}
-    Folder(tmp_path / "out").claim({})
-    Folder(tmp_path / "out").save_encoder(
+    RunFolder(tmp_path / "out").claim({})
+    RunFolder(tmp_path / "out").save_encoder(
         tmp_path / "out", card_of(teacher, described, facts), weights_module(teacher).state_dict()
     )
     again = load_encoder(f"file:{tmp_path / 'out'}")
@@ -303,7 +303,7 @@ def test_any_architecture_of_timm_can_be_saved(name: str, tmp_path: Path) -> Non
 
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "out")
+    folder = RunFolder(tmp_path / "out")
     assert folder.claim({"eps": 0.1, "layers": (1, 2)}) is False
     assert folder.claim({"eps": 0.1, "layers": (1, 2)}) is True
     with pytest.raises(UserError, match=r"holds another run \(eps 0.1 there, 0.2 here\)"):
@@ -311,7 +311,7 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
 
 
 def test_a_cut_off_log_loses_what_will_be_done_again(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
+    folder = RunFolder(tmp_path)
     for step in range(4):
         folder.log({"step": step})
     with (tmp_path / "log.jsonl").open("a") as file:

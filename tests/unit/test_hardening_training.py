@@ -18,9 +18,9 @@ from robustprobe import UserError
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.encoders.file import build
 from robustprobe.training import make_spec
-from robustprobe.training.distributed import Alone
-from robustprobe.training.folder import LOG, Folder, read_log
-from robustprobe.training.loop import DivergedError, Progress, _Trainer
+from robustprobe.training.distributed import SingleProcess
+from robustprobe.training.folder import LOG, RunFolder, read_log
+from robustprobe.training.loop import DivergedError, TrainingProgress, _Trainer
 from robustprobe.training.run import run
 from tests.conftest import TINY
 
@@ -56,10 +56,10 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Encoder) -> 
     return f"file:{folder}"
 
 
-def go(teacher: str, out: Path, method: str = "deacl", **changes: Any) -> list[Progress]:
-    seen: list[Progress] = []
+def go(teacher: str, out: Path, method: str = "deacl", **changes: Any) -> list[TrainingProgress]:
+    seen: list[TrainingProgress] = []
     given = {**SMALL, "encoder": teacher, "datasets": ("scenes",), **changes}
-    run(make_spec(method, given), Path("nowhere"), out, Alone("cpu"), seen.append)
+    run(make_spec(method, given), Path("nowhere"), out, SingleProcess("cpu"), seen.append)
     return seen
 
 
@@ -86,7 +86,7 @@ def test_a_killed_run_continues_to_the_same_bits(
     arguments = [sys.executable, "-c", CHILD, json.dumps(given), str(cut), str(fatal), str(save_seconds)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not Folder(cut).finished
+    assert not RunFolder(cut).finished
     assert go(teacher, cut, method)[0].step == (4 if save_seconds else 3)
     for name in ("encoder.safetensors", "checkpoints/epoch-001/encoder.safetensors", "state.safetensors"):
         one, other = load_file(whole / name), load_file(cut / name)
@@ -102,8 +102,10 @@ def test_the_result_is_an_encoder_that_says_where_it_comes_from(teacher: str, tm
     seen = go(teacher, out, checkpoint_every=2)
     assert [p.look is not None for p in seen] == [False, False, True] * 2
     assert seen[-1].left == 0
-    assert sorted(Folder(out).checkpoints()) == [0, 2]
-    original, start, result = (load_encoder(s) for s in (teacher, f"file:{Folder(out).checkpoint(0)}", f"file:{out}"))
+    assert sorted(RunFolder(out).checkpoints()) == [0, 2]
+    original, start, result = (
+        load_encoder(s) for s in (teacher, f"file:{RunFolder(out).checkpoint(0)}", f"file:{out}")
+    )
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(original(images).cls, start(images).cls)
     assert not torch.equal(original(images).cls, result(images).cls)
@@ -142,8 +144,8 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
     out = tmp_path / "out"
     with pytest.raises(DivergedError, match=r"loss became nan in update 5 of 6.*epoch-001.*--learning-rate"):
         go(teacher, out)
-    assert not Folder(out).finished
-    kept = load_encoder(f"file:{Folder(out).checkpoint(1)}")
+    assert not RunFolder(out).finished
+    kept = load_encoder(f"file:{RunFolder(out).checkpoint(1)}")
     assert all(torch.isfinite(p).all() for p in kept.parameters())
     monkeypatch.setattr(_Trainer, "update", update)
     assert go(teacher, out)[-1].step == 6

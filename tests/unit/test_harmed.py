@@ -11,11 +11,11 @@ import torch
 from robustprobe import harmed
 from robustprobe.core.spec import Suite, validated
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.example_selection import Shares, chosen
-from robustprobe.evaluation.executors import Workshop
+from robustprobe.evaluation.example_selection import KeptScores, chosen
+from robustprobe.evaluation.executors import WorkerState
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.evaluation.run import execute
-from robustprobe.results.records import RANDOM, Choice, Example, Group
+from robustprobe.results.records import RANDOM, Example, ExampleChoice, Group
 from robustprobe.results.store import Store
 from tests.runs import contents, quiet
 
@@ -25,9 +25,11 @@ HEAD = {"train_limit": 24, "epochs": 1, "batch_size": 8, "learning_rates": (3e-3
 TASKS = ("classification", "segmentation", "depth")
 
 
-def shares(kept: list[list[float]], clean: list[float] | None = None, other: list[list[float]] | None = None) -> Shares:
+def shares(
+    kept: list[list[float]], clean: list[float] | None = None, other: list[list[float]] | None = None
+) -> KeptScores:
     found = np.array(kept)
-    return Shares(
+    return KeptScores(
         np.array(clean) if clean else np.ones(found.shape[1]), found, np.array(other) if other else np.zeros_like(found)
     )
 
@@ -81,7 +83,7 @@ def planned(encoder: Encoder, store: Store, **options: Any) -> tuple[Plan, Store
     return plan, store
 
 
-def choices(group: Group) -> dict[int, tuple[Choice, ...]]:
+def choices(group: Group) -> dict[int, tuple[ExampleChoice, ...]]:
     return {example.place: example.chosen for example in group.examples}
 
 
@@ -114,15 +116,15 @@ def test_an_older_run_is_completed_with_the_images_whose_rows_are_stored(
     tiny_encoder: Encoder, older: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again: list[Any] = []
-    inner = Workshop.judge
+    inner = WorkerState.judge
 
-    def judge(self: Workshop, unit: Any, *rest: Any) -> Any:
+    def judge(self: WorkerState, unit: Any, *rest: Any) -> Any:
         shard = inner(self, unit, *rest)
         again.append((unit.task, shard))
         return shard
 
     before, rows = contents(older), {}
-    monkeypatch.setattr(Workshop, "judge", judge)
+    monkeypatch.setattr(WorkerState, "judge", judge)
     plan, _ = planned(tiny_encoder, older)
     assert execute(plan, older, quiet) == []
     assert contents(older) == before
@@ -136,7 +138,7 @@ def test_an_older_run_is_completed_with_the_images_whose_rows_are_stored(
                         stored = [rows[name][rows["id"].index(identity)] for identity in piece.ids]
                         assert column.tolist() == stored, (rung.attack.label, cell.task, name)
     assert files(older)
-    monkeypatch.setattr(Workshop, "judge", lambda *_: pytest.fail("an image was attacked once more"))
+    monkeypatch.setattr(WorkerState, "judge", lambda *_: pytest.fail("an image was attacked once more"))
     written = files(older)
     assert execute(*planned(tiny_encoder, older), quiet) == []
     assert files(older) == written
@@ -209,7 +211,7 @@ def test_a_failure_is_named_and_leaves_cells_and_random_images_as_they_were(
         raise RuntimeError("no such image")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Workshop, "judge", broken)
+        patch.setattr(WorkerState, "judge", broken)
         failures = execute(*planned(tiny_encoder, older), quiet)
     assert {failure.reason for failure in failures} == {"no such image"}
     assert all(" on scenes: examples of " in failure.label and not failure.mistake for failure in failures)

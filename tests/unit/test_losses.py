@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import tasks
-from robustprobe.core.types import Aim, AttackLoss, Criteria, LabelSpace
+from robustprobe.core.types import AttackLoss, AttackLosses, LabelSpace, LossContext
 from robustprobe.losses import classification, segmentation
 from robustprobe.losses import depth as depth_losses
 from robustprobe.losses._masked import masked_mean
@@ -169,7 +169,7 @@ AWKWARD: dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]] = {
 }
 
 
-def measures(criteria: Criteria) -> dict[str, AttackLoss]:
+def measures(criteria: AttackLosses) -> dict[str, AttackLoss]:
     """Everything a task has an attack raise or compare."""
     extra = {"harm": criteria.harm} | ({"track": criteria.track} if criteria.track else {})
     return {**criteria.losses, **extra}
@@ -179,9 +179,9 @@ LOSSES = [(task, name) for task in tasks.names() for name in measures(load_task(
 CASES = [(task, name, case) for task, name in LOSSES for case in AWKWARD[task]]
 
 
-def aim_at(label: Tensor) -> Aim:
+def aim_at(label: Tensor) -> LossContext:
     """At the next class, where a loss wants one; half of the steps are done."""
-    return Aim(label, SPACE, 0.5, (label + 1) % 5 if label.ndim == 1 else None)
+    return LossContext(label, SPACE, 0.5, (label + 1) % 5 if label.ndim == 1 else None)
 
 
 def test_every_task_has_its_awkward_cases() -> None:
@@ -226,7 +226,7 @@ def test_broken_images_are_those_without_anything_correct(task: str) -> None:
     assert broken(*_output_and_aim(task, wrong)).all()
 
 
-def _output_and_aim(task: str, case: str) -> tuple[Tensor, Aim]:
+def _output_and_aim(task: str, case: str) -> tuple[Tensor, LossContext]:
     output, label = AWKWARD[task][case]()
     return output, aim_at(label)
 
@@ -271,7 +271,7 @@ def test_depth_harm_counts_depths_inside_the_range_only() -> None:
     space = LabelSpace(min_depth=1.0, max_depth=10.0)
     harm, label = load_task("depth", space).criteria.harm, torch.full((2, 2, 2), 4.0)
     depths = torch.stack([torch.full((2, 2), 1e6), torch.zeros(2, 2)])
-    torch.testing.assert_close(harm(depths, Aim(label, space)), torch.tensor([6.0, 3.0], dtype=torch.float64))
+    torch.testing.assert_close(harm(depths, LossContext(label, space)), torch.tensor([6.0, 3.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustprobe.core.errors import UserError
-from robustprobe.results.merge import Merged, merge
+from robustprobe.results.merge import MergeResult, merge
 from robustprobe.results.records import Interval, Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import differing_fields
@@ -35,7 +35,7 @@ def test_everything_is_copied_byte_by_byte(tmp_path: Path) -> None:
     first = put(tmp_path / "a", make_record(attack("clean"), 0.9), examples=True)
     second = put(tmp_path / "b", make_record(attack("pgd"), 0.1), examples=True)
     done = merge([first.folder, second.folder], tmp_path / "c")
-    assert done == Merged(cells=2, groups=2, known=0)
+    assert done == MergeResult(cells=2, groups=2, known=0)
     assert contents(tmp_path / "c") == contents(first.folder) | contents(second.folder)
     merged = Store(tmp_path / "c")
     assert all(merged.has(record.fingerprint) for record in merged.records())
@@ -45,7 +45,7 @@ def test_the_same_again_changes_nothing(tmp_path: Path) -> None:
     put(tmp_path / "a", make_record(attack("clean"), 0.9), examples=True)
     merge([tmp_path / "a"], tmp_path / "c")
     before = contents(tmp_path / "c")
-    assert merge([tmp_path / "a"], tmp_path / "c") == Merged(0, 0, 1)
+    assert merge([tmp_path / "a"], tmp_path / "c") == MergeResult(0, 0, 1)
     assert contents(tmp_path / "c") == before
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import robustprobe as rp
 from robustprobe import UserError
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.training.feature_rank import Spread, directions, movement, narrow, spreads, tokens
+from robustprobe.training.feature_rank import TokenStatistics, directions, movement, reduce_rank, spreads, tokens
 
 pytestmark = pytest.mark.unit
 
@@ -20,7 +20,7 @@ def images(count: int = 24) -> Tensor:
 
 
 def test_directions_that_vary_most_for_what_they_are_moved_come_first() -> None:
-    spread = Spread(
+    spread = TokenStatistics(
         torch.zeros(3), torch.diag(torch.tensor([9.0, 4.0, 1.0])), torch.diag(torch.tensor([9.0, 1.0, 0.1]))
     )
     squeeze, stretch = directions(spread, 2)
@@ -33,7 +33,7 @@ def test_what_is_guessed_is_the_best_linear_guess() -> None:
     generator = torch.Generator().manual_seed(1)
     mixing, moved = (torch.randn(4, 4, generator=generator) for _ in range(2))
     natural = mixing @ mixing.T
-    squeeze, stretch = directions(Spread(torch.zeros(4), natural, moved @ moved.T), 2)
+    squeeze, stretch = directions(TokenStatistics(torch.zeros(4), natural, moved @ moved.T), 2)
     error = torch.eye(4) - stretch @ squeeze
     # Of the best guess, what is left is uncorrelated with what it was made from.
     torch.testing.assert_close(error @ natural @ squeeze.T, torch.zeros(4, 2), atol=1e-3, rtol=0)
@@ -56,7 +56,7 @@ def test_movement_of_patch_tokens_is_right_on_average(tiny_encoder: Encoder, mon
 
 
 def test_a_narrowed_encoder_lies_in_few_directions(tiny_encoder: Encoder) -> None:
-    found = narrow(tiny_encoder, images(), 3)
+    found = reduce_rank(tiny_encoder, images(), 3)
     features = found(images())
     for kind in tokens(features):
         assert torch.linalg.matrix_rank(kind - kind.mean(0), rtol=1e-4) == 3
@@ -66,7 +66,7 @@ def test_a_narrowed_encoder_lies_in_few_directions(tiny_encoder: Encoder) -> Non
 
 def test_all_directions_change_nothing(tiny_encoder: Encoder) -> None:
     # Its layer norm leaves one direction without variance.
-    found = narrow(tiny_encoder, images(200), 15)
+    found = reduce_rank(tiny_encoder, images(200), 15)
     for here, there in zip(found(images()), tiny_encoder(images()), strict=True):
         torch.testing.assert_close(here, there, atol=1e-3, rtol=1e-3)
 
@@ -75,13 +75,13 @@ def test_attacks_move_a_narrowed_encoder_less_for_what_it_varies(tiny_encoder: E
     def ratio(encoder: Encoder) -> float:
         return float(movement(encoder, images(8))[0].trace() / spreads(encoder, images())[0].natural.trace())
 
-    assert ratio(narrow(tiny_encoder, images(), 3)) < 0.8 * ratio(tiny_encoder)
+    assert ratio(reduce_rank(tiny_encoder, images(), 3)) < 0.8 * ratio(tiny_encoder)
 
 
 def test_only_the_last_block_is_narrowed(tmp_path: Path) -> None:
     encoder = load_encoder("bundled:scenes")
     some = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    found = narrow(encoder, some, 2)
+    found = reduce_rank(encoder, some, 2)
     before, last, also = found.layers(some, [-2, -1, 3])
     assert torch.equal(before.cls, encoder.layers(some, [-2])[0].cls)
     assert torch.equal(last.cls, found(some).cls)
@@ -91,7 +91,7 @@ def test_only_the_last_block_is_narrowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 17])
 def test_more_directions_than_channels_are_refused(count: int, tiny_encoder: Encoder) -> None:
     with pytest.raises(UserError, match=f"has 16 channels; it cannot be narrowed to {count} directions"):
-        narrow(tiny_encoder, images(), count)
+        reduce_rank(tiny_encoder, images(), count)
 
 
 def test_a_hardened_and_narrowed_encoder_loads_as_any_other(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_last_checkpoint_is_the_result_and_not_narrowed_again(
 
     def counted(encoder: Encoder, images: Tensor, count: int) -> Encoder:
         calls.append(count)
-        return narrow(encoder, images, count)
+        return reduce_rank(encoder, images, count)
 
     monkeypatch.setattr("robustprobe.training.loop.narrow", counted)
     out, given = tmp_path / "out", {"limit": 8, "batch_size": 4, "steps": 1, "directions": 4}

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustprobe.attacks import Attacked, Entries, Judged, Objective, Outcome, Victim, load_attack
+from robustprobe.attacks import Attacked, Entries, LossValues, Objective, SearchResult, Victim, load_attack
 from robustprobe.attacks._apgd import apgd
-from robustprobe.attacks._search import Draws, Optimiser, Search, everything
+from robustprobe.attacks._search import Optimiser, PerImageRandom, Search, everything
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._square import square
 from robustprobe.attacks._staged import staged_apgd
 from robustprobe.core.registry import attacks
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import L2, NORMS, Linf, Threat
-from robustprobe.core.types import Aim, LabelSpace
+from robustprobe.core.types import LabelSpace, LossContext
 from robustprobe.tasks import load_task
 
 pytestmark = pytest.mark.unit
@@ -62,14 +62,14 @@ class Watched:
     def __init__(self, loss: Callable[[Tensor], Tensor]) -> None:
         self.loss, self.seen = loss, list[Tensor]()
 
-    def __call__(self, images: Tensor, entries: Entries, progress: float) -> Judged:
+    def __call__(self, images: Tensor, entries: Entries, progress: float) -> LossValues:
         self.seen.append(images.detach().clone())
         value = self.loss(images)
-        return Judged(value, value, value, torch.zeros(len(images), dtype=torch.bool))
+        return LossValues(value, value, value, torch.zeros(len(images), dtype=torch.bool))
 
 
-def draws(count: int) -> Draws:
-    return Draws(0, tuple(str(i) for i in range(count)), "test")
+def draws(count: int) -> PerImageRandom:
+    return PerImageRandom(0, tuple(str(i) for i in range(count)), "test")
 
 
 def search(objective: Objective, steps: int, threat: Threat | None = None, random_start: bool = True) -> Search:
@@ -80,7 +80,9 @@ def one_number(value: float) -> Tensor:
     return torch.full((1, 1, 1, 1), value, dtype=torch.float64)
 
 
-def run_apgd(loss: Callable[[Tensor], Tensor], start: float, steps: int) -> tuple[list[float], list[float], Outcome]:
+def run_apgd(
+    loss: Callable[[Tensor], Tensor], start: float, steps: int
+) -> tuple[list[float], list[float], SearchResult]:
     """Auto-PGD on an image of one number, 0.5: where it went, its step sizes, and what it returned."""
     image, watched, threat = one_number(0.5), Watched(loss), Noted(Linf(EPS))
     found = apgd(search(watched, steps, threat), image, everything(image), draws(1), one_number(start))
@@ -91,10 +93,10 @@ def run_apgd(loss: Callable[[Tensor], Tensor], start: float, steps: int) -> tupl
 def test_objective_is_told_the_share_of_steps_already_done(optimiser: Optimiser) -> None:
     images, told = torch.full((2, 3, 4, 4), 0.5), list[float]()
 
-    def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
+    def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
         told.append(progress)
         value = x.sum((1, 2, 3))
-        return Judged(value, value, value, torch.zeros(2, dtype=torch.bool))
+        return LossValues(value, value, value, torch.zeros(2, dtype=torch.bool))
 
     optimiser(search(judge, 4), images, everything(images), draws(2), None)
     assert told == [0, 0.25, 0.5, 0.75, 1]
@@ -301,11 +303,11 @@ def test_square_makes_of_an_image_alone_what_it_makes_of_it_among_others(threat:
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     weights = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
-    def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
+    def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
         value = ((weights * (x - images[entries.rows])) * 3).sin().sum((1, 2, 3))
-        return Judged(value, value, value, value > 4)
+        return LossValues(value, value, value, value > 4)
 
-    def run(rows: list[int]) -> Outcome:
+    def run(rows: list[int]) -> SearchResult:
         entries = Entries(torch.tensor(rows), torch.zeros(len(rows), dtype=torch.int64))
         asked = Search(threat, judge, 40, 0.1, stop=stop)
         return square(asked, images[entries.rows], entries, draws(5), None)
@@ -354,7 +356,7 @@ def goals_by_run(name: str, restarts: int, early_exit: bool = False) -> list[Ten
     """The goals a targeted attack was given, one run after another, (4,) each."""
     criteria, asked = load_task("classification", SIX).criteria, dict[int, Tensor]()
 
-    def noted(output: Tensor, aim: Aim) -> Tensor:
+    def noted(output: Tensor, aim: LossContext) -> Tensor:
         goal = cast(Tensor, aim.goal)
         if aim.progress == 0:
             asked.setdefault(len(asked), goal.clone())
@@ -381,7 +383,7 @@ def test_a_targeted_attack_never_aims_at_the_label_though_it_is_not_the_likelies
     labels = linear(FOUR).argsort(dim=1, descending=True)[:, 2]
     goals: list[Tensor] = []
 
-    def noted(output: Tensor, aim: Aim) -> Tensor:
+    def noted(output: Tensor, aim: LossContext) -> Tensor:
         goals.append(cast(Tensor, aim.goal).clone())
         return criteria.losses["targeted-dlr"](output, aim)
 

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from robustprobe import probing
 from robustprobe.core.spec import HeadSpec
-from robustprobe.core.types import Features, LabelSpace, Widths
+from robustprobe.core.types import FeatureDims, Features, LabelSpace
 from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import Architecture, build
 from robustprobe.probing import (
     FeatureSet,
+    FitJob,
     Fitted,
-    Lesson,
     fit_head,
     fit_probes,
     head_fingerprint,
-    learn,
     mean_scores,
     train_data,
+    train_heads,
 )
 from robustprobe.probing.fit import Candidate
 from robustprobe.probing.recipes import TaskRecipe
@@ -48,12 +48,12 @@ def feature_set(task: str, seed: int) -> FeatureSet:
     return FeatureSet(cls, patches, {task: targets[task]}, (2, 2))
 
 
-def lesson(task: Task, train: FeatureSet, recipe: TaskRecipe, seed: int = 0) -> Lesson:
-    return Lesson(task, recipe, Widths(6, 6), train, len(train.cls), seed, CPU)
+def lesson(task: Task, train: FeatureSet, recipe: TaskRecipe, seed: int = 0) -> FitJob:
+    return FitJob(task, recipe, FeatureDims(6, 6), train, len(train.cls), seed, CPU)
 
 
 def fit_once(task: Task, train: FeatureSet, recipe: TaskRecipe, seed: int = 0) -> Head:
-    (candidate,) = learn(lesson(task, train, recipe, seed))
+    (candidate,) = train_heads(lesson(task, train, recipe, seed))
     return candidate.head
 
 
@@ -231,10 +231,10 @@ def test_another_encoder_never_meets_an_old_head(scene_probes: SceneProbes) -> N
 def test_cached_head_of_another_shape_is_not_used(scene_probes: SceneProbes) -> None:
     key = fingerprint_of(scene_probes, "depth")
     task: Task = load_task("depth", LabelSpace())
-    found: Fitted | None = probing.load_head(key, task, Widths(16, 16))
+    found: Fitted | None = probing.load_head(key, task, FeatureDims(16, 16))
     assert found is not None
-    assert probing.load_head(key, task, Widths(8, 8)) is None
-    assert probing.load_head("no such head", task, Widths(16, 16)) is None
+    assert probing.load_head(key, task, FeatureDims(8, 8)) is None
+    assert probing.load_head("no such head", task, FeatureDims(16, 16)) is None
 
 
 def test_limit_on_train_limits_the_held_out_part_to_a_quarter(tiny_encoder: Encoder) -> None:

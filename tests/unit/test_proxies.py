@@ -8,7 +8,13 @@ import torch
 import robustprobe as rp
 from robustprobe import UserError, proxies
 from robustprobe.encoders import Encoder
-from robustprobe.probing.surrogate_heads import LAYOUTS, Layout, kmeans, layout_heads, layout_labels
+from robustprobe.probing.surrogate_heads import (
+    SURROGATE_TASKS,
+    SurrogateTask,
+    fit_surrogate_heads,
+    kmeans,
+    surrogate_labels,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -22,18 +28,18 @@ def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_places_are_labelled_from_top_to_bottom_and_from_left_to_right() -> None:
     images = torch.rand(2, 3, 16, 24)
-    rows = layout_labels(Layout("rows", 2), images)
+    rows = surrogate_labels(SurrogateTask("rows", 2), images)
     assert rows.shape == (2, 4, 6)
     assert rows[0, :, 0].tolist() == [0, 0, 1, 1]
     assert torch.equal(rows[0, 0], torch.zeros(6, dtype=torch.int64))
-    grid = layout_labels(Layout("grid", 4), images)
+    grid = surrogate_labels(SurrogateTask("grid", 4), images)
     assert grid[1].tolist() == [[0, 0, 0, 1, 1, 1]] * 2 + [[2, 2, 2, 3, 3, 3]] * 2
 
 
 def test_colours_that_differ_more_than_places_make_the_clusters() -> None:
     images = torch.zeros(1, 3, 32, 32)
     images[:, :, :, 16:] = 1
-    labels = layout_labels(Layout("mixed", 2), images)[0]
+    labels = surrogate_labels(SurrogateTask("mixed", 2), images)[0]
     assert labels[:, :4].unique().numel() == labels[:, 4:].unique().numel() == 1
     assert labels[0, 0] != labels[0, 7]
 
@@ -51,12 +57,12 @@ def test_heads_are_fitted_once_for_an_encoder_and_a_size(
     tiny_encoder: Encoder, few_scenes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ROBUSTPROBE_CACHE", str(tmp_path))
-    first = layout_heads(tiny_encoder, (16, 16), CPU)
-    assert len(first) == len(LAYOUTS) == len(list(tmp_path.glob("heads/*.safetensors")))
+    first = fit_surrogate_heads(tiny_encoder, (16, 16), CPU)
+    assert len(first) == len(SURROGATE_TASKS) == len(list(tmp_path.glob("heads/*.safetensors")))
     monkeypatch.setattr(proxies, "_scenes", None)  # would fail if asked
-    again = layout_heads(tiny_encoder, (16, 16), CPU)
+    again = fit_surrogate_heads(tiny_encoder, (16, 16), CPU)
     features = tiny_encoder(torch.rand(2, 3, 16, 16))
-    for a, b, layout in zip(first, again, LAYOUTS, strict=True):
+    for a, b, layout in zip(first, again, SURROGATE_TASKS, strict=True):
         assert torch.equal(a(features, (4, 4)), b(features, (4, 4)))
         assert a(features, (4, 4)).shape == (2, layout.classes, 4, 4)
         assert not any(p.requires_grad for p in a.parameters())
@@ -64,7 +70,7 @@ def test_heads_are_fitted_once_for_an_encoder_and_a_size(
 
 def test_layout_fools_its_heads_more_than_noise_does(tiny_encoder: Encoder, few_scenes: None) -> None:
     images = torch.stack([s.image for s in rp.load_dataset("scenes", limit=6, size=(16, 16))])
-    heads = layout_heads(tiny_encoder, (16, 16), CPU)
+    heads = fit_surrogate_heads(tiny_encoder, (16, 16), CPU)
 
     def changed(moved: torch.Tensor) -> float:
         pairs = [(head(tiny_encoder(x), (4, 4)).argmax(1) for x in (images, moved)) for head in heads]

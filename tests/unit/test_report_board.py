@@ -14,7 +14,7 @@ from robustprobe.report.charts.level_figures import heat_figures, pareto, trade_
 from robustprobe.report.charts.series import MOST, Checkpoint, checkpoint, parent, series, shortened
 from robustprobe.report.tables.board import Board, bench_key, board
 from robustprobe.report.tables.chance import chances
-from robustprobe.report.tables.shares import Places, kept, mean_kept, places, share_text
+from robustprobe.report.tables.shares import Ranks, kept, mean_kept, places, share_text
 from robustprobe.results.records import Interval, Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import Found, union_groups
@@ -62,7 +62,7 @@ def test_the_mean_of_shares_is_surer_than_each() -> None:
 
 def test_places_are_as_wide_as_the_intervals_make_them() -> None:
     scores = [Estimate(0.9, 0.8, 1.0), Estimate(0.6, 0.5, 0.7), Estimate(0.55, 0.45, 0.65), Estimate(0.1, 0.0, 0.2)]
-    assert places(scores) == [Places(1, 1), Places(2, 3), Places(2, 3), Places(4, 4)]
+    assert places(scores) == [Ranks(1, 1), Ranks(2, 3), Ranks(2, 3), Ranks(4, 4)]
     assert [p.text for p in places(scores)] == ["1", "2–3", "2–3", "4"]
 
 
@@ -92,7 +92,7 @@ def test_encoders_are_ranked_by_what_they_reach_of_the_best_clean_score() -> Non
     assert last.robust == kept(interval(0.9, 0.05), interval(0.1, 0.05), higher_is_better=True)
     assert last.kept is not None
     assert last.kept.value == 1
-    assert [row.places for row in made.ranked] == [Places(1, 1), Places(2, 2)]
+    assert [row.places for row in made.ranked] == [Ranks(1, 1), Ranks(2, 2)]
 
 
 def test_errors_are_ranked_the_other_way_round() -> None:

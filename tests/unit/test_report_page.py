@@ -35,7 +35,7 @@ from robustprobe.report.page.headline import headline
 from robustprobe.report.page.render import render_page, write_page
 from robustprobe.report.page.viewer import image_iou
 from robustprobe.report.tables.board import bench_key, board
-from robustprobe.results.records import RANDOM, Choice, Example, Group, Interval, Record
+from robustprobe.results.records import RANDOM, Example, ExampleChoice, Group, Interval, Record
 from robustprobe.results.store import Store
 from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, make_record, records_of
 
@@ -140,7 +140,7 @@ def add_group(store: Store, record: Record) -> None:
     )
 
 
-def add_choices(store: Store, chosen: list[tuple[str, tuple[Choice, ...]]]) -> None:
+def add_choices(store: Store, chosen: list[tuple[str, tuple[ExampleChoice, ...]]]) -> None:
     """Copies of the one example of each group under other names, with why each was chosen."""
     for group in store.groups():
         (own,) = group.examples
@@ -148,8 +148,8 @@ def add_choices(store: Store, chosen: list[tuple[str, tuple[Choice, ...]]]) -> N
         store.write_group(group.model_copy(update={"examples": [*more, own]}))
 
 
-HARMED = Choice(kind="most harmed", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
-SURVIVED = Choice(kind="survived", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
+HARMED = ExampleChoice(kind="most harmed", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
+SURVIVED = ExampleChoice(kind="survived", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
 
 
 def fill(store: Store, records: list[Record], examples: bool = True) -> Store:

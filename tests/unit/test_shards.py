@@ -5,18 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustprobe.evaluation.collect import Kept, Piece
-from robustprobe.evaluation.partial_results import DamagedError, Shard, ShardFolder, packed, unpacked
+from robustprobe.evaluation.collect import BatchRows, KeptImage
+from robustprobe.evaluation.partial_results import DamagedError, PartialResult, PartialResultFolder, packed, unpacked
 
 pytestmark = pytest.mark.unit
 
 
-def shard(*ids: str) -> Shard:
+def shard(*ids: str) -> PartialResult:
     values = torch.arange(len(ids), dtype=torch.float32)
-    kept = Kept(3, ids[0], torch.rand(3, 2, 2), torch.rand(3, 2, 2), values[0], {"depth": values}, {"depth": values})
+    kept = KeptImage(
+        3, ids[0], torch.rand(3, 2, 2), torch.rand(3, 2, 2), values[0], {"depth": values}, {"depth": values}
+    )
     rows = {"classification": {"correct": values > 0}}
-    piece = Piece(values.long(), list(ids), values, values, values, (3, 2), (0.0, 1.0), rows, rows, [kept])
-    return Shard(ids, [(piece,)], 2**30)
+    piece = BatchRows(values.long(), list(ids), values, values, values, (3, 2), (0.0, 1.0), rows, rows, [kept])
+    return PartialResult(ids, [(piece,)], 2**30)
 
 
 def test_a_shard_comes_back_as_it_was() -> None:
@@ -37,7 +39,7 @@ def test_a_flipped_bit_is_found_and_the_shard_thrown_away(tmp_path: Path, where:
     content[where] ^= 1
     with pytest.raises(DamagedError):
         unpacked(bytes(content))
-    folder = ShardFolder(tmp_path, "job")
+    folder = PartialResultFolder(tmp_path, "job")
     folder.keep(shard("a"), bytes(content))
     folder.keep(shard("b"), packed(shard("b")))
     assert [found.ids for found in folder.load(["a", "b"])] == [("b",)]
@@ -45,7 +47,7 @@ def test_a_flipped_bit_is_found_and_the_shard_thrown_away(tmp_path: Path, where:
 
 
 def test_no_image_is_taken_twice(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path, "job")
+    folder = PartialResultFolder(tmp_path, "job")
     for one in (shard("a", "b"), shard("b", "c"), shard("d"), shard("x")):
         folder.keep(one, packed(one))
     found = [name for one in folder.load(["a", "b", "c", "d"]) for name in one.ids]

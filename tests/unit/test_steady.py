@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustprobe import Encoder, EncoderCard, Features, Widths, load_dataset, load_encoder
+from robustprobe import Encoder, EncoderCard, FeatureDims, Features, load_dataset, load_encoder
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.sums import image_sums, mean_of, sum_of
 from robustprobe.encoders import Encoder as AnyEncoder
-from robustprobe.evaluation.batch_invariant import SteadyEncoder, cuts, steady_models, steady_sizes
-from robustprobe.evaluation.evaluate import Work, evaluate
-from robustprobe.probing import fit_probes, served, train_data
+from robustprobe.evaluation.batch_invariant import BatchInvariantEncoder, batch_invariant_models, cuts, invariant_sizes
+from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
+from robustprobe.probing import fit_probes, preprocessing_for, train_data
 from tests.conftest import SHORT
 
 pytestmark = pytest.mark.unit
@@ -21,16 +21,16 @@ CPU = torch.device("cpu")
 ATTACKS = {"pgd": "classification", "segpgd": "segmentation", "depthpgd": "depth", "embed": "", "layout": ""}
 
 
-def work_with(name: str, images: int) -> Work:
+def work_with(name: str, images: int) -> EvaluationSpec:
     encoder = load_encoder(name)
     data = load_dataset("scenes", root=Path("nowhere"), limit=images)
-    train = train_data("scenes", Path("nowhere"), served(encoder.card, data, SHORT), SHORT)
+    train = train_data("scenes", Path("nowhere"), preprocessing_for(encoder.card, data, SHORT), SHORT)
     probes = fit_probes(encoder, train, list(data.labels), spec=SHORT, device=CPU)
-    whole, models = steady_models(encoder, {task: model for task, (model, _) in probes.items()})
-    return Work(whole, models, data, (), "", list(models), images, "fp32", CPU)
+    whole, models = batch_invariant_models(encoder, {task: model for task, (model, _) in probes.items()})
+    return EvaluationSpec(whole, models, data, (), "", list(models), images, "fp32", CPU)
 
 
-def columns(work: Work, batch_size: int, order: list[int]) -> dict[str, Tensor]:
+def columns(work: EvaluationSpec, batch_size: int, order: list[int]) -> dict[str, Tensor]:
     """All that a store would hold of the images, in the order of the dataset."""
     found = [judged for (judged,) in evaluate(work._replace(batch_size=batch_size), order)]
     named = {"perturbation": [part.size for part in found], "image": [part.attacked.images for part in found]}
@@ -61,7 +61,7 @@ class Fickle(Encoder):
     """Answers otherwise in batches of four to eight, as a library with kernels of several sizes does."""
 
     def __init__(self) -> None:
-        super().__init__(EncoderCard(name="fickle", patch_size=4, input_size=(8, 8), widths=Widths(3, 3)))
+        super().__init__(EncoderCard(name="fickle", patch_size=4, input_size=(8, 8), widths=FeatureDims(3, 3)))
 
     def features(self, images: Tensor) -> Features:
         patches = torch.nn.functional.avg_pool2d(images, 4)
@@ -70,13 +70,13 @@ class Fickle(Encoder):
 
 
 def test_an_encoder_sees_batches_only_where_they_change_no_bit() -> None:
-    assert steady_sizes(Fickle(), (3, 8, 8)) == (1, 2, 16, 32)
-    steady: AnyEncoder = SteadyEncoder(Fickle())
+    assert invariant_sizes(Fickle(), (3, 8, 8)) == (1, 2, 16, 32)
+    steady: AnyEncoder = BatchInvariantEncoder(Fickle())
     images = torch.rand(23, 3, 8, 8)
     alone = torch.cat([Fickle()(image[None]).patches for image in images])
     assert torch.equal(steady(images).patches, alone)
     assert torch.equal(steady(images[:7]).patches, alone[:7])
-    assert steady.digest == SteadyEncoder(Fickle()).digest
+    assert steady.digest == BatchInvariantEncoder(Fickle()).digest
 
 
 def test_batches_are_cut_without_rest() -> None:

@@ -12,9 +12,9 @@ from robustprobe import load_dataset
 from robustprobe.attacks import Victim, load_attack
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import LabelSpace
-from robustprobe.evaluation.collect import Tally
-from robustprobe.evaluation.evaluate import Work, evaluate
-from robustprobe.evaluation.sanity_checks import Check, Judge, Sample, sample_checks, trace_checks
+from robustprobe.evaluation.collect import RowCollector
+from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
+from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, SanityCheck, sample_checks, trace_checks
 from robustprobe.tasks import Task, load_task
 from tests.conftest import SceneProbes
 from tests.digits import Digits, digits
@@ -38,7 +38,9 @@ def case() -> Digits:
     return Digits(found.model, found.images[right], found.labels[right])
 
 
-def checks(function: Function, images: Tensor, labels: Tensor, task: Task = TEN, **options: Any) -> dict[str, Check]:
+def checks(
+    function: Function, images: Tensor, labels: Tensor, task: Task = TEN, **options: Any
+) -> dict[str, SanityCheck]:
     """Every check of an attack on a model, by name."""
     spec = AttackSpec(**{"name": "pgd" if task is TEN else "depthpgd", "eps": EPS, **options})
     victim = Victim(function, labels, task.space, task.criteria, task.name)
@@ -46,15 +48,15 @@ def checks(function: Function, images: Tensor, labels: Tensor, task: Task = TEN,
     made = found.images
     size = load_attack(spec).threat.size(made - images)
     ends = (float(made.min()), float(made.max()))
-    sample = Sample(victim, images, IDS, made, found.harm)
+    sample = CheckedImages(victim, images, IDS, made, found.harm)
     listed = trace_checks(spec, ends, size, found.zero_gradient, found.rising)
-    listed += sample_checks(spec, sample, {task.name: Judge(function, labels, task)})[task.name]
+    listed += sample_checks(spec, sample, {task.name: JudgingModel(function, labels, task)})[task.name]
     named = {check.name: check for check in listed}
     assert len(named) == len(listed)
     return named
 
 
-def failed(found: dict[str, Check]) -> set[str]:
+def failed(found: dict[str, SanityCheck]) -> set[str]:
     return {name for name, check in found.items() if not check.passed}
 
 
@@ -184,8 +186,8 @@ def test_attack_that_depends_on_its_start_is_flagged() -> None:
     spec = AttackSpec(name="pgd", eps=EPS, steps=3)
     victim = Victim(step, labels, task.space, task.criteria, task.name)
     found = load_attack(spec).run(victim, images, IDS)
-    sample = Sample(victim, images, IDS, found.images, found.harm)
-    listed = sample_checks(spec, sample, {task.name: Judge(step, labels, task)})[task.name]
+    sample = CheckedImages(victim, images, IDS, found.images, found.harm)
+    listed = sample_checks(spec, sample, {task.name: JudgingModel(step, labels, task)})[task.name]
     (again,) = [check for check in listed if check.name == "second restart"]
     assert not again.passed
     assert "depends on its start, give it restarts" in again.meaning
@@ -224,14 +226,14 @@ def test_traces_count_only_images_that_have_one() -> None:
     assert not named["still rising"].passed
 
 
-def tallied(probes: SceneProbes, attack: str, made_for: str) -> dict[str, list[Check]]:
+def tallied(probes: SceneProbes, attack: str, made_for: str) -> dict[str, list[SanityCheck]]:
     """The checks of a whole run on six generated scenes, of which four are kept to attack again."""
     data = load_dataset("scenes", root=Path("nowhere"), limit=6, size=(16, 16))
     models = {task: model for task, (model, _) in probes.fitted.items()}
     spec = AttackSpec(name=attack, steps=4)
     judges = [made_for] if made_for else list(models)
-    work = Work(probes.encoder, models, data, (spec,), made_for, judges, 4, "fp32", torch.device("cpu"))
-    tally = Tally(spec, {0, 2, 4, 5})
+    work = EvaluationSpec(probes.encoder, models, data, (spec,), made_for, judges, 4, "fp32", torch.device("cpu"))
+    tally = RowCollector(spec, {0, 2, 4, 5})
     for (judged,) in evaluate(work):
         tally.add(judged)
     assert [kept.place for kept in tally.kept] == [0, 2, 4, 5]

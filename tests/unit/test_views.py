@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustprobe.core.types import Features, Widths
+from robustprobe.core.types import FeatureDims, Features
 from robustprobe.core.views import Padded, Resized, Windows, as_one, last_layers, side_by_side, starts
 from robustprobe.encoders import Encoder
 
@@ -103,8 +103,8 @@ def test_layers_lie_side_by_side_with_the_last_one_last(tiny_encoder: Encoder) -
     first, last = (Features(torch.full((1, 2), v), torch.full((1, 3, 1, 1), v)) for v in (1.0, 2.0))
     both = side_by_side([first, last])
     assert both.cls.tolist() == [[1, 1, 2, 2]]
-    assert all(map(torch.equal, last_layers(both, Widths(2, 3), 1), last))
-    assert all(map(torch.equal, last_layers(both, Widths(2, 3), 2), both))
+    assert all(map(torch.equal, last_layers(both, FeatureDims(2, 3), 1), last))
+    assert all(map(torch.equal, last_layers(both, FeatureDims(2, 3), 2), both))
     images = torch.rand(2, 3, 16, 16)
     deep = replace(Resized(size=(16, 16)), layers=1).features(tiny_encoder, images)
     assert all(map(torch.equal, deep, tiny_encoder(images)))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._search import Best, Draws, Entries, Outcome, Search
+from robustprobe.attacks._search import Best, Entries, PerImageRandom, Search, SearchResult
 from robustprobe.core.threat import Threat, over_image
 
 FIRST_STEP = 2.0
@@ -33,7 +33,7 @@ class State(NamedTuple):
         return State(*(value[index] for value in self))
 
 
-def apgd(search: Search, images: Tensor, entries: Entries, draws: Draws, start: Tensor | None) -> Outcome:
+def apgd(search: Search, images: Tensor, entries: Entries, draws: PerImageRandom, start: Tensor | None) -> SearchResult:
     """Auto-PGD (Croce & Hein 2020, algorithm 1), with the constants of its authors.
 
     The first step is 2 eps. At checkpoints, the first after 22 % of the steps and then ever sooner, an entry's step is

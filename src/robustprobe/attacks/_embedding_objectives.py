@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._search import Entries, Judged, Objective
+from robustprobe.attacks._search import Entries, LossValues, Objective
 from robustprobe.attacks.base import Victim
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.sums import sum_of
@@ -59,11 +59,11 @@ def embedding_objective(victim: Victim, name: str, images: Tensor) -> Objective:
     with torch.no_grad():
         origin = function(victim.goals.to(images) if distance.towards and victim.goals is not None else images)
 
-    def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
+    def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
         parts = [_distance(distance, f, _rows(o, entries.rows)) for f, o in zip(function(x), origin, strict=True)]
         value = sum_of(parts)
         value = -value if distance.towards else value
-        return Judged(value, value, value, torch.zeros_like(value, dtype=torch.bool))
+        return LossValues(value, value, value, torch.zeros_like(value, dtype=torch.bool))
 
     return judge
 

@@ -6,7 +6,16 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._search import Draws, Entries, Objective, Optimiser, Outcome, Search, everything, visited
+from robustprobe.attacks._search import (
+    Entries,
+    Objective,
+    Optimiser,
+    PerImageRandom,
+    Search,
+    SearchResult,
+    everything,
+    visited,
+)
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks.base import Attack, Victim
 
@@ -32,8 +41,8 @@ class PhasedAttack(Attack):
         """What to run for clean float32 images (B, 3, H, W), in this order."""
 
     @final
-    def perturb(self, victim: Victim, images: Tensor, draws: Draws, previous: Tensor | None) -> Outcome:
-        result: Outcome | None = None
+    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
+        result: SearchResult | None = None
         for phase in self.phases(victim, images):
             start = None
             if result is None and previous is not None:
@@ -50,7 +59,9 @@ class PhasedAttack(Attack):
         stop = (spec.early_exit or self.survivors_only) and not last
         return Search(self.threat, phase.objective, phase.steps, spec.step_size, spec.random_start, last, stop)
 
-    def _run(self, phase: Phase, images: Tensor, draws: Draws, result: Outcome | None, start: Tensor | None) -> Outcome:
+    def _run(
+        self, phase: Phase, images: Tensor, draws: PerImageRandom, result: SearchResult | None, start: Tensor | None
+    ) -> SearchResult:
         """All runs of a phase, as many at once as the batch is large; where broken images leave, on the others only."""
         search, done = self._search(phase), 0
         while done < phase.runs:
@@ -65,14 +76,14 @@ class PhasedAttack(Attack):
             begin = None if start is None else start[left]
             found, start = phase.optimiser(search, images[entries.rows], entries, draws, begin), None
             for run in range(at_once):
-                part = Outcome(*(value[run * len(left) : (run + 1) * len(left)] for value in found))
+                part = SearchResult(*(value[run * len(left) : (run + 1) * len(left)] for value in found))
                 result = part if result is None else merged(result, part, left, search.stop)
             done += at_once
         assert result is not None
         return result
 
 
-def merged(result: Outcome, part: Outcome, index: Tensor, stop: bool) -> Outcome:
+def merged(result: SearchResult, part: SearchResult, index: Tensor, stop: bool) -> SearchResult:
     """The worse case of what was found before and what was found now, for the images at `index`.
 
     The earlier one keeps ties; where broken images leave, it keeps them too, since they would not have come so far
@@ -86,7 +97,7 @@ def merged(result: Outcome, part: Outcome, index: Tensor, stop: bool) -> Outcome
     images[chosen], harm[chosen], broken[chosen] = part.images[better], part.harm[better], part.broken[better]
     zeros[index] = torch.fmax(zeros[index], part.zero_gradient)
     rising[index] = torch.where(better | rising[index].isnan(), part.rising, rising[index])
-    return Outcome(images, harm, broken, zeros, rising)
+    return SearchResult(images, harm, broken, zeros, rising)
 
 
 class GradientAttack(PhasedAttack):

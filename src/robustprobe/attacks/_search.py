@@ -23,7 +23,7 @@ class Entries(NamedTuple):
         return Entries(self.rows[index], self.runs[index])
 
 
-class Judged(NamedTuple):
+class LossValues(NamedTuple):
     """What an objective says of entries, each (n,).
 
     A step raises `loss`; adaptive steps compare `track` between steps; the result is the visited iterate with most
@@ -36,12 +36,12 @@ class Judged(NamedTuple):
     broken: Tensor
 
 
-Objective = Callable[[Tensor, Entries, float], Judged]
+Objective = Callable[[Tensor, Entries, float], LossValues]
 """What an attack raises, image by image and never across images: images (n, 3, H, W), which entries they are, and the
 share of steps already done."""
 
 
-class Draws(NamedTuple):
+class PerImageRandom(NamedTuple):
     """Random numbers that follow seed, image id, attack and run: not the batch, its order or its size."""
 
     seed: int
@@ -53,7 +53,7 @@ class Draws(NamedTuple):
         places = zip(entries.rows.tolist(), entries.runs.tolist(), strict=True)
         return [image_generator(self.seed, self.ids[row], self.purpose, run) for row, run in places]
 
-    def named(self, purpose: str) -> "Draws":
+    def named(self, purpose: str) -> "PerImageRandom":
         """Independent random numbers for a part of the attack."""
         return self._replace(purpose=f"{self.purpose}/{purpose}")
 
@@ -69,7 +69,7 @@ class Search(NamedTuple):
     last: bool = False
     stop: bool = False
 
-    def judge(self, images: Tensor, entries: Entries, step: int) -> Judged:
+    def judge(self, images: Tensor, entries: Entries, step: int) -> LossValues:
         """The objective at a step. Raises UserError where an answer is NaN or infinite: it would count as broken."""
         judged = self.objective(images, entries, step / self.steps)
         if not torch.isfinite(judged.loss).all():
@@ -78,14 +78,14 @@ class Search(NamedTuple):
             )
         return judged._replace(track=judged.track.detach(), harm=judged.harm.detach().double())
 
-    def gradient(self, images: Tensor, entries: Entries, step: int) -> tuple[Judged, Tensor]:
+    def gradient(self, images: Tensor, entries: Entries, step: int) -> tuple[LossValues, Tensor]:
         """The objective at a step, and the gradient of its loss (n, 3, H, W)."""
         images = images.detach().requires_grad_(True)
         judged = self.judge(images, entries, step)
         (gradient,) = torch.autograd.grad(judged.loss.sum(), images)
         return judged._replace(loss=judged.loss.detach()), gradient
 
-    def start(self, images: Tensor, entries: Entries, draws: Draws, stretched: bool = False) -> Tensor:
+    def start(self, images: Tensor, entries: Entries, draws: PerImageRandom, stretched: bool = False) -> Tensor:
         """Random points of the ball, or of its surface, inside the box."""
         if not self.random_start:
             return images.clone()
@@ -93,7 +93,7 @@ class Search(NamedTuple):
         return self.threat.project(images + (self.threat.stretch(noise) if stretched else noise), images)
 
 
-class Outcome(NamedTuple):
+class SearchResult(NamedTuple):
     """Adversarial images (n, 3, H, W) with their harm and whether they are broken, and the trace of `Attacked`."""
 
     images: Tensor
@@ -116,7 +116,9 @@ class Best:
         self.gradients = torch.zeros(count, device=where)
         self.first, self.late, self.top = (torch.full((count,), -torch.inf, device=where) for _ in range(3))
 
-    def visit(self, index: Tensor, images: Tensor, judged: Judged, step: int, gradient: Tensor | None = None) -> None:
+    def visit(
+        self, index: Tensor, images: Tensor, judged: LossValues, step: int, gradient: Tensor | None = None
+    ) -> None:
         """Take note of iterates of the entries at `index`."""
         better = judged.harm > self.harm[index]
         if self.search.last and step == self.search.steps:
@@ -135,11 +137,11 @@ class Best:
             self.zeros[index] += whole * (gradient == 0).float().flatten(1).mean(1)
             self.gradients[index] += whole
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SearchResult:
         """What was found."""
         gain = (self.top - self.first).clamp(min=torch.finfo(torch.float32).tiny)
         rising = torch.where(self.broken, torch.nan, (self.top - self.late) / gain)
-        return Outcome(self.images, self.harm, self.broken, self.zeros / self.gradients, rising)
+        return SearchResult(self.images, self.harm, self.broken, self.zeros / self.gradients, rising)
 
 
 def everything(images: Tensor) -> Entries:
@@ -147,19 +149,19 @@ def everything(images: Tensor) -> Entries:
     return Entries(torch.arange(len(images), device=images.device), torch.zeros(len(images), dtype=torch.int64))
 
 
-def unjudged(images: Tensor) -> Outcome:
+def unjudged(images: Tensor) -> SearchResult:
     """Images that no objective was asked about."""
     nan = torch.full((len(images),), torch.nan)
-    return Outcome(images, nan, torch.zeros(len(images), dtype=torch.bool), nan, nan)
+    return SearchResult(images, nan, torch.zeros(len(images), dtype=torch.bool), nan, nan)
 
 
-def visited(search: Search, images: Tensor, entries: Entries) -> Outcome:
+def visited(search: Search, images: Tensor, entries: Entries) -> SearchResult:
     """Images that are already there, as the outcome of a search without steps."""
     with torch.no_grad():
         judged = search.judge(images, entries, 0)
     nan = torch.full_like(judged.track, torch.nan, dtype=torch.float32)
-    return Outcome(images, judged.harm, judged.broken, nan, nan)
+    return SearchResult(images, judged.harm, judged.broken, nan, nan)
 
 
-Optimiser = Callable[[Search, Tensor, Entries, Draws, Tensor | None], Outcome]
+Optimiser = Callable[[Search, Tensor, Entries, PerImageRandom, Tensor | None], SearchResult]
 """Search, clean images (n, 3, H, W), which entries they are, random numbers, and where to start (None: at random)."""

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._search import Best, Draws, Entries, Outcome, Search
+from robustprobe.attacks._search import Best, Entries, PerImageRandom, Search, SearchResult
 
 
-def sign_gradient(search: Search, images: Tensor, entries: Entries, draws: Draws, start: Tensor | None) -> Outcome:
+def sign_gradient(
+    search: Search, images: Tensor, entries: Entries, draws: PerImageRandom, start: Tensor | None
+) -> SearchResult:
     """PGD (Madry et al. 2018): `x <- project(x + step_size * direction)`, the sign of the gradient under Linf.
 
     Keeps, entry by entry, the visited iterate of most harm, the start included; or the last one, on request.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._search import Best, Draws, Entries, Outcome, Search
+from robustprobe.attacks._search import Best, Entries, PerImageRandom, Search, SearchResult
 from robustprobe.core.sums import image_sums
 from robustprobe.core.threat import L2, over_image
 
@@ -23,7 +23,9 @@ class Moves(NamedTuple):
     stripes: Tensor
 
 
-def square(search: Search, images: Tensor, entries: Entries, draws: Draws, start: Tensor | None) -> Outcome:
+def square(
+    search: Search, images: Tensor, entries: Entries, draws: PerImageRandom, start: Tensor | None
+) -> SearchResult:
     """Square attack (Andriushchenko et al. 2020), with the schedule of its authors; `steps` is the number of queries.
 
     Starts from vertical stripes. Linf tries squares of +-eps, one sign a channel. L2 tries bumps, which take their

@@ -3,12 +3,14 @@
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
-from robustprobe.attacks._search import Draws, Entries, Outcome, Search
+from robustprobe.attacks._search import Entries, PerImageRandom, Search, SearchResult
 
 STAGES = ((2.0, 0.3), (1.5, 0.3), (1.0, 0.4))
 
 
-def staged_apgd(search: Search, images: Tensor, entries: Entries, draws: Draws, start: Tensor | None) -> Outcome:
+def staged_apgd(
+    search: Search, images: Tensor, entries: Entries, draws: PerImageRandom, start: Tensor | None
+) -> SearchResult:
     """APGD at 2, 1.5 and 1 eps for 30, 30 and 40 % of the steps, each from the last one (Croce et al., ECCV 2024).
 
     Only images of the last stage, which are inside the ball asked for, count. A warm start skips the larger balls.

@@ -5,15 +5,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._search import Entries, Judged, Objective
+from robustprobe.attacks._search import Entries, LossValues, Objective
 from robustprobe.attacks.base import Victim
 from robustprobe.core.errors import unknown_name
-from robustprobe.core.types import Aim, Criteria
+from robustprobe.core.types import AttackLosses, LossContext
 
 
 def default_loss(victim: Victim) -> str:
     """The first of the losses of the victim's task."""
-    return next(iter(cast(Criteria, victim.criteria).losses))
+    return next(iter(cast(AttackLosses, victim.criteria).losses))
 
 
 def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
@@ -22,23 +22,23 @@ def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
     Raises:
         UserError: the task has no such loss.
     """
-    criteria, targets = cast(Criteria, victim.criteria), cast(Tensor, victim.targets)
+    criteria, targets = cast(AttackLosses, victim.criteria), cast(Tensor, victim.targets)
     if name not in criteria.losses:
         raise unknown_name(f"objective for {victim.task or 'this model'}", name, criteria.losses)
     loss = criteria.losses[name]
     goals = _likeliest(victim, images, targets) if name in criteria.targeted else None
 
-    def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
+    def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
         output = victim.function(x)
         goal = None if goals is None else goals[entries.rows, entries.runs % goals.shape[1]]
-        aim = Aim(targets[entries.rows], victim.space, progress, goal)
+        aim = LossContext(targets[entries.rows], victim.space, progress, goal)
         value = loss(output, aim)
         with torch.no_grad():
             track = criteria.track(output, aim) if criteria.track else value
             broken = torch.zeros_like(value, dtype=torch.bool)
             if criteria.broken:
                 broken = criteria.broken(output, aim)
-            return Judged(value, track, criteria.harm(output, aim), broken)
+            return LossValues(value, track, criteria.harm(output, aim), broken)
 
     return judge
 

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, NamedTuple, cast, final
 import torch
 from torch import Tensor, nn
 
-from robustprobe.attacks._search import Draws, Outcome
+from robustprobe.attacks._search import PerImageRandom, SearchResult
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.registry import attacks
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS, Threat
-from robustprobe.core.types import Criteria, Features, LabelSpace
+from robustprobe.core.types import AttackLosses, Features, LabelSpace
 
 Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
 Proxies = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
@@ -32,7 +32,7 @@ class Victim(NamedTuple):
     function: Callable[[Tensor], Any]
     targets: Tensor | None = None
     space: LabelSpace = LabelSpace()
-    criteria: Criteria | None = None
+    criteria: AttackLosses | None = None
     task: str = ""
     layers: Layers | None = None
     goals: Tensor | None = None
@@ -70,7 +70,7 @@ class Attack(ABC):
         self.threat: Threat = NORMS[spec.norm](spec.eps)
 
     @abstractmethod
-    def perturb(self, victim: Victim, images: Tensor, draws: Draws, previous: Tensor | None) -> Outcome:
+    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
         """Adversarial images for float32 images.
 
         Args:
@@ -104,7 +104,7 @@ class Attack(ABC):
         with torch.enable_grad(), fast_linear(), frozen(victim.function):
             working = images if images.dtype == torch.float64 else images.float()
             counter = Counter(victim.function, images.dtype)
-            draws = Draws(self.spec.seed, tuple(ids), self.spec.name)
+            draws = PerImageRandom(self.spec.seed, tuple(ids), self.spec.name)
             layers = counter.layers(victim.layers) if victim.layers else None
             seen = victim._replace(function=counter, layers=layers)
             found = self.perturb(seen, working, draws, previous)
@@ -133,7 +133,7 @@ class Counter:
         return images.to(self.dtype)
 
 
-def victims_of(kind: type[Attack], tasks: Iterable[str]) -> list[str]:
+def target_tasks(kind: type[Attack], tasks: Iterable[str]) -> list[str]:
     """Whose models an attack is made against, of the tasks there are; `""` where it sees no head."""
     if kind.sees in ("nothing", "encoder"):
         return [""]

@@ -4,7 +4,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from robustprobe.attacks._search import Draws, Outcome, unjudged
+from robustprobe.attacks._search import PerImageRandom, SearchResult, unjudged
 from robustprobe.attacks.base import Attack, Victim
 
 
@@ -15,5 +15,5 @@ class Clean(Attack):
     sees: ClassVar = "nothing"
     steps: ClassVar = 1
 
-    def perturb(self, victim: Victim, images: Tensor, draws: Draws, previous: Tensor | None) -> Outcome:
+    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
         return unjudged(images)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks._phases import GradientAttack
-from robustprobe.attacks._search import Entries, Judged, Objective
+from robustprobe.attacks._search import Entries, LossValues, Objective
 from robustprobe.attacks.base import Victim
 from robustprobe.core.errors import UserError
 from robustprobe.core.sums import mean_of
@@ -17,7 +17,7 @@ NOTHING_IGNORED = -1
 
 
 @final
-class LayoutAttack(GradientAttack):
+class Surrogate(GradientAttack):
     """SegPGD against small segmenters of place and colour, whose own answers to the clean image are the labels.
 
     They are fitted on generated scenes, so that the attack needs the encoder and the image only (docs/attacks.md).
@@ -36,7 +36,7 @@ class LayoutAttack(GradientAttack):
             features = victim.function(images)
             answers = [head(features, size).argmax(1) for head in heads]
 
-        def judge(x: Tensor, entries: Entries, progress: float) -> Judged:
+        def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
             seen = victim.function(x)
             pixels = [
                 segmentation_pixels(head(seen, size), answer[entries.rows], NOTHING_IGNORED)
@@ -45,6 +45,6 @@ class LayoutAttack(GradientAttack):
             value = mean_of([segpgd(p, progress) for p in pixels])
             # At progress 1 right and wrong pixels weigh alike, so that steps can be compared.
             track = mean_of([segpgd(p, 1.0) for p in pixels])
-            return Judged(value, track, track, torch.zeros_like(value, dtype=torch.bool))
+            return LossValues(value, track, track, torch.zeros_like(value, dtype=torch.bool))
 
         return judge

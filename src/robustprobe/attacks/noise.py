@@ -4,7 +4,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from robustprobe.attacks._search import Draws, Outcome, everything, unjudged
+from robustprobe.attacks._search import PerImageRandom, SearchResult, everything, unjudged
 from robustprobe.attacks.base import Attack, Victim
 
 
@@ -15,6 +15,6 @@ class Noise(Attack):
     sees: ClassVar = "nothing"
     steps: ClassVar = 1
 
-    def perturb(self, victim: Victim, images: Tensor, draws: Draws, previous: Tensor | None) -> Outcome:
+    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
         noise = self.threat.noise(images, draws.generators(everything(images)))
         return unjudged(self.threat.project(images + noise, images))

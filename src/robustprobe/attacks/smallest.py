@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
-from robustprobe.attacks._search import Draws, Entries, Outcome, Search, everything, visited
+from robustprobe.attacks._search import Entries, PerImageRandom, Search, SearchResult, everything, visited
 from robustprobe.attacks._task_objectives import task_objective
 from robustprobe.attacks.base import Attack, Victim
 
@@ -15,7 +15,7 @@ LEVELS = 64
 
 
 @final
-class Smallest(Attack):
+class MinEps(Attack):
     """Returns each image as the smallest ball in which it broke left it, or as the whole ball left it unbroken.
 
     The size of its perturbation is the number sought, to eps / 64: 0 for images that are wrong from the start. Each
@@ -25,7 +25,7 @@ class Smallest(Attack):
     sees: ClassVar = "classification"
     steps: ClassVar = 50
 
-    def perturb(self, victim: Victim, images: Tensor, draws: Draws, previous: Tensor | None) -> Outcome:
+    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
         spec = self.spec
         objective = task_objective(victim, spec.objective or "ce", images)
         search = Search(self.threat, objective, spec.steps, spec.step_size, spec.random_start, stop=True)
@@ -40,7 +40,9 @@ class Smallest(Attack):
                 high[rows.cpu()[won]], low[rows.cpu()[~won]] = level, level
         return result
 
-    def _tried(self, search: Search, images: Tensor, rows: Tensor, draws: Draws, result: Outcome, level: int) -> Tensor:
+    def _tried(
+        self, search: Search, images: Tensor, rows: Tensor, draws: PerImageRandom, result: SearchResult, level: int
+    ) -> Tensor:
         """Which of the rows break at a level; their images become the result."""
         threat = self.threat.resized(level / LEVELS)
         inner = search._replace(threat=threat, step_size=search.step_size * level / LEVELS)
@@ -59,9 +61,9 @@ class Smallest(Attack):
         return won.cpu()
 
 
-def _in_whole_ball(clean: Outcome, search: Search, images: Tensor, draws: Draws) -> Outcome:
+def _in_whole_ball(clean: SearchResult, search: Search, images: Tensor, draws: PerImageRandom) -> SearchResult:
     """The clean images where they are broken already, and what the whole ball makes of the others."""
-    result = Outcome(*(value.clone() for value in clean))
+    result = SearchResult(*(value.clone() for value in clean))
     index = (~clean.broken).nonzero()[:, 0]
     if len(index):
         entries = Entries(index, torch.zeros_like(index))

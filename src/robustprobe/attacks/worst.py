@@ -14,7 +14,7 @@ from robustprobe.attacks.base import Victim
 from robustprobe.core.errors import UserError
 
 
-class Part(NamedTuple):
+class EnsembleMember(NamedTuple):
     """One attack of the ensemble; `share` multiplies the steps of the spec, `runs` its restarts."""
 
     loss: str
@@ -25,23 +25,23 @@ class Part(NamedTuple):
 
 ENSEMBLES = {
     "classification": (
-        Part("ce", apgd),
-        Part("targeted-dlr", apgd, runs=4),
-        Part("margin", square, share=8),
+        EnsembleMember("ce", apgd),
+        EnsembleMember("targeted-dlr", apgd, runs=4),
+        EnsembleMember("margin", square, share=8),
     ),
     "segmentation": (
-        Part("cospgd", apgd),
-        Part("js", staged_apgd),
-        Part("segpgd", staged_apgd),
-        Part("mask-ce", staged_apgd),
-        Part("mask-logit", staged_apgd),
+        EnsembleMember("cospgd", apgd),
+        EnsembleMember("js", staged_apgd),
+        EnsembleMember("segpgd", staged_apgd),
+        EnsembleMember("mask-ce", staged_apgd),
+        EnsembleMember("mask-logit", staged_apgd),
     ),
     "depth": (
-        Part("rmse", apgd),
-        Part("nearer", staged_apgd),
-        Part("rmse", staged_apgd),
-        Part("silog", staged_apgd),
-        Part("farther", apgd),
+        EnsembleMember("rmse", apgd),
+        EnsembleMember("nearer", staged_apgd),
+        EnsembleMember("rmse", staged_apgd),
+        EnsembleMember("silog", staged_apgd),
+        EnsembleMember("farther", apgd),
     ),
 }
 
@@ -49,7 +49,7 @@ LEAST_FOR_DLR = 4
 
 
 @final
-class Worst(PhasedAttack):
+class Ensemble(PhasedAttack):
     """Classification: APGD on cross-entropy, targeted APGD on DLR, Square, cheap ones first, on survivors only.
 
     That is AutoAttack's idea (Croce & Hein 2020). Segmentation: APGD on CosPGD's loss, then SEA (Croce et al. 2024).
@@ -63,7 +63,7 @@ class Worst(PhasedAttack):
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:
         if self.spec.objective:
             raise UserError(f"worst has its own objectives; leave :{self.spec.objective} out.")
-        parts = ENSEMBLES.get(victim.task) or (Part(default_loss(victim), apgd),)
+        parts = ENSEMBLES.get(victim.task) or (EnsembleMember(default_loss(victim), apgd),)
         if victim.task == "classification":
             parts = tuple(_fitting(part, len(victim.space.classes)) for part in parts)
         return [
@@ -78,7 +78,7 @@ class Worst(PhasedAttack):
         ]
 
 
-def _fitting(part: Part, classes: int) -> Part:
+def _fitting(part: EnsembleMember, classes: int) -> EnsembleMember:
     """A part for as many classes as there are: no more goals than wrong ones, and no DLR below four."""
     few = part.loss == "targeted-dlr" and classes < LEAST_FOR_DLR
     return part._replace(loss="targeted-ce" if few else part.loss, runs=min(part.runs, max(1, classes - 1)))

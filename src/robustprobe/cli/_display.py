@@ -10,7 +10,7 @@ from rich.table import Table
 
 from robustprobe.core.spec import format_eps
 from robustprobe.evaluation.plan import Plan
-from robustprobe.evaluation.run import Progress
+from robustprobe.evaluation.run import RunProgress
 
 
 def show_plan(console: Console, plan: Plan) -> None:
@@ -73,7 +73,7 @@ class Display:
         """Tell in a line what happened on the way."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: RunProgress) -> None:
         """Show how far a stage is."""
         self.bars.update(self.current, description=progress.label, completed=progress.completed, total=progress.total)
         if not progress.finished:

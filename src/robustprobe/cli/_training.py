@@ -7,10 +7,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from robustprobe.cli._display import duration
-from robustprobe.training.loop import Progress
+from robustprobe.training.loop import TrainingProgress
 
 
-class Watch:
+class TrainingDisplay:
     """Follows a run: on a terminal a bar with loss and time left, and everywhere a line at the end of an epoch."""
 
     def __init__(self, console: Console, leads: bool) -> None:
@@ -19,7 +19,7 @@ class Watch:
         self.bars = Bars(*columns, console=console, disable=not (leads and console.is_terminal), transient=True)
         self.task = self.bars.add_task("images are read", total=None)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "TrainingDisplay":
         self.bars.start()
         return self
 
@@ -28,7 +28,7 @@ class Watch:
     ) -> None:
         self.bars.stop()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: TrainingProgress) -> None:
         """Show an update."""
         text = f"epoch {progress.epoch}, loss {progress.loss:.4g}, {duration(progress.left)} left"
         self.bars.update(self.task, description=text, completed=progress.step, total=progress.total)

@@ -13,7 +13,7 @@ from robustprobe.cli.run import _suite
 from robustprobe.core.suites import find_suite
 
 if TYPE_CHECKING:
-    from robustprobe.evaluation.checkpoints import Table as Tables
+    from robustprobe.evaluation.checkpoints import EpochTable as Tables
 
 
 def curve(

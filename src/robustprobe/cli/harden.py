@@ -109,8 +109,8 @@ def harden(
     leads = os.environ.get("RANK", "0") == "0"
     if leads:
         console.print(f"[bold]robustprobe[/] harden {method}: loading torch and {encoder} ...")
-    from robustprobe.cli._training import Watch
-    from robustprobe.training.distributed import find_machines
+    from robustprobe.cli._training import TrainingDisplay
+    from robustprobe.training.distributed import find_processes
     from robustprobe.training.loop import DivergedError
     from robustprobe.training.run import run
     from robustprobe.training.spec import make_spec
@@ -123,8 +123,8 @@ def harden(
     given |= {"momentum": momentum, "augment": augment}
     spec = make_spec(method, {**given, "checkpoint_every": checkpoint_every, "seed": seed})
     try:
-        with Watch(console, leads) as watch:
-            worked = run(spec, data_root, out, find_machines(device), watch.update)
+        with TrainingDisplay(console, leads) as watch:
+            worked = run(spec, data_root, out, find_processes(device), watch.update)
     except DivergedError as error:
         print(f"robustprobe: {error}", file=sys.stderr)
         sys.exit(2)

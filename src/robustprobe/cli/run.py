@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from robustprobe.cli._console import new_console
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.registry import executors
-from robustprobe.core.spec import Spread, Suite, validated
+from robustprobe.core.spec import ExecutorOptions, Suite, validated
 from robustprobe.core.suites import find_suite, narrowed
 
 # In the docstring of `run` it would be taken for the heading of a section.
@@ -170,7 +170,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _spread(executor: str, address: str, workers: int, shard_size: int) -> Spread:
+def _spread(executor: str, address: str, workers: int, shard_size: int) -> ExecutorOptions:
     known = executors.names()
     if executor not in known:
         raise unknown_name("executor", executor, known)
@@ -180,7 +180,7 @@ def _spread(executor: str, address: str, workers: int, shard_size: int) -> Sprea
         raise UserError(f"--workers {workers} is for --executor ray; local is this process alone.")
     if workers < 0 or shard_size < 0:
         raise UserError(f"--workers {workers} and --shard-size {shard_size} must be 0 or more; 0 leaves the choice.")
-    return Spread(executor=executor, address=address, workers=workers, shard_size=shard_size)
+    return ExecutorOptions(executor=executor, address=address, workers=workers, shard_size=shard_size)
 
 
 class _Options(NamedTuple):
@@ -190,7 +190,7 @@ class _Options(NamedTuple):
     leave_out: bool = False
     dry_run: bool = False
     offline: bool = False
-    spread: Spread = Spread()
+    spread: ExecutorOptions = ExecutorOptions()
 
 
 _PLAIN = _Options()

@@ -220,7 +220,7 @@ class Suite(Spec):
         )
 
 
-class Spread(Spec):
+class ExecutorOptions(Spec):
     """How a run is spread over processes and machines; no number depends on it.
 
     `workers` 0: as many as there is room for. `shard_size` images of one job make a unit of work; 0: about a minute's.
@@ -232,7 +232,7 @@ class Spread(Spec):
     shard_size: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _fits(self) -> "Spread":
+    def _fits(self) -> "ExecutorOptions":
         if self.executor == "local" and (self.address or self.workers):
             raise ValueError("an address and workers are for the executor ray; local is this process alone")
         return self

@@ -16,7 +16,7 @@ class Features(NamedTuple):
     patches: Tensor
 
 
-class Widths(NamedTuple):
+class FeatureDims(NamedTuple):
     """Channels of the class token and of each patch token."""
 
     cls: int
@@ -67,7 +67,7 @@ class LabelSpace:
 
 
 @dataclass(frozen=True)
-class Aim:
+class LossContext:
     """What an attack's loss is told beside the model's output: labels and what they mean, the share of steps already
     done, and for targeted losses of a classifier the classes (B,) to move towards.
     """
@@ -85,11 +85,11 @@ class Aim:
         return cast(Made, self._shared[name][1])
 
 
-AttackLoss = Callable[[Tensor, Aim], Tensor]
-"""An output and an `Aim` to one number an image, (B,), that an attack raises."""
+AttackLoss = Callable[[Tensor, LossContext], Tensor]
+"""An output and an `LossContext` to one number an image, (B,), that an attack raises."""
 
 
-class Criteria(NamedTuple):
+class AttackLosses(NamedTuple):
     """How a task wants to be attacked.
 
     `losses` by name, the default first; those in `targeted` need a goal class. `harm` grows as the task's score gets

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustprobe.core.types import Features, Widths
+from robustprobe.core.types import FeatureDims, Features
 
 Size = tuple[int, int]
 
@@ -184,7 +184,7 @@ def side_by_side(layers: Sequence[Features]) -> Features:
     return Features(torch.cat([f.cls for f in layers], 1), torch.cat([f.patches for f in layers], 1))
 
 
-def last_layers(features: Features, widths: Widths, count: int) -> Features:
+def last_layers(features: Features, widths: FeatureDims, count: int) -> Features:
     """The channels of the last `count` layers of features made by `side_by_side`."""
     return Features(features.cls[:, -widths.cls * count :], features.patches[:, -widths.patch * count :])
 

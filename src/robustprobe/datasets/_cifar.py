@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 
 from robustprobe.core.errors import UserError
-from robustprobe.datasets._tables import Edition, Table, all_or_none, pixel_table
+from robustprobe.datasets._tables import ImageTable, TableEdition, all_or_none, pixel_table
 
 SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
@@ -48,10 +48,10 @@ class ArrayUnpickler(pickle._Unpickler):
         )
 
 
-def pickles(folder: Path, names: Sequence[str], labels: bytes) -> Edition:
+def pickles(folder: Path, names: Sequence[str], labels: bytes) -> TableEdition:
     """Python files, each a dictionary with `data` (N, 3072) and the labels under the given key."""
 
-    def read(files: Sequence[Path]) -> Table:
+    def read(files: Sequence[Path]) -> ImageTable:
         parts = []
         for path in files:
             with path.open("rb") as file:
@@ -59,13 +59,13 @@ def pickles(folder: Path, names: Sequence[str], labels: bytes) -> Edition:
         planes = np.concatenate([part[b"data"].reshape(-1, *SHAPE) for part in parts])
         return pixel_table([label for part in parts for label in part[labels]], planes, str(folder))
 
-    return Edition(all_or_none(folder, names), read)
+    return TableEdition(all_or_none(folder, names), read)
 
 
-def binary(folder: Path, names: Sequence[str], label_bytes: int) -> Edition:
+def binary(folder: Path, names: Sequence[str], label_bytes: int) -> TableEdition:
     """Binary files of rows: label bytes, of which the last counts, then 3072 bytes of red, green and blue planes."""
 
-    def read(files: Sequence[Path]) -> Table:
+    def read(files: Sequence[Path]) -> ImageTable:
         parts = []
         for path in files:
             stored = np.fromfile(path, np.uint8)
@@ -75,4 +75,4 @@ def binary(folder: Path, names: Sequence[str], label_bytes: int) -> Edition:
         rows = np.concatenate(parts)
         return pixel_table(rows[:, label_bytes - 1], rows[:, label_bytes:].reshape(-1, *SHAPE), str(folder))
 
-    return Edition(all_or_none(folder, names), read)
+    return TableEdition(all_or_none(folder, names), read)

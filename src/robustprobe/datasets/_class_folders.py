@@ -14,7 +14,7 @@ from robustprobe.datasets._splits import read_split
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 
 
-class Member(NamedTuple):
+class ClassMember(NamedTuple):
     """An image, by its path below the dataset's folder, and its class."""
 
     id: str
@@ -78,10 +78,10 @@ class ClassFolderDataset(Dataset):
         return names
 
     @cached_property
-    def _members(self) -> list[Member]:
+    def _members(self) -> list[ClassMember]:
         return read_split(self.split, self._official, self._list, lambda member: member.id)
 
-    def _list(self, split: Split) -> list[Member]:
+    def _list(self, split: Split) -> list[ClassMember]:
         place = {name: number for number, name in enumerate(self._classes)}
         members = []
         for name in self._class_folders(split):
@@ -91,5 +91,5 @@ class ClassFolderDataset(Dataset):
                     "expected the same folders of classes in every split. Rename or remove it."
                 )
             files = image_names(self.folder / split / name)
-            members += [Member(f"{split}/{name}/{file}", place[name]) for file in files]
+            members += [ClassMember(f"{split}/{name}/{file}", place[name]) for file in files]
         return members

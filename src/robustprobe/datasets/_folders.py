@@ -9,7 +9,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.datasets._images import IMAGE_SUFFIXES
 
 
-class Pair(NamedTuple):
+class ImageAndLabel(NamedTuple):
     """An image and its label map. `key` is what it is held out by."""
 
     id: str
@@ -48,7 +48,7 @@ def _walk(folder: Path, prefix: str, above: set[str]) -> Iterator[str]:
                 yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", above | {here})
 
 
-def same_stems(images: Path, labels: Path, prefix: str = "") -> list[Pair]:
+def same_stems(images: Path, labels: Path, prefix: str = "") -> list[ImageAndLabel]:
     """Every image below one folder with the label map of the same name below another.
 
     Raises:
@@ -59,7 +59,7 @@ def same_stems(images: Path, labels: Path, prefix: str = "") -> list[Pair]:
     for stem, name in _by_stem(images).items():
         if stem not in maps:
             raise UserError(f"{images / name} has no label map {labels / stem}.png. Add it, or remove the image.")
-        pairs.append(Pair(prefix + stem, images / name, labels / maps[stem], prefix + stem))
+        pairs.append(ImageAndLabel(prefix + stem, images / name, labels / maps[stem], prefix + stem))
     return pairs
 
 

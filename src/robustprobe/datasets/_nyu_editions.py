@@ -36,7 +36,7 @@ class RawDepth(NamedTuple):
     depth: NDArray[np.float32]
 
 
-class Edition(Protocol):
+class NyuEdition(Protocol):
     """The images of a split."""
 
     @property

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.images import opened
-from robustprobe.datasets._folders import Pair, image_names, require, same_stems
+from robustprobe.datasets._folders import ImageAndLabel, image_names, require, same_stems
 from robustprobe.datasets._images import Size
 from robustprobe.datasets.base import SPLITS, Split
 
@@ -17,7 +17,7 @@ def found_splits(folder: Path, layout: str) -> list[Split]:
     return found
 
 
-def own_pairs(folder: Path, maps: str, split: Split, layout: str) -> list[Pair]:
+def own_pairs(folder: Path, maps: str, split: Split, layout: str) -> list[ImageAndLabel]:
     """The images of a split and their maps. Raises UserError for a missing folder or map."""
     images, labels = (require(folder / kind / split, layout) for kind in ("images", maps))
     return same_stems(images, labels, f"{split}/")

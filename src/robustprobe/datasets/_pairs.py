@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustprobe.core.errors import UserError
-from robustprobe.datasets._folders import Pair, require
+from robustprobe.datasets._folders import ImageAndLabel, require
 from robustprobe.datasets._images import open_matching, read_mask
 from robustprobe.datasets._splits import read_split
 from robustprobe.datasets.base import Dataset, RawSample, Split
@@ -22,7 +22,7 @@ class PairDataset(Dataset):
     """Lists pairs of files by official split."""
 
     @abstractmethod
-    def pairs(self, split: Split) -> list[Pair]:
+    def pairs(self, split: Split) -> list[ImageAndLabel]:
         """The pairs of an official split, in their official order. Nothing is opened."""
 
     def official(self) -> Container[str]:
@@ -42,7 +42,7 @@ class PairDataset(Dataset):
 
     @final
     @cached_property
-    def listed(self) -> list[Pair]:
+    def listed(self) -> list[ImageAndLabel]:
         require(self.folder, self.layout)
         return read_split(self.split, self.official(), self.pairs, lambda pair: pair.key)
 

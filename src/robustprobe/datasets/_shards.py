@@ -13,7 +13,7 @@ MOST_SHARDS = 100_000
 BLOCK = 512
 
 
-class Member(NamedTuple):
+class ShardMember(NamedTuple):
     """A file of a shard: the sample it is of, its ending, and where its bytes lie."""
 
     key: str
@@ -35,7 +35,7 @@ def expanded(pattern: str) -> list[str]:
     return [number + tail for number in numbers for tail in expanded(after)]
 
 
-def members(shard: Path) -> Iterator[Member]:
+def members(shard: Path) -> Iterator[ShardMember]:
     """The files of an uncompressed tar archive, by their headers alone. `a/b.seg.png` is of sample `a/b`.
 
     Raises:
@@ -54,7 +54,7 @@ def members(shard: Path) -> Iterator[Member]:
                     )
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
-                yield Member(folder + slash + stem, ending.lower(), member.offset_data, member.size)
+                yield ShardMember(folder + slash + stem, ending.lower(), member.offset_data, member.size)
             # A damaged header looks like the end to tarfile, but for the zeros that an end is made of.
             end = tar.offset
     except (OSError, tarfile.TarError, ValueError) as error:

@@ -14,7 +14,7 @@ IMAGES = ("image", "img", "jpg", "png", "picture", "pixels")
 NEEDED = 4
 
 
-class Columns(NamedTuple):
+class StreamColumns(NamedTuple):
     """The names of the columns that hold images and classes, and the classes' names, where those are told."""
 
     image: str
@@ -23,7 +23,7 @@ class Columns(NamedTuple):
 
 
 @final
-class Source:
+class StreamSource:
     """A dataset of the hub, or a folder in a layout `datasets` knows, of which nothing is downloaded as a whole.
 
     Raises:
@@ -47,7 +47,7 @@ class Source:
         listed = self.builder.config.data_files or {}
         return sorted(str(file) for files in listed.values() for file in files)
 
-    def columns(self, split: str) -> Columns:
+    def columns(self, split: str) -> StreamColumns:
         """Which columns are read. Raises UserError where there is no image or no class among them."""
         features = self._features(self.stream(split))
         image = next((n for n, f in features.items() if type(f).__name__ == "Image"), None)
@@ -59,7 +59,7 @@ class Source:
                 f"hfstream:{self.name} has the columns {', '.join(features)}; expected an image ({', '.join(IMAGES)}) "
                 f"and a class ({', '.join(LABELS)}). Rename them."
             )
-        return Columns(image, label, tuple(getattr(features[label], "names", None) or ()))
+        return StreamColumns(image, label, tuple(getattr(features[label], "names", None) or ()))
 
     def labels(self, split: str, column: str) -> list[int]:
         """The class of every row, in order, for which no image is read."""

@@ -25,18 +25,18 @@ MOST_SWELLING = 100
 SMALL = 2**26
 
 
-class Table(NamedTuple):
+class ImageTable(NamedTuple):
     """The class of every row, and the image of a row."""
 
     labels: NDArray[np.int64]
     image: Callable[[int], Image.Image]
 
 
-class Edition(NamedTuple):
+class TableEdition(NamedTuple):
     """One way the same rows are published: the files of a split, and how they are read."""
 
     files: list[Path]
-    read: Callable[[Sequence[Path]], Table]
+    read: Callable[[Sequence[Path]], ImageTable]
 
 
 class TableDataset(Dataset):
@@ -46,7 +46,7 @@ class TableDataset(Dataset):
     """
 
     @abstractmethod
-    def editions(self, split: Split) -> Iterable[Edition]:
+    def editions(self, split: Split) -> Iterable[TableEdition]:
         """The editions of the official `train` or `test` that may be there, the preferred one first."""
 
     @final
@@ -86,7 +86,7 @@ class TableDataset(Dataset):
         return held_out([f"train-{row:05d}" for row in rows], self.split)
 
     @cached_property
-    def _edition(self) -> Edition:
+    def _edition(self) -> TableEdition:
         require(self.folder, self.layout)
         for edition in self.editions(self._file_split):
             if edition.files:
@@ -97,7 +97,7 @@ class TableDataset(Dataset):
         raise UserError(f"no {self._file_split} images of {self.kind} in {self.folder}; expected {self.layout}.")
 
     @cached_property
-    def _table(self) -> Table:
+    def _table(self) -> ImageTable:
         files = self._edition.files
         try:
             return self._edition.read(files)
@@ -110,10 +110,10 @@ class TableDataset(Dataset):
             ) from error
 
 
-def parquet(folders: Iterable[Path], split: Split, image: str, label: str) -> Edition:
+def parquet(folders: Iterable[Path], split: Split, image: str, label: str) -> TableEdition:
     """The parquet files of the Hugging Face hub, with the names of their columns."""
 
-    def read(files: Sequence[Path]) -> Table:
+    def read(files: Sequence[Path]) -> ImageTable:
         for path in files:
             check_declared(path)
         table = pa.concat_tables([pq.read_table(path, columns=[image, label]) for path in files])
@@ -123,9 +123,9 @@ def parquet(folders: Iterable[Path], split: Split, image: str, label: str) -> Ed
         def decode(row: int) -> Image.Image:
             return opened(io.BytesIO(table[image][row].as_py()["bytes"]))
 
-        return Table(table[label].to_numpy().astype(np.int64), decode)
+        return ImageTable(table[label].to_numpy().astype(np.int64), decode)
 
-    return Edition(sorted(path for folder in folders for path in folder.glob(f"{split}-*.parquet")), read)
+    return TableEdition(sorted(path for folder in folders for path in folder.glob(f"{split}-*.parquet")), read)
 
 
 def check_declared(path: Path) -> None:
@@ -138,7 +138,7 @@ def check_declared(path: Path) -> None:
         )
 
 
-def pixel_table(labels: Any, planes: NDArray[np.uint8], name: str) -> Table:
+def pixel_table(labels: Any, planes: NDArray[np.uint8], name: str) -> ImageTable:
     """Rows of `planes` (N, 3, H, W).
 
     Raises:
@@ -146,7 +146,7 @@ def pixel_table(labels: Any, planes: NDArray[np.uint8], name: str) -> Table:
     """
     if len(labels) != len(planes):
         raise UserError(f"{name} holds {len(planes)} images and {len(labels)} labels. Fetch the files again.")
-    return Table(
+    return ImageTable(
         np.asarray(labels, dtype=np.int64),
         lambda row: Image.fromarray(np.ascontiguousarray(planes[row].transpose(1, 2, 0))),
     )

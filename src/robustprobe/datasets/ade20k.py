@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import Pair, require, same_stems
+from robustprobe.datasets._folders import ImageAndLabel, require, same_stems
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.datasets.base import Split
 
@@ -38,7 +38,7 @@ class Ade20k(MaskDataset):
     archives: ClassVar = ("ADEChallengeData2016",)
     layout: ClassVar = "ADEChallengeData2016/{images,annotations}/{training,validation}/ADE_*.{jpg,png}"
 
-    def pairs(self, split: Split) -> list[Pair]:
+    def pairs(self, split: Split) -> list[ImageAndLabel]:
         images, masks = (
             require(self.folder / kind / FOLDERS[split], self.layout) for kind in ("images", "annotations")
         )

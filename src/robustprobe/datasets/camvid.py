@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import Pair
+from robustprobe.datasets._folders import ImageAndLabel
 from robustprobe.datasets._lists import read_list
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.datasets.base import Split
@@ -41,11 +41,11 @@ class CamVid(MaskDataset):
     def official(self) -> Sequence[str]:
         return ("train", "val", "test") if (self.folder / "test.txt").exists() else ("train", "val")
 
-    def pairs(self, split: Split) -> list[Pair]:
+    def pairs(self, split: Split) -> list[ImageAndLabel]:
         rows = read_list(self.folder / f"{split}.txt", "image mask")
         # SegNet's lists begin with a slash.
         images, masks = ([self.folder / row[column].lstrip("/") for row in rows] for column in (0, 1))
-        return [Pair(i.stem, i, m, row[0]) for i, m, row in zip(images, masks, rows, strict=True)]
+        return [ImageAndLabel(i.stem, i, m, row[0]) for i, m, row in zip(images, masks, rows, strict=True)]
 
     def table(self, mask: Path) -> Sequence[int]:
         return [*range(len(CLASSES)), IGNORE]

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._cifar import binary, pickles
 from robustprobe.datasets._download import fetch
-from robustprobe.datasets._tables import Edition, TableDataset, parquet
+from robustprobe.datasets._tables import TableDataset, TableEdition, parquet
 from robustprobe.datasets.base import Split
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -25,7 +25,7 @@ class Cifar10(TableDataset):
     archives: ClassVar = ("cifar-10-batches-py", "cifar-10-batches-bin")
     layout: ClassVar = "[plain_text/]{train,test}-*.parquet (columns img, label), cifar-10-batches-py or -bin"
 
-    def editions(self, split: Split) -> Iterator[Edition]:
+    def editions(self, split: Split) -> Iterator[TableEdition]:
         yield parquet([self.own_folder, self.own_folder / "plain_text"], split, "img", "label")
         batches = ["test_batch"] if split == "test" else [f"data_batch_{part}" for part in range(1, 6)]
         for folder in self.places("cifar-10-batches-py"):

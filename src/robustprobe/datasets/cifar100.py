@@ -6,7 +6,7 @@ from typing import ClassVar, final
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._cifar import binary, pickles
 from robustprobe.datasets._download import fetch
-from robustprobe.datasets._tables import Edition, TableDataset, parquet
+from robustprobe.datasets._tables import TableDataset, TableEdition, parquet
 from robustprobe.datasets.base import Split
 
 NAMES = """\
@@ -35,7 +35,7 @@ class Cifar100(TableDataset):
     archives: ClassVar = ("cifar-100-python", "cifar-100-binary")
     layout: ClassVar = "[cifar100/]{train,test}-*.parquet (columns img, fine_label), cifar-100-python or -binary"
 
-    def editions(self, split: Split) -> Iterator[Edition]:
+    def editions(self, split: Split) -> Iterator[TableEdition]:
         yield parquet([self.own_folder, self.own_folder / "cifar100"], split, "img", "fine_label")
         for folder in self.places("cifar-100-python"):
             yield pickles(folder, [split], b"fine_labels")

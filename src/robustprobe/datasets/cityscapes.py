@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import Pair, image_names, require
+from robustprobe.datasets._folders import ImageAndLabel, image_names, require
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.datasets.base import Split
 
@@ -52,7 +52,7 @@ class Cityscapes(MaskDataset):
         "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
     )
 
-    def pairs(self, split: Split) -> list[Pair]:
+    def pairs(self, split: Split) -> list[ImageAndLabel]:
         images, masks = (require(self.folder / kind / split, self.layout) for kind in ("leftImg8bit", "gtFine"))
         stored = set(image_names(masks))
         pairs = []
@@ -60,7 +60,7 @@ class Cityscapes(MaskDataset):
             frame = name.removesuffix(IMAGE)
             only_train_labels = frame + LABELS not in stored and frame + TRAIN_LABELS in stored
             mask = frame + (TRAIN_LABELS if only_train_labels else LABELS)
-            pairs.append(Pair(Path(frame).name, images / name, masks / mask, Path(frame).name))
+            pairs.append(ImageAndLabel(Path(frame).name, images / name, masks / mask, Path(frame).name))
         return pairs
 
     def table(self, mask: Path) -> Sequence[int]:

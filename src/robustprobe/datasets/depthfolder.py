@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import Pair
+from robustprobe.datasets._folders import ImageAndLabel
 from robustprobe.datasets._images import Size, open_matching, read_depth
 from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
 from robustprobe.datasets._pairs import PairDataset
@@ -42,7 +42,7 @@ class DepthFolder(PairDataset):
     def official(self) -> Sequence[str]:
         return found_splits(self.folder, self.layout)
 
-    def pairs(self, split: Split) -> list[Pair]:
+    def pairs(self, split: Split) -> list[ImageAndLabel]:
         return own_pairs(self.folder, "depth", split, self.layout)
 
     def settings(self) -> list[str]:

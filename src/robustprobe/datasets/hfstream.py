@@ -15,13 +15,13 @@ from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._images import Size, upright
 from robustprobe.datasets._splits import read_split
-from robustprobe.datasets._stream import Columns, Source, Spool
+from robustprobe.datasets._stream import Spool, StreamColumns, StreamSource
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 
 NAMES: dict[str, Split] = {"train": "train", "validation": "val", "val": "val", "dev": "val", "test": "test"}
 
 
-class Row(NamedTuple):
+class StreamRow(NamedTuple):
     """A row of an official split, and its class."""
 
     id: str
@@ -81,10 +81,10 @@ class HfStream(Dataset):
         return [*remote, content, *self.labels["classification"].classes]
 
     @cached_property
-    def _source(self) -> Source:
+    def _source(self) -> StreamSource:
         name = str(self.root)
         head, mark, revision = name.rpartition("@")
-        return Source(name, None) if self.root.exists() or not mark else Source(head, revision)
+        return StreamSource(name, None) if self.root.exists() or not mark else StreamSource(head, revision)
 
     @cached_property
     def _official(self) -> dict[Split, str]:
@@ -100,7 +100,7 @@ class HfStream(Dataset):
         return found
 
     @cached_property
-    def _columns(self) -> Columns:
+    def _columns(self) -> StreamColumns:
         return self._source.columns(next(iter(self._source.splits)))
 
     def _listed(self, name: str) -> NDArray[np.int64]:
@@ -114,14 +114,16 @@ class HfStream(Dataset):
         return {}
 
     @cached_property
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[StreamRow]:
         return read_split(self.split, self._official, self._read_rows, lambda row: row.id)
 
-    def _read_rows(self, split: Split) -> list[Row]:
+    def _read_rows(self, split: Split) -> list[StreamRow]:
         if split not in self._official:
             raise UserError(f"{self.kind}:{self.root} has no split for {split}; {self.how_to_get}")
         labels = self._listed(self._official[split])
-        return [Row(f"{self._official[split]}-{place:08d}", place, int(label)) for place, label in enumerate(labels)]
+        return [
+            StreamRow(f"{self._official[split]}-{place:08d}", place, int(label)) for place, label in enumerate(labels)
+        ]
 
     @cached_property
     def _published(self) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import require
-from robustprobe.datasets._nyu_editions import SHAPE, Edition, LabelledMat, ListedFiles, list_of
+from robustprobe.datasets._nyu_editions import SHAPE, LabelledMat, ListedFiles, NyuEdition, list_of
 from robustprobe.datasets.base import Dataset, RawSample
 
 # Eigen et al. 2014 score rows 45:471 and columns 41:601 of the 480 x 640 image.
@@ -51,7 +51,7 @@ class NyuDepthV2(Dataset):
         return []
 
     @cached_property
-    def _edition(self) -> Edition:
+    def _edition(self) -> NyuEdition:
         require(self.folder, self.layout)
         wanted = "test" if self.split == "test" else "train"
         if list_of(self.folder, wanted) is None and (self.folder / "nyu_depth_v2_labeled.mat").is_file():

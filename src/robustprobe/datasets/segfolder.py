@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import Pair, require
+from robustprobe.datasets._folders import ImageAndLabel, require
 from robustprobe.datasets._images import Size
 from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
@@ -48,7 +48,7 @@ class SegFolder(MaskDataset):
     def official(self) -> Sequence[str]:
         return found_splits(self.folder, self.layout)
 
-    def pairs(self, split: Split) -> list[Pair]:
+    def pairs(self, split: Split) -> list[ImageAndLabel]:
         return own_pairs(self.folder, "masks", split, self.layout)
 
     def settings(self) -> list[str]:

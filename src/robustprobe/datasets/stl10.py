@@ -9,7 +9,7 @@ import numpy as np
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._download import fetch
-from robustprobe.datasets._tables import Edition, Table, TableDataset, all_or_none, parquet, pixel_table
+from robustprobe.datasets._tables import ImageTable, TableDataset, TableEdition, all_or_none, parquet, pixel_table
 from robustprobe.datasets.base import Split
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -31,16 +31,16 @@ class Stl10(TableDataset):
     archives: ClassVar = ("stl10_binary",)
     layout: ClassVar = "stl10_binary/{train,test}_{X,y}.bin, or [data/]{train,test}-*.parquet (columns image, label)"
 
-    def editions(self, split: Split) -> Iterator[Edition]:
+    def editions(self, split: Split) -> Iterator[TableEdition]:
         for folder in (*self.places("stl10_binary"), self.own_folder):
-            yield Edition(all_or_none(folder, [f"{split}_X.bin", f"{split}_y.bin"]), read_binary)
+            yield TableEdition(all_or_none(folder, [f"{split}_X.bin", f"{split}_y.bin"]), read_binary)
         yield parquet([self.own_folder, self.own_folder / "data"], split, "image", "label")
 
     def download(self) -> None:
         fetch("STL10", self.own_folder, self.homepage)
 
 
-def read_binary(files: Sequence[Path]) -> Table:
+def read_binary(files: Sequence[Path]) -> ImageTable:
     """Images as planes of red, green and blue, each column by column; classes from 1."""
     pixels, labels = files
     if pixels.stat().st_size % np.prod(SHAPE):

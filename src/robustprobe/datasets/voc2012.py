@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._download import fetch
-from robustprobe.datasets._folders import Pair
+from robustprobe.datasets._folders import ImageAndLabel
 from robustprobe.datasets._lists import read_list
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.datasets.base import Split
@@ -39,13 +39,13 @@ class Voc2012(MaskDataset):
             return []
         return ["train is trainaug.txt with SegmentationClassAug (SBD), not the official train.txt"]
 
-    def pairs(self, split: Split) -> list[Pair]:
+    def pairs(self, split: Split) -> list[ImageAndLabel]:
         augmented = split == "train" and self._augmented
         masks = self.folder / ("SegmentationClassAug" if augmented else "SegmentationClass")
         names = read_list(self._lists / ("trainaug.txt" if augmented else f"{split}.txt"), "name")
         # Some lists of SBD name the files, not the images.
         stems = [Path(row[0]).stem for row in names]
-        return [Pair(s, self.folder / "JPEGImages" / f"{s}.jpg", masks / f"{s}.png", s) for s in stems]
+        return [ImageAndLabel(s, self.folder / "JPEGImages" / f"{s}.jpg", masks / f"{s}.png", s) for s in stems]
 
     def table(self, mask: Path) -> Sequence[int]:
         return range(len(CLASSES))

@@ -11,7 +11,7 @@ from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import require
 from robustprobe.datasets._images import IMAGE_SUFFIXES, Size, upright
-from robustprobe.datasets._shards import Member, expanded, members, read_at
+from robustprobe.datasets._shards import ShardMember, expanded, members, read_at
 from robustprobe.datasets._splits import held_out, read_split
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 
@@ -122,7 +122,7 @@ def items_of(shard: Path, name: str) -> Iterator[Item]:
         UserError: no such shard, or a sample without an image or a class, with two of them, or with another's key.
     """
     require(shard, "a shard for every number of the range")
-    parts: dict[str, Member] = {}
+    parts: dict[str, ShardMember] = {}
     key, seen = "", set[str]()
     for member in members(shard):
         if member.key != key:
@@ -141,7 +141,7 @@ def items_of(shard: Path, name: str) -> Iterator[Item]:
         yield _item(shard, name, key, parts)
 
 
-def _item(shard: Path, name: str, key: str, parts: dict[str, Member]) -> Item:
+def _item(shard: Path, name: str, key: str, parts: dict[str, ShardMember]) -> Item:
     missing = {"image", "cls"} - parts.keys()
     if missing:
         raise UserError(f"{shard} holds {key} without {'.cls' if 'cls' in missing else 'an image'}. Write it anew.")

@@ -11,7 +11,7 @@ from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.threat import Linf, Threat
 
 
-class Ball(NamedTuple):
+class InnerAttack(NamedTuple):
     """How far images are moved, and how: `step_share` of eps a step, with `momentum` of the directions so far."""
 
     threat: Threat
@@ -19,21 +19,21 @@ class Ball(NamedTuple):
     step_share: float = 0.25
     momentum: float = 0.0
 
-    def at(self, factor: float) -> "Ball":
+    def at(self, factor: float) -> "InnerAttack":
         """The same with a ball `factor` times as large."""
         return self._replace(threat=self.threat.resized(factor))
 
 
-def linf(eps: float, steps: int, step_share: float = 0.25, momentum: float = 0.0) -> Ball:
+def linf(eps: float, steps: int, step_share: float = 0.25, momentum: float = 0.0) -> InnerAttack:
     """Every pixel value moves by at most eps."""
-    return Ball(Linf(eps), steps, step_share, momentum)
+    return InnerAttack(Linf(eps), steps, step_share, momentum)
 
 
 def ascend(
     objective: Callable[[Tensor, float], Tensor],
     images: Tensor,
     generators: Sequence[torch.Generator],
-    ball: Ball,
+    ball: InnerAttack,
     precision: str = "fp32",
 ) -> Tensor:
     """Images (B, 3, H, W) inside ball and box that raise an objective of images and share of steps done, (B,)."""

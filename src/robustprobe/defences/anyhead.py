@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustprobe.core.types import Features
 from robustprobe.defences._distance import Layers, squared_distance
-from robustprobe.defences.base import Defence, FitSurrogates, Options, Outcome, Recipe, Seen
+from robustprobe.defences.base import Defence, FitSurrogates, LayerFeatures, LossTerms, Options, Recipe
 from robustprobe.encoders import Encoder
 from robustprobe.losses.segmentation import segmentation_pixels, segpgd
 from robustprobe.tasks import Head
@@ -63,9 +63,9 @@ class Anyhead(Defence):
             return self._unsettled(attacked[-1], clean[-1], progress)
         return squared_distance(attacked, clean, self.protect)
 
-    def lowered(self, seen: Seen) -> Outcome:
+    def lowered(self, seen: LayerFeatures) -> LossTerms:
         moved = squared_distance(seen.attacked, seen.clean, self.protect)
-        return Outcome(moved, {"moved": moved})
+        return LossTerms(moved, {"moved": moved})
 
     def _unsettled(self, attacked: Features, clean: Features, progress: float) -> Tensor:
         values = []

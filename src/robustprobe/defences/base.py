@@ -11,7 +11,7 @@ from robustprobe.core.errors import unknown_name
 from robustprobe.core.registry import defences
 from robustprobe.core.spec import Spec, validated
 from robustprobe.core.types import Features
-from robustprobe.defences._ascent import Ball, ascend, frozen
+from robustprobe.defences._ascent import InnerAttack, ascend, frozen
 from robustprobe.defences._distance import Layers, Protect
 from robustprobe.encoders import Encoder
 from robustprobe.tasks import Head
@@ -46,7 +46,7 @@ class Options(Spec):
     """What a defence can be told beside what all of them can."""
 
 
-class Seen(NamedTuple):
+class LayerFeatures(NamedTuple):
     """Features by layer: the student's of images and of moved images, and the teacher's of images."""
 
     own: Layers
@@ -54,7 +54,7 @@ class Seen(NamedTuple):
     clean: Layers
 
 
-class Outcome(NamedTuple):
+class LossTerms(NamedTuple):
     """Loss (B,) of each image, and what it is made of, each (B,)."""
 
     loss: Tensor
@@ -86,7 +86,7 @@ class Defence(nn.Module, ABC):
         """What the inner attack raises, (B,). `own` is `clean` where the defence does not ask for it."""
 
     @abstractmethod
-    def lowered(self, seen: Seen) -> Outcome:
+    def lowered(self, seen: LayerFeatures) -> LossTerms:
         """What training lowers. `own` is `attacked` where the defence does not ask for it."""
 
     def prepare(self, teacher: Encoder, images: Tensor, fit_surrogates: FitSurrogates) -> None:
@@ -113,7 +113,7 @@ class Defence(nn.Module, ABC):
         teacher: Encoder,
         images: Tensor,
         generators: Sequence[torch.Generator],
-        ball: Ball,
+        ball: InnerAttack,
         precision: str = "fp32",
     ) -> Tensor:
         """Moved images (B, 3, H, W) inside ball and box; each depends on its own image and generator only."""
@@ -130,14 +130,14 @@ class Defence(nn.Module, ABC):
     @final
     def loss(
         self, student: Encoder, teacher: Encoder, images: Tensor, moved: Tensor, precision: str = "fp32"
-    ) -> Outcome:
+    ) -> LossTerms:
         """Loss of each image, with a gradient for the student's parameters and the defence's own."""
         with torch.no_grad():
             clean = self.look(teacher, images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
             attacked = in_fp32(self.look(student, moved))
             own = in_fp32(self.look(student, images)) if self.loss_reads_own else attacked
-        return self.lowered(Seen(own, attacked, clean))
+        return self.lowered(LayerFeatures(own, attacked, clean))
 
 
 def in_fp32(layers: Layers) -> Layers:

@@ -5,7 +5,7 @@ from typing import ClassVar, cast, final
 from torch import Tensor
 
 from robustprobe.defences._distance import Layers, cosine_distance
-from robustprobe.defences.base import Defence, Options, Outcome, Recipe, Seen
+from robustprobe.defences.base import Defence, LayerFeatures, LossTerms, Options, Recipe
 
 
 @final
@@ -29,7 +29,7 @@ class Deacl(Defence):
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
         return cosine_distance(attacked, clean, self.protect)
 
-    def lowered(self, seen: Seen) -> Outcome:
+    def lowered(self, seen: LayerFeatures) -> LossTerms:
         drift = cosine_distance(seen.own, seen.clean, self.protect)
         moved = cosine_distance(seen.attacked, seen.own, self.protect)
-        return Outcome(drift + cast(DeaclOptions, self.options).gamma * moved, {"drift": drift, "moved": moved})
+        return LossTerms(drift + cast(DeaclOptions, self.options).gamma * moved, {"drift": drift, "moved": moved})

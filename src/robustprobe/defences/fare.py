@@ -5,7 +5,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from robustprobe.defences._distance import Layers, squared_distance
-from robustprobe.defences.base import Defence, Outcome, Recipe, Seen
+from robustprobe.defences.base import Defence, LayerFeatures, LossTerms, Recipe
 
 
 @final
@@ -32,6 +32,6 @@ class Fare(Defence):
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
         return squared_distance(attacked, clean, self.protect)
 
-    def lowered(self, seen: Seen) -> Outcome:
+    def lowered(self, seen: LayerFeatures) -> LossTerms:
         moved = squared_distance(seen.attacked, seen.clean, self.protect)
-        return Outcome(moved, {"moved": moved})
+        return LossTerms(moved, {"moved": moved})

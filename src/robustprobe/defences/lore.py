@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustprobe.core.types import Features
 from robustprobe.defences._distance import Layers, squared_distance
-from robustprobe.defences.base import Defence, FitSurrogates, Options, Outcome, Seen
+from robustprobe.defences.base import Defence, FitSurrogates, LayerFeatures, LossTerms, Options
 from robustprobe.defences.fare import Fare
 from robustprobe.encoders import Encoder
 
@@ -42,7 +42,7 @@ class Lore(Defence):
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
         return squared_distance(attacked, clean, self.protect)
 
-    def lowered(self, seen: Seen) -> Outcome:
+    def lowered(self, seen: LayerFeatures) -> LossTerms:
         options = cast(LoreOptions, self.options)
         nothing = [Features(torch.zeros_like(f.cls), torch.zeros_like(f.patches)) for f in seen.clean]
         size = squared_distance(seen.clean, nothing, self.protect)
@@ -54,4 +54,4 @@ class Lore(Defence):
         share = (excess / size).detach()
         ascent = options.multiplier_rate * (weight.detach() - weight) * share
         loss = moved + weight.detach() * excess + ascent
-        return Outcome(loss, {"drift": drift, "moved": moved, "multiplier": weight, "excess": excess / size})
+        return LossTerms(loss, {"drift": drift, "moved": moved, "multiplier": weight, "excess": excess / size})

@@ -5,7 +5,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from robustprobe.defences._distance import Layers, cosine_distance, still
-from robustprobe.defences.base import Defence, Outcome, Seen
+from robustprobe.defences.base import Defence, LayerFeatures, LossTerms
 from robustprobe.defences.fare import Fare
 
 
@@ -22,8 +22,8 @@ class SimClip(Defence):
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
         return cosine_distance(attacked, own, self.protect)
 
-    def lowered(self, seen: Seen) -> Outcome:
+    def lowered(self, seen: LayerFeatures) -> LossTerms:
         there = cosine_distance(seen.attacked, still(seen.own), self.protect)
         back = cosine_distance(still(seen.attacked), seen.own, self.protect)
         drift = cosine_distance(still(seen.own), seen.clean, self.protect)
-        return Outcome((there + back) / 2, {"drift": drift, "moved": there.detach()})
+        return LossTerms((there + back) / 2, {"drift": drift, "moved": there.detach()})

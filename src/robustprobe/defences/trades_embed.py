@@ -5,7 +5,7 @@ from typing import ClassVar, cast, final
 from torch import Tensor
 
 from robustprobe.defences._distance import Layers, squared_distance, still
-from robustprobe.defences.base import Defence, Options, Outcome, Seen
+from robustprobe.defences.base import Defence, LayerFeatures, LossTerms, Options
 from robustprobe.defences.fare import Fare
 
 
@@ -30,8 +30,8 @@ class TradesEmbed(Defence):
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
         return squared_distance(attacked, own, self.protect)
 
-    def lowered(self, seen: Seen) -> Outcome:
+    def lowered(self, seen: LayerFeatures) -> LossTerms:
         weight = cast(TradesOptions, self.options).clean_weight
         drift = squared_distance(seen.own, seen.clean, self.protect)
         moved = squared_distance(seen.attacked, still(seen.own), self.protect)
-        return Outcome(weight * drift + (1 - weight) * moved, {"drift": drift, "moved": moved})
+        return LossTerms(weight * drift + (1 - weight) * moved, {"drift": drift, "moved": moved})

@@ -14,7 +14,7 @@ NEARLY = 1e-3
 REACHED = 0.9
 
 
-class Check(NamedTuple):
+class ContractCheck(NamedTuple):
     """One clause of the contract, whether the encoder kept it, and what was seen."""
 
     name: str
@@ -22,7 +22,7 @@ class Check(NamedTuple):
     seen: str
 
 
-def check_encoder(encoder: Encoder) -> list[Check]:
+def check_encoder(encoder: Encoder) -> list[ContractCheck]:
     """Every check of the contract, in order, on the encoder as it is; what raises has failed."""
     checks: dict[str, Callable[[Encoder], tuple[bool, str]]] = {
         "frozen, in evaluation mode": _frozen,
@@ -37,9 +37,9 @@ def check_encoder(encoder: Encoder) -> list[Check]:
     found = []
     for name, check in checks.items():
         try:
-            found.append(Check(name, *check(encoder)))
+            found.append(ContractCheck(name, *check(encoder)))
         except Exception as error:
-            found.append(Check(name, False, f"{type(error).__name__}: {str(error).strip()[:300]}"))
+            found.append(ContractCheck(name, False, f"{type(error).__name__}: {str(error).strip()[:300]}"))
     return found
 
 

@@ -11,7 +11,7 @@ from robustprobe.encoders.base import Encoder
 
 
 @final
-class Narrowed(Encoder):
+class LowRankEncoder(Encoder):
     """Class token and patch tokens of the last block, each through two linear maps: (D,) to (K,) and back to (D,).
 
     Heads read as many channels as before. Earlier blocks are shown as they are, and are as fragile as they were.

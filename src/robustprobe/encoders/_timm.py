@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.types import Features, Widths
+from robustprobe.core.types import FeatureDims, Features
 from robustprobe.encoders.base import Encoder, EncoderCard
 
 
@@ -213,7 +213,7 @@ def wrap(
         patch_size=model.feature_info[-1]["reduction"],
         input_size=config["input_size"][1:],
         fixed_size=not moving,
-        widths=Widths(model.num_features, model.num_features),
+        widths=FeatureDims(model.num_features, model.num_features),
     )
     kind = TimmViT if hasattr(model, "num_prefix_tokens") else TimmMap
     return kind(card, model, norm.mean, norm.std, architecture)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.registry import source_digest, sources
-from robustprobe.core.types import Features, Widths
+from robustprobe.core.types import FeatureDims, Features
 
 
 class EncoderCard(BaseModel):
@@ -34,7 +34,7 @@ class EncoderCard(BaseModel):
     patch_size: int
     input_size: tuple[int, int]
     fixed_size: bool = False
-    widths: Widths
+    widths: FeatureDims
 
 
 class Encoder(nn.Module, ABC):

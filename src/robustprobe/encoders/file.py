@@ -12,9 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.types import Widths
+from robustprobe.core.types import FeatureDims
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
-from robustprobe.encoders._narrowed import Narrowed
+from robustprobe.encoders._narrowed import LowRankEncoder
 from robustprobe.encoders._options import split_options
 from robustprobe.encoders._timm import Norm, TimmMap, TimmViT, create_at, wrap
 from robustprobe.encoders.base import Encoder, EncoderCard, Source
@@ -110,10 +110,10 @@ def load_folder(folder: Path, name: str) -> Encoder:
     return whole
 
 
-def _narrowed(encoder: TimmViT | TimmMap, directions: int, card: Path) -> Narrowed:
+def _narrowed(encoder: TimmViT | TimmMap, directions: int, card: Path) -> LowRankEncoder:
     if directions > min(encoder.card.widths):
         raise UserError(f"{card} says {directions} directions of {min(encoder.card.widths)} channels; correct it.")
-    return Narrowed(encoder, directions)
+    return LowRankEncoder(encoder, directions)
 
 
 def weights_module(encoder: Encoder) -> nn.Module:
@@ -147,7 +147,7 @@ def _plain(architecture: Architecture, name: str, licence: str) -> TimmViT:
         licence=licence,
         patch_size=architecture.patch_size,
         input_size=size,
-        widths=Widths(architecture.embed_dim, architecture.embed_dim),
+        widths=FeatureDims(architecture.embed_dim, architecture.embed_dim),
     )
     return TimmViT(card, model, architecture.mean, architecture.std)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.types import Features, Widths
+from robustprobe.core.types import FeatureDims, Features
 from robustprobe.encoders._downloads import hub_file
 from robustprobe.encoders._timm import checked_layers
 from robustprobe.encoders.base import Encoder, EncoderCard, Source
@@ -122,7 +122,7 @@ class HfSource(Source):
             revision=commit,
             patch_size=model.config.patch_size,
             input_size=(size, size) if isinstance(size, int) else tuple(size),
-            widths=Widths(model.config.hidden_size, model.config.hidden_size),
+            widths=FeatureDims(model.config.hidden_size, model.config.hidden_size),
         )
         return HfViT(card, model, kind, *_mean_and_std(norm, spec))
 

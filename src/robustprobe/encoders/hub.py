@@ -12,7 +12,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.types import Features, Widths
+from robustprobe.core.types import FeatureDims, Features
 from robustprobe.encoders._downloads import missing_downloads_named, offline
 from robustprobe.encoders._options import split_options
 from robustprobe.encoders._timm import checked_layers
@@ -143,7 +143,7 @@ def _wrap(spec: str, model: Any, reference: str) -> Encoder:
         revision=reference,
         patch_size=patch,
         input_size=(SIZE[0] // patch * patch, SIZE[1] // patch * patch),
-        widths=Widths(width, width),
+        widths=FeatureDims(width, width),
     )
     return HubEncoder(card, model, tongue)
 

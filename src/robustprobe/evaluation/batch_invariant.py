@@ -23,7 +23,7 @@ MOST_SHAPES = 3
 
 
 @final
-class SteadyEncoder(Encoder):
+class BatchInvariantEncoder(Encoder):
     """An encoder that gives each image on the CPU the features and gradients it would have alone.
 
     Batches are cut into sizes that were tried for that shape of image, with random images: forward, with and without a
@@ -56,7 +56,7 @@ class SteadyEncoder(Encoder):
 
     def _sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if shape not in self.tried:
-            steady = steady_sizes(self.whole, shape) if len(self.tried) < MOST_SHAPES else (1,)
+            steady = invariant_sizes(self.whole, shape) if len(self.tried) < MOST_SHAPES else (1,)
             self.tried[shape] = steady
         return self.tried[shape]
 
@@ -70,7 +70,7 @@ def cuts(count: int, sizes: Sequence[int]) -> list[int]:
     return parts
 
 
-def steady_sizes(encoder: Encoder, shape: tuple[int, ...]) -> tuple[int, ...]:
+def invariant_sizes(encoder: Encoder, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Powers of two at which a batch of images of `shape` (3, H, W) gives each the bits it has alone; 1 always."""
     most = max(1, min(MOST_IMAGES, MOST_PIXELS // (shape[-1] * shape[-2])))
     images = torch.rand(most, *shape, generator=torch.Generator().manual_seed(0))
@@ -105,7 +105,7 @@ def _joined(parts: list[Features]) -> Features:
 
 
 @final
-class SteadyHead(Head):
+class BatchInvariantHead(Head):
     """A head that answers for one image at a time: head by head a small part of the work."""
 
     def __init__(self, head: Head) -> None:
@@ -123,12 +123,12 @@ def _ones(features: Features) -> list[Features]:
     ]
 
 
-def steady_models(encoder: Encoder, models: Mapping[str, Model]) -> tuple[Encoder, dict[str, Model]]:
+def batch_invariant_models(encoder: Encoder, models: Mapping[str, Model]) -> tuple[Encoder, dict[str, Model]]:
     """An encoder and its models, whose answers for an image on the CPU do not depend on the rest of the batch."""
-    steady = SteadyEncoder(encoder)
+    steady = BatchInvariantEncoder(encoder)
     return steady, {task: _steady_model(steady, model) for task, model in models.items()}
 
 
 def _steady_model(encoder: Encoder, model: Model) -> Model:
-    second = SteadyHead(model.second) if model.second else None
-    return Model(encoder, SteadyHead(model.head), model.task, model.view, second).eval()
+    second = BatchInvariantHead(model.second) if model.second else None
+    return Model(encoder, BatchInvariantHead(model.head), model.task, model.view, second).eval()

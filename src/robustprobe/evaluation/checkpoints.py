@@ -9,13 +9,13 @@ import torch
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import Suite, format_eps
 from robustprobe.evaluation.plan import Plan, make_plan
-from robustprobe.evaluation.run import Failure, Progress, execute
+from robustprobe.evaluation.run import Failure, RunProgress, execute
 from robustprobe.results.records import Record
 from robustprobe.results.store import Store
-from robustprobe.training.folder import Folder
+from robustprobe.training.folder import RunFolder
 
 
-class Point(NamedTuple):
+class CheckpointScore(NamedTuple):
     """One number of one checkpoint, with its 95 % interval."""
 
     epoch: int
@@ -35,7 +35,7 @@ def checkpoint_names(folder: Path) -> dict[str, int]:
     Raises:
         UserError: the folder holds no checkpoints.
     """
-    found = Folder(folder).checkpoints()
+    found = RunFolder(folder).checkpoints()
     if not found:
         raise UserError(f"no checkpoints in {folder}; give the folder that `robustprobe harden --out` wrote.")
     return {f"file:{path}": epoch for epoch, path in found.items()}
@@ -47,12 +47,12 @@ def plan_curve(suite: Suite, folder: Path, out: Path, root: Path, device: torch.
     return make_plan(suite, Store(out).prepare(), root, device, leave_out=True)
 
 
-def measure(plan: Plan, out: Path, notify: Callable[[Progress], None]) -> list[Failure]:
+def measure(plan: Plan, out: Path, notify: Callable[[RunProgress], None]) -> list[Failure]:
     """Do what the plan lacks."""
     return execute(plan, Store(out), notify)
 
 
-def points(records: Iterable[Record], epochs: Mapping[str, int]) -> list[Point]:
+def points(records: Iterable[Record], epochs: Mapping[str, int]) -> list[CheckpointScore]:
     """The numbers of checkpoints, by dataset, task, attack and epoch; attacks made for another task are left out."""
     own = [r for r in records if r.encoder in epochs and r.made_for in ("", r.task)]
     found = [_point(record, epochs[record.encoder]) for record in sorted(own, key=_shown_order)]
@@ -65,14 +65,14 @@ def _shown_order(record: Record) -> tuple[object, ...]:
     return (attack.eps > 0, attack.name != "noise", record.made_for != "", attack.name, attack.eps)
 
 
-def _point(record: Record, epoch: int) -> Point:
+def _point(record: Record, epoch: int) -> CheckpointScore:
     spec, number = record.attack, record.headline
     attack = spec.label if spec.name == "clean" else f"{spec.label} {format_eps(spec.eps, spec.norm)}"
     numbers = (number.value, number.ci_low, number.ci_high)
-    return Point(epoch, record.dataset, record.task, attack, *numbers, record.metric, record.unit)
+    return CheckpointScore(epoch, record.dataset, record.task, attack, *numbers, record.metric, record.unit)
 
 
-class Table(NamedTuple):
+class EpochTable(NamedTuple):
     """Rows are epochs, columns attacks."""
 
     title: str
@@ -80,22 +80,22 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def tables(found: list[Point]) -> list[Table]:
+def tables(found: list[CheckpointScore]) -> list[EpochTable]:
     """A table for each dataset and task."""
-    groups: dict[tuple[str, str], list[Point]] = {}
+    groups: dict[tuple[str, str], list[CheckpointScore]] = {}
     for point in found:
         groups.setdefault((point.dataset, point.task), []).append(point)
     return [_table(members) for members in groups.values()]
 
 
-def _table(members: list[Point]) -> Table:
+def _table(members: list[CheckpointScore]) -> EpochTable:
     first = members[0]
     attacks = list(dict.fromkeys(p.attack for p in members))
     cells = {(p.epoch, p.attack): f"{p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in members}
     epochs = sorted({p.epoch for p in members})
     rows = [[f"{e} (teacher)" if e == 0 else str(e), *(cells.get((e, a), "—") for a in attacks)] for e in epochs]
-    return Table(f"{first.dataset}, {first.task}: {_axis(first)}", ["epoch", *attacks], rows)
+    return EpochTable(f"{first.dataset}, {first.task}: {_axis(first)}", ["epoch", *attacks], rows)
 
 
-def _axis(point: Point) -> str:
+def _axis(point: CheckpointScore) -> str:
     return f"{point.metric} ({point.unit})" if point.unit else point.metric

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustprobe.core.spec import AttackSpec
-from robustprobe.evaluation.evaluate import Judgement, Work, attacked_function, victim
-from robustprobe.evaluation.sanity_checks import Check, Judge, Sample, sample_checks, trace_checks
+from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, attacked_function, victim
+from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, SanityCheck, sample_checks, trace_checks
 from robustprobe.results.records import Cost
 
 
-class Kept(NamedTuple):
+class KeptImage(NamedTuple):
     """One image with its labels, what the attack made of it, and what each head said of that: logits of a class,
     the likeliest class of each pixel, or depths.
     """
@@ -28,8 +28,8 @@ class Kept(NamedTuple):
     answers: dict[str, Tensor]
 
 
-class Piece(NamedTuple):
-    """What is kept of one batch under one eps: columns as in `Judgement`, and a few of the images."""
+class BatchRows(NamedTuple):
+    """What is kept of one batch under one eps: columns as in `JudgedBatch`, and a few of the images."""
 
     places: Tensor
     ids: list[str]
@@ -40,15 +40,15 @@ class Piece(NamedTuple):
     ends: tuple[float, float]
     rows: dict[str, dict[str, Tensor]]
     rounded: dict[str, dict[str, Tensor]]
-    kept: list[Kept]
+    kept: list[KeptImage]
 
 
-def piece_of(judged: Judgement, keep: Collection[int]) -> Piece:
+def piece_of(judged: JudgedBatch, keep: Collection[int]) -> BatchRows:
     """A batch without its images, but for those at the places to keep."""
     batch, attacked = judged.batch, judged.attacked
     kept = [_kept(judged, row) for row, place in enumerate(judged.places) if place in keep]
     made = attacked.images
-    return Piece(
+    return BatchRows(
         places=torch.tensor(list(judged.places)),
         ids=batch.ids,
         size=judged.size,
@@ -62,41 +62,41 @@ def piece_of(judged: Judgement, keep: Collection[int]) -> Piece:
     )
 
 
-def _kept(judged: Judgement, row: int) -> Kept:
+def _kept(judged: JudgedBatch, row: int) -> KeptImage:
     # Copies: a row would hold the whole batch in memory.
     batch, attacked = judged.batch, judged.attacked
     targets = {task: target[row].clone() for task, target in batch.targets.items()}
     answers = {task: _answer(task, output[row]) for task, output in judged.outputs.items()}
     images = batch.images[row].clone(), attacked.images[row].clone(), attacked.harm[row].clone()
-    return Kept(judged.places[row], batch.ids[row], *images, targets, answers)
+    return KeptImage(judged.places[row], batch.ids[row], *images, targets, answers)
 
 
 def _answer(task: str, output: Tensor) -> Tensor:
     return output.argmax(0).to(torch.uint8) if task == "segmentation" else output.clone()
 
 
-def largest_group(kept: Sequence[Kept]) -> list[Kept]:
+def largest_group(kept: Sequence[KeptImage]) -> list[KeptImage]:
     """Those of the most common shape: the attack is run again on them as one batch."""
-    groups: dict[tuple[object, ...], list[Kept]] = {}
+    groups: dict[tuple[object, ...], list[KeptImage]] = {}
     for one in kept:
         shapes = (one.image.shape, *(target.shape for target in one.targets.values()))
         groups.setdefault(shapes, []).append(one)
     return max(groups.values(), key=len)
 
 
-class Tally:
+class RowCollector:
     """Collects one attack at one eps, piece by piece in any order; all it says is in the order of the dataset."""
 
     def __init__(self, spec: AttackSpec, places: Collection[int]) -> None:
         self.spec, self.places = spec, places
-        self.pieces: list[Piece] = []
+        self.pieces: list[BatchRows] = []
         self.order: Tensor | None = None
 
-    def add(self, judged: Judgement) -> None:
+    def add(self, judged: JudgedBatch) -> None:
         """Take note of a batch."""
         self.take(piece_of(judged, self.places))
 
-    def take(self, piece: Piece) -> None:
+    def take(self, piece: BatchRows) -> None:
         """Take note of a piece."""
         self.pieces.append(piece)
         self.order = None
@@ -106,7 +106,7 @@ class Tally:
         """Images so far."""
         return sum(len(piece.ids) for piece in self.pieces)
 
-    def _sorted(self, of: Callable[[Piece], Tensor]) -> Tensor:
+    def _sorted(self, of: Callable[[BatchRows], Tensor]) -> Tensor:
         if self.order is None:
             self.order = torch.cat([piece.places for piece in self.pieces]).argsort()
         return torch.cat([of(piece) for piece in self.pieces])[self.order]
@@ -121,12 +121,12 @@ class Tally:
         return [name for piece in self.pieces for name in piece.ids]
 
     @property
-    def kept(self) -> list[Kept]:
+    def kept(self) -> list[KeptImage]:
         """The images to check the attack on."""
         return [one for one in self.everything_kept if one.place in self.places]
 
     @property
-    def everything_kept(self) -> list[Kept]:
+    def everything_kept(self) -> list[KeptImage]:
         """All images that were kept."""
         return sorted((one for piece in self.pieces for one in piece.kept), key=lambda one: one.place)
 
@@ -144,7 +144,7 @@ class Tally:
     def columns(self, task: str, rounded: bool = False) -> dict[str, NDArray[Any]]:
         """The rows a judge wrote, by column."""
 
-        def of(piece: Piece) -> dict[str, Tensor]:
+        def of(piece: BatchRows) -> dict[str, Tensor]:
             return (piece.rounded if rounded else piece.rows)[task]
 
         def column(name: str) -> NDArray[Any]:
@@ -152,12 +152,12 @@ class Tally:
 
         return {name: column(name) for name in of(self.pieces[0])}
 
-    def checks(self, work: Work) -> dict[str, list[Check]]:
+    def checks(self, work: EvaluationSpec) -> dict[str, list[SanityCheck]]:
         """Checks of the attack, by judging task; none where there was no attack."""
         found = checked_again(work, self.spec, self.kept)
         return {task: [*self.trace(), *found.get(task, [])] for task in work.judges}
 
-    def trace(self) -> list[Check]:
+    def trace(self) -> list[SanityCheck]:
         """What the attack left behind on all images."""
         if self.spec.eps == 0:
             return []
@@ -166,14 +166,14 @@ class Tally:
         return trace_checks(self.spec, ends, self.size, zeros, rising)
 
 
-def checked_again(work: Work, spec: AttackSpec, kept: Sequence[Kept]) -> dict[str, list[Check]]:
+def checked_again(work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptImage]) -> dict[str, list[SanityCheck]]:
     """What running the attack again on a few images tells, by judging task."""
     if not kept or spec.eps == 0 or spec.name == "noise":
         return {}
     device, kept = work.device, largest_group(kept)
     labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}
     size = (kept[0].image.shape[-2], kept[0].image.shape[-1])
-    sample = Sample(
+    sample = CheckedImages(
         victim(work, attacked_function(work), labels, [k.place for k in kept], size),
         torch.stack([k.image for k in kept]).to(device),
         [k.id for k in kept],
@@ -181,4 +181,4 @@ def checked_again(work: Work, spec: AttackSpec, kept: Sequence[Kept]) -> dict[st
         torch.stack([k.harm for k in kept]),
     )
     tasks = [work.made_for] if work.made_for else work.judges
-    return sample_checks(spec, sample, {t: Judge(work.models[t], labels[t], work.models[t].task) for t in tasks})
+    return sample_checks(spec, sample, {t: JudgingModel(work.models[t], labels[t], work.models[t].task) for t in tasks})

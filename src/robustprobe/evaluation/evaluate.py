@@ -13,18 +13,18 @@ from robustprobe.attacks import Attack, Attacked, Victim, load_attack
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.types import Batch, Features, Widths
+from robustprobe.core.types import Batch, FeatureDims, Features
 from robustprobe.core.views import View, as_one, last_layers
 from robustprobe.datasets import Dataset
 from robustprobe.datasets.base import batches
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.batch_invariant import SteadyEncoder, SteadyHead
-from robustprobe.probing.surrogate_heads import layout_heads
+from robustprobe.evaluation.batch_invariant import BatchInvariantEncoder, BatchInvariantHead
+from robustprobe.probing.surrogate_heads import fit_surrogate_heads
 from robustprobe.tasks import Head, Model
 from robustprobe.tasks.base import fit_labels
 
 
-class Work(NamedTuple):
+class EvaluationSpec(NamedTuple):
     """One attack at ascending eps on listed images of one dataset, judged by every model of one encoder.
 
     `made_for` is the task whose model is attacked, empty where the attack sees no head.
@@ -46,7 +46,7 @@ class Work(NamedTuple):
         return replace(self.models[self.judges[0]].view, layers=1)
 
 
-class Judgement(NamedTuple):
+class JudgedBatch(NamedTuple):
     """One batch under one eps: images and their places in the dataset, what the attack made of them, size of the
     perturbation (B,), and by judging task the columns of rows in fp32, the same after rounding to 8 bits, and the
     outputs. All on the CPU.
@@ -68,7 +68,7 @@ class Placed(NamedTuple):
     places: Sequence[int]
 
 
-def evaluate(work: Work, places: Sequence[int] | None = None) -> Iterator[tuple[Judgement, ...]]:
+def evaluate(work: EvaluationSpec, places: Sequence[int] | None = None) -> Iterator[tuple[JudgedBatch, ...]]:
     """Attack and judge images of the work, batch by batch; one judgement an eps.
 
     Args:
@@ -92,14 +92,14 @@ def evaluate(work: Work, places: Sequence[int] | None = None) -> Iterator[tuple[
         yield tuple(judgements)
 
 
-def attacked_function(work: Work) -> Callable[[Tensor], Any]:
+def attacked_function(work: EvaluationSpec) -> Callable[[Tensor], Any]:
     """The model, or the encoder as the models see through it, that is attacked, in the precision of the work."""
     function = work.models[work.made_for] if work.made_for else partial(work.view.embedding, work.encoder)
     return reduced(function, work.precision, work.device.type)
 
 
 def victim(
-    work: Work,
+    work: EvaluationSpec,
     function: Callable[[Tensor], Any],
     targets: Mapping[str, Tensor],
     places: Sequence[int],
@@ -125,18 +125,18 @@ def fit_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def _layers(work: Work, images: Tensor, which: tuple[int, ...]) -> list[Features]:
+def _layers(work: EvaluationSpec, images: Tensor, which: tuple[int, ...]) -> list[Features]:
     with torch.autocast(work.device.type, dtype=torch.bfloat16, enabled=work.precision == "bf16"):
         found = work.encoder.layers(work.view.cut(images), which)
     return [as_one(Features(*(a.float() for a in features)), len(images)) for features in found]
 
 
-def _proxies(work: Work, size: tuple[int, int]) -> list[Head]:
+def _proxies(work: EvaluationSpec, size: tuple[int, int]) -> list[Head]:
     """Heads for place and colour; fitted on the encoder as it is, since fits have batches of their own."""
-    steady = isinstance(work.encoder, SteadyEncoder)
-    encoder = work.encoder.whole if isinstance(work.encoder, SteadyEncoder) else work.encoder
-    heads = layout_heads(encoder, work.view.part_size(size), device=work.device)
-    return [SteadyHead(head) for head in heads] if steady else heads
+    steady = isinstance(work.encoder, BatchInvariantEncoder)
+    encoder = work.encoder.whole if isinstance(work.encoder, BatchInvariantEncoder) else work.encoder
+    heads = fit_surrogate_heads(encoder, work.view.part_size(size), device=work.device)
+    return [BatchInvariantHead(head) for head in heads] if steady else heads
 
 
 def reduced(function: Callable[[Tensor], Any], precision: str, device: str) -> Callable[[Tensor], Any]:
@@ -154,8 +154,13 @@ def reduced(function: Callable[[Tensor], Any], precision: str, device: str) -> C
 
 @torch.no_grad()
 def judge(
-    work: Work, attack: Attack, placed: Placed, images: Tensor, targets: Mapping[str, Tensor], attacked: Attacked
-) -> Judgement:
+    work: EvaluationSpec,
+    attack: Attack,
+    placed: Placed,
+    images: Tensor,
+    targets: Mapping[str, Tensor],
+    attacked: Attacked,
+) -> JudgedBatch:
     """Every judge's verdict on adversarial images, in fp32; judges with one view share its features."""
     adversarial, size = attacked.images, (images.shape[-2], images.shape[-1])
     rows: dict[str, dict[str, Tensor]] = {}
@@ -173,7 +178,7 @@ def judge(
             if whole:
                 outputs[name] = output.cpu()
     moved = attack.threat.size(adversarial - images).cpu()
-    return Judgement(*placed, attacked._replace(images=adversarial.cpu()), moved, rows, rounded, outputs)
+    return JudgedBatch(*placed, attacked._replace(images=adversarial.cpu()), moved, rows, rounded, outputs)
 
 
 def verdict(model: Model, output: Tensor, features: Features, target: Tensor) -> dict[str, Tensor]:
@@ -188,7 +193,7 @@ def verdict(model: Model, output: Tensor, features: Features, target: Tensor) ->
 def last_of(model: Model, features: Features) -> Features:
     """The last layer of the features a model reads."""
     count = model.view.layers
-    widths = Widths(features.cls.shape[1] // count, features.patches.shape[1] // count)
+    widths = FeatureDims(features.cls.shape[1] // count, features.patches.shape[1] // count)
     return last_layers(features, widths, 1)
 
 

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.spec import fingerprint
-from robustprobe.evaluation.collect import Kept
-from robustprobe.evaluation.examples import Setting, add_examples
-from robustprobe.evaluation.executors import Fit, Judge, Order, Task, Workshop
+from robustprobe.evaluation.collect import KeptImage
+from robustprobe.evaluation.examples import ExampleContext, add_examples
+from robustprobe.evaluation.executors import AttackTask, FitHeads, JudgeImages, RunSpec, WorkerState
 from robustprobe.evaluation.executors.work import Heads
-from robustprobe.evaluation.plan import Bench, Cell, Job, Plan, Rung
-from robustprobe.results.records import Choice, ChoiceKind, Group, Record
+from robustprobe.evaluation.plan import AttackJob, Cell, EncoderOnDataset, EpsLevel, Plan
+from robustprobe.results.records import ChoiceKind, ExampleChoice, Group, Record
 from robustprobe.results.store import Store
-from robustprobe.tasks import Task as Judged
-from robustprobe.tasks import load_task
+from robustprobe.tasks import Task, load_task
 
 BROKEN = 0.5
 """An image that keeps at most so much of its clean score is broken."""
@@ -31,11 +30,11 @@ SMALLEST_ERROR = 1e-9
 ROWS = 2**16
 
 Floats = NDArray[np.float64]
-Choices = dict[int, tuple[Choice, ...]]
+Choices = dict[int, tuple[ExampleChoice, ...]]
 Tell = Callable[[str, int, int], None]
 
 
-class Shares(NamedTuple):
+class KeptScores(NamedTuple):
     """What one attack at ascending eps left of each of N images: scores on clean images, better up (N,); the share
     that was kept (eps, N); and scores by other opinions, of a second head or after rounding (eps, N).
     """
@@ -45,14 +44,14 @@ class Shares(NamedTuple):
     other: Floats
 
 
-class Lost(NamedTuple):
+class FailedExamples(NamedTuple):
     """What could not be made, and why."""
 
     label: str
     error: Exception
 
 
-def chosen(shares: Shares, ids: Sequence[str], count: int, seed: int) -> tuple[int, dict[ChoiceKind, list[int]]]:
+def chosen(shares: KeptScores, ids: Sequence[str], count: int, seed: int) -> tuple[int, dict[ChoiceKind, list[int]]]:
     """Images by harm: `count` of each kind, or fewer where there are not so many.
 
     Only images that count are looked at: those whose clean score is no worse than the median. The eps is the smallest
@@ -82,7 +81,9 @@ def chosen(shares: Shares, ids: Sequence[str], count: int, seed: int) -> tuple[i
     }
 
 
-def finish_examples(plan: Plan, store: Store, order: Order, notify: Tell, say: Callable[[str], None]) -> list[Lost]:
+def finish_examples(
+    plan: Plan, store: Store, order: RunSpec, notify: Tell, say: Callable[[str], None]
+) -> list[FailedExamples]:
     """Store the images chosen by harm for all cells of the plan that are in the store, and lack them.
 
     Images are chosen on the first encoder of the plan that has what it takes, once for the same images of a dataset:
@@ -97,13 +98,13 @@ def finish_examples(plan: Plan, store: Store, order: Order, notify: Tell, say: C
 class _Finish:
     """The last stage of one execution of a plan."""
 
-    def __init__(self, plan: Plan, store: Store, order: Order, notify: Tell, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, store: Store, order: RunSpec, notify: Tell, say: Callable[[str], None]) -> None:
         self.plan, self.store, self.notify, self.say = plan, store, notify, say
-        self.workshop = Workshop(order, plan.benches)
+        self.workshop = WorkerState(order, plan.benches)
         self.heads: dict[int, Heads] = {}
-        self.lost: list[Lost] = []
+        self.lost: list[FailedExamples] = []
 
-    def finish(self) -> list[Lost]:
+    def finish(self) -> list[FailedExamples]:
         """Choose and complete, dataset by dataset."""
         by_data: dict[Hashable, list[int]] = {}
         for number, bench in enumerate(self.plan.benches):
@@ -112,11 +113,11 @@ class _Finish:
             self._dataset([self.plan.benches[number] for number in numbers], numbers)
         return self.lost
 
-    def _dataset(self, benches: Sequence[Bench], numbers: Sequence[int]) -> None:
+    def _dataset(self, benches: Sequence[EncoderOnDataset], numbers: Sequence[int]) -> None:
         try:
             choices = self._choices(benches)
         except (UserError, RuntimeError, OSError) as error:
-            self.lost.append(Lost(f"{benches[0].data.name}: examples chosen by harm", error))
+            self.lost.append(FailedExamples(f"{benches[0].data.name}: examples chosen by harm", error))
             return
         if not choices:
             return
@@ -127,9 +128,9 @@ class _Finish:
                 except UnwritableError:
                     raise
                 except (UserError, RuntimeError, OSError, MemoryError) as error:
-                    self.lost.append(Lost(f"{bench.label}: examples of {job.name}", error))
+                    self.lost.append(FailedExamples(f"{bench.label}: examples of {job.name}", error))
 
-    def _choices(self, benches: Sequence[Bench]) -> Choices:
+    def _choices(self, benches: Sequence[EncoderOnDataset]) -> Choices:
         """Why images are examples, by place: as the store holds it, and for tasks of which it holds too few, anew."""
         found = self._held(benches[0])
         for task in benches[0].head_keys:
@@ -139,10 +140,10 @@ class _Finish:
                     found.setdefault(place, {})[choice] = None
         return {place: tuple(choices) for place, choices in found.items()}
 
-    def _held(self, bench: Bench) -> dict[int, dict[Choice, None]]:
+    def _held(self, bench: EncoderOnDataset) -> dict[int, dict[ExampleChoice, None]]:
         """What the store holds of the images of a bench, chosen on any encoder; places with choices in order."""
         groups = {r.group: None for r in self.store.records() if _images_of_record(r) == _images_of(bench)}
-        found: dict[int, dict[Choice, None]] = {}
+        found: dict[int, dict[ExampleChoice, None]] = {}
         for group in filter(None, map(self.store.group, groups)):
             for example in group.examples:
                 for choice in example.chosen:
@@ -150,7 +151,7 @@ class _Finish:
                         found.setdefault(example.place, {})[choice] = None
         return found
 
-    def _chosen(self, benches: Sequence[Bench], task: str) -> list[tuple[int, Choice]]:
+    def _chosen(self, benches: Sequence[EncoderOnDataset], task: str) -> list[tuple[int, ExampleChoice]]:
         suite = self.plan.suite
         for bench in benches:
             job = next((job for job in bench.jobs if job.made_for == task), None)
@@ -159,13 +160,13 @@ class _Finish:
                 level, places = chosen(shares, bench.data.kept_ids, suite.harmed, suite.seed)
                 attack, encoder = job.rungs[level].attack, bench.encoder.card.name
                 return [
-                    (place, Choice(kind=kind, task=task, attack=attack, encoder=encoder))
+                    (place, ExampleChoice(kind=kind, task=task, attack=attack, encoder=encoder))
                     for kind, some in places.items()
                     for place in some
                 ]
         return []
 
-    def _shares(self, bench: Bench, job: Job, task: str) -> Shares | None:
+    def _shares(self, bench: EncoderOnDataset, job: AttackJob, task: str) -> KeptScores | None:
         """What a job left of every image; None where it, or the clean images, are not in the store."""
         clean = next((job.rungs[0] for job in bench.jobs if job.rungs[0].attack.name == "clean"), None)
         cells = [_cell(rung, task) for rung in (clean, *job.rungs) if rung]
@@ -175,7 +176,7 @@ class _Finish:
         scores = [_scores(self.store, cell, judge) for cell in cells]
         own = np.stack([some[0] for some in scores])
         other = np.stack([np.mean(some[1:], axis=0) for some in scores])
-        return Shares(own[0], _over(own[1:], own[0]), other[1:])
+        return KeptScores(own[0], _over(own[1:], own[0]), other[1:])
 
     def _complete(self, number: int, place: int, choices: Choices) -> None:
         """Add the chosen images that examples of a job lack; nothing where the job has no examples."""
@@ -187,27 +188,27 @@ class _Finish:
         for group, some in zip(groups.values(), kept, strict=True):
             if group:
                 new = [one for one in some if not _has(group, one.place)]
-                setting = Setting(bench.encoder.card.name, bench.data, bench.train.views)
+                setting = ExampleContext(bench.encoder.card.name, bench.data, bench.train.views)
                 add_examples(self.store, group, setting, new, choices)
 
-    def _made_again(self, number: int, place: int, places: Sequence[int]) -> list[list[Kept]]:
+    def _made_again(self, number: int, place: int, places: Sequence[int]) -> list[list[KeptImage]]:
         """Images at places of a dataset attacked by a job, an eps each."""
         bench, job = self.plan.benches[number], self.plan.benches[number].jobs[place]
         if number not in self.heads:
             self.say(f"{bench.label}: {len(places)} images chosen by harm are attacked again, to be shown")
-            self.heads[number] = self.workshop.fit(Fit(number), _unheard)
+            self.heads[number] = self.workshop.fit(FitHeads(number), _unheard)
         label = f"{bench.label}: examples of {job.name}"
         names = tuple(bench.data.kept_ids[p] for p in places)
-        task = Task(number, place, job.made_for, tuple(rung.attack for rung in job.rungs), frozenset(places))
+        task = AttackTask(number, place, job.made_for, tuple(rung.attack for rung in job.rungs), frozenset(places))
 
         def notify(stage: str, done: int, total: int) -> None:
             self.notify(label, done, total)
 
-        shard = self.workshop.judge(Judge(task, names, 0), self.heads[number], notify, self.say)
+        shard = self.workshop.judge(JudgeImages(task, names, 0), self.heads[number], notify, self.say)
         return [[one for pieces in shard.batches for one in pieces[k].kept] for k in range(len(job.rungs))]
 
 
-def _images_of(bench: Bench) -> tuple[Hashable, ...]:
+def _images_of(bench: EncoderOnDataset) -> tuple[Hashable, ...]:
     return (bench.data.name, bench.digest, bench.data.split, fingerprint(list(bench.data.kept_ids)))
 
 
@@ -215,7 +216,7 @@ def _images_of_record(record: Record) -> tuple[Hashable, ...]:
     return (record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
 
 
-def _cell(rung: Rung, task: str) -> Cell:
+def _cell(rung: EpsLevel, task: str) -> Cell:
     return next(cell for cell in rung.cells if cell.task == task)
 
 
@@ -223,14 +224,14 @@ def _has(group: Group, place: int) -> bool:
     return any(example.place == place for example in group.examples)
 
 
-def _scores(store: Store, cell: Cell, task: Judged) -> list[Floats]:
+def _scores(store: Store, cell: Cell, task: Task) -> list[Floats]:
     """Scores of each image, better up (N,): as counted, after rounding to 8 bits, and a second head's if there is."""
     # A part at a time: as numbers of Python, the pixel counts of a million images would not fit into memory.
     parts = [_part_scores(part, task) for part in store.rows(cell.fingerprint).to_batches(max_chunksize=ROWS)]
     return [np.concatenate(some) for some in zip(*parts, strict=True)]
 
 
-def _part_scores(rows: pa.RecordBatch, task: Judged) -> list[Floats]:
+def _part_scores(rows: pa.RecordBatch, task: Task) -> list[Floats]:
     columns = {name: _tensor(rows.column(name)) for name in rows.schema.names if name != "id"}
     views = [
         {name: values for name, values in columns.items() if not name.endswith("_8bit")},

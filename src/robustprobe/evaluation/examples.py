@@ -12,8 +12,8 @@ from torch import Tensor
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.views import View
 from robustprobe.datasets import Dataset
-from robustprobe.evaluation.collect import Kept
-from robustprobe.results.records import CHOICE_KINDS, RANDOM, Choice, Example, Group
+from robustprobe.evaluation.collect import KeptImage
+from robustprobe.results.records import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group
 from robustprobe.results.store import Store
 from robustprobe.tasks.base import fit_labels
 
@@ -27,7 +27,7 @@ def example_places(ids: Sequence[str], count: int, seed: int) -> set[int]:
     return set(order[:count])
 
 
-class Setting(NamedTuple):
+class ExampleContext(NamedTuple):
     """What examples are of: an encoder, the images, and how the model of each task sees them."""
 
     encoder: str
@@ -36,7 +36,7 @@ class Setting(NamedTuple):
 
 
 def write_examples(
-    store: Store, group: str, setting: Setting, attack: AttackSpec, made_for: str, kept: Sequence[Kept]
+    store: Store, group: str, setting: ExampleContext, attack: AttackSpec, made_for: str, kept: Sequence[KeptImage]
 ) -> None:
     """Write the images of one group, then the group's description; nothing where no image was kept."""
     if not kept:
@@ -61,7 +61,11 @@ def write_examples(
 
 
 def add_examples(
-    store: Store, known: Group, setting: Setting, kept: Sequence[Kept], choices: Mapping[int, Sequence[Choice]]
+    store: Store,
+    known: Group,
+    setting: ExampleContext,
+    kept: Sequence[KeptImage],
+    choices: Mapping[int, Sequence[ExampleChoice]],
 ) -> None:
     """Write images of a group beside those it has, then its description anew: until then it is as it was.
 
@@ -78,16 +82,16 @@ def add_examples(
         store.write_group(known.model_copy(update=merged))
 
 
-def _chosen(example: Example, choices: Sequence[Choice]) -> Example:
+def _chosen(example: Example, choices: Sequence[ExampleChoice]) -> Example:
     return example.model_copy(update={"chosen": tuple(dict.fromkeys([*example.chosen, *choices]))})
 
 
 def _example(
-    one: Kept,
-    setting: Setting,
+    one: KeptImage,
+    setting: ExampleContext,
     clean: bool,
     pictures: dict[str, NDArray[Any]],
-    chosen: tuple[Choice, ...] = (RANDOM,),
+    chosen: tuple[ExampleChoice, ...] = (RANDOM,),
 ) -> Example:
     pixels = (one.adversarial * 255).round().byte().permute(1, 2, 0)
     pictures[f"{one.place}.png"] = pixels.numpy()

@@ -19,16 +19,16 @@ import torch
 
 from robustprobe.core.files import write_whole
 from robustprobe.core.spec import fingerprint
-from robustprobe.evaluation.collect import Kept, Piece
+from robustprobe.evaluation.collect import BatchRows, KeptImage
 
 _CHECKSUM = 32
 
 
-class Shard(NamedTuple):
+class PartialResult(NamedTuple):
     """Some images of a job, judged: for each batch a piece an eps; and the most memory in bytes that was held."""
 
     ids: tuple[str, ...]
-    batches: list[tuple[Piece, ...]]
+    batches: list[tuple[BatchRows, ...]]
     peak: int | None = None
 
 
@@ -36,7 +36,7 @@ class DamagedError(ValueError):
     """Bytes that are not what was written."""
 
 
-def packed(shard: Shard) -> bytes:
+def packed(shard: PartialResult) -> bytes:
     """A shard as bytes that vouch for themselves."""
     batches = [[_plain_piece(piece) for piece in pieces] for pieces in shard.batches]
     buffer = io.BytesIO()
@@ -45,7 +45,7 @@ def packed(shard: Shard) -> bytes:
     return hashlib.sha256(content).digest() + content
 
 
-def unpacked(content: bytes) -> Shard:
+def unpacked(content: bytes) -> PartialResult:
     """The shard of `packed`. Raises DamagedError where a bit of it has changed."""
     checksum, content = content[:_CHECKSUM], content[_CHECKSUM:]
     if hashlib.sha256(content).digest() != checksum:
@@ -53,26 +53,26 @@ def unpacked(content: bytes) -> Shard:
     try:
         data = torch.load(io.BytesIO(content), weights_only=True)
         batches = [tuple(_piece(piece) for piece in pieces) for pieces in data["batches"]]
-        return Shard(tuple(data["ids"]), batches, data.get("peak"))
+        return PartialResult(tuple(data["ids"]), batches, data.get("peak"))
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
         raise DamagedError(str(error)) from error
 
 
-def _plain_piece(piece: Piece) -> dict[str, Any]:
+def _plain_piece(piece: BatchRows) -> dict[str, Any]:
     return piece._asdict() | {"kept": [one._asdict() for one in piece.kept]}
 
 
-def _piece(data: dict[str, Any]) -> Piece:
-    return Piece(**data | {"kept": [Kept(**one) for one in data["kept"]]})
+def _piece(data: dict[str, Any]) -> BatchRows:
+    return BatchRows(**data | {"kept": [KeptImage(**one) for one in data["kept"]]})
 
 
-class ShardFolder:
+class PartialResultFolder:
     """The finished shards of one job in a folder of results."""
 
     def __init__(self, results: Path, job: str) -> None:
         self.folder = results / "shards" / job
 
-    def load(self, ids: Sequence[str]) -> list[Shard]:
+    def load(self, ids: Sequence[str]) -> list[PartialResult]:
         """Shards that are there, of images among `ids`, no image twice."""
         wanted, found = set(ids), []
         for path in sorted(self.folder.glob("*.pt")):
@@ -86,7 +86,7 @@ class ShardFolder:
                 found.append(shard)
         return found
 
-    def keep(self, shard: Shard, content: bytes) -> None:
+    def keep(self, shard: PartialResult, content: bytes) -> None:
         """Write a shard, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / f"{fingerprint(shard.ids)}.pt", content)

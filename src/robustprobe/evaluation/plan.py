@@ -8,7 +8,7 @@ import torch
 
 from robustprobe import probing
 from robustprobe.attacks import Attack
-from robustprobe.attacks.base import victims_of
+from robustprobe.attacks.base import target_tasks
 from robustprobe.core.device import seconds_of
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import attacks, source_digest
@@ -34,7 +34,7 @@ class Cell(NamedTuple):
     done: bool
 
 
-class Rung(NamedTuple):
+class EpsLevel(NamedTuple):
     """An attack at one eps, the name of its adversarial images, and the cells they fill: all, so examples are whole."""
 
     group: str
@@ -42,11 +42,11 @@ class Rung(NamedTuple):
     cells: tuple[Cell, ...]
 
 
-class Job(NamedTuple):
+class AttackJob(NamedTuple):
     """One attack at one bench, against the model of one task or none, at ascending eps."""
 
     made_for: str
-    rungs: tuple[Rung, ...]
+    rungs: tuple[EpsLevel, ...]
 
     @property
     def cells(self) -> list[Cell]:
@@ -59,7 +59,7 @@ class Job(NamedTuple):
         return f"{label} against {self.made_for}" if self.made_for else label
 
 
-class Bench(NamedTuple):
+class EncoderOnDataset(NamedTuple):
     """An encoder at a dataset: images to report on and their digest, data its heads learn from, and its jobs."""
 
     encoder: Encoder
@@ -67,10 +67,10 @@ class Bench(NamedTuple):
     digest: str
     train: probing.TrainData
     head_keys: dict[str, str]
-    jobs: tuple[Job, ...]
+    jobs: tuple[AttackJob, ...]
 
     @property
-    def left(self) -> list[Job]:
+    def left(self) -> list[AttackJob]:
         """Jobs with a cell that is not done."""
         return [job for job in self.jobs if not all(cell.done for cell in job.cells)]
 
@@ -87,7 +87,7 @@ class Plan(NamedTuple):
     suite: Suite
     root: Path
     device: torch.device
-    benches: tuple[Bench, ...]
+    benches: tuple[EncoderOnDataset, ...]
     seconds: float
     kept_bytes: int = 0
     objects: bool = False
@@ -136,7 +136,7 @@ def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
     """The suite with its attacks named, each of which fits a dataset."""
     tasks = {task for d in suite.datasets for task in find_dataset(d.name, root=root).labels}
     choices = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
-    fitting = [choice for choice in choices if victims_of(_kind(choice.name), tasks)]
+    fitting = [choice for choice in choices if target_tasks(_kind(choice.name), tasks)]
     for choice in suite.attacks or ():
         if choice not in fitting and not leave_out:
             needs = _kind(choice.name).sees
@@ -150,12 +150,12 @@ def _kind(attack: str) -> type[Attack]:
     return cast(type[Attack], attacks.get(attack))
 
 
-def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store) -> Bench:
+def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store) -> EncoderOnDataset:
     bench = bench_of(suite, encoder, place, root)
     return bench._replace(jobs=tuple(_jobs(suite, bench, store)))
 
 
-def bench_of(suite: Suite, encoder: Encoder, place: int, root: Path) -> Bench:
+def bench_of(suite: Suite, encoder: Encoder, place: int, root: Path) -> EncoderOnDataset:
     """An encoder at the dataset at a place of the suite, without its jobs.
 
     Raises:
@@ -163,29 +163,31 @@ def bench_of(suite: Suite, encoder: Encoder, place: int, root: Path) -> Bench:
     """
     wanted = suite.datasets[place]
     found = find_dataset(wanted.name, root=root)
-    serving = probing.served(encoder.card, found, suite.head, wanted.size)
+    serving = probing.preprocessing_for(encoder.card, found, suite.head, wanted.size)
     data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=serving.size)
     train = probing.train_data(wanted.name, root, serving, suite.head)
     keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in found.labels}
-    return Bench(encoder, data, data.digest(), train, keys, ())
+    return EncoderOnDataset(encoder, data, data.digest(), train, keys, ())
 
 
-def _jobs(suite: Suite, bench: Bench, store: Store) -> list[Job]:
+def _jobs(suite: Suite, bench: EncoderOnDataset, store: Store) -> list[AttackJob]:
     return [
-        Job(made_for, tuple(_rung(suite, bench, store, spec, made_for) for spec in suite.ladder(choice, kind.steps)))
+        AttackJob(
+            made_for, tuple(_rung(suite, bench, store, spec, made_for) for spec in suite.ladder(choice, kind.steps))
+        )
         for choice in suite.attacks or ()
         for kind in [_kind(choice.name)]
-        for made_for in victims_of(kind, bench.head_keys)
+        for made_for in target_tasks(kind, bench.head_keys)
     ]
 
 
-def _rung(suite: Suite, bench: Bench, store: Store, spec: AttackSpec, made_for: str) -> Rung:
+def _rung(suite: Suite, bench: EncoderOnDataset, store: Store, spec: AttackSpec, made_for: str) -> EpsLevel:
     images = [bench.encoder.card.name, bench.encoder.digest, bench.digest, spec.model_dump(mode="json")]
     code = [source_digest(_kind(spec.name)), code_digest()]
     group = [*images, made_for, bench.head_keys.get(made_for, ""), suite.precision, suite.checks, *code]
     names = {task: fingerprint([*group, key]) for task, key in bench.head_keys.items()}
     cells = tuple(Cell(task, name, store.has(name)) for task, name in names.items())
-    return Rung(fingerprint(group), spec, cells)
+    return EpsLevel(fingerprint(group), spec, cells)
 
 
 def bench_batch(wanted: int, encoder: Encoder, view: View, data: Dataset) -> int:
@@ -219,7 +221,7 @@ class PassClock:
         return self.known[key]
 
 
-def _estimate(suite: Suite, bench: Bench, clock: PassClock) -> tuple[float, int]:
+def _estimate(suite: Suite, bench: EncoderOnDataset, clock: PassClock) -> tuple[float, int]:
     """Seconds of a bench, from one attack step on a few images and one training step of each missing head, and bytes
     of features that are kept meanwhile.
     """
@@ -236,7 +238,7 @@ def _estimate(suite: Suite, bench: Bench, clock: PassClock) -> tuple[float, int]
     return attacking * len(bench.data) + heads, kept
 
 
-def _head_seconds(suite: Suite, bench: Bench, device: torch.device, forward: float) -> tuple[float, int]:
+def _head_seconds(suite: Suite, bench: EncoderOnDataset, device: torch.device, forward: float) -> tuple[float, int]:
     """Seconds until missing heads are fitted, of `forward` an image, and bytes of features kept for them."""
     seconds, kept, train = 0.0, 0, bench.train
     for name, key in bench.head_keys.items():

@@ -7,28 +7,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustprobe.core.errors import UnwritableError, UserError
-from robustprobe.core.spec import Spread, code_digest, fingerprint
+from robustprobe.core.spec import ExecutorOptions, code_digest, fingerprint
 from robustprobe.encoders import offline
-from robustprobe.evaluation.collect import Tally
+from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.example_selection import finish_examples
-from robustprobe.evaluation.examples import Setting, example_places, write_examples
+from robustprobe.evaluation.examples import ExampleContext, example_places, write_examples
 from robustprobe.evaluation.executors import (
-    Check,
-    Done,
+    AttackTask,
+    CheckAttack,
     Executor,
-    Fit,
-    Judge,
+    FitHeads,
+    JudgeImages,
     LostError,
-    Order,
-    Task,
-    Unit,
-    Watch,
+    RunListener,
+    RunSpec,
+    WorkItem,
+    WorkResult,
     load_executor,
 )
 from robustprobe.evaluation.executors.work import Findings, Heads
-from robustprobe.evaluation.partial_results import Shard, ShardFolder, unpacked
-from robustprobe.evaluation.plan import Bench, Cell, Plan, Rung
-from robustprobe.evaluation.sanity_checks import Check as Finding
+from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder, unpacked
+from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, Plan
+from robustprobe.evaluation.sanity_checks import SanityCheck
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.results.provenance import provenance
 from robustprobe.results.records import CheckFact, HeadFacts, Interval, Record
@@ -40,7 +40,7 @@ SHARD_SECONDS = 60
 FEWEST, MOST = 16, 2048
 
 
-class Progress(NamedTuple):
+class RunProgress(NamedTuple):
     """What a run works on, and how many of its images are done. `finished` ends a stage."""
 
     label: str
@@ -57,13 +57,13 @@ class Failure(NamedTuple):
     mistake: bool = False
 
 
-LOCAL = Spread()
-Notify = Callable[[Progress], None]
+LOCAL = ExecutorOptions()
+Notify = Callable[[RunProgress], None]
 Say = Callable[[str], None]
 
 
 def execute(
-    plan: Plan, store: Store, notify: Notify, options: Spread = LOCAL, say: Say = lambda text: None
+    plan: Plan, store: Store, notify: Notify, options: ExecutorOptions = LOCAL, say: Say = lambda text: None
 ) -> list[Failure]:
     """Do what the plan lacks. Shards and cells are on disk as soon as they are finished.
 
@@ -79,7 +79,7 @@ def execute(
     return _Run(plan, store, notify, options, say).execute()
 
 
-class _Running:
+class _RunningJob:
     """A job, what there is of it so far, and how many of its images are missing."""
 
     def __init__(self, plan: Plan, store: Store, bench: int, number: int) -> None:
@@ -91,15 +91,15 @@ class _Running:
         )
         self.shown = shown
         specs = tuple(rung.attack for rung in self.job.rungs)
-        self.task = Task(bench, number, self.job.made_for, specs, frozenset(shown | checked))
-        self.tallies = [Tally(spec, checked) for spec in specs]
+        self.task = AttackTask(bench, number, self.job.made_for, specs, frozenset(shown | checked))
+        self.tallies = [RowCollector(spec, checked) for spec in specs]
         names = [cell.fingerprint for cell in self.job.cells]
-        self.folder = ShardFolder(store.folder, fingerprint([names, sorted(self.task.keep)]))
+        self.folder = PartialResultFolder(store.folder, fingerprint([names, sorted(self.task.keep)]))
         self.missing = dict.fromkeys(data.kept_ids)
         self.failed = False
         self.peaks: list[int] = []
 
-    def take(self, shard: Shard) -> None:
+    def take(self, shard: PartialResult) -> None:
         """Count a shard in."""
         for pieces in shard.batches:
             for tally, piece in zip(self.tallies, pieces, strict=True):
@@ -117,10 +117,10 @@ class _Running:
 class _Run:
     """One execution of a plan: the only one who writes."""
 
-    def __init__(self, plan: Plan, store: Store, notify: Notify, options: Spread, say: Say) -> None:
+    def __init__(self, plan: Plan, store: Store, notify: Notify, options: ExecutorOptions, say: Say) -> None:
         self.plan, self.store, self.notify, self.options, self.say = plan, store, notify, options, say
         self.failures: list[Failure] = []
-        self.running: dict[tuple[int, int], _Running] = {}
+        self.running: dict[tuple[int, int], _RunningJob] = {}
         self.heads: dict[int, Heads] = {}
 
     def execute(self) -> list[Failure]:
@@ -135,22 +135,22 @@ class _Run:
 
     def _measure(self, wanted: Sequence[int]) -> None:
         """Attack and judge what benches lack."""
-        watch = Watch(self._progress, self.say)
+        watch = RunListener(self._progress, self.say)
         with load_executor(self._order(), self.plan.benches, self.options, watch) as executor:
             for number in wanted:
-                executor.add(Fit(number))
+                executor.add(FitHeads(number))
             try:
                 for done in executor.results():
                     self._take(executor, done)
             except LostError as error:
                 self.failures.append(Failure("the rest of the run", str(error)))
 
-    def _order(self) -> Order:
+    def _order(self) -> RunSpec:
         plan, suite = self.plan, self.plan.suite
         encoders = tuple(bench.encoder for bench in plan.benches[:: len(suite.datasets)])
         digests = tuple((bench.encoder.digest, bench.digest) for bench in plan.benches)
         key = fingerprint([suite.model_dump(mode="json"), str(plan.root), str(plan.device), digests])
-        return Order(
+        return RunSpec(
             key,
             suite,
             plan.root.absolute(),
@@ -162,14 +162,14 @@ class _Run:
             offline(),
         )
 
-    def _take(self, executor: Executor, done: Done) -> None:
+    def _take(self, executor: Executor, done: WorkResult) -> None:
         if done.error is not None:
             self._failed(executor, done.unit, done.error)
             return
         try:
-            if isinstance(done.unit, Fit):
+            if isinstance(done.unit, FitHeads):
                 self._fitted(executor, done.unit, done.value)
-            elif isinstance(done.unit, Judge):
+            elif isinstance(done.unit, JudgeImages):
                 self._judged(executor, done.unit, done.value)
             else:
                 self._checked(done.unit, done.value)
@@ -178,34 +178,34 @@ class _Run:
         except (UserError, RuntimeError, OSError) as error:
             self._failed(executor, done.unit, error)
 
-    def _failed(self, executor: Executor, unit: Unit, error: Exception) -> None:
-        if isinstance(unit, Fit):
+    def _failed(self, executor: Executor, unit: WorkItem, error: Exception) -> None:
+        if isinstance(unit, FitHeads):
             label = f"{self.plan.benches[unit.bench].label}: heads"
         else:
             running = self._running(unit.task)
             if running.failed:
                 return
             running.failed, label = True, running.label
-            executor.drop(lambda other: isinstance(other, Fit) or self._running(other.task) is not running)
+            executor.drop(lambda other: isinstance(other, FitHeads) or self._running(other.task) is not running)
         self.failures.append(_failure(label, error))
 
-    def _fitted(self, executor: Executor, unit: Fit, heads: Heads) -> None:
+    def _fitted(self, executor: Executor, unit: FitHeads, heads: Heads) -> None:
         bench = self.plan.benches[unit.bench]
         self.heads[unit.bench] = heads
         count = len(bench.train.train)
-        self.notify(Progress(f"{bench.label}: heads", count, count, finished=True))
+        self.notify(RunProgress(f"{bench.label}: heads", count, count, finished=True))
         for number in range(len(bench.left)):
-            running = _Running(self.plan, self.store, unit.bench, number)
+            running = _RunningJob(self.plan, self.store, unit.bench, number)
             self.running[unit.bench, number] = running
             for shard in running.folder.load(bench.data.kept_ids):
                 running.take(shard)
             self._spread(executor, running)
 
-    def _spread(self, executor: Executor, running: _Running) -> None:
+    def _spread(self, executor: Executor, running: _RunningJob) -> None:
         names = list(running.missing)
         size = self.options.shard_size or self._shard_size(len(names), executor.slots)
         for number, start in enumerate(range(0, len(names), size)):
-            executor.add(Judge(running.task, tuple(names[start : start + size]), number))
+            executor.add(JudgeImages(running.task, tuple(names[start : start + size]), number))
         if not names:
             self._all_judged(executor, running)
 
@@ -216,68 +216,70 @@ class _Run:
         share = -(-images // slots) if slots > 1 else images
         return max(FEWEST, min(MOST, a_minute, share))
 
-    def _judged(self, executor: Executor, unit: Judge, content: bytes) -> None:
+    def _judged(self, executor: Executor, unit: JudgeImages, content: bytes) -> None:
         running = self._running(unit.task)
         shard = unpacked(content)
         with self.store.writing(running.folder.folder):
             running.folder.keep(shard, content)
         running.take(shard)
         total = len(running.place.data)
-        self.notify(Progress(running.label, total - len(running.missing), total))
+        self.notify(RunProgress(running.label, total - len(running.missing), total))
         if not running.missing and not running.failed:
             self._all_judged(executor, running)
 
-    def _all_judged(self, executor: Executor, running: _Running) -> None:
-        executor.add(Check(running.task, tuple(tally.kept for tally in running.tallies)))
+    def _all_judged(self, executor: Executor, running: _RunningJob) -> None:
+        executor.add(CheckAttack(running.task, tuple(tally.kept for tally in running.tallies)))
 
-    def _checked(self, unit: Check, found: Findings) -> None:
+    def _checked(self, unit: CheckAttack, found: Findings) -> None:
         running = self._running(unit.task)
         job, bench, total = running.job, running.place, len(running.place.data)
-        setting = Setting(bench.encoder.card.name, bench.data, bench.train.views)
+        setting = ExampleContext(bench.encoder.card.name, bench.data, bench.train.views)
         seconds = (time.monotonic() - running.start) / len(job.rungs)
         for rung, tally, extra in zip(job.rungs, running.tallies, found, strict=True):
             shown = [one for one in tally.everything_kept if one.place in running.shown]
             write_examples(self.store, rung.group, setting, rung.attack, job.made_for, shown)
             for cell in rung.cells:
                 checks = [*tally.trace(), *extra.get(cell.task, [])]
-                finished = Finished(job.made_for, rung, cell, tally, checks, seconds, max(running.peaks, default=None))
+                finished = FinishedCell(
+                    job.made_for, rung, cell, tally, checks, seconds, max(running.peaks, default=None)
+                )
                 _store_cell(self.plan, self.store, bench, finished, self.heads[unit.bench])
         running.folder.remove()
         del self.running[unit.bench, unit.task.number]
-        self.notify(Progress(running.label, total, total, finished=True))
+        self.notify(RunProgress(running.label, total, total, finished=True))
 
-    def _running(self, task: Task) -> _Running:
+    def _running(self, task: AttackTask) -> _RunningJob:
         return self.running[task.bench, task.number]
 
     def _example(self, label: str, done: int, total: int) -> None:
-        self.notify(Progress(label, done, total))
+        self.notify(RunProgress(label, done, total))
 
-    def _progress(self, unit: Unit, stage: str, done: int, total: int) -> None:
-        if isinstance(unit, Fit):
-            self.notify(Progress(f"{self.plan.benches[unit.bench].label}: heads, {stage}", done, total))
-        elif isinstance(unit, Judge):
+    def _progress(self, unit: WorkItem, stage: str, done: int, total: int) -> None:
+        if isinstance(unit, FitHeads):
+            self.notify(RunProgress(f"{self.plan.benches[unit.bench].label}: heads, {stage}", done, total))
+        elif isinstance(unit, JudgeImages):
             running = self._running(unit.task)
             total = len(running.place.data)
-            self.notify(Progress(running.label, total - len(running.missing) + done, total))
+            self.notify(RunProgress(running.label, total - len(running.missing) + done, total))
 
 
 def _failure(label: str, error: Exception) -> Failure:
     return Failure(label, str(error) or type(error).__name__, isinstance(error, UserError))
 
 
-class Finished(NamedTuple):
+class FinishedCell(NamedTuple):
     """A cell whose images are all judged."""
 
     made_for: str
-    rung: Rung
+    rung: EpsLevel
     cell: Cell
-    tally: Tally
-    checks: list[Finding]
+    tally: RowCollector
+    checks: list[SanityCheck]
     seconds: float
     peak_memory: int | None
 
 
-def _store_cell(plan: Plan, store: Store, bench: Bench, finished: Finished, heads: Heads) -> None:
+def _store_cell(plan: Plan, store: Store, bench: EncoderOnDataset, finished: FinishedCell, heads: Heads) -> None:
     cell, rung, tally = finished.cell, finished.rung, finished.tally
     fitted = heads[cell.task]
     task = load_task(cell.task, bench.data.labels[cell.task])

@@ -25,7 +25,7 @@ QUERIES = 100
 ROUNDING = 1e-6
 
 
-class Check(NamedTuple):
+class SanityCheck(NamedTuple):
     """One check: its name, what was measured, whether that is as it should be, and what it means in a sentence."""
 
     name: str
@@ -34,7 +34,7 @@ class Check(NamedTuple):
     meaning: str
 
 
-class Judge(NamedTuple):
+class JudgingModel(NamedTuple):
     """A model that judges images, with its labels (n, ...) for them."""
 
     function: Callable[[Tensor], Tensor]
@@ -56,7 +56,7 @@ class Judge(NamedTuple):
         return change if self.task.higher_is_better else -change
 
 
-class Sample(NamedTuple):
+class CheckedImages(NamedTuple):
     """What the attack could see of images (n, 3, H, W), their ids, what it made of them, and the harm (n,) it saw."""
 
     victim: Victim
@@ -68,7 +68,7 @@ class Sample(NamedTuple):
 
 def trace_checks(
     spec: AttackSpec, ends: tuple[float, float], size: Tensor, zero_gradient: Tensor, rising: Tensor
-) -> list[Check]:
+) -> list[SanityCheck]:
     """What the attack on all N images left behind: nothing is run again.
 
     Args:
@@ -79,21 +79,25 @@ def trace_checks(
     inside = largest <= spec.eps + ROUNDING and low >= 0 and high <= 1
     means = "" if inside else ": the attack left its ball or the box, and this score counts for nothing"
     text = f"images changed by {largest:.6g} at most, eps {spec.eps:.6g}; pixels are in [{low:.3g}, {high:.3g}]{means}"
-    checks = [Check("ball", largest, inside, text)]
+    checks = [SanityCheck("ball", largest, inside, text)]
     zeros, late = float(zero_gradient.nanmean()), float(rising.nanmean())
     if math.isfinite(zeros):
         means = ": the model hides its gradient, and this score says little" if zeros > MOST_ZEROS else ""
         checks.append(
-            Check("zero gradient", zeros, zeros <= MOST_ZEROS, f"{zeros:.1%} of input gradients are exactly 0{means}")
+            SanityCheck(
+                "zero gradient", zeros, zeros <= MOST_ZEROS, f"{zeros:.1%} of input gradients are exactly 0{means}"
+            )
         )
     if math.isfinite(late):
         means = ": more steps would find more" if late > MOST_RISING else ""
         text = f"{late:.1%} of the objective's gain came in the last fifth of the steps{means}"
-        checks.append(Check("still rising", late, late <= MOST_RISING, text))
+        checks.append(SanityCheck("still rising", late, late <= MOST_RISING, text))
     return checks
 
 
-def sample_checks(spec: AttackSpec, sample: Sample, judges: Mapping[str, Judge]) -> dict[str, list[Check]]:
+def sample_checks(
+    spec: AttackSpec, sample: CheckedImages, judges: Mapping[str, JudgingModel]
+) -> dict[str, list[SanityCheck]]:
     """What a few images tell, by judging task: the attack is run again on them, stronger, weaker and blind."""
     again = _run(spec.model_copy(update={"seed": spec.seed + 1, "warm": ()}), sample)
     better = (again.harm > sample.harm).to(again.images.device)
@@ -117,24 +121,24 @@ def sample_checks(spec: AttackSpec, sample: Sample, judges: Mapping[str, Judge])
     return found
 
 
-def _run(spec: AttackSpec, sample: Sample) -> Attacked:
+def _run(spec: AttackSpec, sample: CheckedImages) -> Attacked:
     return load_attack(spec).run(sample.victim, sample.images, sample.ids)
 
 
-def _attacked(spec: AttackSpec, sample: Sample) -> Tensor:
+def _attacked(spec: AttackSpec, sample: CheckedImages) -> Tensor:
     return _run(spec, sample).images
 
 
-def _restart(judge: Judge, clean: Tensor, scores: Tensor, both: Tensor) -> Check:
+def _restart(judge: JudgingModel, clean: Tensor, scores: Tensor, both: Tensor) -> SanityCheck:
     gain = judge.damage(scores, both) / max(abs(float(clean.nanmean())), 1e-12)
     passed = gain <= MOST_GAIN or int((both != scores).sum()) < 2
     means = "" if passed else ": the attack depends on its start, give it restarts"
-    return Check(
+    return SanityCheck(
         "second restart", gain, passed, f"a second random start does more by {gain:.1%} of the clean score{means}"
     )
 
 
-def _large(judge: Judge, clean: Tensor, scores: Tensor, eps: str) -> Check:
+def _large(judge: JudgingModel, clean: Tensor, scores: Tensor, eps: str) -> SanityCheck:
     before, after = float(clean.nanmean()), float(scores.nanmean())
     if judge.task.higher_is_better:
         kept = after / before if before > 0 else 0.0
@@ -144,37 +148,43 @@ def _large(judge: Judge, clean: Tensor, scores: Tensor, eps: str) -> Check:
         kept = before / after if after > 0 else 1.0
         passed = kept <= MOST_KEPT + (1 - MOST_KEPT) / 2
     means = "" if passed else ": no model is robust to so much, so the attack does not work on this one"
-    return Check("large eps", kept, passed, f"at eps {eps} {kept:.1%} of the clean performance is left{means}")
+    return SanityCheck("large eps", kept, passed, f"at eps {eps} {kept:.1%} of the clean performance is left{means}")
 
 
-def _nothing(scores: Tensor, clean: Tensor) -> Check:
+def _nothing(scores: Tensor, clean: Tensor) -> SanityCheck:
     differ = float(((scores != clean) & ~(scores.isnan() & clean.isnan())).double().mean())
     means = "" if differ == 0 else ": the model does not answer the same twice"
-    return Check("eps 0", differ, differ == 0, f"at eps 0 {differ:.1%} of scores differ from the clean ones{means}")
+    return SanityCheck(
+        "eps 0", differ, differ == 0, f"at eps 0 {differ:.1%} of scores differ from the clean ones{means}"
+    )
 
 
-def _model_checks(judge: Judge, sample: Sample) -> list[Check]:
+def _model_checks(judge: JudgingModel, sample: CheckedImages) -> list[SanityCheck]:
     with torch.no_grad():
         output, again = judge.function(sample.adversarial), judge.function(sample.adversarial)
     spread = float((output - again).abs().max())
     means = "" if spread == 0 else ": it is random, and an attack must average over its randomness"
     text = f"two answers to one image differ by {spread:.2g}{means}"
-    checks = [Check("same answer twice", spread, spread == 0, text)]
+    checks = [SanityCheck("same answer twice", spread, spread == 0, text)]
     if judge.task.space.classes and output.ndim > 1:
         share = float((((output.sum(1) - 1).abs() < 1e-4) & (output.amin(1) >= 0)).double().mean())
         means = "" if share < 1 else ": these are probabilities, give logits, or gradients vanish"
-        checks.append(Check("logits", share, share < 1, f"{share:.0%} of outputs are positive and add up to 1{means}"))
+        checks.append(
+            SanityCheck("logits", share, share < 1, f"{share:.0%} of outputs are positive and add up to 1{means}")
+        )
     elif judge.task.name == "depth":
         space = judge.task.space
         ends = float(((output <= space.min_depth) | (output >= space.max_depth)).double().mean())
         means = "" if ends <= MOST_SATURATED else ": they have no gradient, and the attack is blind there"
         checks.append(
-            Check("saturated depth", ends, ends <= MOST_SATURATED, f"{ends:.1%} of depths are at their limits{means}")
+            SanityCheck(
+                "saturated depth", ends, ends <= MOST_SATURATED, f"{ends:.1%} of depths are at their limits{means}"
+            )
         )
     return checks
 
 
-def _black_box(spec: AttackSpec, sample: Sample, judge: Judge, scores: Tensor) -> Check:
+def _black_box(spec: AttackSpec, sample: CheckedImages, judge: JudgingModel, scores: Tensor) -> SanityCheck:
     blind = spec.model_copy(update={"name": "square", "objective": "", "steps": QUERIES, "restarts": 1, "warm": ()})
     found = judge.scores(_attacked(blind, sample))
     worse = (judge.worse(scores, found) != scores) & ~scores.isnan()
@@ -183,4 +193,4 @@ def _black_box(spec: AttackSpec, sample: Sample, judge: Judge, scores: Tensor) -
     passed = not (better_on_average and int(worse.sum()) >= 2)
     means = "" if passed else ": the gradient misleads, so the score is too good"
     text = f"a black-box attack with {QUERIES} queries does more on {share:.0%} of images{means}"
-    return Check("black box", share, passed, text)
+    return SanityCheck("black box", share, passed, text)

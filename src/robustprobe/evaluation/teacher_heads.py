@@ -8,20 +8,20 @@ import torch
 
 from robustprobe import probing
 from robustprobe.attacks import Attack
-from robustprobe.attacks.base import victims_of
+from robustprobe.attacks.base import target_tasks
 from robustprobe.core.registry import attacks
 from robustprobe.core.spec import AttackChoice, AttackSpec, DatasetSpec, Suite, format_eps
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.evaluation.checkpoints import Point, checkpoint_names
-from robustprobe.evaluation.collect import Tally
-from robustprobe.evaluation.evaluate import Work, evaluate
+from robustprobe.evaluation.checkpoints import CheckpointScore, checkpoint_names
+from robustprobe.evaluation.collect import RowCollector
+from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
 from robustprobe.tasks import Model
 
 Probes = Mapping[str, Model]
 
 
-def kept_heads(suite: Suite, folder: Path, root: Path, device: torch.device) -> list[Point]:
+def kept_heads(suite: Suite, folder: Path, root: Path, device: torch.device) -> list[CheckpointScore]:
     """Numbers of every checkpoint under heads that were fitted on epoch 0, the teacher. Nothing is stored.
 
     Args:
@@ -32,7 +32,7 @@ def kept_heads(suite: Suite, folder: Path, root: Path, device: torch.device) -> 
     """
     names = checkpoint_names(folder)
     teacher = load_encoder(next(iter(names))).to(device)
-    found: list[Point] = []
+    found: list[CheckpointScore] = []
     for wanted in suite.datasets:
         data, probes = _probes(suite, teacher, wanted, root, device)
         for name, epoch in names.items():
@@ -47,23 +47,27 @@ def _probes(
     suite: Suite, teacher: Encoder, wanted: DatasetSpec, root: Path, device: torch.device
 ) -> tuple[Dataset, Probes]:
     found = find_dataset(wanted.name, root=root)
-    serving = probing.served(teacher.card, found, suite.head, wanted.size)
+    serving = probing.preprocessing_for(teacher.card, found, suite.head, wanted.size)
     train = probing.train_data(wanted.name, root, serving, suite.head)
     fitted = probing.fit_probes(teacher, train, list(found.labels), spec=suite.head, device=device)
     data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=serving.size)
     return data, {task: model for task, (model, _) in fitted.items()}
 
 
-def _works(suite: Suite, student: Encoder, models: Probes, data: Dataset, device: torch.device) -> Iterator[Work]:
+def _works(
+    suite: Suite, student: Encoder, models: Probes, data: Dataset, device: torch.device
+) -> Iterator[EvaluationSpec]:
     for choice in suite.attacks or (AttackChoice(name="clean"), AttackChoice(name="embed")):
         kind = cast(type[Attack], attacks.get(choice.name))
         specs = suite.ladder(choice, kind.steps)
-        for task in victims_of(kind, models):
-            yield Work(student, models, data, specs, task, list(models), suite.batch_size, suite.precision, device)
+        for task in target_tasks(kind, models):
+            yield EvaluationSpec(
+                student, models, data, specs, task, list(models), suite.batch_size, suite.precision, device
+            )
 
 
-def _points(work: Work, epoch: int) -> list[Point]:
-    tallies = [Tally(spec, set()) for spec in work.attacks]
+def _points(work: EvaluationSpec, epoch: int) -> list[CheckpointScore]:
+    tallies = [RowCollector(spec, set()) for spec in work.attacks]
     for judgements in evaluate(work):
         for tally, judged in zip(tallies, judgements, strict=True):
             tally.add(judged)
@@ -71,11 +75,11 @@ def _points(work: Work, epoch: int) -> list[Point]:
     return [_point(work, tally, judge, epoch) for tally in tallies for judge in judges]
 
 
-def _point(work: Work, tally: Tally, judge: str, epoch: int) -> Point:
+def _point(work: EvaluationSpec, tally: RowCollector, judge: str, epoch: int) -> CheckpointScore:
     task = work.models[judge].task
     estimate = task.estimates(tally.columns(judge))[task.metric]
     numbers = (estimate.value, estimate.ci_low, estimate.ci_high)
-    return Point(epoch, work.dataset.name, judge, _label(tally.spec), *numbers, task.metric, task.unit)
+    return CheckpointScore(epoch, work.dataset.name, judge, _label(tally.spec), *numbers, task.metric, task.unit)
 
 
 def _label(spec: AttackSpec) -> str:

@@ -2,7 +2,7 @@
 
 from robustprobe.probing.cache import cache_folder
 from robustprobe.probing.features import FeatureSet, extract, label_size
-from robustprobe.probing.fit import Candidate, Fitted, Lesson, fit_head, learn
+from robustprobe.probing.fit import Candidate, FitJob, Fitted, fit_head, train_heads
 from robustprobe.probing.probes import (
     TrainData,
     fit_probes,
@@ -14,16 +14,16 @@ from robustprobe.probing.probes import (
     load_head,
     mean_scores,
     model_of,
+    preprocessing_for,
     save_head,
-    served,
     train_data,
 )
 
 __all__ = [
     "Candidate",
     "FeatureSet",
+    "FitJob",
     "Fitted",
-    "Lesson",
     "TrainData",
     "cache_folder",
     "extract",
@@ -35,11 +35,11 @@ __all__ = [
     "is_cached",
     "kept_features",
     "label_size",
-    "learn",
     "load_head",
     "mean_scores",
     "model_of",
+    "preprocessing_for",
     "save_head",
-    "served",
     "train_data",
+    "train_heads",
 ]

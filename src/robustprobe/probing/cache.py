@@ -15,7 +15,7 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 
 
-class Progress(NamedTuple):
+class FitProgress(NamedTuple):
     """How far a fit is: the epoch that comes next, images seen so far, and the state of every candidate."""
 
     epoch: int
@@ -46,16 +46,16 @@ def save_weights(key: str, weights: Weights, facts: dict[str, Any]) -> None:
     _write(_path("heads", key, "safetensors"), lambda path: save_file(whole, path, metadata={"fit": json.dumps(facts)}))
 
 
-def load_progress(key: str, device: torch.device) -> Progress | None:
+def load_progress(key: str, device: torch.device) -> FitProgress | None:
     """Where an interrupted fit may go on, or None where it begins."""
     try:
         stored = torch.load(_path("unfinished", key, "pt"), map_location=device, weights_only=True)
-        return Progress(*stored)
+        return FitProgress(*stored)
     except Exception:  # bytes that are no checkpoint make torch raise whatever its reader meets first
         return None
 
 
-def save_progress(key: str, progress: Progress) -> None:
+def save_progress(key: str, progress: FitProgress) -> None:
     """Keep the state of a fit until it ends."""
     _write(_path("unfinished", key, "pt"), lambda path: torch.save(tuple(progress), path))
 

@@ -25,7 +25,7 @@ MOST_IN_MEMORY = 4 * 2**30
 Count = Callable[[int, int], None]
 
 
-class Part(NamedTuple):
+class FeatureBatch(NamedTuple):
     """Features of a few images, their labels, and the size (H, W) the head's output should have."""
 
     features: Features
@@ -41,17 +41,17 @@ class FeatureSet(NamedTuple):
     targets: Mapping[str, Tensor]
     size: Size
 
-    def part(self, index: Tensor, task: str, device: torch.device) -> Part:
+    def part(self, index: Tensor, task: str, device: torch.device) -> FeatureBatch:
         """Those of some images, on a device."""
         features = Features(self.cls[index].to(device), self.patches[index].to(device))
-        return Part(features, self.targets[task][index].to(device), self.size)
+        return FeatureBatch(features, self.targets[task][index].to(device), self.size)
 
-    def parts(self, task: str, device: torch.device) -> Iterator[Part]:
+    def parts(self, task: str, device: torch.device) -> Iterator[FeatureBatch]:
         """All, a few at a time."""
         for index in torch.arange(len(self.cls)).split(CHUNK):
             yield self.part(index, task, device)
 
-    def epoch(self, task: str, order: Tensor, batch_size: int, device: torch.device) -> Iterator[Part]:
+    def epoch(self, task: str, order: Tensor, batch_size: int, device: torch.device) -> Iterator[FeatureBatch]:
         """Batches in an order; none of one image, from which BatchNorm cannot learn."""
         for index in order.split(batch_size):
             if not len(index) < 2 <= len(order):
@@ -120,7 +120,9 @@ class Streamed(NamedTuple):
     stride: int
 
     @torch.no_grad()
-    def epoch(self, task: str, order: Tensor, batch_size: int, device: torch.device, epoch: int) -> Iterator[Part]:
+    def epoch(
+        self, task: str, order: Tensor, batch_size: int, device: torch.device, epoch: int
+    ) -> Iterator[FeatureBatch]:
         """Batches in an order; a batch ends early where sizes differ."""
         change = partial(self._seen, epoch=epoch)
         for batch in batches(self.data, batch_size, order=order.tolist(), change=change):
@@ -130,7 +132,7 @@ class Streamed(NamedTuple):
             whole = self.view.part_size((batch.images.shape[-2], batch.images.shape[-1]))
             size = label_size(whole, self.stride)
             target = fit_labels(self._padded(target, whole), size).to(device)
-            yield Part(self.view.features(self.encoder, batch.images.to(device)), target, size)
+            yield FeatureBatch(self.view.features(self.encoder, batch.images.to(device)), target, size)
 
     def _seen(self, sample: Sample, epoch: int) -> Sample:
         return self.augmentation(sample, epoch)

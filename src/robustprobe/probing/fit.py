@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustprobe.core.types import Features, HeadDesign, Widths
+from robustprobe.core.types import FeatureDims, Features, HeadDesign
 from robustprobe.core.views import last_layers
 from robustprobe.losses.depth import gradient_matching
-from robustprobe.probing.cache import Progress, forget_progress, load_progress, save_progress
-from robustprobe.probing.features import FeatureSet, Part, Streamed
+from robustprobe.probing.cache import FitProgress, forget_progress, load_progress, save_progress
+from robustprobe.probing.features import FeatureBatch, FeatureSet, Streamed
 from robustprobe.probing.recipes import TaskRecipe
 from robustprobe.tasks import Head, Task
 
@@ -35,18 +35,18 @@ class Fitted(NamedTuple):
 class Candidate:
     """One head in the making: a design at a learning rate."""
 
-    def __init__(self, task: Task, widths: Widths, design: HeadDesign, rate: float, recipe: TaskRecipe, seed: int):
+    def __init__(self, task: Task, widths: FeatureDims, design: HeadDesign, rate: float, recipe: TaskRecipe, seed: int):
         self.task, self.widths, self.design, self.rate, self.recipe = task, widths, design, rate, recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.head = task.head(Widths(widths.cls * design.layers, widths.patch * design.layers), design)
+            self.head = task.head(FeatureDims(widths.cls * design.layers, widths.patch * design.layers), design)
 
     def start(self, device: torch.device) -> None:
         """Get ready to learn."""
         self.head.to(device)
         self.optimiser = OPTIMISERS[self.recipe.optimiser](self.head.parameters(), self.rate, self.recipe)
 
-    def learn(self, part: Part, share: float) -> None:
+    def train_heads(self, part: FeatureBatch, share: float) -> None:
         """One step, at `share` of the base learning rate."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * share
@@ -99,19 +99,19 @@ def rate_share(recipe: TaskRecipe, done: float, warmup: float) -> float:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class FitJob:
     """What heads of one task learn from. `key` names the fit, so that it can go on where it was interrupted."""
 
     task: Task
     recipe: TaskRecipe
-    widths: Widths
+    widths: FeatureDims
     source: FeatureSet | Streamed
     count: int
     seed: int
     device: torch.device
     key: str = ""
 
-    def batches(self, order: Tensor, epoch: int) -> Iterator[Part]:
+    def batches(self, order: Tensor, epoch: int) -> Iterator[FeatureBatch]:
         """The batches of an epoch."""
         name, size = self.task.name, self.recipe.batch_size
         if isinstance(self.source, Streamed):
@@ -119,20 +119,20 @@ class Lesson:
         return self.source.epoch(name, order, size, self.device)
 
 
-def fit_head(lesson: Lesson, judge: Callable[[Sequence[Candidate]], list[float]], notify: Count) -> Fitted:
+def fit_head(lesson: FitJob, judge: Callable[[Sequence[Candidate]], list[float]], notify: Count) -> Fitted:
     """The candidate that scores best; where several score the same, the first.
 
     Args:
         judge: mean scores of candidates on held-out images.
     """
-    candidates = learn(lesson, notify)
+    candidates = train_heads(lesson, notify)
     sign = 1 if lesson.task.higher_is_better else -1
     found = [Fitted(c.head, c.rate, s, c.design) for c, s in zip(candidates, judge(candidates), strict=True)]
     # A rate at which the head diverged scores NaN, which compares with nothing.
     return max(found, key=lambda f: -math.inf if math.isnan(f.held_out_score) else sign * f.held_out_score)
 
 
-def learn(lesson: Lesson, notify: Count = lambda done, total: None) -> list[Candidate]:
+def train_heads(lesson: FitJob, notify: Count = lambda done, total: None) -> list[Candidate]:
     """All candidates of the recipe, having learnt together from the same batches."""
     recipe = lesson.recipe
     candidates = [
@@ -146,14 +146,14 @@ def learn(lesson: Lesson, notify: Count = lambda done, total: None) -> list[Cand
     for candidate, state in zip(candidates, begin.states if begin else [], strict=False):
         candidate.restore(state)
     with torch.enable_grad():
-        _teach(lesson, candidates, begin or Progress(0, 0, []), notify)
+        _teach(lesson, candidates, begin or FitProgress(0, 0, []), notify)
     forget_progress(lesson.key)
     for candidate in candidates:
         candidate.head.eval().requires_grad_(False)
     return candidates
 
 
-def _teach(lesson: Lesson, candidates: Sequence[Candidate], begin: Progress, notify: Count) -> None:
+def _teach(lesson: FitJob, candidates: Sequence[Candidate], begin: FitProgress, notify: Count) -> None:
     """Epoch after epoch, until as many images have passed as the recipe says."""
     recipe, saved, seen = lesson.recipe, time.monotonic(), begin.seen
     total = recipe.steps * recipe.batch_size if recipe.steps else recipe.epochs * lesson.count
@@ -164,7 +164,7 @@ def _teach(lesson: Lesson, candidates: Sequence[Candidate], begin: Progress, not
         for part in lesson.batches(order, epoch):
             share = rate_share(recipe, seen / total, warmup)
             for candidate in candidates:
-                candidate.learn(part, share)
+                candidate.train_heads(part, share)
             seen += len(part.target)
             if seen >= total:
                 break
@@ -174,11 +174,11 @@ def _teach(lesson: Lesson, candidates: Sequence[Candidate], begin: Progress, not
         if seen >= total:
             return
         if lesson.key and time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            save_progress(lesson.key, Progress(epoch + 1, seen, [c.state() for c in candidates]))
+            save_progress(lesson.key, FitProgress(epoch + 1, seen, [c.state() for c in candidates]))
             saved = time.monotonic()
 
 
-def _orders(lesson: Lesson) -> Iterator[Tensor]:
+def _orders(lesson: FitJob) -> Iterator[Tensor]:
     """The order of the images in every epoch."""
     generator = torch.Generator().manual_seed(lesson.seed)
     while True:

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from robustprobe.core.device import seconds_of
 from robustprobe.core.spec import HeadSpec, code_digest, fingerprint
-from robustprobe.core.types import HeadDesign, Widths
+from robustprobe.core.types import FeatureDims, HeadDesign
 from robustprobe.core.views import Resized, Size, View, Windows
 from robustprobe.datasets import Dataset, load_dataset
 from robustprobe.datasets.base import batches
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.probing.augment import Augmentation
 from robustprobe.probing.cache import Weights, load_weights, save_weights
-from robustprobe.probing.features import CHUNK, FeatureSet, Part, Streamed, extract, kept_bytes, label_size
-from robustprobe.probing.fit import Candidate, Fitted, Lesson, fit_head, learn
-from robustprobe.probing.recipes import Serving, TaskRecipe, recipe_of, serving
+from robustprobe.probing.features import CHUNK, FeatureBatch, FeatureSet, Streamed, extract, kept_bytes, label_size
+from robustprobe.probing.fit import Candidate, FitJob, Fitted, fit_head, train_heads
+from robustprobe.probing.recipes import Preprocessing, TaskRecipe, preprocessing, recipe_of
 from robustprobe.tasks import Head, Model, Task, load_task
-from robustprobe.tasks.classification import NeighboursHead
+from robustprobe.tasks.classification import KnnHead
 
 Notify = Callable[[str, int, int], None]
 # Train images that the k-NN looks among, at most.
@@ -41,22 +41,22 @@ class TrainData(NamedTuple):
         return fingerprint([self.train.digest(), self.val.digest(), {t: repr(v) for t, v in self.views.items()}])
 
 
-def served(card: EncoderCard, data: Dataset, spec: HeadSpec, size: Size | None = None) -> Serving:
+def preprocessing_for(card: EncoderCard, data: Dataset, spec: HeadSpec, size: Size | None = None) -> Preprocessing:
     """How a recipe shows the images of a dataset to an encoder, at `size` (H, W) where that is given."""
     fitted = size or data.fit_size(card.input_size, card.patch_size)
-    found = serving(spec.recipe, list(data.labels), card.input_size, card.patch_size, data.native_size, fitted)
+    found = preprocessing(spec.recipe, list(data.labels), card.input_size, card.patch_size, data.native_size, fitted)
     if size is None:
         return found
     views = {t: replace(v, size=size) if isinstance(v, Resized) else v for t, v in found.views.items()}
-    return Serving(size, views)
+    return Preprocessing(size, views)
 
 
-def train_data(name: str, root: Path, serving: Serving, spec: HeadSpec) -> TrainData:
+def train_data(name: str, root: Path, preprocessing: Preprocessing, spec: HeadSpec) -> TrainData:
     """Train and held-out images of a dataset; a limit on train limits the held-out part to a quarter of it."""
-    train = load_dataset(name, root=root, split="train", limit=spec.train_limit, size=serving.size)
+    train = load_dataset(name, root=root, split="train", limit=spec.train_limit, size=preprocessing.size)
     val_limit = None if spec.train_limit is None else max(1, spec.train_limit // 4)
-    val = load_dataset(name, root=root, split="val", limit=val_limit, size=serving.size)
-    return TrainData(train, val, serving.views)
+    val = load_dataset(name, root=root, split="val", limit=val_limit, size=preprocessing.size)
+    return TrainData(train, val, preprocessing.views)
 
 
 def head_fingerprint(encoder_digest: str, task: str, data: TrainData, spec: HeadSpec) -> str:
@@ -64,7 +64,7 @@ def head_fingerprint(encoder_digest: str, task: str, data: TrainData, spec: Head
     return fingerprint([encoder_digest, task, data.fingerprint(), spec.model_dump(mode="json"), code_digest()])
 
 
-def load_head(key: str, task: Task, widths: Widths) -> Fitted | None:
+def load_head(key: str, task: Task, widths: FeatureDims) -> Fitted | None:
     """The head kept under a fingerprint, for features of one layer of `widths`; None where none fits."""
     stored = load_weights(key)
     if stored is None:
@@ -88,13 +88,13 @@ def save_head(key: str, fitted: Fitted) -> None:
     facts: dict[str, Any] = {"learning_rate": fitted.learning_rate, "held_out_score": fitted.held_out_score}
     facts["design"] = list(fitted.design)
     weights: Weights = {f"head.{k}": v for k, v in fitted.head.state_dict().items()}
-    if isinstance(fitted.second, NeighboursHead):
+    if isinstance(fitted.second, KnnHead):
         facts["neighbours"] = fitted.second.count
         weights |= {f"second.{k}": v for k, v in fitted.second.state_dict().items()}
     save_weights(key, weights, facts)
 
 
-def is_cached(key: str, task: Task, widths: Widths) -> bool:
+def is_cached(key: str, task: Task, widths: FeatureDims) -> bool:
     """Whether a head need not be fitted again."""
     return load_head(key, task, widths) is not None
 
@@ -106,9 +106,9 @@ def _parted(weights: Weights) -> tuple[Weights, Weights]:
     return under("head."), under("second.")
 
 
-def wide(widths: Widths, layers: int) -> Widths:
+def wide(widths: FeatureDims, layers: int) -> FeatureDims:
     """Channels of several layers side by side."""
-    return Widths(widths.cls * layers, widths.patch * layers)
+    return FeatureDims(widths.cls * layers, widths.patch * layers)
 
 
 def fit_probes(
@@ -121,7 +121,7 @@ def fit_probes(
     notify: Notify = lambda stage, done, total: None,
 ) -> dict[str, tuple[Model, Fitted]]:
     """A model for each task of a dataset, from the cache where it was fitted before."""
-    school, models = School(encoder, data, spec, device, notify), {}
+    school, models = ProbeFitter(encoder, data, spec, device, notify), {}
     for name in tasks:
         kind, key = load_task(name, data.train.labels[name]), head_fingerprint(encoder.digest, name, data, spec)
         fitted = load_head(key, kind, encoder.card.widths)
@@ -140,7 +140,7 @@ def model_of(encoder: Encoder, data: TrainData, task: str, fitted: Fitted, devic
     return Model(encoder, fitted.head.to(device), kind, view, second).eval()
 
 
-class School:
+class ProbeFitter:
     """Fits the heads of one encoder at one dataset; features that need no augmentation are extracted once for all."""
 
     def __init__(self, encoder: Encoder, data: TrainData, spec: HeadSpec, device: torch.device, notify: Notify) -> None:
@@ -154,7 +154,7 @@ class School:
         kept = self._kept(view, recipe.label_stride) if recipe.augment == "none" else None
         source = kept[0] if kept else self._streamed(view, recipe, task)
         widths, count = self.encoder.card.widths, len(self.data.train)
-        lesson = Lesson(task, recipe, widths, source, count, self.spec.seed, self.device, key)
+        lesson = FitJob(task, recipe, widths, source, count, self.spec.seed, self.device, key)
         judge = partial(self._judge_kept, task, kept[1]) if kept else partial(self._judge, task, view)
         fitted = fit_head(lesson, judge, partial(self.notify, f"learning {task.name}"))
         return fitted._replace(second=self._second(task, view, kept))
@@ -181,13 +181,13 @@ class School:
     def _judge(self, task: Task, view: View, candidates: Sequence[Candidate]) -> list[float]:
         return mean_scores(task, candidates, self._seen_whole(task, view), view)
 
-    def _seen_whole(self, task: Task, view: View) -> Iterator[Part]:
+    def _seen_whole(self, task: Task, view: View) -> Iterator[FeatureBatch]:
         """Held-out images as they will be judged: whole, and at the resolution of their labels."""
         done, count = 0, len(self.data.val)
         for batch in batches(self.data.val, CHUNK // 16):
             features = view.features(self.encoder, batch.images.to(self.device))
             size = (batch.images.shape[-2], batch.images.shape[-1])
-            yield Part(features, batch.targets[task.name].to(self.device), size)
+            yield FeatureBatch(features, batch.targets[task.name].to(self.device), size)
             done += len(batch.ids)
             self.notify(f"choosing a head for {task.name}", done, count)
 
@@ -208,13 +208,13 @@ class School:
         return _neighbours(task, torch.cat(found), torch.cat(labels_found), self.spec.neighbours)
 
 
-def _neighbours(task: Task, bank: Tensor, labels: Tensor, count: int) -> NeighboursHead:
-    return NeighboursHead(bank, labels, len(task.space.classes), count)
+def _neighbours(task: Task, bank: Tensor, labels: Tensor, count: int) -> KnnHead:
+    return KnnHead(bank, labels, len(task.space.classes), count)
 
 
 @torch.no_grad()
 def mean_scores(
-    task: Task, candidates: Sequence[Candidate], parts: Iterable[Part], view: View | None = None
+    task: Task, candidates: Sequence[Candidate], parts: Iterable[FeatureBatch], view: View | None = None
 ) -> list[float]:
     """Mean per-image score of every candidate; with a view, of the features of its parts."""
     scores: list[list[Tensor]] = [[] for _ in candidates]
@@ -254,8 +254,8 @@ def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, d
     )
     steps = 2  # one an epoch
     short = recipe.model_copy(update={"epochs": steps, "steps": None})
-    lesson = Lesson(task, short, encoder.card.widths, fake, count, 0, device)
-    return images_seen(recipe, len(data.train)) / count * seconds_of(lambda: learn(lesson)) / steps
+    lesson = FitJob(task, short, encoder.card.widths, fake, count, 0, device)
+    return images_seen(recipe, len(data.train)) / count * seconds_of(lambda: train_heads(lesson)) / steps
 
 
 def images_seen(recipe: TaskRecipe, train_images: int) -> int:

@@ -51,7 +51,7 @@ class TaskRecipe(Spec):
         return max(design.layers for design in self.designs)
 
 
-class Serving(NamedTuple):
+class Preprocessing(NamedTuple):
     """The size images of a dataset are served at, (H, W) or the shorter side, and how each task's model sees them."""
 
     size: Size | int
@@ -152,7 +152,9 @@ def recipe_of(spec: HeadSpec, task: str) -> TaskRecipe:
     return changed.model_copy(update={"designs": designs})
 
 
-def serving(recipe: str, tasks: list[str], input_size: Size, patch: int, native: Size, fitted: Size) -> Serving:
+def preprocessing(
+    recipe: str, tasks: list[str], input_size: Size, patch: int, native: Size, fitted: Size
+) -> Preprocessing:
     """How images are shown to the models of a dataset.
 
     Args:
@@ -163,15 +165,15 @@ def serving(recipe: str, tasks: list[str], input_size: Size, patch: int, native:
     side, small = input_size[0], min(input_size) < LARGE
     # Models of several tasks must look at the same images.
     if recipe == "fast" or len(tasks) > 1 or (small and "depth" in tasks):
-        return Serving(fitted, dict.fromkeys(tasks, Resized(size=fitted)))
+        return Preprocessing(fitted, dict.fromkeys(tasks, Resized(size=fitted)))
     if "classification" in tasks:
         side = multiple(LARGE, patch) if recipe == "standard" and not small else side
-        return Serving((side, side), dict.fromkeys(tasks, Resized(size=(side, side))))
+        return Preprocessing((side, side), dict.fromkeys(tasks, Resized(size=(side, side))))
     if "depth" in tasks:
-        return Serving(native, dict.fromkeys(tasks, Padded(patch=patch)))
+        return Preprocessing(native, dict.fromkeys(tasks, Padded(patch=patch)))
     window = multiple(2 * side if small else 512, patch) if recipe == "standard" else side
     stride = STRIDES.get(window, 2 * window // 3) if recipe == "paper" else 2 * window // 3
-    return Serving(window, dict.fromkeys(tasks, Windows(window=window, stride=stride)))
+    return Preprocessing(window, dict.fromkeys(tasks, Windows(window=window, stride=stride)))
 
 
 def multiple(side: int, patch: int) -> int:

@@ -26,43 +26,43 @@ RECIPE = TaskRecipe(learning_rates=(RATE,), batch_size=16, designs=(HeadDesign(p
 _CHUNK = 64
 
 
-class Layout(NamedTuple):
+class SurrogateTask(NamedTuple):
     """Self-made classes: `rows` or a square `grid` of places, or clusters of colour and place (`mixed`)."""
 
     kind: str
     classes: int
 
 
-LAYOUTS = (
-    Layout("rows", 3),
-    Layout("rows", 5),
-    Layout("grid", 4),
-    Layout("grid", 9),
-    Layout("mixed", 10),
-    Layout("mixed", 20),
+SURROGATE_TASKS = (
+    SurrogateTask("rows", 3),
+    SurrogateTask("rows", 5),
+    SurrogateTask("grid", 4),
+    SurrogateTask("grid", 9),
+    SurrogateTask("mixed", 10),
+    SurrogateTask("mixed", 20),
 )
 
 
-def layout_heads(encoder: Encoder, size: tuple[int, int], device: torch.device) -> list[Head]:
-    """A head for each of `LAYOUTS`, for images of `size` (H, W); fitted once and kept in the cache of heads."""
+def fit_surrogate_heads(encoder: Encoder, size: tuple[int, int], device: torch.device) -> list[Head]:
+    """A head for each of `SURROGATE_TASKS`, for images of `size` (H, W); fitted once and kept in the cache of heads."""
     widths = encoder.card.widths
-    tasks = [load_task("segmentation", LabelSpace(classes=tuple(map(str, range(n))))) for _, n in LAYOUTS]
-    keys = [fingerprint([encoder.digest, "layout", *layout, *size, code_digest()]) for layout in LAYOUTS]
+    tasks = [load_task("segmentation", LabelSpace(classes=tuple(map(str, range(n))))) for _, n in SURROGATE_TASKS]
+    keys = [fingerprint([encoder.digest, "layout", *layout, *size, code_digest()]) for layout in SURROGATE_TASKS]
     found = [probing.load_head(key, task, widths) for key, task in zip(keys, tasks, strict=True)]
     if any(fitted is None for fitted in found):
         images = _scenes(size)
         features = _features(encoder, images, device)
-        for place, layout in enumerate(LAYOUTS):
-            labels = layout_labels(layout, images)
+        for place, layout in enumerate(SURROGATE_TASKS):
+            labels = surrogate_labels(layout, images)
             data = probing.FeatureSet(*features, {"segmentation": labels}, (labels.shape[1], labels.shape[2]))
-            lesson = probing.Lesson(tasks[place], RECIPE, widths, data, len(images), 0, device)
-            (candidate,) = probing.learn(lesson)
+            lesson = probing.FitJob(tasks[place], RECIPE, widths, data, len(images), 0, device)
+            (candidate,) = probing.train_heads(lesson)
             found[place] = fitted = probing.Fitted(candidate.head, RATE, float("nan"), candidate.design)
             probing.save_head(keys[place], fitted)
     return [fitted.head.to(device) for fitted in found if fitted is not None]
 
 
-def layout_labels(layout: Layout, images: Tensor) -> Tensor:
+def surrogate_labels(layout: SurrogateTask, images: Tensor) -> Tensor:
     """Class maps (N, H / 4, W / 4) of images (N, 3, H, W)."""
     height, width = images.shape[-2] // STRIDE, images.shape[-1] // STRIDE
     classes = layout.classes

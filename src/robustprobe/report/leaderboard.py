@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from robustprobe.core.errors import UserError
 from robustprobe.report.page.render import assets, download, environment, render_page, script, write_text
-from robustprobe.report.tables.board import BenchKey, Board, board
+from robustprobe.report.tables.board import Board, TaskOnDatasetKey, board
 from robustprobe.report.tables.chance import chances
 from robustprobe.results.labels import attack_labels
 from robustprobe.results.records import Record
@@ -86,7 +86,9 @@ def page_name(encoder: str, digest: str) -> str:
     return f"{readable}-{own}.html"
 
 
-def standings(records: Iterable[Record], chance: Mapping[BenchKey, float] = MappingProxyType({})) -> list[Standing]:
+def standings(
+    records: Iterable[Record], chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({})
+) -> list[Standing]:
     """A board for each suite, of the encoders whose cells are all of its prevailing version.
 
     The version of a cell that most encoders have prevails, of equals the newest.
@@ -97,7 +99,7 @@ def standings(records: Iterable[Record], chance: Mapping[BenchKey, float] = Mapp
     return [_standing(suite, own, chance) for suite, own in sorted(by_suite.items())]
 
 
-def _standing(suite: str, records: list[Record], chance: Mapping[BenchKey, float]) -> Standing:
+def _standing(suite: str, records: list[Record], chance: Mapping[TaskOnDatasetKey, float]) -> Standing:
     slots: dict[Hashable, list[Record]] = {}
     for record in records:
         slots.setdefault(_slot(record), []).append(record)

@@ -9,7 +9,7 @@ from robustprobe.results.store import Store
 from robustprobe.results.union import Found, finished, union_groups
 
 
-class Merged(NamedTuple):
+class MergeResult(NamedTuple):
     """What a merge copied, and what was there already."""
 
     cells: int
@@ -17,7 +17,7 @@ class Merged(NamedTuple):
     known: int
 
 
-def merge(folders: Sequence[Path], output: Path) -> Merged:
+def merge(folders: Sequence[Path], output: Path) -> MergeResult:
     """Copy every cell of some folders, its rows and its example images into one; nothing is written on a conflict.
 
     Args:
@@ -38,7 +38,7 @@ def merge(folders: Sequence[Path], output: Path) -> Merged:
     target.copy_cells([(cell.store, cell.record.fingerprint) for cell in new])
     for group in groups:
         target.copy_group(group.store, group.group.group)
-    return Merged(len(new), len(groups), len(found) - len(new))
+    return MergeResult(len(new), len(groups), len(found) - len(new))
 
 
 def _check_files(found: Sequence[Found]) -> None:

@@ -135,7 +135,7 @@ CHOICE_KINDS: tuple[ChoiceKind, ...] = get_args(ChoiceKind)
 """In the order in which images are shown."""
 
 
-class Choice(Frozen):
+class ExampleChoice(Frozen):
     """Why an image is an example: drawn at random, or for what an attack made for `task` did to it on `encoder`."""
 
     kind: ChoiceKind
@@ -144,7 +144,7 @@ class Choice(Frozen):
     encoder: str = ""
 
 
-RANDOM = Choice(kind="random")
+RANDOM = ExampleChoice(kind="random")
 
 
 class Example(Frozen):
@@ -152,7 +152,7 @@ class Example(Frozen):
 
     id: str
     place: int
-    chosen: tuple[Choice, ...] = (RANDOM,)
+    chosen: tuple[ExampleChoice, ...] = (RANDOM,)
     """Groups of older versions hold random images alone."""
     predictions: dict[str, Any]
     """By task: classification a list of [class, probability]; other tasks the name of a PNG file."""

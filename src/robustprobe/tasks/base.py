@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustprobe.core.registry import tasks
-from robustprobe.core.types import Aim, AttackLoss, Criteria, Features, HeadDesign, LabelSpace, Widths
+from robustprobe.core.types import AttackLoss, AttackLosses, FeatureDims, Features, HeadDesign, LabelSpace, LossContext
 from robustprobe.core.views import Resized, Size, View
 from robustprobe.metrics.intervals import Estimate
 
@@ -60,7 +60,7 @@ class Task(ABC):
     metric: ClassVar[str]
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    criteria: ClassVar[Criteria]
+    criteria: ClassVar[AttackLosses]
     """Losses that attacks raise by name, and what tells whether they got anywhere."""
 
     def __init__(self, space: LabelSpace) -> None:
@@ -72,7 +72,7 @@ class Task(ABC):
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
-    def head(self, widths: Widths, design: HeadDesign) -> Head:
+    def head(self, widths: FeatureDims, design: HeadDesign) -> Head:
         """A fresh head on features of these channels, as many as the layers of the design have together."""
 
     @abstractmethod
@@ -100,7 +100,7 @@ def load_task(name: str, space: LabelSpace) -> Task:
 def on_labels(loss: Callable[[Tensor, Tensor], Tensor]) -> AttackLoss:
     """A loss of output and labels, as attacks call it."""
 
-    def call(output: Tensor, aim: Aim) -> Tensor:
+    def call(output: Tensor, aim: LossContext) -> Tensor:
         return loss(output, aim.target)
 
     return call

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustprobe.core.types import Aim, Criteria, Features, HeadDesign, Widths
+from robustprobe.core.types import AttackLosses, FeatureDims, Features, HeadDesign, LossContext
 from robustprobe.losses import classification as losses
 from robustprobe.metrics.intervals import Estimate, wilson
 from robustprobe.tasks.base import Columns, Head, Task, on_labels
@@ -20,7 +20,7 @@ SECOND = "k-NN top-1"
 class LinearHead(Head):
     """One linear layer on CLS, or on CLS and the mean patch token, standardised first or not."""
 
-    def __init__(self, widths: Widths, classes: int, design: HeadDesign) -> None:
+    def __init__(self, widths: FeatureDims, classes: int, design: HeadDesign) -> None:
         super().__init__()
         self.pooling = design.pooling
         width = widths.cls + (widths.patch if design.pooling == "cls+patch" else 0)
@@ -38,7 +38,7 @@ class LinearHead(Head):
 
 
 @final
-class NeighboursHead(Head):
+class KnnHead(Head):
     """Votes of the most similar train images by CLS (Wu et al. 2018; DINO's k-NN): nothing is learnt.
 
     Each of the `count` nearest by cosine adds exp(cosine / 0.07) to its class. `bank` (N, D) has rows of length 1.
@@ -59,19 +59,19 @@ class NeighboursHead(Head):
         return votes.scatter_add_(1, self.labels[which], (near / TEMPERATURE).exp())
 
 
-def _targeted_dlr(output: Tensor, aim: Aim) -> Tensor:
+def _targeted_dlr(output: Tensor, aim: LossContext) -> Tensor:
     return losses.targeted_dlr(output, aim.target, cast(Tensor, aim.goal))
 
 
-def _targeted_ce(output: Tensor, aim: Aim) -> Tensor:
+def _targeted_ce(output: Tensor, aim: LossContext) -> Tensor:
     return losses.targeted_cross_entropy(output, cast(Tensor, aim.goal))
 
 
-def _fooled(output: Tensor, aim: Aim) -> Tensor:
+def _fooled(output: Tensor, aim: LossContext) -> Tensor:
     return output.argmax(1) != aim.target
 
 
-def _harm(output: Tensor, aim: Aim) -> Tensor:
+def _harm(output: Tensor, aim: LossContext) -> Tensor:
     """Fooling comes first, the cross-entropy second: loss / (1 + loss) grows with the loss and stays below 1."""
     loss = losses.cross_entropy(output, aim.target).double()
     return _fooled(output, aim).double() + loss / (1 + loss)
@@ -84,7 +84,7 @@ class Classification(Task):
     metric: ClassVar = "top-1"
     unit: ClassVar = "share"
     higher_is_better: ClassVar = True
-    criteria: ClassVar = Criteria(
+    criteria: ClassVar = AttackLosses(
         losses={
             "ce": on_labels(losses.cross_entropy),
             "dlr": on_labels(losses.dlr),
@@ -97,7 +97,7 @@ class Classification(Task):
         targeted=frozenset({"targeted-dlr", "targeted-ce"}),
     )
 
-    def head(self, widths: Widths, design: HeadDesign) -> Head:
+    def head(self, widths: FeatureDims, design: HeadDesign) -> Head:
         return LinearHead(widths, len(self.space.classes), design)
 
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustprobe.core.sums import image_sums
-from robustprobe.core.types import Aim, Criteria, Features, HeadDesign, LabelSpace, Widths
+from robustprobe.core.types import AttackLosses, FeatureDims, Features, HeadDesign, LabelSpace, LossContext
 from robustprobe.losses import depth as losses
 from robustprobe.metrics.intervals import Estimate, bootstrap
 from robustprobe.tasks.base import Columns, Head, Task, mean_over_images, on_labels, resize
@@ -28,7 +28,7 @@ class BinsHead(Head):
 
     bins: Tensor
 
-    def __init__(self, widths: Widths, space: LabelSpace, design: HeadDesign) -> None:
+    def __init__(self, widths: FeatureDims, space: LabelSpace, design: HeadDesign) -> None:
         super().__init__()
         self.design = design
         width = widths.patch + (widths.cls if design.pooling == "cls+patch" else 0)
@@ -48,7 +48,7 @@ class BinsHead(Head):
         return resize(depth, size)[:, 0]
 
 
-def _harm(output: Tensor, aim: Aim) -> Tensor:
+def _harm(output: Tensor, aim: LossContext) -> Tensor:
     """The error as it is reported: of depths inside the range of the dataset."""
     return losses.rmse(output.clamp(aim.space.min_depth, aim.space.max_depth), aim.target).double()
 
@@ -60,7 +60,7 @@ class Depth(Task):
     metric: ClassVar = "RMSE"
     unit: ClassVar = "m"
     higher_is_better: ClassVar = False
-    criteria: ClassVar = Criteria(
+    criteria: ClassVar = AttackLosses(
         losses={
             "rmse": on_labels(losses.rmse),
             "silog": on_labels(losses.scale_invariant_log),
@@ -73,7 +73,7 @@ class Depth(Task):
         harm=_harm,
     )
 
-    def head(self, widths: Widths, design: HeadDesign) -> Head:
+    def head(self, widths: FeatureDims, design: HeadDesign) -> Head:
         return BinsHead(widths, self.space, design)
 
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from robustprobe.core.types import Aim, Criteria, Features, HeadDesign, Widths
+from robustprobe.core.types import AttackLosses, FeatureDims, Features, HeadDesign, LossContext
 from robustprobe.losses import segmentation as losses
 from robustprobe.metrics.dense import mean_iou
 from robustprobe.metrics.intervals import Estimate, bootstrap
@@ -26,42 +26,42 @@ class DenseHead(Head):
         return resize(self.conv(self.norm(features.patches)), size)
 
 
-def _pixels(output: Tensor, aim: Aim) -> losses.SegmentationPixels:
+def _pixels(output: Tensor, aim: LossContext) -> losses.SegmentationPixels:
     return aim.shared("pixels", output, lambda: losses.segmentation_pixels(output, aim.target, aim.space.ignore_index))
 
 
-def _ce(output: Tensor, aim: Aim) -> Tensor:
+def _ce(output: Tensor, aim: LossContext) -> Tensor:
     return losses.segmentation_cross_entropy(_pixels(output, aim))
 
 
-def _segpgd(output: Tensor, aim: Aim) -> Tensor:
+def _segpgd(output: Tensor, aim: LossContext) -> Tensor:
     return losses.segpgd(_pixels(output, aim), aim.progress)
 
 
-def _cospgd(output: Tensor, aim: Aim) -> Tensor:
+def _cospgd(output: Tensor, aim: LossContext) -> Tensor:
     return losses.cospgd(_pixels(output, aim), aim.target)
 
 
-def _masked_ce(output: Tensor, aim: Aim) -> Tensor:
+def _masked_ce(output: Tensor, aim: LossContext) -> Tensor:
     return losses.masked_cross_entropy(_pixels(output, aim))
 
 
-def _js(output: Tensor, aim: Aim) -> Tensor:
+def _js(output: Tensor, aim: LossContext) -> Tensor:
     return losses.jensen_shannon(_pixels(output, aim))
 
 
-def _masked_logit(output: Tensor, aim: Aim) -> Tensor:
+def _masked_logit(output: Tensor, aim: LossContext) -> Tensor:
     return losses.masked_logit(_pixels(output, aim), output, aim.target)
 
 
-def _harm(output: Tensor, aim: Aim) -> Tensor:
+def _harm(output: Tensor, aim: LossContext) -> Tensor:
     """Wrong pixels come first; between equally wrong iterates the cross-entropy decides, by less than one pixel."""
     pixels = _pixels(output, aim)
     loss = losses.segmentation_cross_entropy(pixels).double()
     return losses.wrong_share(pixels).double() + loss / (1 + loss) / aim.target[0].numel()
 
 
-def _nothing_left(output: Tensor, aim: Aim) -> Tensor:
+def _nothing_left(output: Tensor, aim: LossContext) -> Tensor:
     return ~_pixels(output, aim).correct.any(1)
 
 
@@ -72,7 +72,7 @@ class Segmentation(Task):
     metric: ClassVar = "mIoU"
     unit: ClassVar = "share"
     higher_is_better: ClassVar = True
-    criteria: ClassVar = Criteria(
+    criteria: ClassVar = AttackLosses(
         losses={
             "cospgd": _cospgd,
             "segpgd": _segpgd,
@@ -86,7 +86,7 @@ class Segmentation(Task):
         broken=_nothing_left,
     )
 
-    def head(self, widths: Widths, design: HeadDesign) -> Head:
+    def head(self, widths: FeatureDims, design: HeadDesign) -> Head:
         return DenseHead(widths.patch, len(self.space.classes))
 
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ AREA = (0.25, 1.0)
 ASPECT = (0.8, 1.25)
 
 
-class Part(NamedTuple):
+class ImageBatch(NamedTuple):
     """Images one process works on at once: their ids, and (B, 3, H, W) in [0, 1]. May be empty."""
 
     ids: list[str]
@@ -58,12 +58,12 @@ class ImagePool:
             return identity, resized(image, self.size)
         return identity, random_view(image, self.size, image_generator(seed, identity, "crop", epoch))
 
-    def whole(self, count: int) -> Part:
+    def whole(self, count: int) -> ImageBatch:
         """The first images of the pool, from each dataset in turn, resized without a crop."""
         places = sorted(range(len(self)), key=lambda p: self._rank(p))[:count]
         read = [self.read(place) for place in places]
         images = [resized(image, self.size) for _, image in read]
-        return Part([identity for identity, _ in read], torch.stack(images))
+        return ImageBatch([identity for identity, _ in read], torch.stack(images))
 
     def _rank(self, place: int) -> tuple[int, int]:
         which = next(i for i, end in enumerate(self.starts[1:]) if place < end)
@@ -98,7 +98,7 @@ def held_out_pool(names: Sequence[str], root: Path, size: tuple[int, int]) -> Im
 
 def updates(
     pool: ImagePool, *, batch: int, first: int, last: int, seed: int, shares: int, share: Sequence[int]
-) -> Iterator[list[Part]]:
+) -> Iterator[list[ImageBatch]]:
     """The images of updates `first` to `last`; those of the next one are read while the current one is used.
 
     Every epoch is a shuffle of its own; images that do not fill its last batch are left out.
@@ -121,9 +121,9 @@ def updates(
             yield [_part([future.result() for future in part], pool.size) for part in current]
 
 
-def _part(read: list[tuple[str, Tensor]], size: tuple[int, int]) -> Part:
+def _part(read: list[tuple[str, Tensor]], size: tuple[int, int]) -> ImageBatch:
     images = torch.stack([image for _, image in read]) if read else torch.empty(0, 3, *size)
-    return Part([identity for identity, _ in read], images)
+    return ImageBatch([identity for identity, _ in read], images)
 
 
 def updates_per_epoch(pool: ImagePool, batch: int) -> int:

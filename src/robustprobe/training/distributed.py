@@ -12,7 +12,7 @@ from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError
 
 
-class Machines(ABC):
+class Processes(ABC):
     """This process among those that share the work."""
 
     rank: int
@@ -45,7 +45,7 @@ class Machines(ABC):
 
 
 @final
-class Alone(Machines):
+class SingleProcess(Processes):
     """A single process."""
 
     rank, world = 0, 1
@@ -61,7 +61,7 @@ class Alone(Machines):
 
 
 @final
-class Together(Machines):
+class ProcessGroup(Processes):
     """Processes that torchrun started, joined by Lightning Fabric: NCCL between GPUs, gloo between CPUs."""
 
     def __init__(self, device: str) -> None:
@@ -90,10 +90,10 @@ class Together(Machines):
         self.fabric.barrier()
 
 
-def find_machines(device: str) -> Machines:
+def find_processes(device: str) -> Processes:
     """All processes where torchrun started several, else this one.
 
     Raises:
         UserError: no such device, or several processes without the extra `train`.
     """
-    return Together(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone(device)
+    return ProcessGroup(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else SingleProcess(device)

@@ -15,7 +15,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
-from robustprobe.encoders._narrowed import Narrowed
+from robustprobe.encoders._narrowed import LowRankEncoder
 from robustprobe.encoders._timm import TimmMap, TimmViT
 
 PASS = 16
@@ -25,7 +25,7 @@ SENSED = 32
 FLOOR = 1e-4
 
 
-class Spread(NamedTuple):
+class TokenStatistics(NamedTuple):
     """Of one kind of tokens: mean (D,), covariance (D, D) over natural images, and movement under noise (D, D)."""
 
     mean: Tensor
@@ -33,7 +33,7 @@ class Spread(NamedTuple):
     moved: Tensor
 
 
-def narrow(encoder: Encoder, images: Tensor, count: int) -> Narrowed:
+def reduce_rank(encoder: Encoder, images: Tensor, count: int) -> LowRankEncoder:
     """The encoder, its class token in `count` directions and its patch tokens in as many.
 
     Args:
@@ -47,7 +47,7 @@ def narrow(encoder: Encoder, images: Tensor, count: int) -> Narrowed:
         raise UserError(f"{encoder.card.name} is no model of timm, and only these can be narrowed.")
     if not 0 < count <= min(widths):
         raise UserError(f"{encoder.card.name} has {min(widths)} channels; it cannot be narrowed to {count} directions.")
-    found = Narrowed(encoder, count)
+    found = LowRankEncoder(encoder, count)
     cls, patch = spreads(encoder, images)
     _fill(found.cls, cls, count)
     _fill(found.patch, patch, count)
@@ -56,14 +56,14 @@ def narrow(encoder: Encoder, images: Tensor, count: int) -> Narrowed:
 
 
 @torch.no_grad()
-def _fill(maps: nn.Sequential, spread: Spread, count: int) -> None:
+def _fill(maps: nn.Sequential, spread: TokenStatistics, count: int) -> None:
     squeeze, stretch = directions(spread, count)
     maps.load_state_dict(
         {"0.weight": squeeze, "1.weight": stretch, "1.bias": spread.mean - stretch @ squeeze @ spread.mean}
     )
 
 
-def directions(spread: Spread, count: int) -> tuple[Tensor, Tensor]:
+def directions(spread: TokenStatistics, count: int) -> tuple[Tensor, Tensor]:
     """W' (count, D), the directions of largest variance for what they are moved, each of variance 1.
 
     Returns:
@@ -79,13 +79,13 @@ def directions(spread: Spread, count: int) -> tuple[Tensor, Tensor]:
     return squeeze.float(), (natural @ squeeze.T).float()
 
 
-def spreads(encoder: Encoder, images: Tensor) -> tuple[Spread, Spread]:
+def spreads(encoder: Encoder, images: Tensor) -> tuple[TokenStatistics, TokenStatistics]:
     """Of class tokens, and of patch tokens."""
     with torch.no_grad():
         seen = [tokens(encoder(part)) for part in images.split(PASS)]
     moved = movement(encoder, images[:SENSED])
     kinds = [torch.cat(kind) for kind in zip(*seen, strict=True)]
-    cls, patch = (Spread(k.mean(0), torch.cov(k.T), m) for k, m in zip(kinds, moved, strict=True))
+    cls, patch = (TokenStatistics(k.mean(0), torch.cov(k.T), m) for k, m in zip(kinds, moved, strict=True))
     return cls, patch
 
 

@@ -76,7 +76,7 @@ def _rebuilds(described: Architecture | NamedArchitecture, encoder: Encoder) -> 
     return all(torch.allclose(a, b, atol=1e-5) for a, b in zip(there, here, strict=True))
 
 
-class Saved(NamedTuple):
+class TrainingState(NamedTuple):
     """Where a run stands: updates done, seconds spent, and all tensors by name."""
 
     step: int
@@ -85,7 +85,7 @@ class Saved(NamedTuple):
 
 
 @final
-class Folder:
+class RunFolder:
     """The folder of a run."""
 
     def __init__(self, path: Path) -> None:
@@ -141,12 +141,12 @@ class Folder:
             shutil.rmtree(path, ignore_errors=True)
             making.rename(path)
 
-    def save_state(self, saved: Saved) -> None:
+    def save_state(self, saved: TrainingState) -> None:
         """Keep all that continuing needs."""
         facts = {"step": str(saved.step), "seconds": repr(saved.seconds)}
         save_whole(self.path / STATE, saved.tensors, facts)
 
-    def state(self) -> Saved | None:
+    def state(self) -> TrainingState | None:
         """Where the run stands, None at its start. Raises UserError for an unreadable file."""
         path = self.path / STATE
         if not path.exists():
@@ -155,7 +155,7 @@ class Folder:
             with safe_open(path, framework="pt") as file:
                 facts = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Saved(int(facts["step"]), float(facts["seconds"]), tensors)
+            return TrainingState(int(facts["step"]), float(facts["seconds"]), tensors)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}. Delete it to begin again.") from error
 

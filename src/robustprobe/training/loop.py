@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from robustprobe.core.threat import image_generator
-from robustprobe.defences._ascent import Ball, linf
+from robustprobe.defences._ascent import InnerAttack, linf
 from robustprobe.defences.base import Defence
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import weights_module
-from robustprobe.probing.surrogate_heads import layout_heads
+from robustprobe.probing.surrogate_heads import fit_surrogate_heads
 from robustprobe.tasks import Head
-from robustprobe.training.data import ImagePool, Part, updates, updates_per_epoch
-from robustprobe.training.distributed import Machines
-from robustprobe.training.feature_rank import narrow
-from robustprobe.training.folder import Folder, Saved, card_of
-from robustprobe.training.monitor import Look, Probe
+from robustprobe.training.data import ImageBatch, ImagePool, updates, updates_per_epoch
+from robustprobe.training.distributed import Processes
+from robustprobe.training.feature_rank import reduce_rank
+from robustprobe.training.folder import RunFolder, TrainingState, card_of
+from robustprobe.training.monitor import DriftMonitor, FeatureDrift
 from robustprobe.training.schedule import average, eps_factor, rate_factor
 from robustprobe.training.spec import HardenSpec
 
@@ -33,7 +33,7 @@ class DivergedError(RuntimeError):
     """The loss or the weights are no longer finite; the message says what is kept and what to do."""
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """Where a run stands after an update: loss and what it is made of, means over the batch; `look` after an epoch."""
 
     step: int
@@ -43,18 +43,18 @@ class Progress(NamedTuple):
     facts: dict[str, float]
     seconds: float
     left: float
-    look: Look | None = None
+    look: FeatureDrift | None = None
 
 
-class Job(NamedTuple):
+class TrainingJob(NamedTuple):
     """All that a run needs, resolved. `facts` go into the cards of the encoders it writes."""
 
     spec: HardenSpec
     teacher: Encoder
     defence: Defence
     pool: ImagePool
-    shown: Part
-    folder: Folder
+    shown: ImageBatch
+    folder: RunFolder
     architecture: dict[str, Any]
     facts: dict[str, Any]
 
@@ -69,7 +69,12 @@ class Job(NamedTuple):
         return self.each * self.spec.epochs
 
 
-def train(job: Job, machines: Machines, notify: Callable[[Progress], None], save_seconds: float = SAVE_SECONDS) -> None:
+def train(
+    job: TrainingJob,
+    machines: Processes,
+    notify: Callable[[TrainingProgress], None],
+    save_seconds: float = SAVE_SECONDS,
+) -> None:
     """Do what is left of a run; the result and its checkpoints are in the job's folder afterwards.
 
     Raises:
@@ -93,7 +98,7 @@ def train(job: Job, machines: Machines, notify: Callable[[Progress], None], save
         ended = trainer.step % job.each == 0
         look = trainer.checkpoint() if ended else None
         left = (now - start) / (trainer.step - first) * (job.total - trainer.step)
-        progress = Progress(trainer.step, job.total, trainer.epoch, loss, facts, trainer.seconds, left, look)
+        progress = TrainingProgress(trainer.step, job.total, trainer.epoch, loss, facts, trainer.seconds, left, look)
         trainer.log(progress)
         if ended or now - saved >= save_seconds:
             trainer.save()
@@ -104,7 +109,7 @@ def train(job: Job, machines: Machines, notify: Callable[[Progress], None], save
 
 @final
 class _Trainer:
-    def __init__(self, job: Job, machines: Machines) -> None:
+    def __init__(self, job: TrainingJob, machines: Processes) -> None:
         self.job, self.machines = job, machines
         self.step, self.seconds = 0, 0.0
         self.teacher = job.teacher.to(machines.device).freeze()
@@ -117,16 +122,16 @@ class _Trainer:
         self.optimiser = make_optimiser(job.spec, self.parameters)
         self.mean = {k: v.clone() for k, v in self.student.state_dict().items()} if job.spec.ema else {}
         self.exhibit = copy.deepcopy(self.teacher).freeze()
-        shown = Part(job.shown.ids, job.shown.images.to(machines.device))
+        shown = ImageBatch(job.shown.ids, job.shown.images.to(machines.device))
         self.narrowed: tuple[int, Encoder] | None = None
-        self.probe = Probe(self.teacher, shown, job.spec.eps, job.spec.seed)
+        self.probe = DriftMonitor(self.teacher, shown, job.spec.eps, job.spec.seed)
 
     @property
     def epoch(self) -> int:
         """The epoch of the update just done."""
         return -(-self.step // self.job.each)
 
-    def update(self, parts: Sequence[Part]) -> tuple[float, dict[str, float]]:
+    def update(self, parts: Sequence[ImageBatch]) -> tuple[float, dict[str, float]]:
         job, spec = self.job, self.job.spec
         epoch = self.step // job.each
         for group in self.optimiser.param_groups:
@@ -158,7 +163,7 @@ class _Trainer:
             average(self.mean, self.student.state_dict(), spec.ema)
         return loss, facts
 
-    def checkpoint(self) -> Look | None:
+    def checkpoint(self) -> FeatureDrift | None:
         """Write the encoder of this epoch where one is due, and look at it."""
         job, spec = self.job, self.job.spec
         self.exhibit.load_state_dict(self.mean or self.student.state_dict())
@@ -179,7 +184,7 @@ class _Trainer:
             self._write(self.job.folder.path)
         self.machines.wait()
 
-    def log(self, progress: Progress) -> None:
+    def log(self, progress: TrainingProgress) -> None:
         if not self.machines.leads:
             return
         line: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch, "loss": progress.loss, **progress.facts}
@@ -194,9 +199,9 @@ class _Trainer:
         tensors |= {f"mean.{k}": v for k, v in self.mean.items()}
         for place, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{place}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
-        self.job.folder.save_state(Saved(self.step, self.seconds, tensors))
+        self.job.folder.save_state(TrainingState(self.step, self.seconds, tensors))
 
-    def continue_from(self, saved: Saved | None) -> None:
+    def continue_from(self, saved: TrainingState | None) -> None:
         """Take up a run where it was saved; lines of the log that will be written again are dropped."""
         if self.machines.leads:
             self.job.folder.forget_after(saved.step if saved else -1)
@@ -227,7 +232,7 @@ class _Trainer:
             return self.exhibit
         if self.narrowed is None or self.narrowed[0] != self.step:
             images = self.job.pool.whole(MEASURED).images.to(self.machines.device)
-            self.narrowed = self.step, narrow(self.exhibit, images, self.job.spec.directions)
+            self.narrowed = self.step, reduce_rank(self.exhibit, images, self.job.spec.directions)
         return self.narrowed[1]
 
     def _card(self) -> dict[str, Any]:
@@ -235,7 +240,7 @@ class _Trainer:
         return card_of(self.teacher, self.job.architecture, facts)
 
     def _surrogates(self, device: torch.device, size: tuple[int, int]) -> list[Head]:
-        return layout_heads(self.teacher, size, device)
+        return fit_surrogate_heads(self.teacher, size, device)
 
     def _diverged(self, what: str) -> str:
         kept = self.job.folder.checkpoints()
@@ -255,7 +260,7 @@ def make_optimiser(spec: HardenSpec, parameters: Sequence[Tensor]) -> torch.opti
     return torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=spec.betas, weight_decay=spec.weight_decay)
 
 
-def ball_of(spec: HardenSpec, factor: float = 1.0) -> Ball:
+def ball_of(spec: HardenSpec, factor: float = 1.0) -> InnerAttack:
     """The inner attack of a run, at a share of its eps."""
     return linf(spec.eps * factor, spec.steps, spec.step_share, spec.attack_momentum)
 

@@ -11,13 +11,13 @@ from robustprobe.core.types import Features
 from robustprobe.defences._ascent import ascend, linf
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import class_distance, embedding_distance, patch_distance
-from robustprobe.training.data import Part
+from robustprobe.training.data import ImageBatch
 
 STEPS = 10
 IMAGES = 16
 
 
-class Look(NamedTuple):
+class FeatureDrift(NamedTuple):
     """How far features lie, 1 being as far as those of two different images are on average.
 
     `drift`: the student's from the teacher's, without an attack. `cls` and `patch`: the student's under EmbedAttack
@@ -30,14 +30,14 @@ class Look(NamedTuple):
 
 
 @final
-class Probe:
+class DriftMonitor:
     """The same images and random starts at every look."""
 
-    def __init__(self, teacher: Encoder, part: Part, eps: float, seed: int) -> None:
+    def __init__(self, teacher: Encoder, part: ImageBatch, eps: float, seed: int) -> None:
         self.teacher, self.images, self.eps = teacher, part.images, eps
         self.ids, self.seed = part.ids, seed
 
-    def look(self, student: Encoder) -> Look:
+    def look(self, student: Encoder) -> FeatureDrift:
         """Measure a student whose parameters ask for no gradient."""
         with torch.no_grad():
             own, clean = student(self.images), self.teacher(self.images)
@@ -52,7 +52,7 @@ class Probe:
         drift = embedding_distance(own, clean).mean() / _spread(clean, embedding_distance)
         cls = class_distance(attacked, own).mean() / _spread(own, class_distance)
         patch = patch_distance(attacked, own).mean() / _spread(own, patch_distance)
-        return Look(*(round(float(value), 5) for value in (drift, cls, patch)))
+        return FeatureDrift(*(round(float(value), 5) for value in (drift, cls, patch)))
 
 
 def _spread(features: Features, distance: Callable[[Features, Features], Tensor]) -> Tensor:

@@ -11,9 +11,9 @@ from robustprobe.defences.base import load_defence
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.results.provenance import hardware, versions
 from robustprobe.training.data import held_out_pool, open_pool
-from robustprobe.training.distributed import Machines, find_machines
-from robustprobe.training.folder import Folder, architecture_of
-from robustprobe.training.loop import Job, Progress, train
+from robustprobe.training.distributed import Processes, find_processes
+from robustprobe.training.folder import RunFolder, architecture_of
+from robustprobe.training.loop import TrainingJob, TrainingProgress, train
 from robustprobe.training.monitor import IMAGES
 from robustprobe.training.spec import HardenSpec, make_spec
 
@@ -46,7 +46,7 @@ def harden(
     spec = make_spec(method, {"encoder": teacher.card.name, "datasets": names, "epochs": epochs, **given})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(out) if out else Path(temporary) / "run"
-        run(spec, Path(root), folder, find_machines(device), lambda progress: None, teacher)
+        run(spec, Path(root), folder, find_processes(device), lambda progress: None, teacher)
         return load_encoder(f"file:{folder}")
 
 
@@ -54,8 +54,8 @@ def run(
     spec: HardenSpec,
     root: Path,
     out: Path,
-    machines: Machines,
-    notify: Callable[[Progress], None],
+    machines: Processes,
+    notify: Callable[[TrainingProgress], None],
     teacher: Encoder | None = None,
     **saving: float,
 ) -> bool:
@@ -72,7 +72,7 @@ def run(
     return True
 
 
-def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, machines: Machines) -> Job:
+def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, machines: Processes) -> TrainingJob:
     """Resolve every name of a run before any work is done, and claim its folder."""
     teacher = (load_encoder(spec.encoder) if teacher is None else teacher).freeze()
     size = fitting(spec.size or teacher.card.input_size, teacher)
@@ -98,13 +98,13 @@ def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, ma
         "versions": versions(),
         "hardware": hardware(),
     }
-    folder = Folder(out)
+    folder = RunFolder(out)
     if machines.leads:
         described = ("teacher_digest", "data_digest", "images")
         folder.claim({**spec.model_dump(mode="json"), **{key: facts[key] for key in described}})
     machines.wait()
     held_out = held_out_pool(spec.datasets, root, size) or pool
-    return Job(spec, teacher, defence, pool, held_out.whole(IMAGES), folder, architecture, facts)
+    return TrainingJob(spec, teacher, defence, pool, held_out.whole(IMAGES), folder, architecture, facts)
 
 
 def fitting(size: tuple[int, int], teacher: Encoder) -> tuple[int, int]:

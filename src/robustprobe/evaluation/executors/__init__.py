@@ -1,19 +1,27 @@
 """Where the work of a run is done: in this process, or by Ray on many machines."""
 
-from robustprobe.evaluation.executors.base import Done, Executor, LostError, Watch, load_executor
-from robustprobe.evaluation.executors.work import Check, Fit, Judge, Order, Task, Unit, Workshop
+from robustprobe.evaluation.executors.base import Executor, LostError, RunListener, WorkResult, load_executor
+from robustprobe.evaluation.executors.work import (
+    AttackTask,
+    CheckAttack,
+    FitHeads,
+    JudgeImages,
+    RunSpec,
+    WorkerState,
+    WorkItem,
+)
 
 __all__ = [
-    "Check",
-    "Done",
+    "AttackTask",
+    "CheckAttack",
     "Executor",
-    "Fit",
-    "Judge",
+    "FitHeads",
+    "JudgeImages",
     "LostError",
-    "Order",
-    "Task",
-    "Unit",
-    "Watch",
-    "Workshop",
+    "RunListener",
+    "RunSpec",
+    "WorkItem",
+    "WorkResult",
+    "WorkerState",
     "load_executor",
 ]

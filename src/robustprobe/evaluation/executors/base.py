@@ -7,41 +7,43 @@ from types import TracebackType
 from typing import Any, NamedTuple, cast, final
 
 from robustprobe.core.registry import executors
-from robustprobe.core.spec import Spread
-from robustprobe.evaluation.executors.work import Heads, Order, Unit
-from robustprobe.evaluation.plan import Bench
+from robustprobe.core.spec import ExecutorOptions
+from robustprobe.evaluation.executors.work import Heads, RunSpec, WorkItem
+from robustprobe.evaluation.plan import EncoderOnDataset
 
 
 class LostError(RuntimeError):
     """The executor itself is gone, and nothing more can be done in this process."""
 
 
-class Done(NamedTuple):
+class WorkResult(NamedTuple):
     """A unit of work, and what came of it: a value, or the error that it failed with in the end."""
 
-    unit: Unit
+    unit: WorkItem
     value: Any
     error: Exception | None = None
 
 
-class Watch(NamedTuple):
+class RunListener(NamedTuple):
     """Whom to tell: of progress within a unit (unit, stage, done, total), and of what a user should know."""
 
-    progress: Callable[[Unit, str, int, int], None]
+    progress: Callable[[WorkItem, str, int, int], None]
     say: Callable[[str], None]
 
 
 class Executor(ABC):
     """Does units of work. Derived classes fill `results`; use it as a context."""
 
-    def __init__(self, order: Order, benches: Sequence[Bench], options: Spread, watch: Watch) -> None:
+    def __init__(
+        self, order: RunSpec, benches: Sequence[EncoderOnDataset], options: ExecutorOptions, watch: RunListener
+    ) -> None:
         self.order, self.benches, self.options, self.watch = order, benches, options, watch
-        self.queue: list[tuple[tuple[int, int, int], int, Unit]] = []
+        self.queue: list[tuple[tuple[int, int, int], int, WorkItem]] = []
         self.heads: dict[int, Heads] = {}
         self.added = 0
 
     @abstractmethod
-    def results(self) -> Iterator[Done]:
+    def results(self) -> Iterator[WorkResult]:
         """Units as they end, until none is left; more may be added meanwhile. Raises LostError."""
 
     @property
@@ -58,13 +60,13 @@ class Executor(ABC):
         """Let go of everything; work that is under way is dropped."""
 
     @final
-    def add(self, unit: Unit) -> None:
+    def add(self, unit: WorkItem) -> None:
         """Ask for a unit. The heads of its bench must have come out before, where it needs them."""
         heapq.heappush(self.queue, (unit.rank, self.added, unit))
         self.added += 1
 
     @final
-    def drop(self, wanted: Callable[[Unit], bool]) -> None:
+    def drop(self, wanted: Callable[[WorkItem], bool]) -> None:
         """Forget units that have not begun, unless they are wanted."""
         self.queue = [entry for entry in self.queue if wanted(entry[2])]
         heapq.heapify(self.queue)
@@ -81,7 +83,9 @@ class Executor(ABC):
         self.close()
 
 
-def load_executor(order: Order, benches: Sequence[Bench], options: Spread, watch: Watch) -> Executor:
+def load_executor(
+    order: RunSpec, benches: Sequence[EncoderOnDataset], options: ExecutorOptions, watch: RunListener
+) -> Executor:
     """The executor of a name. Raises UserError for an unknown one."""
     kind = cast(type[Executor], executors.get(options.executor))
     return kind(order, benches, options, watch)

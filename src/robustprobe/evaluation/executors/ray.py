@@ -16,8 +16,8 @@ import torch
 
 from robustprobe.core.device import cores
 from robustprobe.core.errors import UserError
-from robustprobe.evaluation.executors.base import Done, Executor, LostError
-from robustprobe.evaluation.executors.work import Check, Fit, Judge, Order, Unit, Workshop
+from robustprobe.evaluation.executors.base import Executor, LostError, WorkResult
+from robustprobe.evaluation.executors.work import CheckAttack, FitHeads, JudgeImages, RunSpec, WorkerState, WorkItem
 from robustprobe.evaluation.partial_results import packed
 
 ATTEMPTS = 4
@@ -36,7 +36,7 @@ SHARED_MEMORY = 256 * 2**20
 class Attempt(NamedTuple):
     """A unit under way: which try it is, and when that began."""
 
-    unit: Unit
+    unit: WorkItem
     number: int
     began: float = 0.0
 
@@ -73,7 +73,7 @@ class Ray(Executor):
     def slots(self) -> int:
         return self.workers
 
-    def results(self) -> Iterator[Done]:
+    def results(self) -> Iterator[WorkResult]:
         under_way: dict[Any, Attempt] = {}
         while self.queue or under_way or self.later:
             self._start(under_way)
@@ -108,18 +108,18 @@ class Ray(Executor):
         now, pace = time.monotonic(), statistics.median(self.paces)
         for attempt in list(under_way.values()):
             unit, seconds = attempt.unit, now - attempt.began
-            if len(under_way) >= self.workers or isinstance(unit, Fit) or len(_copies(under_way, unit)) > 1:
+            if len(under_way) >= self.workers or isinstance(unit, FitHeads) or len(_copies(under_way, unit)) > 1:
                 continue
             if seconds > max(LEAST_SLOW, SLOW * pace * _images(unit)):
                 self.watch.say(f"a shard has taken {seconds:.0f} s; a second worker has begun it too, whoever is first")
                 self._submit(attempt, under_way)
 
     def _submit(self, attempt: Attempt, under_way: dict[Any, Attempt]) -> None:
-        heads = None if isinstance(attempt.unit, Fit) else self.references[attempt.unit.bench]
+        heads = None if isinstance(attempt.unit, FitHeads) else self.references[attempt.unit.bench]
         reference = self.task.remote(self.book, attempt.unit, heads, self.threads)
         under_way[reference] = attempt._replace(began=time.monotonic())
 
-    def _ended(self, reference: Any, attempt: Attempt, copies: dict[Any, Attempt]) -> Done | None:
+    def _ended(self, reference: Any, attempt: Attempt, copies: dict[Any, Attempt]) -> WorkResult | None:
         """What came of a unit; None where it is tried again, later each time, or a copy of it is under way still."""
         unit = attempt.unit
         try:
@@ -129,12 +129,12 @@ class Ray(Executor):
                 raise self._lost() from error
             cause = getattr(error, "cause", None)
             if isinstance(cause, UserError):
-                return Done(unit, None, cause)
+                return WorkResult(unit, None, cause)
             reason = _first_line(cause or error)
             if copies:
                 return None
             if attempt.number >= ATTEMPTS:
-                return Done(unit, None, RuntimeError(f"{reason} (tried {ATTEMPTS} times)"))
+                return WorkResult(unit, None, RuntimeError(f"{reason} (tried {ATTEMPTS} times)"))
             pause = FIRST_PAUSE * 2 ** (attempt.number - 1)
             self.watch.say(
                 f"a worker failed ({reason}); its shard is tried again in {pause:.0f} s, nothing else is lost"
@@ -144,11 +144,11 @@ class Ray(Executor):
             return None
         for remark in remarks:
             self.watch.say(remark)
-        if isinstance(unit, Fit):
+        if isinstance(unit, FitHeads):
             self.references[unit.bench] = self.ray.put(value)
-        if isinstance(unit, Judge):
+        if isinstance(unit, JudgeImages):
             self.paces.append((time.monotonic() - attempt.began) / len(unit.ids))
-        return Done(unit, value)
+        return WorkResult(unit, value)
 
     def _socket(self) -> str:
         """Where Ray on this machine listens; empty where it is asked through another machine."""
@@ -173,12 +173,12 @@ class Ray(Executor):
         return LostError("Ray on this machine has ended; start it again unless this run had started it")
 
 
-def _images(unit: Judge | Check) -> int:
+def _images(unit: JudgeImages | CheckAttack) -> int:
     """Images that a unit attacks; a check attacks each of its own twice."""
-    return len(unit.ids) if isinstance(unit, Judge) else 2 * max(map(len, unit.kept))
+    return len(unit.ids) if isinstance(unit, JudgeImages) else 2 * max(map(len, unit.kept))
 
 
-def _copies(under_way: dict[Any, Attempt], unit: Unit) -> dict[Any, Attempt]:
+def _copies(under_way: dict[Any, Attempt], unit: WorkItem) -> dict[Any, Attempt]:
     """What is under way of a unit."""
     return {reference: attempt for reference, attempt in under_way.items() if attempt.unit.rank == unit.rank}
 
@@ -247,21 +247,21 @@ def import_ray() -> Any:
 
 
 # The workshops of this process, by the key of their order: tasks come and go, a worker process stays.
-_WORKSHOPS: dict[str, Workshop] = {}
+_WORKSHOPS: dict[str, WorkerState] = {}
 
 
-def work_of(order: Order, unit: Unit, heads: Any, threads: int) -> tuple[Any, list[str]]:
+def work_of(order: RunSpec, unit: WorkItem, heads: Any, threads: int) -> tuple[Any, list[str]]:
     """Do a unit in a worker process; with what a user should know of it."""
     torch.set_num_threads(threads)
     with contextlib.suppress(OSError):
         os.chdir(order.folder)
     if order.key not in _WORKSHOPS:
         _WORKSHOPS.clear()
-        _WORKSHOPS[order.key] = Workshop(order)
+        _WORKSHOPS[order.key] = WorkerState(order)
     workshop, remarks = _WORKSHOPS[order.key], list[str]()
-    if isinstance(unit, Fit):
+    if isinstance(unit, FitHeads):
         return workshop.fit(unit, _unheard), remarks
-    if isinstance(unit, Judge):
+    if isinstance(unit, JudgeImages):
         return packed(workshop.judge(unit, heads, _unheard, remarks.append)), remarks
     return workshop.check(unit, heads), remarks
 

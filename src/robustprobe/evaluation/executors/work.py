@@ -16,12 +16,12 @@ from robustprobe.core.device import PeakMemory, return_free_memory
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import AttackSpec, Suite, code_digest
 from robustprobe.encoders import Encoder, go_offline, load_encoder
-from robustprobe.evaluation.batch_invariant import steady_models
-from robustprobe.evaluation.collect import Kept, Piece, checked_again, piece_of
-from robustprobe.evaluation.evaluate import Work, evaluate
-from robustprobe.evaluation.partial_results import Shard
-from robustprobe.evaluation.plan import Bench, bench_batch, bench_of
-from robustprobe.evaluation.sanity_checks import Check as Finding
+from robustprobe.evaluation.batch_invariant import batch_invariant_models
+from robustprobe.evaluation.collect import BatchRows, KeptImage, checked_again, piece_of
+from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
+from robustprobe.evaluation.partial_results import PartialResult
+from robustprobe.evaluation.plan import EncoderOnDataset, bench_batch, bench_of
+from robustprobe.evaluation.sanity_checks import SanityCheck
 from robustprobe.probing import Fitted
 from robustprobe.tasks import Model
 
@@ -31,7 +31,7 @@ Notify = Callable[[str, int, int], None]
 Heads = Mapping[str, Fitted]
 
 
-class Order(NamedTuple):
+class RunSpec(NamedTuple):
     """What a process must know to take part in a run, wherever it is.
 
     `encoders` are objects where the caller gave objects, else None: then they are loaded by their names. `digests` are
@@ -51,7 +51,7 @@ class Order(NamedTuple):
     offline: bool = False
 
 
-class Task(NamedTuple):
+class AttackTask(NamedTuple):
     """An attack at ascending eps against the model of one task or none, at one bench; `keep` are places of images
     that are to be shown, or to check the attack on.
     """
@@ -63,7 +63,7 @@ class Task(NamedTuple):
     keep: frozenset[int]
 
 
-class Fit(NamedTuple):
+class FitHeads(NamedTuple):
     """The heads of a bench."""
 
     bench: int
@@ -74,10 +74,10 @@ class Fit(NamedTuple):
         return self.bench, -1, 0
 
 
-class Judge(NamedTuple):
+class JudgeImages(NamedTuple):
     """A shard: some images of a task, attacked and judged."""
 
-    task: Task
+    task: AttackTask
     ids: tuple[str, ...]
     number: int
 
@@ -91,11 +91,11 @@ class Judge(NamedTuple):
         return self.bench, self.task.number, self.number
 
 
-class Check(NamedTuple):
+class CheckAttack(NamedTuple):
     """The attacks of a task, run again on a few images each."""
 
-    task: Task
-    kept: tuple[Sequence[Kept], ...]
+    task: AttackTask
+    kept: tuple[Sequence[KeptImage], ...]
 
     @property
     def bench(self) -> int:
@@ -107,18 +107,18 @@ class Check(NamedTuple):
         return self.bench, self.task.number, -1
 
 
-Unit = Fit | Judge | Check
-Findings = list[dict[str, list[Finding]]]
+WorkItem = FitHeads | JudgeImages | CheckAttack
+Findings = list[dict[str, list[SanityCheck]]]
 
 
-class Workshop:
+class WorkerState:
     """The encoders, datasets and heads of one process, and the work done with them."""
 
-    def __init__(self, order: Order, benches: Sequence[Bench] = ()) -> None:
+    def __init__(self, order: RunSpec, benches: Sequence[EncoderOnDataset] = ()) -> None:
         self.order, self.device = order, torch.device(order.device)
         self.benches = dict(enumerate(benches))
         self.models: dict[int, tuple[Encoder, Mapping[str, Model]]] = {}
-        self.works: dict[tuple[int, int], Work] = {}
+        self.works: dict[tuple[int, int], EvaluationSpec] = {}
         self.places: dict[int, dict[str, int]] = {}
         self.most: dict[int, int] = {}
         if order.offline:
@@ -129,7 +129,7 @@ class Workshop:
         """Encoders that are loaded."""
         return dict(enumerate(self.order.encoders or ()))
 
-    def bench(self, number: int) -> Bench:
+    def bench(self, number: int) -> EncoderOnDataset:
         """An encoder at a dataset.
 
         Raises:
@@ -154,7 +154,7 @@ class Workshop:
             self.benches[number] = bench
         return self.benches[number]
 
-    def fit(self, unit: Fit, notify: Notify) -> Heads:
+    def fit(self, unit: FitHeads, notify: Notify) -> Heads:
         """Heads of a bench, from the cache where they were fitted before; on the CPU."""
         bench = self.bench(unit.bench)
         probes = probing.fit_probes(
@@ -167,10 +167,10 @@ class Workshop:
         )
         return {task: fitted for task, (_, fitted) in probes.items()}
 
-    def judge(self, unit: Judge, heads: Heads, notify: Notify, say: Callable[[str], None]) -> Shard:
+    def judge(self, unit: JudgeImages, heads: Heads, notify: Notify, say: Callable[[str], None]) -> PartialResult:
         """Attack and judge a shard; with smaller batches where memory does not suffice."""
         work, places = self._work(unit.task, heads), self._places(unit.bench)
-        left, batches = [places[name] for name in unit.ids], list[tuple[Piece, ...]]()
+        left, batches = [places[name] for name in unit.ids], list[tuple[BatchRows, ...]]()
         peak = PeakMemory(self.device)
         while left:
             try:
@@ -185,15 +185,15 @@ class Workshop:
                 if not out_of_memory(error):
                     raise
                 work = self._smaller(unit.task, work, say)
-        return Shard(unit.ids, batches, peak.bytes)
+        return PartialResult(unit.ids, batches, peak.bytes)
 
-    def check(self, unit: Check, heads: Heads) -> Findings:
+    def check(self, unit: CheckAttack, heads: Heads) -> Findings:
         """Run attacks again on the images that were kept for that, by eps and judging task."""
         work = self._work(unit.task, heads)
         pairs = zip(unit.task.attacks, unit.kept, strict=True)
         return [checked_again(work, spec, kept) for spec, kept in pairs]
 
-    def _smaller(self, task: Task, work: Work, say: Callable[[str], None]) -> Work:
+    def _smaller(self, task: AttackTask, work: EvaluationSpec, say: Callable[[str], None]) -> EvaluationSpec:
         """The work with half the batch, from now on."""
         return_free_memory()
         if self.device.type == "cuda":
@@ -212,18 +212,18 @@ class Workshop:
             self.places[number] = {name: place for place, name in enumerate(self.bench(number).data.kept_ids)}
         return self.places[number]
 
-    def _work(self, task: Task, heads: Heads) -> Work:
+    def _work(self, task: AttackTask, heads: Heads) -> EvaluationSpec:
         key = task.bench, task.number
         if key not in self.works:
             self.works[key] = self._new_work(task, heads)
         return self.works[key]
 
-    def _new_work(self, task: Task, heads: Heads) -> Work:
+    def _new_work(self, task: AttackTask, heads: Heads) -> EvaluationSpec:
         suite, bench = self.order.suite, self.bench(task.bench)
         encoder, models = self._models(task.bench, heads)
         batch = bench_batch(suite.batch_size, encoder, next(iter(models.values())).view, bench.data)
         batch = min(batch, self.most.get(task.bench, batch))
-        return Work(
+        return EvaluationSpec(
             encoder,
             models,
             bench.data,
@@ -244,7 +244,7 @@ class Workshop:
                 for name, fitted in heads.items()
             }
             steady = self.device.type == "cpu" and self.order.suite.precision == "fp32"
-            self.models[number] = steady_models(bench.encoder, models) if steady else (bench.encoder, models)
+            self.models[number] = batch_invariant_models(bench.encoder, models) if steady else (bench.encoder, models)
         return self.models[number]
 
 

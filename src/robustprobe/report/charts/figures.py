@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.core.spec import format_eps
-from robustprobe.report.charts.series import MOST, Checkpoint, Series, checkpoint, series
-from robustprobe.report.tables.board import Bench, Board, at
+from robustprobe.report.charts.series import MOST, Checkpoint, EncoderStyle, checkpoint, series
+from robustprobe.report.tables.board import Board, TaskOnDataset, at
 from robustprobe.report.tables.matrix import interval_text, number_text
 from robustprobe.results.records import Interval, Record
 
@@ -34,11 +34,11 @@ class Figure(NamedTuple):
 class _Cell(NamedTuple):
     """A record and the row of the board it belongs to."""
 
-    encoder: Series
+    encoder: EncoderStyle
     record: Record
 
 
-def drawn_series(board: Board) -> list[Series]:
+def drawn_series(board: Board) -> list[EncoderStyle]:
     """The encoders that charts tell apart, the most robust first."""
     return series([row.encoder for row in board.rows[:MOST]])
 
@@ -71,7 +71,7 @@ def _cells(records: Sequence[Record], board: Board, place: int) -> list[_Cell]:
     return sorted(cells, key=lambda cell: (cell.encoder.colour, cell.record.attack.eps, cell.record.provenance.started))
 
 
-def _eps_figure(cells: Sequence[_Cell], bench: Bench, board: Board, attack: str) -> Figure | None:
+def _eps_figure(cells: Sequence[_Cell], bench: TaskOnDataset, board: Board, attack: str) -> Figure | None:
     if board.level is None:
         return None
     norm = board.level.norm
@@ -157,7 +157,7 @@ def ends(interval: Interval) -> tuple[float, float]:
     return low, high
 
 
-def _eps_words(bench: Bench, cells: Sequence[_Cell], under: str) -> str:
+def _eps_words(bench: TaskOnDataset, cells: Sequence[_Cell], under: str) -> str:
     parts = []
     for encoder in dict.fromkeys(c.encoder.name for c in cells):
         own = [c.record for c in cells if c.encoder.name == encoder]
@@ -171,18 +171,18 @@ def _eps_words(bench: Bench, cells: Sequence[_Cell], under: str) -> str:
     )
 
 
-def axis_title(bench: Bench) -> str:
+def axis_title(bench: TaskOnDataset) -> str:
     """`RMSE in m (lower is better ↓)`."""
     direction = "higher is better ↑" if bench.higher_is_better else "lower is better ↓"
     return f"{bench.metric}{unit_text(bench)} ({direction})"
 
 
-def unit_text(bench: Bench) -> str:
+def unit_text(bench: TaskOnDataset) -> str:
     """` in m`; nothing for shares."""
     return "" if bench.unit == "share" else f" in {bench.unit}"
 
 
-def axis_top(bench: Bench, ends: Sequence[float]) -> float:
+def axis_top(bench: TaskOnDataset, ends: Sequence[float]) -> float:
     """Where a score axis ends: a full tenth above all intervals; never above 1 for a share."""
     highest = max(ends, default=1.0) or 1.0
     step = 0.1 if highest <= 2 else 0.5

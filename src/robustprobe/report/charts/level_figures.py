@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.charts.figures import Figure, axis_top, drawn_series, ends, is_clean, unit_text
-from robustprobe.report.charts.series import Series, parent
+from robustprobe.report.charts.series import EncoderStyle, parent
 from robustprobe.report.tables.board import Board
 from robustprobe.report.tables.matrix import ends_text, interval_text, number_text, percent_text
 from robustprobe.report.tables.shares import kept, share_text
@@ -57,7 +57,7 @@ def _heat_figure(board: Board, place: int) -> Figure | None:
     )
 
 
-def _tile(encoder: Series, label: str, share: Estimate) -> dict[str, Any]:
+def _tile(encoder: EncoderStyle, label: str, share: Estimate) -> dict[str, Any]:
     return {
         **{"encoder": encoder.short, "attack": label, "shade": share.value, "label": percent_text(share.value)},
         **{"table": share_text(share), "words": f"{encoder.name}, {label}: {share_text(share)}"},
@@ -124,7 +124,7 @@ def _trade_figure(board: Board, place: int) -> Figure | None:
     )
 
 
-def _trade_row(encoder: Series, clean: Interval, attacked: Interval, attack: str) -> dict[str, Any]:
+def _trade_row(encoder: EncoderStyle, clean: Interval, attacked: Interval, attack: str) -> dict[str, Any]:
     (clean_low, clean_high), (low, high) = ends(clean), ends(attacked)
     return {
         **{"encoder": encoder.short, "name": encoder.name, "clean": clean.value, "attacked": attacked.value},

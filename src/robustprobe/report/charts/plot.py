@@ -11,9 +11,9 @@ from robustprobe.core.files import write_whole
 from robustprobe.report.charts.figures import Figure, curve_figures, eps_figures
 from robustprobe.report.charts.level_figures import heat_figures, trade_figures
 from robustprobe.report.charts.pictures import amplified, class_colours, depth_uri, difference, overlay, png_uri
-from robustprobe.report.page.examples import Gallery, Seen, Subject, Wish, choice_text, galleries
+from robustprobe.report.page.examples import Gallery, SeenImage, Subject, Wish, choice_text, galleries
 from robustprobe.report.page.viewer import depth_scale
-from robustprobe.report.tables.board import BenchKey, board
+from robustprobe.report.tables.board import TaskOnDatasetKey, board
 from robustprobe.report.tables.chance import chances
 from robustprobe.results.records import Record
 from robustprobe.results.store import Store
@@ -88,7 +88,7 @@ def _rendered(chart: "alt.TopLevelMixin", ending: str) -> bytes:
     return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_PER_POINT))
 
 
-def _chart(kind: str, records: list[Record], chance: Mapping[BenchKey, float]) -> "alt.TopLevelMixin | None":
+def _chart(kind: str, records: list[Record], chance: Mapping[TaskOnDatasetKey, float]) -> "alt.TopLevelMixin | None":
     found = board(records, chance)
     drawers: dict[str, Callable[[], list[Figure]]] = {
         "eps": lambda: eps_figures(records, found),
@@ -134,9 +134,9 @@ def _example(gallery: Gallery, subject: Subject) -> Any:
     return chart.properties(title=[f"{gallery.dataset} {subject.id}", *map(choice_text, subject.chosen)])
 
 
-def _chosen(seen: Sequence[Seen]) -> list[Seen]:
+def _chosen(seen: Sequence[SeenImage]) -> list[SeenImage]:
     """Clean, then at most six attacks, each at its largest eps."""
-    largest: dict[tuple[str, str], Seen] = {}
+    largest: dict[tuple[str, str], SeenImage] = {}
     for one in seen:
         key = (one.group.attack.label, one.group.made_for)
         if key not in largest or one.group.attack.eps > largest[key].group.attack.eps:
@@ -144,7 +144,7 @@ def _chosen(seen: Sequence[Seen]) -> list[Seen]:
     return list(largest.values())[: 1 + ATTACKS]
 
 
-def _pictures(subject: Subject, encoder: str, seen: Seen, clean: Seen | None) -> list[dict[str, Any]]:
+def _pictures(subject: Subject, encoder: str, seen: SeenImage, clean: SeenImage | None) -> list[dict[str, Any]]:
     guess = next(iter(seen.example.predictions.get("classification", [])), None)
     found = [(0, "image", png_uri(_large(seen.image)), f"{guess[0]} {guess[1]:.2f}" if guess else "")]
     if clean is not None and clean is not seen and clean.image.shape == seen.image.shape:

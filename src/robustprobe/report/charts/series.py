@@ -16,7 +16,7 @@ MOST = 12
 _EPOCH = re.compile(r"^(?P<trunk>.*?)[-_/.: ]*epoch[-_]?(?P<epoch>\d+)(?P<rest>.*)$")
 
 
-class Series(NamedTuple):
+class EncoderStyle(NamedTuple):
     """One encoder in a chart."""
 
     name: str
@@ -48,7 +48,7 @@ def shape_of(place: int) -> str:
     return SHAPES[(place + place // len(COLOURS)) % len(SHAPES)]
 
 
-def series(names: Sequence[str]) -> list[Series]:
+def series(names: Sequence[str]) -> list[EncoderStyle]:
     """A series for each name, in this order, whose short names differ."""
     shorts: list[str] = []
     for name in names:
@@ -56,7 +56,7 @@ def series(names: Sequence[str]) -> list[Series]:
         while short in shorts:
             short, count = shortened(name, LONGEST - len(f" ({count})")) + f" ({count})", count + 1
         shorts.append(short)
-    return [Series(name, short, place) for place, (name, short) in enumerate(zip(names, shorts, strict=True))]
+    return [EncoderStyle(name, short, place) for place, (name, short) in enumerate(zip(names, shorts, strict=True))]
 
 
 def shortened(name: str, longest: int = LONGEST) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from robustprobe.report.charts.series import COLOURS, DASHES, Series, shape_of
+from robustprobe.report.charts.series import COLOURS, DASHES, EncoderStyle, shape_of
 
 Rows = Sequence[Mapping[str, Any]]
 INK, SOFT, RULE = "#1d2127", "#5a626d", "#dcd8d0"
@@ -41,7 +41,7 @@ def _data(rows: Rows) -> alt.InlineData:
     return alt.InlineData(values=[dict(row) for row in rows])
 
 
-def _paint(series: Sequence[Series], legend: bool) -> dict[str, Any]:
+def _paint(series: Sequence[EncoderStyle], legend: bool) -> dict[str, Any]:
     """Colour, marker and dash of each encoder; one legend for the three of them."""
     names = [s.short for s in series]
     shown = alt.Legend(title=None, orient="bottom", columns=1) if legend else None
@@ -55,7 +55,14 @@ def _paint(series: Sequence[Series], legend: bool) -> dict[str, Any]:
 
 
 def eps_chart(
-    rows: Rows, series: Sequence[Series], *, x: str, y: str, top: float, chance: float | None, legend: bool = False
+    rows: Rows,
+    series: Sequence[EncoderStyle],
+    *,
+    x: str,
+    y: str,
+    top: float,
+    chance: float | None,
+    legend: bool = False,
 ) -> alt.LayerChart | alt.FacetChart:
     """Score against eps: a line with its band an encoder, thin dotted lines for noise, and the chance level.
 
@@ -128,7 +135,7 @@ def trade_chart(
     rows: Rows,
     arrows: Rows,
     front: Rows,
-    series: Sequence[Series],
+    series: Sequence[EncoderStyle],
     *,
     axes: tuple[str, str],
     ends: tuple[float, float],

@@ -12,7 +12,7 @@ ROUNDING = 1e-6
 Pair = tuple[Record, Record]
 
 
-class Check(NamedTuple):
+class ConsistencyCheck(NamedTuple):
     """A statement that should hold; `failures` names where it does not, out of `comparisons`."""
 
     statement: str
@@ -20,7 +20,7 @@ class Check(NamedTuple):
     failures: list[str]
 
 
-def checks(records: list[Record]) -> list[Check]:
+def checks(records: list[Record]) -> list[ConsistencyCheck]:
     """Every check there is something to look at for."""
     noise = list(_pairs(records, lambda attack, rival: rival.attack.name == "noise" and attack.attack.name != "noise"))
     blind = list(
@@ -59,16 +59,16 @@ STATEMENTS = {
 }
 
 
-def _recorded(records: list[Record]) -> Iterator[Check]:
+def _recorded(records: list[Record]) -> Iterator[ConsistencyCheck]:
     for name, statement in STATEMENTS.items():
         made = [(r, c) for r in records for c in r.checks if c.name == name]
         failures = dict.fromkeys(f"{_cell_name(r)}: {c.meaning}" for r, c in made if not c.passed)
-        yield Check(statement, len(made), list(failures))
+        yield ConsistencyCheck(statement, len(made), list(failures))
 
 
-def _check(statement: str, outcomes: list[tuple[Record, bool]]) -> Check:
+def _check(statement: str, outcomes: list[tuple[Record, bool]]) -> ConsistencyCheck:
     failures = dict.fromkeys(_cell_name(record) for record, fine in outcomes if not fine)
-    return Check(statement, len(outcomes), list(failures))
+    return ConsistencyCheck(statement, len(outcomes), list(failures))
 
 
 def _pairs(records: list[Record], wanted: Callable[[Record, Record], bool]) -> Iterator[Pair]:

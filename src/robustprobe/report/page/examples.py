@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from robustprobe.report.charts.pictures import Pixels, read_array
 from robustprobe.report.tables.matrix import attack_order, data_names, task_order
 from robustprobe.results.labels import attack_labels, distinctions, eps_text
-from robustprobe.results.records import CHOICE_KINDS, RANDOM, Choice, Example, Group, Record
+from robustprobe.results.records import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group, Record
 from robustprobe.results.union import FoundGroup
 
 
-class Seen(NamedTuple):
+class SeenImage(NamedTuple):
     """One image under one attack, and what each head said. Masks (H, W) are class indices, depth (H, W) in metres."""
 
     label: str
@@ -32,20 +32,20 @@ class Truth(NamedTuple):
     depth: NDArray[Any] | None
 
 
-class Series(NamedTuple):
+class EncoderImages(NamedTuple):
     """One image, one encoder: what every attack made of it, the clean image first if there is one."""
 
     encoder: str
     truth: Truth
-    seen: list[Seen]
+    seen: list[SeenImage]
 
 
 class Subject(NamedTuple):
     """One image, what all encoders said of it, and why it is shown: drawn at random, or chosen by harm."""
 
     id: str
-    series: list[Series]
-    chosen: tuple[Choice, ...]
+    series: list[EncoderImages]
+    chosen: tuple[ExampleChoice, ...]
 
 
 class Gallery(NamedTuple):
@@ -125,27 +125,27 @@ def _gallery(name: str, shelves: list[_Shelf], wish: Wish) -> Gallery:
     return Gallery(name, subjects, len(choices))
 
 
-def _choices(shelves: Sequence[_Shelf]) -> dict[str, tuple[Choice, ...]]:
+def _choices(shelves: Sequence[_Shelf]) -> dict[str, tuple[ExampleChoice, ...]]:
     """Why each image is there: those drawn at random first, then the most harmed, barely broken and survivors."""
-    found: dict[str, dict[Choice, None]] = {}
+    found: dict[str, dict[ExampleChoice, None]] = {}
     for example in (e for shelf in shelves for group in shelf.groups for e in group.group.examples):
         found.setdefault(example.id, {}).update(dict.fromkeys(example.chosen))
     sorted_by_kind = {i: tuple(sorted(why, key=_choice_order)) for i, why in found.items()}
     return dict(sorted(sorted_by_kind.items(), key=lambda item: _choice_order(item[1][0])))
 
 
-def _choice_order(choice: Choice) -> tuple[object, ...]:
+def _choice_order(choice: ExampleChoice) -> tuple[object, ...]:
     return (CHOICE_KINDS.index(choice.kind), task_order(choice.task))
 
 
-def _by_turns(choices: Mapping[str, tuple[Choice, ...]]) -> list[str]:
+def _by_turns(choices: Mapping[str, tuple[ExampleChoice, ...]]) -> list[str]:
     """One drawn at random and one chosen by harm in turn, so that a limit leaves some of both."""
     drawn = [i for i, why in choices.items() if why[0] == RANDOM]
     harmed = [i for i, why in choices.items() if why[0] != RANDOM]
     return [i for pair in zip_longest(drawn, harmed) for i in pair if i]
 
 
-def choice_text(choice: Choice) -> str:
+def choice_text(choice: ExampleChoice) -> str:
     """`drawn at random`, or `most harmed in depth by depthpgd 8/255 on bundled:scenes`."""
     if choice.attack is None:
         return "drawn at random"
@@ -163,19 +163,19 @@ def _of(shelf: _Shelf, image_id: str) -> list[tuple[FoundGroup, Example]]:
     return [(found, e) for found in shelf.groups for e in found.group.examples if e.id == image_id]
 
 
-def _series(shelf: _Shelf, image_id: str) -> Series:
+def _series(shelf: _Shelf, image_id: str) -> EncoderImages:
     found = _of(shelf, image_id)
     labels = attack_labels([(g.group.attack, g.group.made_for) for g, _ in found])
     seen = [_seen(label, g, e) for label, (g, e) in zip(labels, found, strict=True)]
     clean = [(g, e) for g, e in found if g.group.attack.name == "clean"]
     truth = _truth(*clean[0]) if clean else Truth(None, None, None)
-    return Series(shelf.encoder, truth, seen)
+    return EncoderImages(shelf.encoder, truth, seen)
 
 
-def _seen(label: str, found: FoundGroup, example: Example) -> Seen:
+def _seen(label: str, found: FoundGroup, example: Example) -> SeenImage:
     image = read_array(found.store.image(found.group.group, f"{example.place}.png"))
     mask, depth = _maps(found, example.predictions)
-    return Seen(label, found.group, example, image, mask, depth)
+    return SeenImage(label, found.group, example, image, mask, depth)
 
 
 def _truth(found: FoundGroup, example: Example) -> Truth:

@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from robustprobe.report.charts.series import COLOURS, Series
+from robustprobe.report.charts.series import COLOURS, EncoderStyle
 
 _OUTLINES = {
     "circle": "M14,3a4,4 0 1,0 0.01,0Z",
@@ -15,7 +15,7 @@ _OUTLINES = {
 }
 
 
-def swatch(series: Series) -> Markup:
+def swatch(series: EncoderStyle) -> Markup:
     """Line and marker of an encoder as the charts draw them."""
     paint = f"var(--s{series.colour % len(COLOURS)})"
     dash = " ".join(map(str, series.dash))

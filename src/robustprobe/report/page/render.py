@@ -26,7 +26,7 @@ from robustprobe.report.page.examples import Wish, galleries
 from robustprobe.report.page.headline import headline
 from robustprobe.report.page.origin import citations, commands, duration, fact_tables
 from robustprobe.report.page.viewer import Room, rooms
-from robustprobe.report.tables.board import BenchKey, Board, at, board
+from robustprobe.report.tables.board import Board, TaskOnDatasetKey, at, board
 from robustprobe.report.tables.chance import chances
 from robustprobe.report.tables.matrix import TransferMatrix, ends_text, number_text, task_tables, transfer_matrices
 from robustprobe.report.tables.results import render
@@ -96,7 +96,7 @@ def render_page(
     groups: Sequence[FoundGroup] = (),
     wish: Wish | None = None,
     home: str = "",
-    chance: Mapping[BenchKey, float] = MappingProxyType({}),
+    chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({}),
 ) -> str:
     """The page as text.
 

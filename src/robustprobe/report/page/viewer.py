@@ -20,7 +20,7 @@ from robustprobe.report.charts.pictures import (
     scale_uri,
     thumbnail_uri,
 )
-from robustprobe.report.page.examples import Gallery, Seen, Series, Subject, Truth, choice_text
+from robustprobe.report.page.examples import EncoderImages, Gallery, SeenImage, Subject, Truth, choice_text
 from robustprobe.report.tables.matrix import percent_text, size_text
 from robustprobe.results.labels import eps_text
 
@@ -48,7 +48,7 @@ class Panel(NamedTuple):
     depth: Picture | None
 
 
-class Sheet(NamedTuple):
+class ViewerSheet(NamedTuple):
     """One image and one encoder: the truth, then a panel an attack."""
 
     encoder: str
@@ -74,7 +74,7 @@ class Exhibit(NamedTuple):
     thumbnail: Picture
     scale: Scale | None
     scale_picture: Picture | None
-    sheets: list[Sheet]
+    sheets: list[ViewerSheet]
 
 
 class Room(NamedTuple):
@@ -141,7 +141,7 @@ def _harm(subject: Subject) -> float:
     return float(np.mean(taken)) if taken else 0.0
 
 
-def _score(seen: Seen | None, truth: Truth, task: str) -> float | None:
+def _score(seen: SeenImage | None, truth: Truth, task: str) -> float | None:
     """How good a prediction for one image is, better up: right or not, IoU, or one over RMSE."""
     if seen is None:
         return None
@@ -154,7 +154,7 @@ def _score(seen: Seen | None, truth: Truth, task: str) -> float | None:
     return 1 / error if error else None
 
 
-def _sheet(title: str, series: Series, scale: Scale | None) -> Sheet:
+def _sheet(title: str, series: EncoderImages, scale: Scale | None) -> ViewerSheet:
     truth, seen = series.truth, series.seen
     clean = next((s for s in seen if s.group.attack.name == "clean"), None)
     names = next((s.group.classes["segmentation"] for s in seen if "segmentation" in s.group.classes), [])
@@ -164,7 +164,7 @@ def _sheet(title: str, series: Series, scale: Scale | None) -> Sheet:
         true_mask = Picture(mask_uri(truth.mask, colours), f"{title}: true classes, {_shares(truth.mask, names)}")
     if truth.depth is not None and scale is not None:
         true_depth = Picture(depth_uri(truth.depth, scale), f"{title}: true depth, {_range(truth.depth)}")
-    return Sheet(
+    return ViewerSheet(
         encoder=series.encoder,
         name=truth.name,
         mask=true_mask,
@@ -175,7 +175,13 @@ def _sheet(title: str, series: Series, scale: Scale | None) -> Sheet:
 
 
 def _panel(
-    title: str, seen: Seen, clean: Seen | None, truth: Truth, colours: Pixels, names: list[str], scale: Scale | None
+    title: str,
+    seen: SeenImage,
+    clean: SeenImage | None,
+    truth: Truth,
+    colours: Pixels,
+    names: list[str],
+    scale: Scale | None,
 ) -> Panel:
     where, attack = f"{title}, {seen.label}", seen.group.attack
     is_clean = attack.name == "clean"
@@ -196,7 +202,7 @@ def _panel(
     )
 
 
-def _origin(seen: Seen) -> str:
+def _origin(seen: SeenImage) -> str:
     if seen.group.made_for:
         return f"made for {seen.group.made_for}"
     return {"clean": "no attack", "noise": "random"}.get(seen.group.attack.name, "saw no head")
@@ -219,7 +225,7 @@ def image_iou(mask: NDArray[Any] | None, truth: NDArray[Any] | None) -> float | 
 
 
 def _mask(
-    where: str, seen: Seen, clean: Seen | None, truth: Truth, colours: Pixels, names: list[str]
+    where: str, seen: SeenImage, clean: SeenImage | None, truth: Truth, colours: Pixels, names: list[str]
 ) -> Picture | None:
     if seen.mask is None:
         return None
@@ -233,7 +239,7 @@ def _mask(
     return Picture(mask_uri(seen.mask, colours), f"{alt}; {note}" if note else alt, note)
 
 
-def _depth(where: str, seen: Seen, truth: Truth, scale: Scale | None) -> Picture | None:
+def _depth(where: str, seen: SeenImage, truth: Truth, scale: Scale | None) -> Picture | None:
     if seen.depth is None or scale is None:
         return None
     rmse = _rmse(seen.depth, truth.depth)
@@ -265,7 +271,7 @@ def _range(depth: NDArray[Any]) -> str:
     )
 
 
-def _legend(series: Series, colours: Pixels, names: list[str]) -> list[tuple[str, str]]:
+def _legend(series: EncoderImages, colours: Pixels, names: list[str]) -> list[tuple[str, str]]:
     """Name and colour of the classes that occur anywhere on a sheet."""
     present: set[int] = set()
     for mask in _masks(series):
@@ -274,7 +280,7 @@ def _legend(series: Series, colours: Pixels, names: list[str]) -> list[tuple[str
     return [(names[c], shown[c]) for c in sorted(present)]
 
 
-def _masks(series: Series) -> Iterator[NDArray[Any]]:
+def _masks(series: EncoderImages) -> Iterator[NDArray[Any]]:
     for mask in (series.truth.mask, *(s.mask for s in series.seen)):
         if mask is not None:
             yield mask

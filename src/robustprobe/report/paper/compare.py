@@ -10,8 +10,8 @@ from robustprobe.core.spec import format_eps
 from robustprobe.report.paper.published import (
     MIXED,
     RULE,
-    Choice,
     PaperCell,
+    PaperChoice,
     PaperTable,
     choice_note,
     choose,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DECIMALS = 2
 
 
-class Compared(NamedTuple):
+class ComparedToPaper(NamedTuple):
     """A number of the paper, our record of the same cell, and what is to be said of the two.
 
     `difference` is ours minus the paper's, NaN where there is none. `inside`: whether the paper's number, which is
@@ -40,7 +40,7 @@ class Compared(NamedTuple):
     """
 
     cell: PaperCell
-    choice: Choice
+    choice: PaperChoice
     difference: float
     inside: bool | None
     notes: list[str]
@@ -70,7 +70,7 @@ def compare_paper(records: Iterable["Record"], deacl: str | None = None) -> Comp
     return Comparison(document, heading, [_row(c) for c in compared])
 
 
-def _compare(records: Sequence["Record"], deacl: str | None) -> list[Compared]:
+def _compare(records: Sequence["Record"], deacl: str | None) -> list[ComparedToPaper]:
     compared = []
     for _, cells in groupby(paper().cells(), key=lambda cell: cell[:4]):
         row = [_compare_cell(cell, records, deacl) for cell in cells]
@@ -80,18 +80,18 @@ def _compare(records: Sequence["Record"], deacl: str | None) -> list[Compared]:
     return compared
 
 
-def _compare_cell(cell: PaperCell, records: Sequence["Record"], deacl: str | None) -> Compared:
+def _compare_cell(cell: PaperCell, records: Sequence["Record"], deacl: str | None) -> ComparedToPaper:
     candidates = [r for r in records if r.dataset == cell.dataset and is_encoder(r.encoder, cell, deacl)]
     choice = choose([r for r in candidates if is_attack(r, cell.task, cell.attack)])
     notes = [difference.text for difference in paper().differences if difference.concerns(cell)]
     if choice.record is None:
-        return Compared(cell, choice, math.nan, None, notes + _near_misses(cell, candidates))
+        return ComparedToPaper(cell, choice, math.nan, None, notes + _near_misses(cell, candidates))
     if choice.others:
         notes.append(choice_note(choice.others))
     ours, slack = choice.record.headline, paper().rounding
     # A hair is added for sums of decimals that binary numbers only come near to.
     inside = ours.ci_low - slack - 1e-9 <= cell.value <= ours.ci_high + slack + 1e-9
-    return Compared(cell, choice, ours.value - cell.value, inside, notes)
+    return ComparedToPaper(cell, choice, ours.value - cell.value, inside, notes)
 
 
 def _near_misses(cell: PaperCell, candidates: Sequence["Record"]) -> list[str]:
@@ -107,7 +107,7 @@ def _near_label(record: "Record", task: str) -> str:
     return label if record.split == "test" else f"{label} on {record.split}"
 
 
-def _row(compared: Compared) -> dict[str, Any]:
+def _row(compared: ComparedToPaper) -> dict[str, Any]:
     cell, record = compared.cell, compared.choice.record
     table = next(t for t in paper().tables if t.task == cell.task)
     headline = record.headline if record else None
@@ -132,7 +132,7 @@ def _row(compared: Compared) -> dict[str, Any]:
     }
 
 
-def _sheet(table: PaperTable, compared: Sequence[Compared]) -> Sheet:
+def _sheet(table: PaperTable, compared: Sequence[ComparedToPaper]) -> Sheet:
     marks, notes = footnotes([c.notes for c in compared])
     rows = [
         Row([c.cell.dataset, _encoder_text(c.cell), c.cell.attack], [*_numbers(c), mark])
@@ -154,7 +154,7 @@ def _encoder_text(cell: PaperCell) -> str:
     return cell.encoder if cell.weights == "standard" else f"{cell.encoder} DeACL"
 
 
-def _numbers(compared: Compared) -> list[str]:
+def _numbers(compared: ComparedToPaper) -> list[str]:
     record, printed = compared.choice.record, f"{compared.cell.value:.{DECIMALS}f}"
     if record is None:
         return [printed, *[MISSING] * 4]
@@ -162,7 +162,7 @@ def _numbers(compared: Compared) -> list[str]:
     return [printed, value_text(record), change_text(compared.difference), inside, str(record.n)]
 
 
-def _conditions(compared: Sequence[Compared]) -> list[str]:
+def _conditions(compared: Sequence[ComparedToPaper]) -> list[str]:
     """How our numbers of a table were measured; nothing where there are none."""
     pairs = [(c.cell, c.choice.record) for c in compared if c.choice.record]
     if not pairs:
@@ -180,7 +180,7 @@ def _conditions(compared: Sequence[Compared]) -> list[str]:
     return [f"Ours: {'; '.join(facts)}."]
 
 
-def _missing(compared: Sequence[Compared]) -> list[str]:
+def _missing(compared: Sequence[ComparedToPaper]) -> list[str]:
     """The cells that were not measured; rows and datasets without any by name alone."""
     texts = []
     for dataset, found in groupby(compared, key=lambda c: c.cell.dataset):
@@ -192,7 +192,7 @@ def _missing(compared: Sequence[Compared]) -> list[str]:
     return [f"Missing here: {'; '.join(texts)}."] if texts else []
 
 
-def _missing_in_row(cells: Sequence[Compared]) -> str:
+def _missing_in_row(cells: Sequence[ComparedToPaper]) -> str:
     lacking = [c.cell.attack for c in cells if c.choice.record is None]
     name = _encoder_text(cells[0].cell)
     if len(lacking) == len(cells):
@@ -200,7 +200,7 @@ def _missing_in_row(cells: Sequence[Compared]) -> str:
     return f"{name} ({' '.join(lacking)})" if lacking else ""
 
 
-def _summary(compared: Sequence[Compared], records: Sequence["Record"]) -> str:
+def _summary(compared: Sequence[ComparedToPaper], records: Sequence["Record"]) -> str:
     measured, facts = [c for c in compared if c.choice.record], paper()
     threat = facts.threat
     size = f"{threat.norm} {format_eps(threat.eps)}, {threat.steps} steps of {format_eps(threat.step_size)}"

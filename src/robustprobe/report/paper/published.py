@@ -131,18 +131,18 @@ def is_attack(record: "Record", task: str, attack: str) -> bool:
     return record.made_for == made_for and own.norm == threat.norm and math.isclose(own.eps, threat.eps)
 
 
-class Choice(NamedTuple):
+class PaperChoice(NamedTuple):
     """The record that counts for a cell, and how many others fit it; None: nothing was measured."""
 
     record: "Record | None"
     others: int
 
 
-def choose(records: Sequence["Record"]) -> Choice:
+def choose(records: Sequence["Record"]) -> PaperChoice:
     """Of the records that fit a cell the one that counts, by `RULE`."""
     if not records:
-        return Choice(None, 0)
-    return Choice(max(records, key=_preference), len(records) - 1)
+        return PaperChoice(None, 0)
+    return PaperChoice(max(records, key=_preference), len(records) - 1)
 
 
 def _preference(record: "Record") -> tuple[bool, bool, int, bool, str, str]:
@@ -162,7 +162,7 @@ def mixed(records: Iterable["Record"]) -> bool:
     return len({line_key(r) for r in records}) > 1
 
 
-class Layout(NamedTuple):
+class PaperLayout(NamedTuple):
     """Results in the shape of the paper's tables, and what is to be said of the choice of records."""
 
     tables: list[TaskTable]
@@ -170,7 +170,7 @@ class Layout(NamedTuple):
     notes: list[str]
 
 
-def paper_layout(records: Iterable["Record"]) -> Layout:
+def paper_layout(records: Iterable["Record"]) -> PaperLayout:
     """Any encoder's results at the paper's threat: a row a dataset and encoder, columns clean, embed, own attack."""
     records = list(records)
     tables, kept, notes = [], [], []
@@ -188,7 +188,7 @@ def paper_layout(records: Iterable["Record"]) -> Layout:
         kept += shown
         if shown:
             tables.append(TaskTable(table.task, caption(shown), _columns(table), lines))
-    return Layout(tables, kept, notes)
+    return PaperLayout(tables, kept, notes)
 
 
 def _row_names(table: PaperTable, records: Iterable["Record"]) -> list[tuple[str, str]]:
@@ -211,7 +211,7 @@ def _columns(table: PaperTable) -> list[Column]:
     ]
 
 
-def _layout_notes(where: str, table: PaperTable, choices: Sequence[Choice]) -> list[str]:
+def _layout_notes(where: str, table: PaperTable, choices: Sequence[PaperChoice]) -> list[str]:
     pairs = zip(table.columns, choices, strict=True)
     notes = [f"{where}, {TITLES[attack]}: {choice_note(c.others)}" for attack, c in pairs if c.others]
     if mixed(c.record for c in choices if c.record):

@@ -8,11 +8,11 @@ from typing import NamedTuple
 from robustprobe.core.spec import AttackSpec, format_eps
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.tables.matrix import Column, attack_order, task_order
-from robustprobe.report.tables.shares import Places, kept, mean_kept, places
+from robustprobe.report.tables.shares import Ranks, kept, mean_kept, places
 from robustprobe.results.labels import attack_labels, distinctions, eps_text
 from robustprobe.results.records import Interval, Record
 
-BenchKey = tuple[Hashable, ...]
+TaskOnDatasetKey = tuple[Hashable, ...]
 CLEAN = AttackSpec(name="clean", eps=0, steps=1)
 
 
@@ -23,7 +23,7 @@ class Level(NamedTuple):
     eps: float
 
 
-class Bench(NamedTuple):
+class TaskOnDataset(NamedTuple):
     """The columns of one task on one dataset; `chance` is what guessing scores, None where that is not known."""
 
     task: str
@@ -39,7 +39,7 @@ class Bench(NamedTuple):
         return self.chance is not None and self.higher_is_better and clean.headline.ci_low <= self.chance
 
 
-class Kept(NamedTuple):
+class ScoreKept(NamedTuple):
     """What the attack that left least, of those made for the task, left; `share` is that of the own clean score, None
     where the clean score is nothing.
     """
@@ -60,10 +60,10 @@ class BoardRow(NamedTuple):
 
     encoder: str
     cells: list[list[Record | None]]
-    benches: list[Kept | None]
+    benches: list[ScoreKept | None]
     kept: Estimate | None
     robust: Estimate | None
-    places: Places | None
+    places: Ranks | None
     missing: list[str]
     guesses: list[str]
 
@@ -72,7 +72,7 @@ class Board(NamedTuple):
     """Encoders whose every bench is complete, the most robust first; then the others, unranked."""
 
     level: Level | None
-    benches: list[Bench]
+    benches: list[TaskOnDataset]
     rows: list[BoardRow]
     names: Mapping[tuple[Hashable, ...], str]
     places: Mapping[tuple[Hashable, ...], int]
@@ -99,7 +99,7 @@ class Board(NamedTuple):
         return f"eps {format_eps(self.level.eps, self.level.norm)} ({self.level.norm})" if self.level else "no eps"
 
 
-def board(records: Sequence[Record], chance: Mapping[BenchKey, float] = MappingProxyType({})) -> Board:
+def board(records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({})) -> Board:
     """The board of a store. Of two records of one cell the later one counts.
 
     Args:
@@ -143,7 +143,7 @@ def _row_key(record: Record) -> tuple[Hashable, ...]:
     return (record.encoder, record.encoder_digest, record.precision, _recipe(record))
 
 
-def bench_key(record: Record) -> BenchKey:
+def bench_key(record: Record) -> TaskOnDatasetKey:
     """What makes two records belong to one bench: the task and the images."""
     # Encoders are shown images at the size they prefer, so that the size is no part of what is compared.
     return (*task_order(record.task), record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
@@ -154,7 +154,9 @@ def _column_key(record: Record) -> tuple[AttackSpec, str]:
     return (record.attack if record.attack.eps else CLEAN, record.made_for)
 
 
-def _benches(records: Sequence[Record], chance: Mapping[BenchKey, float]) -> dict[BenchKey, Bench]:
+def _benches(
+    records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float]
+) -> dict[TaskOnDatasetKey, TaskOnDataset]:
     grouped: dict[tuple[Hashable, ...], list[Record]] = {}
     for record in records:
         grouped.setdefault(bench_key(record), []).append(record)
@@ -163,7 +165,9 @@ def _benches(records: Sequence[Record], chance: Mapping[BenchKey, float]) -> dic
     facts = [{"images": str(r.n), "choice": r.image_ids_digest[:8], "content": r.dataset_digest[:8]} for r in first]
     endings = distinctions([(r.task, r.images_of) for r in first], facts)
     return {
-        key: Bench(r.task, r.images_of + ending, r.metric, r.unit, r.higher_is_better, _columns(some), chance.get(key))
+        key: TaskOnDataset(
+            r.task, r.images_of + ending, r.metric, r.unit, r.higher_is_better, _columns(some), chance.get(key)
+        )
         for (key, some), r, ending in zip(ordered.items(), first, endings, strict=True)
     }
 
@@ -178,7 +182,7 @@ def _columns(records: Sequence[Record]) -> list[Column]:
     return [Column(*key, label) for key, label in zip(keys, labels, strict=True)]
 
 
-def _row(encoder: str, benches: Sequence[Bench], cells: list[list[Record | None]]) -> BoardRow:
+def _row(encoder: str, benches: Sequence[TaskOnDataset], cells: list[list[Record | None]]) -> BoardRow:
     shares = [_kept(bench, line) for bench, line in zip(benches, cells, strict=True)]
     missing = [m for bench, line in zip(benches, cells, strict=True) for m in _missing(bench, line)]
     known = [k.share for k in shares if k and k.share]
@@ -195,7 +199,7 @@ def _row(encoder: str, benches: Sequence[Bench], cells: list[list[Record | None]
     return BoardRow(encoder, cells, shares, mean_kept(known) if known else None, None, None, lacking, guesses)
 
 
-def _missing(bench: Bench, line: Sequence[Record | None]) -> list[str]:
+def _missing(bench: TaskOnDataset, line: Sequence[Record | None]) -> list[str]:
     return [
         f"{bench.task} on {bench.dataset}: {column.label}"
         for column, record in zip(bench.columns, line, strict=True)
@@ -203,7 +207,7 @@ def _missing(bench: Bench, line: Sequence[Record | None]) -> list[str]:
     ]
 
 
-def _kept(bench: Bench, line: Sequence[Record | None]) -> Kept | None:
+def _kept(bench: TaskOnDataset, line: Sequence[Record | None]) -> ScoreKept | None:
     pairs = list(zip(bench.columns, line, strict=True))
     clean = next((r for c, r in pairs if r and c.attack.name == "clean"), None)
     own = [(c.label, r) for c, r in pairs if r and c.made_for and math.isfinite(r.headline.value)]
@@ -211,23 +215,23 @@ def _kept(bench: Bench, line: Sequence[Record | None]) -> Kept | None:
         return None
     sign = 1 if bench.higher_is_better else -1
     label, worst = min(own, key=lambda pair: sign * pair[1].headline.value)
-    return Kept(label, clean, worst, kept(clean.headline, worst.headline, bench.higher_is_better))
+    return ScoreKept(label, clean, worst, kept(clean.headline, worst.headline, bench.higher_is_better))
 
 
-def _measured(rows: list[BoardRow], benches: Sequence[Bench]) -> list[BoardRow]:
+def _measured(rows: list[BoardRow], benches: Sequence[TaskOnDataset]) -> list[BoardRow]:
     """Rows with their attacked scores relative to the best clean ones, of complete rows where there are any."""
     compared = [row for row in rows if not row.missing] or rows
     best = [_best_clean(bench, [row.benches[k] for row in compared]) for k, bench in enumerate(benches)]
     return [row._replace(robust=_robust(row, best, benches)) for row in rows]
 
 
-def _best_clean(bench: Bench, found: Sequence[Kept | None]) -> Interval | None:
+def _best_clean(bench: TaskOnDataset, found: Sequence[ScoreKept | None]) -> Interval | None:
     sign = 1 if bench.higher_is_better else -1
     clean = [k.clean.headline for k in found if k]
     return max(clean, key=lambda score: sign * score.value, default=None)
 
 
-def _robust(row: BoardRow, best: Sequence[Interval | None], benches: Sequence[Bench]) -> Estimate | None:
+def _robust(row: BoardRow, best: Sequence[Interval | None], benches: Sequence[TaskOnDataset]) -> Estimate | None:
     shares = [
         kept(clean, k.attacked.headline, bench.higher_is_better)
         for bench, clean, k in zip(benches, best, row.benches, strict=True)

@@ -6,17 +6,17 @@ import numpy as np
 import pyarrow as pa
 
 from robustprobe.core.errors import UserError
-from robustprobe.report.tables.board import BenchKey, bench_key
+from robustprobe.report.tables.board import TaskOnDatasetKey, bench_key
 from robustprobe.results.union import Found, FoundGroup
 
 
-def chances(found: Iterable[Found], groups: Sequence[FoundGroup]) -> dict[BenchKey, float]:
+def chances(found: Iterable[Found], groups: Sequence[FoundGroup]) -> dict[TaskOnDatasetKey, float]:
     """The score of always naming the commonest class, for each choice of images where it is known.
 
     Without rows it is one over the number of classes. There is none for depth: rows hold no depths.
     """
     classes = {g.group.dataset: len(c) for g in groups if (c := g.group.classes.get("classification"))}
-    levels: dict[BenchKey, float] = {}
+    levels: dict[TaskOnDatasetKey, float] = {}
     for key, one in {bench_key(f.record): f for f in found}.items():
         record = one.record
         level = _level(one)

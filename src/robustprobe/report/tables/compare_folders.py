@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from robustprobe.results.store import Store
 
 
-class Pair(NamedTuple):
+class RecordPair(NamedTuple):
     """The records of one cell in the first and in the second folder; at least one is there."""
 
     first: "Record | None"
@@ -32,10 +32,10 @@ class Pair(NamedTuple):
         return record
 
 
-class Compared(NamedTuple):
+class ComparedCell(NamedTuple):
     """A cell of two folders: its records, the difference second minus first with its interval, and what to say."""
 
-    pair: Pair
+    pair: RecordPair
     difference: float
     paired: Paired
     notes: list[str]
@@ -65,7 +65,7 @@ def cell_key(record: "Record") -> tuple[Hashable, ...]:
     return (record.encoder, record.dataset, record.task, record.made_for, attack.label, *size)
 
 
-def match(first: Iterable["Record"], second: Iterable["Record"]) -> list[Pair]:
+def match(first: Iterable["Record"], second: Iterable["Record"]) -> list[RecordPair]:
     """The cells of two folders, matched by `cell_key`; of namesakes those that agree in steps, iterate and so on.
 
     Every record is in one pair, but for older ones of what is in all respects the same cell. In order of the tables.
@@ -82,11 +82,11 @@ def _by_key(records: Iterable["Record"]) -> dict[Hashable, list["Record"]]:
     return found
 
 
-def _match(first: list["Record"], second: list["Record"], facts: Sequence[Fact]) -> list[Pair]:
+def _match(first: list["Record"], second: list["Record"], facts: Sequence[Fact]) -> list[RecordPair]:
     if len(first) <= 1 and len(second) <= 1:
-        return [Pair(first[0] if first else None, second[0] if second else None)]
+        return [RecordPair(first[0] if first else None, second[0] if second else None)]
     if not facts:
-        return [Pair(_newest(first), _newest(second))]
+        return [RecordPair(_newest(first), _newest(second))]
     pairs = []
     for value in sorted({facts[0](r) for r in (*first, *second)}):
         own, other = ([r for r in side if facts[0](r) == value] for side in (first, second))
@@ -98,7 +98,7 @@ def _newest(records: list["Record"]) -> "Record | None":
     return max(records, key=lambda r: (r.provenance.started, r.fingerprint), default=None)
 
 
-def _order(pair: Pair) -> tuple[object, ...]:
+def _order(pair: RecordPair) -> tuple[object, ...]:
     record = pair.any
     attack = attack_order(record.attack, record.made_for, record.task)
     return (*task_order(record.task), record.dataset, record.encoder, *attack, record.fingerprint)
@@ -125,15 +125,17 @@ def compare_folders(first: "Store", second: "Store") -> Comparison:
     return Comparison(document, heading, [_row(c) for c in compared])
 
 
-def _compare(pair: Pair, first: "Store", second: "Store", records: tuple[list["Record"], list["Record"]]) -> Compared:
+def _compare(
+    pair: RecordPair, first: "Store", second: "Store", records: tuple[list["Record"], list["Record"]]
+) -> ComparedCell:
     if pair.first is None or pair.second is None:
         place = 0 if pair.second is None else 1
         note = f"Only in the {('first', 'second')[place]}{_near_misses(pair.any, records[1 - place])}."
-        return Compared(pair, math.nan, Paired(None), [note])
+        return ComparedCell(pair, math.nan, Paired(None), [note])
     paired = paired_difference(Side(first, pair.first), Side(second, pair.second))
     difference = pair.second.headline.value - pair.first.headline.value
     notes = [*differing(pair.first, pair.second), *([paired.note] if paired.note else [])]
-    return Compared(pair, difference, paired, notes)
+    return ComparedCell(pair, difference, paired, notes)
 
 
 def _near_misses(record: "Record", others: Iterable["Record"]) -> str:
@@ -186,7 +188,7 @@ def _facts(record: "Record") -> dict[str, str]:
     }
 
 
-def _row(compared: Compared) -> dict[str, Any]:
+def _row(compared: ComparedCell) -> dict[str, Any]:
     pair, record, estimate = compared.pair, compared.pair.any, compared.paired.estimate
     return {
         **{key: getattr(record, key) for key in ("encoder", "dataset", "task", "made_for")},
@@ -216,7 +218,7 @@ def _side(name: str, record: "Record | None") -> dict[str, Any]:
     return {f"{name}_{key}": value for key, value in values.items()}
 
 
-def _sheet(compared: Sequence[Compared]) -> Sheet:
+def _sheet(compared: Sequence[ComparedCell]) -> Sheet:
     marks, notes = footnotes([c.notes for c in compared])
     first = compared[0].pair.any
     rows = [
@@ -228,9 +230,9 @@ def _sheet(compared: Sequence[Compared]) -> Sheet:
     return Sheet(title, ["dataset", "encoder", "attack"], ["first", "second", "diff", "notes"], rows, notes, grouped=2)
 
 
-def _labels(compared: Sequence[Compared]) -> list[str]:
+def _labels(compared: Sequence[ComparedCell]) -> list[str]:
     """Names of attacks, with what tells namesakes of one dataset and encoder apart."""
-    benches: dict[Hashable, list[Compared]] = {}
+    benches: dict[Hashable, list[ComparedCell]] = {}
     for c in compared:
         benches.setdefault((c.pair.any.dataset, c.pair.any.encoder), []).append(c)
     return [
@@ -240,7 +242,7 @@ def _labels(compared: Sequence[Compared]) -> list[str]:
     ]
 
 
-def _difference(compared: Compared) -> str:
+def _difference(compared: ComparedCell) -> str:
     if compared.pair.first is None or compared.pair.second is None:
         return MISSING
     estimate, value = compared.paired.estimate, change_text(compared.difference)
@@ -249,7 +251,7 @@ def _difference(compared: Compared) -> str:
     return f"{value} [{change_text(estimate.ci_low)}, {change_text(estimate.ci_high)}]"
 
 
-def _notes(heading: dict[str, str], compared: Sequence[Compared]) -> list[str]:
+def _notes(heading: dict[str, str], compared: Sequence[ComparedCell]) -> list[str]:
     both = [c for c in compared if c.pair.first and c.pair.second]
     paired = sum(c.paired.estimate is not None for c in both)
     alone = [sum(c.pair[place] is None for c in compared) for place in (1, 0)]
@@ -260,7 +262,7 @@ def _notes(heading: dict[str, str], compared: Sequence[Compared]) -> list[str]:
     )
     doubted = [
         note
-        for name in Pair._fields
+        for name in RecordPair._fields
         for note in doubt_notes([r for r in (getattr(c.pair, name) for c in compared) if r], f"{name}, ")
     ]
     return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *doubted]

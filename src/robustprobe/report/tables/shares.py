@@ -9,7 +9,7 @@ from robustprobe.report.tables.matrix import percent_text
 from robustprobe.results.records import Interval
 
 
-class Places(NamedTuple):
+class Ranks(NamedTuple):
     """First and last place that an encoder may have in a ranking."""
 
     first: int
@@ -51,10 +51,10 @@ def mean_kept(parts: Sequence[Estimate]) -> Estimate:
     return Estimate(value, max(0.0, value - low), value + high)
 
 
-def places(scores: Sequence[Estimate]) -> list[Places]:
+def places(scores: Sequence[Estimate]) -> list[Ranks]:
     """For each score the places it may have: only scores whose whole interval lies above or below its own count."""
     return [
-        Places(
+        Ranks(
             1 + sum(other.ci_low > own.ci_high for other in scores),
             len(scores) - sum(other.ci_high < own.ci_low for other in scores),
         )
