@@ -1,4 +1,4 @@
-"""`worst` against AutoAttack's standard version: the accuracy each leaves, and what it costs.
+"""`ensemble` against AutoAttack's standard version: the accuracy each leaves, and what it costs.
 
     uv run python benchmarks/autoattack.py --encoder bundled:scenes-deacl --eps 2/255 --limit 64
 
@@ -70,7 +70,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         right = torch.cat([model(x) for x in images.split(64)]).argmax(1) == labels
     images, labels = images[right], labels[right]
     found: dict[str, Any] = {"setting": {**vars(options), "out": None}, "images": len(data), "clean": len(images)}
-    found["worst"] = with_worst(model, images, labels, options)
+    found["ensemble"] = with_worst(model, images, labels, options)
     if not options.skip_autoattack:
         found["autoattack"] = with_autoattack(model, images, labels, options)
     return found
@@ -79,7 +79,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 def with_worst(model: nn.Module, images: Tensor, labels: Tensor, options: argparse.Namespace) -> dict[str, float]:
     counted, start = Counted(model), time.time()
     adversarial = rp.attack(
-        counted, images, labels, task="classification", attack="worst", eps=options.eps, steps=options.steps
+        counted, images, labels, task="classification", attack="ensemble", eps=options.eps, steps=options.steps
     ).adversarial
     return verdict(counted, adversarial, labels, time.time() - start)
 

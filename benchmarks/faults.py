@@ -24,7 +24,7 @@ SUITE: dict[str, Any] = {
     "datasets": [{"name": "scenes", "limit": 40}],
     "attacks": ["embed", "pgd", "segpgd"],
     "steps": 3,
-    "checks": 1,
+    "sanity_images": 1,
     "examples": 2,
     "batch_size": 8,
     "head": {"train_limit": 64, "epochs": 2, "learning_rates": [0.01]},
@@ -128,12 +128,12 @@ def contents(out: Path) -> dict[str, Any]:
     return cells | {group.group: group for group in store.groups()}
 
 
-def trial(place: Place, fault: Fault, seed: int, folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def trial(position: Place, fault: Fault, seed: int, folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """Runs struck at random moments until one ends by itself, and whether the results are the undisturbed ones."""
     dice, out = random.Random(seed), folder / f"{fault.name}-{seed}".replace(" ", "-")
     struck, codes, kept = 0, list[int](), list[int]()
     for attempt in range(TRIES):
-        process = place.start(out, fault.executor)
+        process = position.start(out, fault.executor)
         if attempt < 2:
             struck += strike(process, fault, out, dice)
         codes.append(process.wait(timeout=600))
@@ -161,14 +161,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        place = Place(folder / "suite.yaml", folder / "cache")
-        place.suite.write_text(json.dumps(SUITE))
-        if place.start(folder / "undisturbed", "local").wait(timeout=900):
+        position = Place(folder / "suite.yaml", folder / "cache")
+        position.suite.write_text(json.dumps(SUITE))
+        if position.start(folder / "undisturbed", "local").wait(timeout=900):
             raise SystemExit((folder / "undisturbed.txt").read_text())
         wanted, found = contents(folder / "undisturbed"), []
         for fault in FAULTS:
             for seed in range(options.moments if options.only in fault.name else 0):
-                found.append(trial(place, fault, seed, folder, wanted))
+                found.append(trial(position, fault, seed, folder, wanted))
                 print(json.dumps(found[-1]), flush=True)
     if options.out:
         options.out.write_text(json.dumps({"suite": SUITE, "trials": found}, indent=1) + "\n")

@@ -46,7 +46,7 @@ def share_outside(model: Model, name: str, images: Tensor, targets: Tensor, step
     """Share of an attack's time outside forward passes of the model and backward passes."""
     clock, grad, size = Clock(), torch.autograd.grad, (images.shape[-2], images.shape[-1])
     task = model.task
-    victim = Victim(clock.timed(model), fit_labels(targets, size), task.space, task.criteria, task.name)
+    victim = Victim(clock.timed(model), fit_labels(targets, size), task.space, task.attack_losses, task.name)
     attack = load_attack(AttackSpec(name=name, steps=steps))
     torch.autograd.grad = clock.timed(grad)
     try:

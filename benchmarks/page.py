@@ -21,9 +21,9 @@ METRICS = {
     "segmentation": ("mIoU", "share", True, 0.5),
     "depth": ("RMSE", "m", False, 0.6),
 }
-MADE_FOR = {"pgd": "classification", "segpgd": "segmentation", "depthpgd": "depth"}
+TARGET_TASK = {"pgd": "classification", "segpgd": "segmentation", "depthpgd": "depth"}
 EPS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-HARM = {"clean": 0.0, "noise": 0.02, "embed": 0.5, "layout": 0.4}
+HARM = {"clean": 0.0, "noise": 0.02, "embed": 0.5, "surrogate": 0.4}
 
 
 def fabricated(encoders: list[str]) -> list[Record]:
@@ -31,17 +31,21 @@ def fabricated(encoders: list[str]) -> list[Record]:
     return [
         _record(encoder, k, name, eps, task)
         for k, encoder in enumerate(encoders)
-        for name in ("clean", "noise", "embed", "layout", *MADE_FOR)
+        for name in ("clean", "noise", "embed", "surrogate", *TARGET_TASK)
         for eps in ((0.0,) if name == "clean" else EPS)
         for task in METRICS
     ]
 
 
-def _record(encoder: str, place: int, name: str, eps: float, task: str) -> Record:
+def _record(encoder: str, position: int, name: str, eps: float, task: str) -> Record:
     metric, unit, higher, start = METRICS[task]
     digest = hashlib.sha256(encoder.encode()).hexdigest()
-    harm = HARM.get(name, 0.9 if MADE_FOR.get(name) == task else 0.3) * min(1.0, eps * 255 / 8) * (0.6 + 0.03 * place)
-    value = start * (1 - harm) if higher else start * (1 + 4 * harm)
+    damage = (
+        HARM.get(name, 0.9 if TARGET_TASK.get(name) == task else 0.3)
+        * min(1.0, eps * 255 / 8)
+        * (0.6 + 0.03 * position)
+    )
+    value = start * (1 - damage) if higher else start * (1 + 4 * damage)
     interval = Interval(value=value, ci_low=max(0.0, value - 0.03), ci_high=value + 0.03)
     attack = AttackSpec(name=name, eps=eps, steps=1 if name in ("clean", "noise") else 20)
     facts: dict[str, Any] = {
@@ -49,7 +53,7 @@ def _record(encoder: str, place: int, name: str, eps: float, task: str) -> Recor
         "group": hashlib.sha256(f"{encoder}/{name}/{eps}".encode()).hexdigest()[:16],
         **{"suite": "fabricated", "encoder": encoder, "encoder_digest": digest, "encoder_licence": "Apache-2.0"},
         **{"dataset": "scenes", "dataset_digest": "d" * 16, "split": "test", "image_size": (64, 64)},
-        **{"image_ids_digest": "i" * 16, "task": task, "made_for": MADE_FOR.get(name, ""), "attack": attack},
+        **{"image_ids_digest": "i" * 16, "task": task, "target_task": TARGET_TASK.get(name, ""), "attack": attack},
         **{"precision": "fp32", "metric": metric, "unit": unit, "higher_is_better": higher, "n": 1000},
         **{"metrics": {metric: interval}, "metrics_8bit": {metric: interval}, "largest_perturbation": eps},
         "head": HeadFacts(

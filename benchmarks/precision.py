@@ -46,7 +46,7 @@ def scores(options: argparse.Namespace, precision: str) -> pd.DataFrame:
         device=options.device,
         precision=precision,
         head={"train_limit": options.train_limit},
-        checks=0,
+        sanity_images=0,
     )
     return table[~table.attack.isin(["clean", "noise"])][["encoder", "dataset", "task", "attack", "eps", "n", "value"]]
 

@@ -28,7 +28,7 @@ SUITE: dict[str, Any] = {
     "encoders": ["bundled:scenes"],
     "attacks": ["segpgd"],
     "steps": 20,
-    "checks": 0,
+    "sanity_images": 0,
     "examples": 0,
     "batch_size": 16,
     "head": {"train_limit": 200},

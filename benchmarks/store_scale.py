@@ -54,12 +54,12 @@ def generate(folder: Path, cells: int, rows: int) -> Store:
 
 def record(cell: int, rows: int, digest: str) -> Record:
     """The record of a cell: encoder, dataset, task and attack count up like digits."""
-    encoder, place = cell % ENCODERS, cell // ENCODERS
-    dataset, place = place % DATASETS, place // DATASETS
-    task, place = list(METRICS)[place % 3], place // 3
+    encoder, position = cell % ENCODERS, cell // ENCODERS
+    dataset, position = position % DATASETS, position // DATASETS
+    task, position = list(METRICS)[position % 3], position // 3
     metric, unit, higher = METRICS[task]
-    attack = AttackSpec(name=OWN[task] if place else "clean", eps=place / 255, seed=0) if place < 255 else None
-    attack = attack or AttackSpec(name=OWN[task], eps=1, seed=place)
+    attack = AttackSpec(name=OWN[task] if position else "clean", eps=position / 255, seed=0) if position < 255 else None
+    attack = attack or AttackSpec(name=OWN[task], eps=1, seed=position)
     interval = Interval(value=0.5, ci_low=0.4, ci_high=0.6)
     name = f"encoder-{encoder}"
     return Record(
@@ -75,7 +75,7 @@ def record(cell: int, rows: int, digest: str) -> Record:
         image_size=(224, 224),
         image_ids_digest=f"{dataset}",
         task=task,
-        made_for=task if place else "",
+        target_task=task if position else "",
         attack=attack,
         precision="fp32",
         metric=metric,

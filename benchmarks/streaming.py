@@ -45,7 +45,7 @@ class Noise(rp.Dataset):
 
 def measure(count: int, attacks: list[str]) -> dict[str, Any]:
     """Seconds an image, and MiB held at the most, of a run over that many images."""
-    suite: dict[str, Any] = {"steps": 2, "head": {"train_limit": 64, "epochs": 1}, "checks": 0}
+    suite: dict[str, Any] = {"steps": 2, "head": {"train_limit": 64, "epochs": 1}, "sanity_images": 0}
     with tempfile.TemporaryDirectory() as out:
         data = f"{Path(__file__).resolve()}:Noise"
         options: dict[str, Any] = {"limit": 32, "out": Path(out) / "warm", **suite}

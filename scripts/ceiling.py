@@ -66,16 +66,16 @@ def train(model: Model, images: Tensor, labels: Tensor, chosen: argparse.Namespa
     total, ball = each * chosen.epochs, linf(parse_eps(chosen.eps), chosen.attack_steps)
     for step in range(total):
         epoch, number = divmod(step, each)
-        places = shuffle(len(images), chosen.seed, epoch)[number * BATCH : (number + 1) * BATCH]
+        positions = shuffle(len(images), chosen.seed, epoch)[number * BATCH : (number + 1) * BATCH]
         flipped = torch.rand(BATCH, generator=image_generator(chosen.seed, "", "flip", step)) < 0.5
-        clean, target = flip(images[places], flipped), flip(labels[places], flipped)
+        clean, target = flip(images[positions], flipped), flip(labels[positions], flipped)
 
         def objective(moved: Tensor, progress: float, target: Tensor = target) -> Tensor:
             return model.task.training_loss(model(moved), target)
 
-        draws = [image_generator(chosen.seed, str(place), "attack", epoch) for place in places]
+        randomness = [image_generator(chosen.seed, str(position), "attack", epoch) for position in positions]
         with frozen(model):
-            moved = ascend(objective, clean, draws, ball)
+            moved = ascend(objective, clean, randomness, ball)
         for group in optimiser.param_groups:
             group["lr"] = group["base"] * rate_factor(step, total, 0.1)
         loss = objective(moved, 1.0).mean()
@@ -98,16 +98,16 @@ def scores(model: Model, chosen: argparse.Namespace, size: Any) -> dict[str, lis
     """The headline metric with its interval, clean and by eps."""
     data = load_dataset(chosen.dataset, root=chosen.data_root, limit=chosen.test_limit, size=size)
     sizes = [parse_eps(eps) for eps in chosen.attack_eps]
-    ladder = [
+    attack_specs = [
         AttackSpec(name=OWN[chosen.task], eps=eps, steps=chosen.steps, warm=tuple(sizes[:i]))
         for i, eps in enumerate(sizes)
     ]
     found: dict[str, list[float]] = {}
-    for specs in ((AttackSpec(name="clean"),), tuple(ladder)):
-        made_for = "" if specs[0].name == "clean" else chosen.task
+    for specs in ((AttackSpec(name="clean"),), tuple(attack_specs)):
+        target_task = "" if specs[0].name == "clean" else chosen.task
         encoder = cast(Encoder, model.encoder)
         work = EvaluationSpec(
-            encoder, {chosen.task: model}, data, specs, made_for, [chosen.task], 50, "fp32", torch.device("cpu")
+            encoder, {chosen.task: model}, data, specs, target_task, [chosen.task], 50, "fp32", torch.device("cpu")
         )
         tallies = [RowCollector(spec, set()) for spec in specs]
         for judgements in evaluate(work):
@@ -115,7 +115,7 @@ def scores(model: Model, chosen: argparse.Namespace, size: Any) -> dict[str, lis
                 tally.add(judged)
         for tally in tallies:
             estimate = model.task.estimates(tally.columns(chosen.task))[model.task.metric]
-            label = "clean" if not made_for else f"{tally.spec.name} {format_eps(tally.spec.eps)}"
+            label = "clean" if not target_task else f"{tally.spec.name} {format_eps(tally.spec.eps)}"
             found[label] = [round(float(value), 4) for value in estimate]
     return found
 

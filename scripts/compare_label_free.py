@@ -119,9 +119,9 @@ def features_of(encoder: Encoder, images: Tensor) -> Features:
     return Features(torch.cat([f.cls for f in parts]), torch.cat([f.patches for f in parts]))
 
 
-def statistics(place: Place) -> Statistics:
+def statistics(position: Place) -> Statistics:
     """Natural variation of features over the unlabelled images."""
-    features = features_of(place.encoder, place.unlabelled)
+    features = features_of(position.encoder, position.unlabelled)
     flat = tokens(features).flatten(0, 1)
     flat = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:4096]]
     cls_std, std = features.cls.std(0) + 1e-6, flat.std(0) + 1e-6
@@ -133,17 +133,17 @@ def statistics(place: Place) -> Statistics:
 # --- distances
 
 
-def l2(place: Place, natural: Statistics) -> Loss:
+def l2(position: Place, natural: Statistics) -> Loss:
     """EmbedAttack: squared L2 of the class token and of the patch tokens, mean over tokens."""
     return lambda now, clean, entries, progress: embedding_distance(now, clean)
 
 
-def l2_class(place: Place, natural: Statistics) -> Loss:
+def l2_class(position: Place, natural: Statistics) -> Loss:
     """Squared L2 of the class token."""
     return lambda now, clean, entries, progress: class_distance(now, clean)
 
 
-def cosine_standardised(place: Place, natural: Statistics) -> Loss:
+def cosine_standardised(position: Place, natural: Statistics) -> Loss:
     """Cosine distance of class token and patch tokens, standardised with natural statistics."""
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
@@ -156,7 +156,7 @@ def cosine_standardised(place: Place, natural: Statistics) -> Loss:
 # --- contrast, pseudo-classes, random heads
 
 
-def contrast(place: Place, natural: Statistics, temperature: float = 0.1) -> Loss:
+def contrast(position: Place, natural: Statistics, temperature: float = 0.1) -> Loss:
     """InfoNCE of each token against its own clean self and 1,024 natural tokens, by squared distance; class too."""
     bank, cls_bank = natural.bank[:1024], natural.cls_bank
 
@@ -174,7 +174,7 @@ def contrast(place: Place, natural: Statistics, temperature: float = 0.1) -> Los
     return loss
 
 
-def pseudo_classes(place: Place, natural: Statistics, count: int = 30, heads: int = 3) -> Loss:
+def pseudo_classes(position: Place, natural: Statistics, count: int = 30, heads: int = 3) -> Loss:
     """Cross-entropy of linear heads on k-means clusters of class tokens and of patch tokens, against clean answers."""
     pairs = [
         (_cluster_head(natural.cls_bank, count, seed), _cluster_head(natural.bank, count, seed))
@@ -193,7 +193,7 @@ def pseudo_classes(place: Place, natural: Statistics, count: int = 30, heads: in
     return loss
 
 
-def random_heads(place: Place, natural: Statistics, heads: int = 20, classes: int = 10) -> Loss:
+def random_heads(position: Place, natural: Statistics, heads: int = 20, classes: int = 10) -> Loss:
     """Mean cross-entropy of random linear classifiers on standardised tokens, against their clean answers."""
     generator = torch.Generator().manual_seed(1)
     width = len(natural.mean)
@@ -238,15 +238,15 @@ def layout_head(encoder: Encoder, images: Tensor, features: Features, layout: Su
     task = load_task("segmentation", LabelSpace(classes=tuple(map(str, range(layout.classes)))))
     size = (labels.shape[1], labels.shape[2])
     data = probing.FeatureSet(features.cls, features.patches, {"segmentation": labels}, size)
-    lesson = probing.FitJob(task, RECIPE, encoder.card.widths, data, len(images), 0, torch.device("cpu"))
-    return probing.train_heads(lesson)[0].head
+    fit_job = probing.FitJob(task, RECIPE, encoder.card.widths, data, len(images), 0, torch.device("cpu"))
+    return probing.train_heads(fit_job)[0].head
 
 
-def layout_on(place: Place, images: Tensor, parts: tuple[SurrogateTask, ...]) -> Loss:
+def layout_on(position: Place, images: Tensor, parts: tuple[SurrogateTask, ...]) -> Loss:
     """Mean SegPGD loss of layout heads, against their own answers on the clean image."""
-    features = features_of(place.encoder, images)
-    heads = [layout_head(place.encoder, images, features, part) for part in parts]
-    size = (place.images.shape[-2] // 4, place.images.shape[-1] // 4)
+    features = features_of(position.encoder, images)
+    heads = [layout_head(position.encoder, images, features, part) for part in parts]
+    size = (position.images.shape[-2] // 4, position.images.shape[-1] // 4)
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
         total = torch.zeros(len(now.cls))
@@ -259,27 +259,27 @@ def layout_on(place: Place, images: Tensor, parts: tuple[SurrogateTask, ...]) ->
     return loss
 
 
-def generated(place: Place) -> Tensor:
+def generated(position: Place) -> Tensor:
     """Generated scenes at the size of the attacked images."""
     data = load_dataset("scenes", split="train", limit=GENERATED)
     images = torch.cat([batch.images for batch in batches(data, CHUNK)])
-    size = (place.images.shape[-2], place.images.shape[-1])
+    size = (position.images.shape[-2], position.images.shape[-1])
     return images if images.shape[-2:] == size else F.interpolate(images, size=size, mode="bilinear")
 
 
-def layout_rows(place: Place, natural: Statistics) -> Loss:
+def layout_rows(position: Place, natural: Statistics) -> Loss:
     """One layout head: five rows."""
-    return layout_on(place, place.unlabelled, (SurrogateTask("rows", 5),))
+    return layout_on(position, position.unlabelled, (SurrogateTask("rows", 5),))
 
 
-def layout(place: Place, natural: Statistics) -> Loss:
+def layout(position: Place, natural: Statistics) -> Loss:
     """Six layout heads, fitted on unlabelled train images."""
-    return layout_on(place, place.unlabelled, SURROGATE_TASKS)
+    return layout_on(position, position.unlabelled, SURROGATE_TASKS)
 
 
-def layout_and_class(place: Place, natural: Statistics) -> Loss:
-    """`layout`, and the cosine distance of the standardised class token."""
-    dense = layout(place, natural)
+def layout_and_class(position: Place, natural: Statistics) -> Loss:
+    """`surrogate`, and the cosine distance of the standardised class token."""
+    dense = layout(position, natural)
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
         (a, _), (b, _) = natural.standardised(now), natural.standardised(clean)
@@ -288,14 +288,14 @@ def layout_and_class(place: Place, natural: Statistics) -> Loss:
     return loss
 
 
-def layout_generated(place: Place, natural: Statistics) -> Loss:
+def layout_generated(position: Place, natural: Statistics) -> Loss:
     """Six layout heads, fitted on generated scenes."""
-    return layout_on(place, generated(place), SURROGATE_TASKS)
+    return layout_on(position, generated(position), SURROGATE_TASKS)
 
 
-def l2_and_layout(place: Place, natural: Statistics) -> Loss:
+def l2_and_layout(position: Place, natural: Statistics) -> Loss:
     """Logarithms of `l2` and of `layout-generated`, added: a step counts by what it multiplies, not by what it adds."""
-    dense = layout_generated(place, natural)
+    dense = layout_generated(position, natural)
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
         moved = embedding_distance(now, clean)
@@ -304,9 +304,9 @@ def l2_and_layout(place: Place, natural: Statistics) -> Loss:
     return loss
 
 
-def geometric(place: Place, natural: Statistics) -> Loss:
+def geometric(position: Place, natural: Statistics) -> Loss:
     """Logarithms of the class token's distance, of the patch tokens' distance, and of `layout-generated`, added."""
-    dense = layout_generated(place, natural)
+    dense = layout_generated(position, natural)
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
         moved = (class_distance(now, clean) + 1e-6).log() + (patch_distance(now, clean) + 1e-6).log()
@@ -323,7 +323,7 @@ OBJECTIVES: dict[str, Callable[[Place, Statistics], Loss]] = {
     "pseudo-classes": pseudo_classes,
     "random-heads": random_heads,
     "layout-rows": layout_rows,
-    "layout": layout,
+    "surrogate": layout,
     "layout-and-class": layout_and_class,
     "layout-generated": layout_generated,
     "l2-and-layout": l2_and_layout,
@@ -334,41 +334,41 @@ OBJECTIVES: dict[str, Callable[[Place, Statistics], Loss]] = {
 # --- attack and judge
 
 
-def label_free(place: Place, loss: Loss, images: Tensor) -> Objective:
+def label_free(position: Place, loss: Loss, images: Tensor) -> Objective:
     """A loss of features as an objective."""
-    clean = features_of(place.encoder, images)
+    clean = features_of(position.encoder, images)
 
     def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
-        now = place.encoder(x)
+        now = position.encoder(x)
         origin = Features(clean.cls[entries.rows], clean.patches[entries.rows])
         value = loss(now, origin, entries, progress)
         with torch.no_grad():
             # At progress 1 SegPGD weighs right and wrong pixels alike, so that steps can be compared.
-            track = loss(now, origin, entries, 1.0)
-        return LossValues(value, track, track, torch.zeros_like(value, dtype=torch.bool))
+            step_loss = loss(now, origin, entries, 1.0)
+        return LossValues(value, step_loss, step_loss, torch.zeros_like(value, dtype=torch.bool))
 
     return judge
 
 
-def head_aware(place: Place, task: str, images: Tensor, first: int) -> Objective:
+def head_aware(position: Place, task: str, images: Tensor, first: int) -> Objective:
     """The loss of the task's own attack."""
-    model = place.models[task]
+    model = position.models[task]
     size = (images.shape[-2], images.shape[-1])
-    labels = fit_labels(place.targets[task][first : first + len(images)], size)
-    victim = Victim(model, labels, model.task.space, model.task.criteria, task)
+    labels = fit_labels(position.targets[task][first : first + len(images)], size)
+    victim = Victim(model, labels, model.task.space, model.task.attack_losses, task)
     return task_objective(victim, OWN[task], images)
 
 
-def perturbed(place: Place, objective: Callable[[Tensor, int], Objective], options: argparse.Namespace) -> Tensor:
+def perturbed(position: Place, objective: Callable[[Tensor, int], Objective], options: argparse.Namespace) -> Tensor:
     """Adversarial images; restarts keep the iterate the objective itself likes best."""
     found, eps = [], parse_eps(options.eps)
-    for first in range(0, len(place.images), CHUNK):
-        images, ids = place.images[first : first + CHUNK], place.ids[first : first + CHUNK]
+    for first in range(0, len(position.images), CHUNK):
+        images, ids = position.images[first : first + CHUNK], position.ids[first : first + CHUNK]
         search = Search(Linf(eps), objective(images, first), options.steps, eps / 4)
-        draws, rows, result = PerImageRandom(options.seed, ids, "compare"), torch.arange(len(images)), None
+        randomness, rows, result = PerImageRandom(options.seed, ids, "compare"), torch.arange(len(images)), None
         for run in range(options.restarts):
             entries = Entries(rows, torch.full_like(rows, run))
-            part = OPTIMISERS[options.optimiser](search, images, entries, draws, None)
+            part = OPTIMISERS[options.optimiser](search, images, entries, randomness, None)
             result = part if result is None else merged(result, part, rows, False)
         assert result is not None
         found.append(result.images)
@@ -376,12 +376,12 @@ def perturbed(place: Place, objective: Callable[[Tensor, int], Objective], optio
 
 
 @torch.no_grad()
-def judged(place: Place, images: Tensor) -> Rows:
+def judged(position: Place, images: Tensor) -> Rows:
     """What every head of the place says of images."""
-    features = features_of(place.encoder, images)
+    features = features_of(position.encoder, images)
     rows = {}
-    for name, model in place.models.items():
-        columns = model.task.rows(model.head(features, model.size), place.targets[name])
+    for name, model in position.models.items():
+        columns = model.task.rows(model.head(features, model.size), position.targets[name])
         rows[name] = {column: values.numpy() for column, values in columns.items()}
     return rows
 
@@ -404,8 +404,8 @@ class Line(NamedTuple):
 def compared(task: str, clean: Rows, own: Rows, found: Rows) -> Line:
     """Metric and share; the first of `share` is that of all images, the others are resamples."""
     count = len(next(iter(found[task].values())))
-    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    weights = np.concatenate([np.ones((1, count)), draws])
+    randomness = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    weights = np.concatenate([np.ones((1, count)), randomness])
     before, worst, after = (metric(task, rows[task], weights) for rows in (clean, own, found))
     with np.errstate(divide="ignore", invalid="ignore"):
         return Line(float(after[0]), (before - after) / (before - worst))
@@ -416,30 +416,30 @@ def interval(share: NDArray[np.float64]) -> str:
     return f"{share[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def table(encoder: Encoder, places: list[Place], options: argparse.Namespace) -> None:
+def table(encoder: Encoder, positions: list[Place], options: argparse.Namespace) -> None:
     """Prints a row an objective, tasks side by side."""
-    sources = [judged(place, place.images) for place in places]
+    sources = [judged(position, position.images) for position in positions]
     own: list[dict[str, Rows]] = []
-    for place, clean in zip(places, sources, strict=True):
+    for position, clean in zip(positions, sources, strict=True):
         found = {}
-        for task in place.models:
-            images = perturbed(place, lambda x, first, p=place, t=task: head_aware(p, t, x, first), options)  # type: ignore[misc]
-            found[task] = judged(place, images)
+        for task in position.models:
+            images = perturbed(position, lambda x, first, p=position, t=task: head_aware(p, t, x, first), options)  # type: ignore[misc]
+            found[task] = judged(position, images)
         own.append(found)
-        for task in place.models:
-            ones = np.ones(len(place.images))
+        for task in position.models:
+            ones = np.ones(len(position.images))
             scores = {name: float(metric(task, rows[task], ones)) for name, rows in {"clean": clean, **found}.items()}
             shown = ", ".join(f"{n if n == 'clean' else 'attack on ' + n} {v:.3f}" for n, v in scores.items())
-            print(f"{encoder.card.name} {task}, n={len(place.images)}: {shown}", flush=True)
-    naturals = [statistics(place) for place in places]
+            print(f"{encoder.card.name} {task}, n={len(position.images)}: {shown}", flush=True)
+    naturals = [statistics(position) for position in positions]
     for name in options.objective or OBJECTIVES:
         start = time.monotonic()
         lines: dict[str, Line] = {}
-        for place, natural, clean, known in zip(places, naturals, sources, own, strict=True):
-            loss = OBJECTIVES[name](place, natural)
-            attacked = perturbed(place, lambda x, _, p=place, f=loss: label_free(p, f, x), options)  # type: ignore[misc]
-            rows = judged(place, attacked)
-            lines |= {task: compared(task, clean, known[task], rows) for task in place.models}
+        for position, natural, clean, known in zip(positions, naturals, sources, own, strict=True):
+            loss = OBJECTIVES[name](position, natural)
+            attacked = perturbed(position, lambda x, _, p=position, f=loss: label_free(p, f, x), options)  # type: ignore[misc]
+            rows = judged(position, attacked)
+            lines |= {task: compared(task, clean, known[task], rows) for task in position.models}
         mean = np.mean([line.share for line in lines.values()], axis=0)
         cells = " | ".join(f"{task[:5]} {line.value:.3f} {interval(line.share)}" for task, line in lines.items())
         seconds = time.monotonic() - start
@@ -464,8 +464,8 @@ def main() -> None:
     encoders, sets = SETS[options.data]
     for name in options.encoder or encoders:
         encoder = robustprobe.load_encoder(name)
-        places = [prepare(encoder, dataset, options) for dataset in options.dataset or sets]
-        table(encoder, places, options)
+        positions = [prepare(encoder, dataset, options) for dataset in options.dataset or sets]
+        table(encoder, positions, options)
 
 
 if __name__ == "__main__":

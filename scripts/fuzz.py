@@ -45,17 +45,17 @@ def main() -> None:
                 trace = error.__traceback__
                 while trace and trace.tb_next:
                     trace = trace.tb_next
-                place = (
+                position = (
                     type(error).__name__,
                     trace.tb_frame.f_code.co_filename if trace else "",
                     trace and trace.tb_lineno,
                 )
-                if place not in seen:
-                    seen.add(place)
+                if position not in seen:
+                    seen.add(position)
                     options.found.mkdir(parents=True, exist_ok=True)
                     digest = hashlib.sha256(content).hexdigest()[:8]
                     (options.found / f"{options.reader}-{type(error).__name__}-{digest}").write_bytes(content)
-                    print(f"found {place}: {str(error)[:200]}", flush=True)
+                    print(f"found {position}: {str(error)[:200]}", flush=True)
             if count % 1000 == 0:
                 print(f"{count} in {time.monotonic() - start:.0f} s, {len(seen)} found", flush=True)
 

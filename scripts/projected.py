@@ -31,8 +31,8 @@ class ProjectedDeacl(Defence):
     recipe: ClassVar = Recipe(optimiser="sgd", learning_rate=0.05, epochs=100, batch_size=256, eps=8 / 255, steps=5)
 
     def prepare(self, teacher: Encoder, images: Tensor, fit_surrogates: FitSurrogates) -> None:
-        if self.protect != "cls" or self.layers != (-1,):
-            raise UserError("ProjectedDeacl reads the last class token alone; leave out --protect and --layer.")
+        if self.tokens != "cls" or self.layers != (-1,):
+            raise UserError("ProjectedDeacl reads the last class token alone; leave out --tokens and --layer.")
         self.projector = fitted_projector(teacher, images)
         # In a list: a part of this module would be trained.
         self.kept = [copy.deepcopy(self.projector).requires_grad_(False)]

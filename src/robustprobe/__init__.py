@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustprobe.api import AttackResult, attack, evaluate, fit_probe, smallest_eps
+    from robustprobe.api import AttackResult, attack, evaluate, fit_probe, minimal_eps
     from robustprobe.attacks import Attack
     from robustprobe.core.errors import UserError
     from robustprobe.core.types import FeatureDims, Features, LabelSpace, Sample
@@ -19,7 +19,7 @@ _HOMES = {
     "attack": "api",
     "evaluate": "api",
     "fit_probe": "api",
-    "smallest_eps": "api",
+    "minimal_eps": "api",
     "Attack": "attacks",
     "Dataset": "datasets",
     "load_dataset": "datasets",
@@ -59,7 +59,7 @@ __all__ = [
     "harden",
     "load_dataset",
     "load_encoder",
-    "smallest_eps",
+    "minimal_eps",
 ]
 
 

@@ -108,25 +108,25 @@ def _victim(
 ) -> Victim:
     """What an attack may see of a model."""
     kind = cast(type[Attack], known_attacks.get(name))
-    if kind.sees in ("nothing", "encoder"):
+    if kind.access in ("nothing", "encoder"):
         encoder = model.encoder if isinstance(model, Model) else model
         if not isinstance(encoder, Encoder):
             return Victim(model, goals=goals)
         view = replace(model.view, layers=1) if isinstance(model, Model) else None
         function = partial(view.embedding, encoder) if view else model
-        proxies = partial(_proxies, encoder, images.device, view)
-        return Victim(function, layers=partial(_layers, encoder, view), goals=goals, proxies=proxies)
-    if judge is None or kind.sees not in ("task", judge.task.name):
+        surrogate_heads = partial(_proxies, encoder, images.device, view)
+        return Victim(function, layers=partial(_layers, encoder, view), goals=goals, surrogate_heads=surrogate_heads)
+    if judge is None or kind.access not in ("task", judge.task.name):
         has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
-        needs = "a task" if kind.sees == "task" else kind.sees
+        needs = "a task" if kind.access == "task" else kind.access
         raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
     size = (images.shape[-2], images.shape[-1])
     size = model.view.output_size(size) if isinstance(model, Model) else size
     labels = fit_labels(judge.targets, size)
-    return Victim(judge.function, labels, judge.task.space, judge.task.criteria, judge.task.name)
+    return Victim(judge.function, labels, judge.task.space, judge.task.attack_losses, judge.task.name)
 
 
-def smallest_eps(
+def minimal_eps(
     model: Callable[[Tensor], Any],
     images: Tensor,
     targets: Tensor,
@@ -140,13 +140,13 @@ def smallest_eps(
     """The smallest eps that breaks each image of a classifier, (B,): by bisection with Auto-PGD, to `eps` / 64.
 
     An upper bound, as every attack's. 0 for images that are wrong from the start, infinity for those that `eps`, the
-    largest size tried, did not break. `attack="smallest"` gives the images too.
+    largest size tried, did not break. `attack="min-eps"` gives the images too.
 
     Raises:
         UserError: as `attack`.
     """
     options = {"eps": eps, "norm": norm, "steps": steps, "seed": seed, "ids": ids}
-    found = attack(model, images, targets, attack="smallest", task="classification", **cast(Any, options))
+    found = attack(model, images, targets, attack="min-eps", task="classification", **cast(Any, options))
     size = NORMS[norm](parse_eps(eps)).size(found.adversarial - images)
     return torch.where(found.score.to(size.device) > 0, torch.inf, size)
 

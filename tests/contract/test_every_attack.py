@@ -33,24 +33,24 @@ IDS = [f"image {i}" for i in range(COUNT)]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def sees(name: str) -> str:
-    return cast(type[Attack], attacks.get(name)).sees
+def access(name: str) -> str:
+    return cast(type[Attack], attacks.get(name)).access
 
 
 def seen_by(case: str) -> str:
     """The task whose model the attack of a case is made against, `encoder` or `nothing`."""
     name, _, task = case.partition(" ")
-    return task or sees(name)
+    return task or access(name)
 
 
 # Each attack against each kind of victim it may see, as `apgd depth`.
 CASES = [f"{n} {v}".strip() for n in NAMES for v in target_tasks(cast(type[Attack], attacks.get(n)), tasks.names())]
-MOVING = [n for n in CASES if n not in ("clean", "smallest classification")]
-WITH_MODEL = [n for n in CASES if sees(n.split()[0]) != "nothing"]
+MOVING = [n for n in CASES if n not in ("clean", "min-eps classification")]
+WITH_MODEL = [n for n in CASES if access(n.split()[0]) != "nothing"]
 # Square tries at random: it may not get anywhere in a few queries.
 CLIMBING = [n for n in WITH_MODEL if n.split()[0] != "square"]
-# `smallest` returns the least harm that breaks an image, all others the most they find.
-HARMFUL = [n for n in WITH_MODEL if n.split()[0] != "smallest"]
+# `min-eps` returns the least harm that breaks an image, all others the most they find.
+HARMFUL = [n for n in WITH_MODEL if n.split()[0] != "min-eps"]
 
 
 def random_images(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -95,13 +95,13 @@ def _victim(encoder: Encoder, kind: str, dtype: torch.dtype) -> Victim:
             heads = [
                 segmenter.head(encoder.card.widths, HeadDesign()).to(dtype).eval().requires_grad_(False) for _ in "ab"
             ]
-        return Victim(encoder, proxies=lambda size: heads)
+        return Victim(encoder, surrogate_heads=lambda size: heads)
     task = load_task(kind, SPACE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head = task.head(encoder.card.widths, HeadDesign()).to(dtype)
     model = Model(encoder, head, task, Resized(size=(16, 16))).eval().requires_grad_(False)
-    return Victim(model, labels(kind, model), SPACE, task.criteria, kind)
+    return Victim(model, labels(kind, model), SPACE, task.attack_losses, kind)
 
 
 def part(victim: Victim, index: list[int]) -> Victim:
@@ -169,21 +169,21 @@ def test_harm_is_not_below_that_of_the_first_image_shown(
 ) -> None:
     images, victim = random_images(), victims(name, torch.float32)
     found, shown = watched_run(name, victim, images, steps=steps)
-    before, after = harm(name, victim, images, shown[0]), harm(name, victim, images, found)
+    before, after = damage(name, victim, images, shown[0]), damage(name, victim, images, found)
     assert (after >= before).all()
     assert after.sum() > before.sum() or name not in CLIMBING
 
 
 @pytest.mark.parametrize("step_size", [None, 2 * 8 / 255])
-@pytest.mark.parametrize("name", [n for n in HARMFUL if n.split()[0] not in ("sea", "worst")])
+@pytest.mark.parametrize("name", [n for n in HARMFUL if n.split()[0] not in ("sea", "ensemble")])
 def test_result_is_the_worst_of_all_images_the_model_was_shown(
     victims: Callable[[str, torch.dtype], Victim], name: str, step_size: float | None
 ) -> None:
     """With steps across the whole ball the last iterate is seldom the worst."""
     images, victim = random_images(), victims(name, torch.float32)
     found, shown = watched_run(name, victim, images, steps=8, step_size=step_size)
-    worst = torch.stack([harm(name, victim, images, x) for x in shown]).amax(0)
-    assert torch.equal(harm(name, victim, images, found), worst)
+    worst = torch.stack([damage(name, victim, images, x) for x in shown]).amax(0)
+    assert torch.equal(damage(name, victim, images, found), worst)
 
 
 def watched_run(name: str, victim: Victim, images: Tensor, **options: Any) -> tuple[Tensor, list[Tensor]]:
@@ -198,22 +198,22 @@ def watched_run(name: str, victim: Victim, images: Tensor, **options: Any) -> tu
     return run(name, victim._replace(function=watched), images, eps=8 / 255, **options), shown
 
 
-def harm(name: str, victim: Victim, images: Tensor, moved: Tensor) -> Tensor:
+def damage(name: str, victim: Victim, images: Tensor, moved: Tensor) -> Tensor:
     """What the task says, or the distance the embedding has moved, computed to the bit as the attack does."""
-    if name == "layout":
+    if name == "surrogate":
         attack = cast(GradientAttack, load_attack(AttackSpec(name=name)))
         with fast_linear():
-            return attack.objective(victim, images)(moved, everything(images), 1.0).harm
+            return attack.objective(victim, images)(moved, everything(images), 1.0).damage
     with torch.no_grad(), fast_linear():
         output = victim.function(moved)
         if seen_by(name) == "encoder":
             return embedding_distance(output, victim.function(images))
-        assert victim.criteria is not None
+        assert victim.attack_losses is not None
         assert victim.targets is not None
-        return victim.criteria.harm(output, LossContext(victim.targets, SPACE))
+        return victim.attack_losses.damage(output, LossContext(victim.targets, SPACE))
 
 
-@pytest.mark.parametrize("name", [n for n in HARMFUL if n.split()[0] != "worst"])
+@pytest.mark.parametrize("name", [n for n in HARMFUL if n.split()[0] != "ensemble"])
 def test_an_image_never_gets_better_with_eps_when_started_from_the_smaller_ball(
     victims: Callable[[str, torch.dtype], Victim], name: str
 ) -> None:
@@ -222,8 +222,8 @@ def test_an_image_never_gets_better_with_eps_when_started_from_the_smaller_ball(
         spec = AttackSpec(name=name.split()[0], eps=eps, steps=2)
         found = load_attack(spec).run(victim, images, IDS, previous)
         assert (found.images - images).abs().max() <= eps + 1e-6
-        assert reached is None or (found.harm >= reached).all()
-        previous, reached = found.images, found.harm
+        assert reached is None or (found.damage >= reached).all()
+        previous, reached = found.images, found.damage
 
 
 @pytest.mark.parametrize("name", HARMFUL)
@@ -232,7 +232,7 @@ def test_restarts_never_help_the_model(victims: Callable[[str, torch.dtype], Vic
     once, often = (
         load_attack(AttackSpec(name=name.split()[0], steps=2, restarts=n)).run(victim, images, IDS) for n in (1, 3)
     )
-    assert (often.harm >= once.harm).all()
+    assert (often.damage >= once.damage).all()
     assert often.forwards > once.forwards or name == "worst classification"
 
 
@@ -245,7 +245,7 @@ def test_early_exit_changes_no_verdict_and_no_other_image(
     together = load_attack(spec).run(victim, images, IDS)
     whole = load_attack(spec.model_copy(update={"early_exit": False})).run(victim, images, IDS)
     if seen_by(name) == "classification":
-        assert torch.equal(together.harm >= 1, whole.harm >= 1)
+        assert torch.equal(together.damage >= 1, whole.damage >= 1)
     alone = [load_attack(spec).run(part(victim, [i]), images[[i]], [IDS[i]]) for i in range(COUNT)]
     assert torch.equal(torch.cat([a.images for a in alone]), together.images)
 
@@ -289,7 +289,7 @@ def test_result_does_not_depend_on_the_order_of_images(
     assert torch.equal(shuffled, straight[order])
 
 
-# `worst` stops at the first image that is broken: after one step of 2 eps that may be the same corner of the ball.
+# `ensemble` stops at the first image that is broken: after one step of 2 eps that may be the same corner of the ball.
 @pytest.mark.parametrize("name", MOVING)
 def test_start_follows_seed_and_id(victims: Callable[[str, torch.dtype], Victim], name: str) -> None:
     images, victim = random_images(), victims(name, torch.float32)
@@ -325,10 +325,10 @@ class InTraining(nn.Module):
         self.drop = nn.Dropout(0.5)
         self.late_norm = nn.BatchNorm2d(3).eval()
         self.conv.bias.requires_grad_(False)  # type: ignore[union-attr]
-        self.broken = False
+        self.success = False
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.broken:
+        if self.success:
             raise RuntimeError("broken model")
         maps = cast(Tensor, self.late_norm(self.drop(self.norm(self.conv(images)))))
         if self.kind == "classification":
@@ -351,9 +351,9 @@ def in_training(request: pytest.FixtureRequest) -> Victim:
         torch.manual_seed(0)
         model = InTraining(kind)
     if kind in ("nothing", "encoder"):
-        return Victim(model, proxies=lambda size: [lambda maps, small: resize(cast(Tensor, maps), small)])
-    targets, criteria = labels(kind, copy.deepcopy(model).eval()), load_task(kind, SPACE).criteria
-    return Victim(model, targets, SPACE, criteria, kind)
+        return Victim(model, surrogate_heads=lambda size: [lambda maps, small: resize(cast(Tensor, maps), small)])
+    targets, attack_losses = labels(kind, copy.deepcopy(model).eval()), load_task(kind, SPACE).attack_losses
+    return Victim(model, targets, SPACE, attack_losses, kind)
 
 
 @pytest.mark.parametrize(("name", "in_training"), [(n, n) for n in CASES], indirect=["in_training"], ids=CASES)
@@ -371,7 +371,7 @@ def test_model_in_training_is_attacked_in_evaluation_mode_and_left_as_it_was(nam
 )
 def test_model_that_fails_is_left_as_it_was(name: str, in_training: Victim) -> None:
     model = cast(InTraining, in_training.function)
-    model.broken = True
+    model.success = True
     before = inspect(model)
     with pytest.raises(RuntimeError, match="broken model"):
         run(name, in_training, random_images())

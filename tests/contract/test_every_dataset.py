@@ -35,7 +35,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=[*NAMES, *(f"{name} (real)" for name in REAL)])
-def place(request: pytest.FixtureRequest, written: Path) -> Place:
+def position(request: pytest.FixtureRequest, written: Path) -> Place:
     name = str(request.param)
     if name.endswith(" (real)"):
         return Place(name.removesuffix(" (real)"), REAL_DATA)
@@ -43,17 +43,17 @@ def place(request: pytest.FixtureRequest, written: Path) -> Place:
     return Place(f"{name}:{written / name}" if own else name, written)
 
 
-def load(place: Place, split: Split, limit: int | None = 2) -> Dataset:
-    return load_dataset(place.name, root=place.root, split=split, limit=limit)
+def load(position: Place, split: Split, limit: int | None = 2) -> Dataset:
+    return load_dataset(position.name, root=position.root, split=split, limit=limit)
 
 
 def test_every_dataset_has_a_small_folder() -> None:
     assert sorted(LAYOUTS) == sorted(NAMES)
 
 
-def test_it_says_what_labels_sizes_and_terms_are(place: Place) -> None:
-    dataset = find_dataset(place.name, root=place.root)
-    assert dataset.name == place.name
+def test_it_says_what_labels_sizes_and_terms_are(position: Place) -> None:
+    dataset = find_dataset(position.name, root=position.root)
+    assert dataset.name == position.name
     assert dataset.labels
     assert set(dataset.labels) <= set(tasks.names())
     for task, space in dataset.labels.items():
@@ -72,8 +72,8 @@ def test_it_says_what_labels_sizes_and_terms_are(place: Place) -> None:
 
 
 @pytest.mark.parametrize("patch", [8, 14, 16])
-def test_size_for_an_encoder_is_a_multiple_of_its_patch(place: Place, patch: int) -> None:
-    dataset = find_dataset(place.name, root=place.root)
+def test_size_for_an_encoder_is_a_multiple_of_its_patch(position: Place, patch: int) -> None:
+    dataset = find_dataset(position.name, root=position.root)
     height, width = dataset.fit_size((16 * patch, 16 * patch), patch)
     assert height % patch == width % patch == 0
     native = dataset.native_size[0] / dataset.native_size[1]
@@ -81,8 +81,8 @@ def test_size_for_an_encoder_is_a_multiple_of_its_patch(place: Place, patch: int
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_samples_keep_the_contract(place: Place, split: Split) -> None:
-    data = load(place, split)
+def test_samples_keep_the_contract(position: Place, split: Split) -> None:
+    data = load(position, split)
     for sample, name in zip(data, data.kept_ids, strict=True):
         assert sample.id == name
         assert sample.image.shape == (3, *data.native_size)
@@ -108,26 +108,26 @@ def check_target(task: str, target: torch.Tensor, data: Dataset) -> None:
     assert set(target.unique().tolist()) <= {*range(len(space.classes)), space.ignore_index}
 
 
-def test_labels_and_native_size_are_those_of_every_split(place: Place) -> None:
-    found = [find_dataset(place.name, root=place.root, split=split) for split in SPLITS]
+def test_labels_and_native_size_are_those_of_every_split(position: Place) -> None:
+    found = [find_dataset(position.name, root=position.root, split=split) for split in SPLITS]
     assert len({str(dataset.labels) for dataset in found}) == 1
     assert len({dataset.native_size for dataset in found}) == 1
 
 
-def test_the_group_of_an_image_is_its_class(place: Place) -> None:
-    data = load(place, "test")
+def test_the_group_of_an_image_is_its_class(position: Place) -> None:
+    data = load(position, "test")
     if set(data.labels) == {"classification"}:
         for index, sample in zip(data.indices, data, strict=True):
             assert data.stratum(index) == sample.targets["classification"]
 
 
-def test_splits_share_no_image(place: Place) -> None:
-    kept = [set(load(place, split, limit=None).kept_ids) for split in SPLITS]
+def test_splits_share_no_image(position: Place) -> None:
+    kept = [set(load(position, split, limit=None).kept_ids) for split in SPLITS]
     assert all(kept)
     assert len(set.union(*kept)) == sum(len(k) for k in kept)
 
 
-def test_digest_is_the_same_twice_and_follows_the_subset(place: Place) -> None:
-    first = load(place, "test").digest()
-    assert load(place, "test").digest() == first
-    assert load(place, "test", limit=1).digest() != first
+def test_digest_is_the_same_twice_and_follows_the_subset(position: Place) -> None:
+    first = load(position, "test").digest()
+    assert load(position, "test").digest() == first
+    assert load(position, "test", limit=1).digest() != first

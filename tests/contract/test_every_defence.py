@@ -34,23 +34,23 @@ def student(tiny_encoder: Encoder) -> Encoder:
 
 
 def ready(name: str, teacher: Encoder, images: Tensor, **changes: object) -> Defence:
-    defence = load_defence(name, changes.pop("protect", "both"), changes.pop("layers", (-1,)), changes)  # type: ignore[arg-type]
+    defence = load_defence(name, changes.pop("tokens", "both"), changes.pop("layers", (-1,)), changes)  # type: ignore[arg-type]
     defence.prepare(teacher, images, lambda size: fit_surrogate_heads(teacher, size, images.device))
     defence.redraw(0, image_generator(0, "", "redraw", 0))
     return defence
 
 
 def generators(count: int) -> list[torch.Generator]:
-    return [image_generator(0, str(place), "attack") for place in range(count)]
+    return [image_generator(0, str(position), "attack") for position in range(count)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("protect", ["cls", "patch", "both"])
+@pytest.mark.parametrize("tokens", ["cls", "patch", "both"])
 def test_loss_is_finite_and_reaches_the_student_alone(
-    name: str, protect: str, tiny_encoder: Encoder, student: Encoder, images: Tensor
+    name: str, tokens: str, tiny_encoder: Encoder, student: Encoder, images: Tensor
 ) -> None:
     before = tiny_encoder.digest
-    defence = ready(name, tiny_encoder, images, protect=protect)
+    defence = ready(name, tiny_encoder, images, tokens=tokens)
     moved = defence.attack(student, tiny_encoder, images, generators(4), BALL)
     outcome = defence.loss(student, tiny_encoder, images, moved)
     assert outcome.loss.shape == (4,)
@@ -115,5 +115,5 @@ def test_the_attack_raises_its_objective_and_is_the_same_one_by_one(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_unknown_options_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"nonsense: Extra inputs"):
+    with pytest.raises(UserError, match=r"unknown key nonsense"):
         load_defence(name, "cls", (-1,), {"nonsense": 1})

@@ -152,11 +152,13 @@ def test_miou_is_of_summed_counts_and_no_mean_over_images() -> None:
     assert task.estimates(rows)["mIoU"].value == float(mean_iou(sums[0], sums[1], sums[2]))
 
 
-def judged(probes: SceneProbes, attack: AttackSpec, made_for: str = "", precision: str = "fp32") -> list[JudgedBatch]:
+def judged(
+    probes: SceneProbes, attack: AttackSpec, target_task: str = "", precision: str = "fp32"
+) -> list[JudgedBatch]:
     data = load_dataset("scenes", root=Path("nowhere"), limit=12, size=(16, 16))
     models = {task: model for task, (model, _) in probes.fitted.items()}
     device = torch.device("cpu")
-    work = EvaluationSpec(probes.encoder, models, data, (attack,), made_for, list(models), 5, precision, device)
+    work = EvaluationSpec(probes.encoder, models, data, (attack,), target_task, list(models), 5, precision, device)
     return [judgement for (judgement,) in evaluate(work)]
 
 
@@ -166,12 +168,12 @@ def rows_of(parts: list[JudgedBatch], rounded: bool = False) -> dict[str, Tensor
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("name", "made_for"), CASES)
+@pytest.mark.parametrize(("name", "target_task"), CASES)
 def test_robust_at_eps_0_equals_clean_for_every_task(
-    scene_probes: SceneProbes, name: str, made_for: str, precision: str
+    scene_probes: SceneProbes, name: str, target_task: str, precision: str
 ) -> None:
     clean = judged(scene_probes, AttackSpec(name="clean", eps=0))
-    robust = judged(scene_probes, AttackSpec(name=name, eps=0, steps=3), made_for, precision)
+    robust = judged(scene_probes, AttackSpec(name=name, eps=0, steps=3), target_task, precision)
     expected, found = rows_of(clean), rows_of(robust)
     assert len(expected) >= 9
     assert all(len(column) == 12 for column in expected.values())
@@ -187,7 +189,7 @@ def test_attack_harms_the_task_it_is_made_for(scene_probes: SceneProbes, name: s
     clean = judged(scene_probes, AttackSpec(name="clean", eps=0))
     robust = judged(scene_probes, AttackSpec(name=name, eps=0.2, steps=5), task)
     sizes = torch.cat([p.size for p in robust])
-    assert sizes.min() > 0.1 or name == "smallest"  # which moves as little as it can
+    assert sizes.min() > 0.1 or name == "min-eps"  # which moves as little as it can
     assert sizes.max() <= 0.2 + 1e-6
     model = scene_probes.fitted[task][0]
     before, after = (

@@ -11,12 +11,12 @@ from tests.e2e.program import Answer, child
 ENCODER = """
 import torch
 from torch import nn
-from robustprobe import Encoder, EncoderCard, Features, Widths
+from robustprobe import Encoder, EncoderCard, Features, FeatureDims
 
 
 class Tiny(Encoder):
     def __init__(self):
-        super().__init__(EncoderCard(name="tiny", patch_size=8, input_size=(32, 32), widths=Widths(12, 12)))
+        super().__init__(EncoderCard(name="tiny", patch_size=8, input_size=(32, 32), widths=FeatureDims(12, 12)))
         torch.manual_seed(0)
         self.patchify = nn.Conv2d(3, 12, 8, stride=8)
 

@@ -40,7 +40,7 @@ def test_harden_then_curve(call: Call, tiny: str, tmp_path: Path) -> None:
     other = call(*command, "--eps", "2/255")
     assert other.code == 1
     assert "holds another run (eps" in " ".join(other.err.split())
-    options = ("--dataset", "scenes", "--limit", "4", "--train-limit", "16", "--steps", "1", "--checks", "0")
+    options = ("--dataset", "scenes", "--limit", "4", "--train-limit", "16", "--steps", "1", "--sanity-images", "0")
     curve = call("curve", out, *options, "--attack", "clean", "--attack", "embed", "-o", tmp_path / "curve.svg")
     assert curve.code == 0, curve.err
     assert "0 (teacher)" in curve.out
@@ -64,7 +64,7 @@ def test_harden_then_curve(call: Call, tiny: str, tmp_path: Path) -> None:
     ("options", "words"),
     [
         (["--method", "decl"], ["unknown defence 'decl'", "Did you mean 'deacl'?"]),
-        (["--option", "gama=2"], ["gama: Extra inputs"]),
+        (["--option", "gama=2"], ["unknown key gama"]),
         (["--option", "gamma"], ["write NAME=VALUE"]),
         (["--eps", "-1/255"], ["is no size"]),
         (["--epochs", "0"], ["epochs"]),
@@ -94,4 +94,4 @@ def test_a_folder_without_checkpoints_has_no_curve(call: Call, tmp_path: Path) -
 def test_defences_are_listed(call: Call) -> None:
     answer = call("list", "defences")
     assert answer.code == 0
-    assert {"deacl", "fare", "trades_embed", "simclip", "lore", "anyhead"} <= set(answer.out.split())
+    assert {"deacl", "fare", "trades-embed", "simclip", "lore", "anyhead"} <= set(answer.out.split())

@@ -29,8 +29,8 @@ def small(folder: Path, encoder: str, datasets: list[str], limit: int) -> Path:
     suite = narrowed(PAPER, datasets).model_dump(mode="json")
     suite["encoders"] = [encoder]
     suite["datasets"] = [{"name": dataset["name"], "limit": limit} for dataset in suite["datasets"]]
-    suite |= {"attacks": None, "steps": 1, "checks": 0, "examples": 1}
-    suite["head"] = {"recipe": "paper", "epochs": 1, "train_limit": 4, "batch_size": 2, "neighbours": 1}
+    suite |= {"attacks": None, "steps": 1, "sanity_images": 0, "examples": 1}
+    suite["head"] = {"recipe": "paper", "epochs": 1, "train_limit": 4, "batch_size": 2, "knn": 1}
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump(suite))
     return path

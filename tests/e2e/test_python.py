@@ -86,7 +86,7 @@ def test_evaluate_makes_a_data_frame(my_encoder: Path, tmp_path: Path) -> None:
         f"{my_encoder}:Tiny", ["scenes"], ["pgd"], limit=5, steps=2, head=RECIPE, out=tmp_path, transfer=True
     )
     assert set(whole["task"]) == {"classification", "segmentation", "depth"}
-    assert set(whole["made_for"]) == {"classification"}
+    assert set(whole["target_task"]) == {"classification"}
 
 
 def test_evaluate_at_eps_zero_is_clean(my_encoder: Path) -> None:

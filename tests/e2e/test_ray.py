@@ -48,7 +48,13 @@ def four_workers(head_cache: Path) -> Iterator[None]:
 
 def planned(encoder: Encoder, out: Path) -> tuple[Plan, Store]:
     data = {"encoders": ["tiny"], "datasets": [{"name": "scenes", "limit": 13, "size": (16, 16)}], "head": HEAD}
-    data |= {"attacks": ["embed", "pgd", "segpgd", "depthpgd"], "steps": 3, "checks": 2, "examples": 2, "batch_size": 4}
+    data |= {
+        "attacks": ["embed", "pgd", "segpgd", "depthpgd"],
+        "steps": 3,
+        "sanity_images": 2,
+        "examples": 2,
+        "batch_size": 4,
+    }
     store = Store(out).prepare()
     return make_plan(validated(Suite, data, "test"), store, Path("nowhere"), torch.device("cpu"), [encoder]), store
 
@@ -205,7 +211,7 @@ def test_from_python(four_workers: None, tiny_encoder: Encoder) -> None:
     import robustprobe as rp
 
     def table(**how: Any) -> Any:
-        settings: dict[str, Any] = {"limit": 6, "eps": "8/255", "steps": 2, "checks": 0, "head": HEAD}
+        settings: dict[str, Any] = {"limit": 6, "eps": "8/255", "steps": 2, "sanity_images": 0, "head": HEAD}
         return rp.evaluate(tiny_encoder, ["scenes"], ["clean", "pgd"], **settings, **how)
 
     alone, spread = table(), table(executor="ray", workers=2)

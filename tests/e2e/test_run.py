@@ -37,10 +37,10 @@ def contents(out: Path) -> dict[str, Any]:
 
 
 def test_every_cell_of_the_product_is_there(finished: Path) -> None:
-    cells = {(r.attack.name, r.made_for, r.task) for r in Store(finished).records()}
+    cells = {(r.attack.name, r.target_task, r.task) for r in Store(finished).records()}
     makers = [("clean", ""), ("noise", ""), ("embed", ""), ("pgd", "classification")]
     makers += [("segpgd", "segmentation"), ("depthpgd", "depth")]
-    assert cells == {(attack, made_for, task) for attack, made_for in makers for task in TASKS}
+    assert cells == {(attack, target_task, task) for attack, target_task in makers for task in TASKS}
 
 
 def test_rows_make_the_number_and_name_the_images(finished: Path) -> None:
@@ -230,7 +230,7 @@ def test_the_bundled_demo_suite(call: Call, tmp_path: Path) -> None:
 
 
 def test_choices_can_be_made_on_val_and_results_say_so(call: Call, suite_file: Path, tmp_path: Path) -> None:
-    command = ["run", suite_file, "--attack", "clean", "--checks", 0, "--limit", 4, "--out", tmp_path]
+    command = ["run", suite_file, "--attack", "clean", "--sanity-images", 0, "--limit", 4, "--out", tmp_path]
     for split in ("test", "val"):
         answer = call(*command, "--split", split)
         assert answer.code == 0, answer.err
@@ -258,8 +258,8 @@ def test_real_photographs(call: Call, my_encoder: Path, tmp_path: Path, name: st
 def test_examples_chosen_by_harm_come_later_and_their_failure_costs_no_cell(
     call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["run", suite_file, "--attack", "clean", "--attack", "depthpgd", "--checks", 0, "--out", tmp_path]
-    assert call(*command, "--harmed", 0).code == 0
+    command = ["run", suite_file, "--attack", "clean", "--attack", "depthpgd", "--sanity-images", 0, "--out", tmp_path]
+    assert call(*command, "--extreme-examples", 0).code == 0
     assert {len(group.examples) for group in Store(tmp_path).groups()} == {2}
     records = Store(tmp_path).records()
 

@@ -39,13 +39,15 @@ def temporary(folder: Path) -> list[Path]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB of memory."""
-    place = tmp_path / "small"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, check=False)
+    position = tmp_path / "small"
+    position.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", position], capture_output=True, check=False
+    )
     if done.returncode:
         pytest.skip("this user may not mount")
-    yield place
-    subprocess.run(["umount", place], check=True)
+    yield position
+    subprocess.run(["umount", position], check=True)
 
 
 def assert_stopped_with_one_line(answer: Answer, store: Path) -> None:

@@ -11,10 +11,11 @@ Robust accuracy in per cent of 500 test images (clean 95.0), measured on one CPU
 | APGD on targeted DLR, 9 goals x 20, Linf  | 24.6 |         24.8 |       - |    - |            - |
 | Square, 1000 queries, Linf                | 36.2 |         36.4 |       - |    - |            - |
 | Square, 400 queries, L2 2.0, 16 pixels    | 65.8 |         68.8 |       - |    - |            - |
-| `worst` / standard AutoAttack, Linf       | 24.8 |            - |       - |    - |         24.4 |
+| `ensemble` / standard AutoAttack, Linf       | 24.8 |            - |       - |    - |         24.4 |
 | the same: passes there and back           | 120,918 |         - |       - |    - |    1,276,844 |
 
-AutoAttack fools three images that `worst` does not, `worst` one that AutoAttack does not, for 9.5 % of the passes.
+AutoAttack fools three images that `ensemble` does not, `ensemble` one that AutoAttack does not, for 9.5 % of the
+passes.
 Another processor trains a slightly different classifier, so tests compare what they find there and pin no number.
 """
 
@@ -137,8 +138,8 @@ def test_pgd_from_a_random_start_equals_torchattacks_from_the_same(
     monkeypatch.setattr(Linf, "noise", noise)
     ours = our_pgd(case, "linf", seed=7)
     assert not torch.equal(ours, our_pgd(case, "linf", random_start=False))
-    draws = [image_generator(7, str(i), "pgd/", 0) for i in range(len(case.images))]
-    same = noise(Linf(eps), case.images, draws)
+    randomness = [image_generator(7, str(i), "pgd/", 0) for i in range(len(case.images))]
+    same = noise(Linf(eps), case.images, randomness)
     monkeypatch.setattr(Tensor, "uniform_", lambda self, low, high: same)
     theirs = torchattacks.PGD(case.model, eps=eps, alpha=eps / 10, steps=STEPS)(case.images, case.labels)
     assert torch.equal(ours, theirs)
@@ -272,7 +273,7 @@ class Counted(nn.Module):
 
 
 class Duel(NamedTuple):
-    """Which images survive `worst` and AutoAttack, and the passes each took."""
+    """Which images survive `ensemble` and AutoAttack, and the passes each took."""
 
     ours: Tensor
     theirs: Tensor
@@ -283,7 +284,7 @@ class Duel(NamedTuple):
 @pytest.fixture(scope="module")
 def duel(case: Digits) -> Duel:
     ours, theirs = Counted(case.model), Counted(case.model)
-    kept = robust(case._replace(model=ours), "worst", "linf")
+    kept = robust(case._replace(model=ours), "ensemble", "linf")
     with torch.random.fork_rng(devices=[]):
         standard = AutoAttack(theirs, norm="Linf", eps=EPS["linf"], seed=0, version="standard")
         found, _ = standard.run_standard_evaluation(case.images, case.labels, batch_size=TEST_IMAGES)

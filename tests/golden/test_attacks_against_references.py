@@ -123,12 +123,14 @@ def test_attack_equals_a_plain_implementation_bit_for_bit(
     spec = AttackSpec(name=name, eps=8 / 255, steps=STEPS, iterate="last", random_start=random_start)
     start = images
     if random_start:
-        draws = [image_generator(spec.seed, i, f"{name}/", 0) for i in IDS]
-        start = (images + torch.stack([torch.rand(3, 8, 8, generator=g) * 2 - 1 for g in draws]) * spec.eps).clamp(0, 1)
+        randomness = [image_generator(spec.seed, i, f"{name}/", 0) for i in IDS]
+        start = (images + torch.stack([torch.rand(3, 8, 8, generator=g) * 2 - 1 for g in randomness]) * spec.eps).clamp(
+            0, 1
+        )
     assert torch.equal(start, images) is not random_start
     expected = plain_pgd(lambda x, t: loss(model(x), targets, t), images, start, spec)
     task = load_task(case.__name__, LabelSpace(classes=("a", "b", "c", "d", "e")))
-    victim = Victim(model, targets, task.space, task.criteria, task.name)
+    victim = Victim(model, targets, task.space, task.attack_losses, task.name)
     assert torch.equal(load_attack(spec)(victim, images, IDS), expected)
     assert not torch.equal(expected, start)
 
@@ -145,7 +147,7 @@ def test_image_once_fooled_stays_fooled_though_a_later_iterate_has_more_loss() -
 
     spec = AttackSpec(name="pgd", steps=4)
     task = load_task("classification", LabelSpace(classes=("a", "b", "c")))
-    victim = Victim(model, torch.tensor([0]), task.space, task.criteria)
+    victim = Victim(model, torch.tensor([0]), task.space, task.attack_losses)
     found = load_attack(spec)(victim, torch.full((1, 3, 2, 2), 0.5), ["a"])
     assert torch.equal(found, shown[1])
     assert not any(torch.equal(found, other) for other in (shown[0], *shown[2:]))

@@ -66,8 +66,8 @@ def test_mean_iou_of_many_sets_equals_one_by_one() -> None:
     predicted, labelled = (intersection + rng.integers(0, 4, (3, 2, 6)).astype(float) for _ in range(2))
     together = mean_iou(intersection, predicted, labelled)
     assert together.shape == (3, 2)
-    for place in np.ndindex(3, 2):
-        assert together[place] == mean_iou(intersection[place], predicted[place], labelled[place])
+    for position in np.ndindex(3, 2):
+        assert together[position] == mean_iou(intersection[position], predicted[position], labelled[position])
 
 
 def test_mean_iou_without_any_class_is_nan() -> None:

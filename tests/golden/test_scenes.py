@@ -55,8 +55,8 @@ def test_image_mask_depth_and_label_of_an_id_never_change(name: str, expected: s
 
 def test_id_alone_decides_the_image() -> None:
     whole, part = load_dataset("scenes"), load_dataset("scenes", limit=9)
-    for place, identity in enumerate(part.kept_ids):
-        a, b = part[place], whole[int(identity.split("-")[1])]
+    for position, identity in enumerate(part.kept_ids):
+        a, b = part[position], whole[int(identity.split("-")[1])]
         assert a.id == b.id == identity
         assert np.array_equal(a.image, b.image)
         assert all(np.array_equal(a.targets[task], b.targets[task]) for task in a.targets)
@@ -91,10 +91,10 @@ def rays(scene: Scene) -> Array:
 
 def planes(scene: Scene) -> tuple[Array, Array]:
     """Depth of the floor y = 0 and of the wall z = `wall` along every ray; infinite where they are not met."""
-    directions = rays(scene)
+    feature_rank = rays(scene)
     with np.errstate(divide="ignore"):
-        floor = np.where(directions[..., 1] < 0, -scene.camera.height / directions[..., 1], np.inf)
-    return floor, scene.wall / directions[..., 2]
+        floor = np.where(feature_rank[..., 1] < 0, -scene.camera.height / feature_rank[..., 1], np.inf)
+    return floor, scene.wall / feature_rank[..., 2]
 
 
 def ellipsoid(scene: Scene, solid: Solid) -> Array:

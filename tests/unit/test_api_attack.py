@@ -137,15 +137,15 @@ def test_model_brings_its_own_task(scene_probes: SceneProbes) -> None:
         rp.attack(model, images, labels, task="depth")
 
 
-# `layout` takes encoders only; tests/contract holds it to this.
-@pytest.mark.parametrize("attack", [n for n in attacks.names() if n not in ("clean", "layout")])
+# `surrogate` takes encoders only; tests/contract holds it to this.
+@pytest.mark.parametrize("attack", [n for n in attacks.names() if n not in ("clean", "surrogate")])
 def test_starts_follow_ids(attack: str) -> None:
     def run(images: Tensor, targets: Tensor | None, ids: list[str] | None) -> Tensor:
         task = None if case is None else case[3]
         return rp.attack(model, images, targets, attack=attack, task=task, ids=ids, steps=2).adversarial
 
-    sees = cast(type[Attack], attacks.get(attack)).sees
-    case = next((c for c in CASES.values() if c[2] == attack or sees in ("task", c[3])), None)
+    access = cast(type[Attack], attacks.get(attack)).access
+    case = next((c for c in CASES.values() if c[2] == attack or access in ("task", c[3])), None)
     model, targets = (classifier, None) if case is None else case[:2]
     by_place, named = run(IMAGES, targets, None), run(IMAGES, targets, ["0", "1", "2", "3"])
     assert torch.equal(by_place, named)

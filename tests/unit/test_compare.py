@@ -134,7 +134,7 @@ def test_a_folder_of_other_things_says_what_it_holds() -> None:
         ({"settings": {"eps": 4 / 255}}, "pgd 4/255"),
         ({"settings": {"norm": "l2", "eps": 8 / 255}}, "pgd 0.0313725 l2"),
         ({"settings": {"objective": "dlr"}}, "pgd:dlr 8/255"),
-        ({"made_for": "depth"}, "pgd 8/255 (for depth)"),
+        ({"target_task": "depth"}, "pgd 8/255 (for depth)"),
         ({"split": "val"}, "pgd 8/255 on val"),
     ],
 )
@@ -153,11 +153,11 @@ def test_of_several_records_the_stated_rule_chooses() -> None:
         cifar("pgd", 0.05, n=300, settings={"iterate": "last"}, provenance=later("2026-11-24")),
         cifar("pgd", 0.06, n=900, settings={"steps": 100}, head=head("paper"), provenance=later("2026-11-25")),
     ]
-    for place, expected in enumerate(ranked[:-1]):
-        row = pgd_row(*reversed(ranked[place:]))
+    for position, expected in enumerate(ranked[:-1]):
+        row = pgd_row(*reversed(ranked[position:]))
         assert row["value"] == expected.headline.value
-        assert row["other_records"] == len(ranked) - place - 1
-        assert f"One of {len(ranked) - place} records of this cell: {RULE}." in row["notes"]
+        assert row["other_records"] == len(ranked) - position - 1
+        assert f"One of {len(ranked) - position} records of this cell: {RULE}." in row["notes"]
     assert pgd_row(ranked[-1])["other_records"] == 0
 
 
@@ -210,7 +210,7 @@ def test_footnotes_give_letters_to_what_does_not_hold_everywhere() -> None:
     marks, lines = footnotes([["all", "x"], ["all"], ["all", "y", "x"]])
     assert marks == ["a", "", "ab"]
     assert lines == ["all", "a: x", "b: y"]
-    marks, lines = footnotes([[str(place) for place in range(28)], []])
+    marks, lines = footnotes([[str(position) for position in range(28)], []])
     assert marks[0].split(",")[-3:] == ["z", "aa", "ab"]
     assert lines[27] == "ab: 27"
 
@@ -269,7 +269,7 @@ def fill(folder: Path, *cells: tuple[Record, Columns]) -> Store:
 
 
 def classified(correct: NDArray[Any], **other: Any) -> tuple[Record, Columns]:
-    ids = other.pop("ids", [f"i{place}" for place in range(len(correct))])
+    ids = other.pop("ids", [f"i{position}" for position in range(len(correct))])
     record = cifar(other.pop("name", "pgd"), float(np.mean(correct)), n=len(correct), **other)
     return record, {"id": ids, "correct": correct}
 
@@ -277,7 +277,7 @@ def classified(correct: NDArray[Any], **other: Any) -> tuple[Record, Columns]:
 def dense_cell(task: str, name: str, columns: Columns, value: float, **other: Any) -> tuple[Record, Columns]:
     count = len(next(iter(columns.values())))
     record = make_record(attack(name), value, task=task, n=count, **other)
-    return record, {"id": [f"i{place}" for place in range(count)], **columns}
+    return record, {"id": [f"i{position}" for position in range(count)], **columns}
 
 
 def compared(tmp_path: Path, first: tuple[Record, Columns], second: tuple[Record, Columns]) -> dict[str, Any]:
@@ -314,7 +314,7 @@ def test_rows_in_another_order_are_paired_by_id(tmp_path: Path) -> None:
     first = dense_cell("depth", "embed", {"rmse": error}, float(error.mean()))
     record, columns = dense_cell("depth", "embed", {"rmse": error + 0.25}, float(error.mean() + 0.25))
     order = np.random.default_rng(2).permutation(50)
-    turned = {name: [values[place] for place in order] for name, values in columns.items()}
+    turned = {name: [values[position] for position in order] for name, values in columns.items()}
     row = compared(tmp_path, first, (record, turned))
     assert row["difference"] == pytest.approx(0.25)
     assert (row["difference_ci_low"], row["difference_ci_high"]) == pytest.approx((0.25, 0.25))
@@ -448,7 +448,7 @@ def test_cells_are_matched_by_name_attack_and_size_alone() -> None:
         cifar("pgd", 0.1, encoder=DINO),
         cifar("pgd", 0.1, dataset="stl10"),
         cifar("pgd", 0.1, settings={"norm": "l2"}),
-        cifar("pgd", 0.1, made_for="depth"),
+        cifar("pgd", 0.1, target_task="depth"),
         cifar("pgd", 0.1, settings={"objective": "dlr"}),
     ):
         assert {(p.first is None, p.second is None) for p in match([first], [other])} == {(False, True), (True, False)}
@@ -469,7 +469,7 @@ def test_formats_of_the_folder_comparison(tmp_path: Path) -> None:
     content = json.loads(render(comparison, "json"), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert set(content) == {"first", "second", "cells"}
     assert content["first"] == str(tmp_path / "first")
-    keys = {"encoder", "dataset", "task", "made_for", "attack", "eps", "norm", "metric", "unit", "higher_is_better"}
+    keys = {"encoder", "dataset", "task", "target_task", "attack", "eps", "norm", "metric", "unit", "higher_is_better"}
     sides = {
         f"{s}_{k}" for s in ("first", "second") for k in ("value", "ci_low", "ci_high", "n", "steps", "fingerprint")
     }

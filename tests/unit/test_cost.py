@@ -96,7 +96,7 @@ class Strict(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("attack", ["pgd", "apgd", "square", "worst"])
+@pytest.mark.parametrize("attack", ["pgd", "apgd", "square", "ensemble"])
 def test_parameters_want_no_gradient_during_an_attack_and_have_none_after(attack: str) -> None:
     model = Strict()
     labels = torch.zeros(COUNT, dtype=torch.int64)
@@ -163,11 +163,11 @@ def test_passes_an_attack_reports_are_those_the_model_saw(name: str, task: str, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Counted(Small(task))
-    victim = Victim(model, proxies=lambda size: [lambda maps, small: resize(cast(Tensor, maps), small)])
+    victim = Victim(model, surrogate_heads=lambda size: [lambda maps, small: resize(cast(Tensor, maps), small)])
     if task:
         output = model.model(SMALL)
         labels = output * 1.1 if task == "depth" else output.argmax(1)
-        victim = Victim(model, labels, SPACE, load_task(task, SPACE).criteria, task)
+        victim = Victim(model, labels, SPACE, load_task(task, SPACE).attack_losses, task)
     spec = AttackSpec(name=name, steps=4, restarts=2, early_exit=early_exit, eps=2 / 255)
     found = load_attack(spec).run(victim, SMALL, [str(i) for i in range(COUNT)])
     assert (found.forwards, found.backwards) == (model.forwards, model.backwards)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustprobe import device
+from robustprobe.core import device
 from robustprobe.core.device import PeakMemory
 
 pytestmark = pytest.mark.unit
@@ -40,10 +40,10 @@ def test_where_the_system_does_not_tell_there_is_no_peak(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...]
 ) -> None:
     (tmp_path / "away").mkdir()
-    place = tmp_path / "away" if files else tmp_path / "nowhere"
+    position = tmp_path / "away" if files else tmp_path / "nowhere"
     for name in files:
-        (place / name).write_text("Name: x\n")
-    monkeypatch.setattr(device, "PROCESS", place)
+        (position / name).write_text("Name: x\n")
+    monkeypatch.setattr(device, "PROCESS", position)
     assert PeakMemory(CPU).bytes is None
 
 

@@ -26,7 +26,7 @@ import robustprobe as rp
 
 class Blocks(rp.Encoder):
     def __init__(self):
-        super().__init__(rp.EncoderCard(name="blocks", patch_size=4, input_size=(16, 16), widths=rp.Widths(6, 6)))
+        super().__init__(rp.EncoderCard(name="blocks", patch_size=4, input_size=(16, 16), widths=rp.FeatureDims(6, 6)))
         self.conv = nn.Conv2d(3, 6, 4, stride=4)
     def features(self, images):
         patches = self.conv(images)

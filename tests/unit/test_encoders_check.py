@@ -104,11 +104,11 @@ class Transposed(Sound):
 class OneSize(Sound):
     def __init__(self, **card: Any) -> None:
         super().__init__(**card)
-        self.places = nn.Parameter(torch.zeros(1, 6, 6, 6))
+        self.positions = nn.Parameter(torch.zeros(1, 6, 6, 6))
 
     def features(self, images: Tensor) -> Features:
         _, patches = super().features(images)
-        patches = patches + self.places
+        patches = patches + self.positions
         return Features(patches.mean((2, 3)), patches)
 
 

@@ -21,7 +21,7 @@ import robustprobe as rp
 
 class Mine(rp.Encoder):
     def __init__(self):
-        super().__init__(rp.EncoderCard(name="mine", patch_size=4, input_size=(16, 16), widths=rp.Widths(3, 3)))
+        super().__init__(rp.EncoderCard(name="mine", patch_size=4, input_size=(16, 16), widths=rp.FeatureDims(3, 3)))
     def features(self, images):
         patches = torch.nn.functional.avg_pool2d(images.detach() * 4 - 2, 4)
         return rp.Features(patches.mean((2, 3)), patches)

@@ -135,8 +135,8 @@ def test_dinov2_with_registers_from_the_official_pth(
         for n, t in state.items()
     }
     state["register_tokens"] = state.pop("reg_token")
-    place = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(1))
-    state["pos_embed"] = torch.cat([place, state["pos_embed"]], 1)
+    position = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(1))
+    state["pos_embed"] = torch.cat([position, state["pos_embed"]], 1)
     mask = {"mask_token": torch.zeros(1, 48)}
     path = write(tmp_path / "reg4.pth", state | (mask if with_mask_token else {}))
     model.load_state_dict(checkpoint_filter_fn(dict(state) | mask, model))
@@ -155,12 +155,12 @@ def official_dinov3(model: Any, bias: float) -> State:
         if not name.endswith(("q_bias", "v_bias", "k_bias")):
             state[name] = tensor
     width = model.embed_dim
-    for place, block in enumerate(model.blocks):
+    for position, block in enumerate(model.blocks):
         zero = torch.zeros(width)
         query, value = (getattr(block.attn, n, None) for n in ("q_bias", "v_bias"))
         parts = [zero if query is None else query + 0, zero, zero if value is None else value + 0]
-        state[f"blocks.{place}.attn.qkv.bias"] = torch.cat(parts) + bias
-        state[f"blocks.{place}.attn.qkv.bias_mask"] = torch.ones(3 * width)
+        state[f"blocks.{position}.attn.qkv.bias"] = torch.cat(parts) + bias
+        state[f"blocks.{position}.attn.qkv.bias_mask"] = torch.ones(3 * width)
     return state | {"mask_token": torch.zeros(1, width), "rope_embed.periods": torch.ones(4)}
 
 

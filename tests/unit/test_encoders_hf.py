@@ -183,9 +183,9 @@ def test_sharded_weights_and_local_folders(cache: Path, tmp_path: Path) -> None:
 def test_digest_follows_heads_and_activation(cache: Path) -> None:
     digests = set()
     changes: list[dict[str, Any]] = [{}, {"num_attention_heads": 2}, {"hidden_act": "relu"}]
-    for place, change in enumerate(changes):
-        publish(KINDS["DINO"]._replace(extra=change), cache, f"org/{place}")
-        digests.add(load_encoder(f"hf:org/{place}").digest)
+    for position, change in enumerate(changes):
+        publish(KINDS["DINO"]._replace(extra=change), cache, f"org/{position}")
+        digests.add(load_encoder(f"hf:org/{position}").digest)
     assert len(digests) == 3
 
 

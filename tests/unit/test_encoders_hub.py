@@ -84,10 +84,10 @@ def cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("repository", ["owner/repo", "owner/repo:main", "local"])
 @pytest.mark.parametrize(("name", "prefix"), [("dino", 1), ("dinov2", 5)])
 def test_transformers_give_their_own_features(cached: Path, repository: str, name: str, prefix: int) -> None:
-    place = str(cached / "owner_repo_main") if repository == "local" else repository
-    encoder = load_encoder(f"hub:{place}:{name}")
+    position = str(cached / "owner_repo_main") if repository == "local" else repository
+    encoder = load_encoder(f"hub:{position}:{name}")
     card = encoder.card
-    assert (card.name, card.source, card.patch_size, card.widths) == (f"hub:{place}:{name}", "hub", 16, (64, 64))
+    assert (card.name, card.source, card.patch_size, card.widths) == (f"hub:{position}:{name}", "hub", 16, (64, 64))
     assert card.revision == ("main" if repository.endswith(":main") else "")
     for size in ((64, 96), (160, 160)):
         images = some_images(*size)

@@ -152,9 +152,9 @@ def test_ijepa_comes_from_its_url_through_torch_hubs_cache(cache: Path, tmp_path
         load_encoder("timm:robustprobe_ijepa.in1k")
     model = noise(timm.create_model("robustprobe_ijepa", num_classes=0, img_size=64, dynamic_img_size=True))
     official = {"encoder": {f"module.{n}": t for n, t in model.state_dict().items()}, "epoch": 3}
-    place = tmp_path / "torch" / "hub" / "checkpoints"
-    place.mkdir(parents=True, exist_ok=True)
-    torch.save(official, place / "IN1K-tiny.pth.tar")
+    position = tmp_path / "torch" / "hub" / "checkpoints"
+    position.mkdir(parents=True, exist_ok=True)
+    torch.save(official, position / "IN1K-tiny.pth.tar")
     encoder = load_encoder("timm:robustprobe_ijepa.in1k")
     images = some_images(48, 64)
     tokens = model.forward_features(normalised(images))

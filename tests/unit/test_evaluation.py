@@ -28,15 +28,15 @@ def data() -> Dataset:
     return load_dataset("scenes", root=Path("nowhere"), limit=7, size=(16, 16))
 
 
-MADE_FOR = {"pgd": "classification", "segpgd": "segmentation", "depthpgd": "depth"}
+TARGET_TASK = {"pgd": "classification", "segpgd": "segmentation", "depthpgd": "depth"}
 
 
 def work(
     probes: SceneProbes, data: Dataset, attack: str, precision: str = "fp32", batch_size: int = 3
 ) -> EvaluationSpec:
     models = {task: model for task, (model, _) in probes.fitted.items()}
-    specs, made_for = (AttackSpec(name=attack, steps=3),), MADE_FOR.get(attack, "")
-    return EvaluationSpec(probes.encoder, models, data, specs, made_for, list(models), batch_size, precision, CPU)
+    specs, target_task = (AttackSpec(name=attack, steps=3),), TARGET_TASK.get(attack, "")
+    return EvaluationSpec(probes.encoder, models, data, specs, target_task, list(models), batch_size, precision, CPU)
 
 
 def judged(work: EvaluationSpec) -> list[JudgedBatch]:
@@ -93,14 +93,14 @@ def test_reduced_precision_stays_in_the_ball_and_is_judged_in_fp32(
 def test_attack_sees_no_more_than_it_may(scene_probes: SceneProbes, data: Dataset) -> None:
     targets = {task: torch.zeros(1, 20, 20) for task in data.labels} | {"classification": torch.zeros(1)}
     for name in ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd"):
-        job, task = work(scene_probes, data, name), MADE_FOR.get(name, "")
+        job, task = work(scene_probes, data, name), TARGET_TASK.get(name, "")
         seen = victim(job, attacked_function(job), targets, [0], (16, 16))
         assert seen.goals is None
         if not task:
             images = torch.rand(2, 3, 16, 16)
             assert all(map(torch.equal, seen.function(images), scene_probes.encoder(images)))
             assert seen.targets is None
-            assert seen.criteria is None
+            assert seen.attack_losses is None
             continue
         assert seen.function is scene_probes.fitted[task][0]
         assert seen.space == data.labels[task]
@@ -147,11 +147,11 @@ def test_encoder_that_answers_nan_is_an_error(scene_probes: SceneProbes, data: D
 
 def test_example_images_are_drawn_by_seed_and_id() -> None:
     ids = [f"image {i}" for i in range(50)]
-    places = example_places(ids, 6, seed=0)
-    assert len(places) == 6
-    assert example_places(ids, 6, seed=0) == places
-    assert example_places(ids, 6, seed=1) != places
-    assert {ids[::-1][p] for p in example_places(ids[::-1], 6, seed=0)} == {ids[p] for p in places}
+    positions = example_places(ids, 6, seed=0)
+    assert len(positions) == 6
+    assert example_places(ids, 6, seed=0) == positions
+    assert example_places(ids, 6, seed=1) != positions
+    assert {ids[::-1][p] for p in example_places(ids[::-1], 6, seed=0)} == {ids[p] for p in positions}
     assert example_places(ids[:3], 6, seed=0) == {0, 1, 2}
     assert example_places(ids, 0, seed=0) == set()
 

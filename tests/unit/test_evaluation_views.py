@@ -21,7 +21,7 @@ from robustprobe.datasets.base import RawSample, batches
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, attacked_function, evaluate, victim
-from robustprobe.evaluation.plan import bench_batch
+from robustprobe.evaluation.plan import pair_batch
 from robustprobe.tasks import load_task
 
 pytestmark = pytest.mark.unit
@@ -64,9 +64,9 @@ def varied() -> Dataset:
 
 def work(encoder: Encoder, task: str, view: View, attack: str, data: Dataset, batch_size: int = 4) -> EvaluationSpec:
     models = {task: model(encoder, task, view)}
-    made_for = task if attack == OWN[task] else ""
+    target_task = task if attack == OWN[task] else ""
     spec = AttackSpec(name=attack, steps=2, eps=0 if attack == "clean" else 8 / 255)
-    return EvaluationSpec(encoder, models, data, (spec,), made_for, [task], batch_size, "fp32", torch.device("cpu"))
+    return EvaluationSpec(encoder, models, data, (spec,), target_task, [task], batch_size, "fp32", torch.device("cpu"))
 
 
 def judged(job: EvaluationSpec) -> list[JudgedBatch]:
@@ -109,7 +109,7 @@ def test_attacks_that_know_the_model_harm_it_through_its_view(view: View, tiny_e
     assert (attacked > clean).all()
 
 
-@pytest.mark.parametrize("attack", ["embed", "embed:l2@0", "layout", "embed:towards-l2"])
+@pytest.mark.parametrize("attack", ["embed", "embed:l2@0", "surrogate", "embed:towards-l2"])
 @pytest.mark.parametrize("view", VIEWS)
 def test_attacks_on_the_encoder_see_what_the_models_see(attack: str, view: View, tiny_encoder: Encoder) -> None:
     job = work(tiny_encoder, "segmentation", view, "embed", varied())
@@ -132,11 +132,11 @@ def test_labels_of_the_victim_are_as_large_as_its_output(tiny_encoder: Encoder) 
 
 def test_checks_run_on_the_most_common_shape(tiny_encoder: Encoder) -> None:
     job = work(tiny_encoder, "depth", Windows(window=16, stride=8), "depthpgd", varied())
-    tally = RowCollector(job.attacks[0], {0, 2, 3, 5})
+    collector = RowCollector(job.attacks[0], {0, 2, 3, 5})
     for part in judged(job):
-        tally.add(part)
-    assert {"second restart", "eps 0", "black box"} <= {check.name for check in tally.checks(job)["depth"]}
-    assert len(tally.columns("depth")["rmse"]) == 6
+        collector.add(part)
+    assert {"second restart", "eps 0", "black box"} <= {check.name for check in collector.checks(job)["depth"]}
+    assert len(collector.columns("depth")["rmse"]) == 6
 
 
 def test_attack_from_python_goes_through_the_view(tiny_encoder: Encoder) -> None:
@@ -144,7 +144,7 @@ def test_attack_from_python_goes_through_the_view(tiny_encoder: Encoder) -> None
     target = torch.randint(0, 3, (2, 40, 60), generator=torch.Generator().manual_seed(1))
     for view in VIEWS:
         seen = model(tiny_encoder, "segmentation", view)
-        for attack in ("segpgd", "embed", "layout"):
+        for attack in ("segpgd", "embed", "surrogate"):
             result = rp.attack(seen, images, target, attack=attack, steps=2)
             assert result.adversarial.shape == images.shape
             assert result.score.shape == (2,)
@@ -168,11 +168,11 @@ def test_layers_of_several_blocks_are_judged_together() -> None:
 
 def test_fewer_images_at_once_where_each_takes_more() -> None:
     encoder, scenes = rp.load_encoder("bundled:scenes"), load_dataset("scenes", limit=2)
-    assert bench_batch(64, encoder, Resized(size=(64, 64)), scenes) == 64
+    assert pair_batch(64, encoder, Resized(size=(64, 64)), scenes) == 64
     large = load_dataset("scenes", limit=2, size=(1024, 1024))
     maps = len(large.labels["segmentation"].classes) * 4 * 1024**2
-    assert bench_batch(64, encoder, Resized(size=(1024, 1024)), large) == 2**30 // maps
+    assert pair_batch(64, encoder, Resized(size=(1024, 1024)), large) == 2**30 // maps
     windows = Windows(window=64, stride=32)
-    assert bench_batch(64, encoder, windows, scenes) == 64
-    assert bench_batch(64, encoder, windows, load_dataset("scenes", limit=2, size=(128, 128))) == 64 // 9
-    assert bench_batch(64, encoder, windows, large) == 1
+    assert pair_batch(64, encoder, windows, scenes) == 64
+    assert pair_batch(64, encoder, windows, load_dataset("scenes", limit=2, size=(128, 128))) == 64 // 9
+    assert pair_batch(64, encoder, windows, large) == 1

@@ -26,7 +26,7 @@ HEAD = {"train_limit": 24, "epochs": 1, "batch_size": 8, "learning_rates": (3e-3
 
 def planned(encoder: Encoder, out: Path, root: Path = Path("nowhere"), **options: Any) -> tuple[Plan, Store]:
     data = {"encoders": ["tiny"], "datasets": [{"name": "scenes", "limit": 11, "size": (16, 16)}], "head": HEAD}
-    data |= {"attacks": ["embed", "segpgd"], "steps": 2, "checks": 2, "examples": 2, "batch_size": 8, **options}
+    data |= {"attacks": ["embed", "segpgd"], "steps": 2, "sanity_images": 2, "examples": 2, "batch_size": 8, **options}
     store = Store(out).prepare()
     return make_plan(validated(Suite, data, "test"), store, root, CPU, [encoder]), store
 
@@ -50,7 +50,7 @@ def test_records_say_the_most_memory_of_any_shard(
             self.bytes = next(peaks)
 
     monkeypatch.setattr(worker, "PeakMemory", Peak)
-    plan, store = planned(tiny_encoder, tmp_path, checks=0, examples=0)
+    plan, store = planned(tiny_encoder, tmp_path, sanity_images=0, examples=0)
     assert execute(plan, store, quiet, ExecutorOptions(shard_size=4)) == []
     assert {(r.attack.name, r.provenance.peak_memory) for r in store.records()} == {("embed", 500), ("segpgd", 400)}
 
@@ -72,12 +72,12 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(
     interrupted: list[bool] = []
     inner = worker.WorkerState.judge
 
-    def judge(self: Any, unit: Any, *rest: Any) -> Any:
+    def judge(self: Any, item: Any, *rest: Any) -> Any:
         if len(judged) == 8 and not interrupted:
             interrupted.append(True)
             raise KeyboardInterrupt
-        judged.extend(unit.ids)
-        return inner(self, unit, *rest)
+        judged.extend(item.ids)
+        return inner(self, item, *rest)
 
     monkeypatch.setattr(worker.WorkerState, "judge", judge)
     plan, store = planned(tiny_encoder, tmp_path)
@@ -107,8 +107,8 @@ def test_where_memory_does_not_suffice_batches_are_halved_and_numbers_stay(
 ) -> None:
     inner = evaluating.evaluate
 
-    def evaluate(work: Any, places: Any) -> Iterator[Any]:
-        for number, judged in enumerate(inner(work, places)):
+    def evaluate(work: Any, positions: Any) -> Iterator[Any]:
+        for number, judged in enumerate(inner(work, positions)):
             if work.batch_size > 2 and number:
                 raise error
             yield judged
@@ -126,10 +126,10 @@ def test_memory_that_holds_no_image_fails_the_job_alone(
 ) -> None:
     inner = evaluating.evaluate
 
-    def evaluate(work: Any, places: Any) -> Iterator[Any]:
-        if work.made_for:
+    def evaluate(work: Any, positions: Any) -> Iterator[Any]:
+        if work.target_task:
             raise MemoryError
-        yield from inner(work, places)
+        yield from inner(work, positions)
 
     monkeypatch.setattr(worker, "evaluate", evaluate)
     plan, store = planned(tiny_encoder, tmp_path)
@@ -143,15 +143,15 @@ def test_memory_that_holds_no_image_fails_the_job_alone(
 def test_a_file_that_disappears_is_named_and_what_was_finished_stays(tiny_encoder: Encoder, tmp_path: Path) -> None:
     root = tmp_path / "pictures"
     for split, count in (("train", 4), ("test", 6)):
-        for place in range(count):
-            values = np.random.default_rng(place).integers(0, 255, (16, 16, 3), dtype=np.uint8)
-            folder = root / split / "ab"[place % 2]
+        for position in range(count):
+            values = np.random.default_rng(position).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            folder = root / split / "ab"[position % 2]
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(values).save(folder / f"{place}.png")
+            Image.fromarray(values).save(folder / f"{position}.png")
     options: dict[str, Any] = {
         "datasets": [{"name": f"imagefolder:{root}", "size": (16, 16)}],
         "attacks": ["pgd"],
-        "checks": 0,
+        "sanity_images": 0,
     }
     whole, wanted = planned(tiny_encoder, tmp_path / "whole", **options)
     assert execute(whole, wanted, quiet) == []

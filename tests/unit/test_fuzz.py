@@ -36,19 +36,19 @@ class Place:
 
 
 @pytest.fixture(params=READERS, scope="module")
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def position(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(READERS[request.param], tmp_path_factory.mktemp("reader"))
 
 
-def test_what_is_whole_is_read(place: Place) -> None:
-    place.file.write_bytes(place.whole)
-    place.reader.read(place.folder)
+def test_what_is_whole_is_read(position: Place) -> None:
+    position.file.write_bytes(position.whole)
+    position.reader.read(position.folder)
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_changed_bytes(place: Place, data: st.DataObject) -> None:
-    content = bytearray(place.whole)
+def test_changed_bytes(position: Place, data: st.DataObject) -> None:
+    content = bytearray(position.whole)
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, max(0, len(content) - 1)))
         match data.draw(st.sampled_from(["flip", "put", "cut", "end"])):
@@ -60,22 +60,22 @@ def test_changed_bytes(place: Place, data: st.DataObject) -> None:
                 del content[start : start + data.draw(st.integers(1, 16))]
             case "end":
                 del content[start:]
-    place.read(bytes(content))
+    position.read(bytes(content))
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\0", b"{}", b"[]", b"null", b"1", b'"x"', b"\xff\xfe", b"[" * 3000, b"a b c"]
 )
-def test_other_files(place: Place, content: bytes) -> None:
-    place.read(content)
+def test_other_files(position: Place, content: bytes) -> None:
+    position.read(content)
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_checkpoints_pickle(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Inside its archive, where checksums would keep changed bytes from being read."""
-    place = Place(READERS["checkpoint"], tmp_path_factory.mktemp("checkpoint"))
-    with zipfile.ZipFile(io.BytesIO(place.whole)) as archive:
+    position = Place(READERS["checkpoint"], tmp_path_factory.mktemp("checkpoint"))
+    with zipfile.ZipFile(io.BytesIO(position.whole)) as archive:
         members = {m.filename: archive.read(m) for m in archive.infolist()}
     (name,) = (n for n in members if n.endswith("data.pkl"))
     content = bytearray(members[name])
@@ -85,7 +85,7 @@ def test_a_checkpoints_pickle(tmp_path_factory: pytest.TempPathFactory, data: st
     with zipfile.ZipFile(buffer, "w") as archive:
         for member, stored in {**members, name: bytes(content)}.items():
             archive.writestr(member, stored)
-    place.read(buffer.getvalue())
+    position.read(buffer.getvalue())
 
 
 @settings(max_examples=40)

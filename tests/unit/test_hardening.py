@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robustprobe import UserError, proxies
+from robustprobe import UserError
 from robustprobe.core.threat import image_generator
 from robustprobe.core.types import Features
 from robustprobe.defences import LayerFeatures
@@ -38,15 +38,15 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
-def by_hand(a: list[Features], b: list[Features], protect: str, measure: object) -> list[float]:
+def by_hand(a: list[Features], b: list[Features], tokens: str, measure: object) -> list[float]:
     """A distance, token by token, in numpy."""
     assert callable(measure)
     found = []
-    for place in range(3):
-        cls = measure(a[0].cls[place].double().numpy(), b[0].cls[place].double().numpy())
-        tokens = [(f[0].patches[place].flatten(1).T.double().numpy()) for f in (a, b)]
-        patch = float(np.mean([measure(x, y) for x, y in zip(*tokens, strict=True)]))
-        found.append({"cls": cls, "patch": patch, "both": (cls + patch) / 2}[protect])
+    for position in range(3):
+        cls = measure(a[0].cls[position].double().numpy(), b[0].cls[position].double().numpy())
+        patches = [(f[0].patches[position].flatten(1).T.double().numpy()) for f in (a, b)]
+        patch = float(np.mean([measure(x, y) for x, y in zip(*patches, strict=True)]))
+        found.append({"cls": cls, "patch": patch, "both": (cls + patch) / 2}[tokens])
     return found
 
 
@@ -58,13 +58,13 @@ def squared(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a - b) ** 2).sum())
 
 
-@pytest.mark.parametrize("protect", ["cls", "patch", "both"])
-def test_published_losses(protect: str) -> None:
+@pytest.mark.parametrize("tokens", ["cls", "patch", "both"])
+def test_published_losses(tokens: str) -> None:
     own, attacked, clean = features(), features(), features()
     seen = LayerFeatures(own, attacked, clean)
 
     def hand(a: list[Features], b: list[Features], measure: object) -> np.ndarray:
-        return np.array(by_hand(a, b, protect, measure))
+        return np.array(by_hand(a, b, tokens, measure))
 
     expected = {
         "deacl": hand(own, clean, one_minus_cosine) + 2 * hand(attacked, own, one_minus_cosine),
@@ -73,7 +73,7 @@ def test_published_losses(protect: str) -> None:
         "simclip": hand(attacked, own, one_minus_cosine),
     }
     for name, values in expected.items():
-        found = load_defence(name, protect, (-1,), {}).lowered(seen).loss  # type: ignore[arg-type]
+        found = load_defence(name, tokens, (-1,), {}).lowered(seen).loss  # type: ignore[arg-type]
         np.testing.assert_allclose(found.numpy(), values, rtol=1e-5)
 
 
@@ -132,7 +132,7 @@ def test_lore_weighs_drift_by_a_multiplier_that_rises_where_the_bound_is_violate
 
 @pytest.mark.parametrize(("inner", "turns"), [("distance", "ddd"), ("heads", "hhh"), ("alternate", "dhd")])
 def test_anyhead_takes_turns(inner: str, turns: str, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxies, "SCENES", 16)
+    monkeypatch.setattr("robustprobe.probing.surrogate_heads.SCENES", 16)
     images = torch.rand(4, 3, 16, 16, generator=GENERATOR)
     defence = load_defence("anyhead", "both", (-1,), {"inner": inner})
     defence.prepare(tiny_encoder, images, lambda size: fit_surrogate_heads(tiny_encoder, size, images.device))
@@ -256,10 +256,10 @@ def test_the_ascent_goes_to_the_corner_of_the_ball_and_momentum_carries_it() -> 
         ({"eps": "9"}, "outside"),
         ({"epochs": -1}, "epochs: Input should be greater"),
         ({"epochs": 0}, "0 epochs with all directions kept would change nothing"),
-        ({"protect": "all"}, "protect"),
+        ({"tokens": "all"}, "tokens"),
         ({"ema": 1.0}, "ema"),
         ({"options": ["gamma"]}, "write NAME=VALUE"),
-        ({"bogus": 1}, "bogus: Extra inputs"),
+        ({"bogus": 1}, "unknown key bogus"),
     ],
 )
 def test_wrong_runs_are_refused(given: dict[str, object], message: str) -> None:

@@ -32,7 +32,7 @@ CHILD = """
 import json, os, signal, sys
 from pathlib import Path
 from robustprobe.training import make_spec
-from robustprobe.training.distributed import find_machines
+from robustprobe.training.distributed import find_processes
 from robustprobe.training.run import run
 
 given, out, fatal, save_seconds = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
@@ -42,7 +42,7 @@ def notify(progress):
         os.kill(os.getpid(), signal.SIGKILL)
 
 spec = make_spec(given.pop("method"), given)
-run(spec, Path("nowhere"), out, find_machines("cpu"), notify, save_seconds=save_seconds)
+run(spec, Path("nowhere"), out, find_processes("cpu"), notify, save_seconds=save_seconds)
 """
 
 
@@ -72,7 +72,7 @@ def test_a_defence_in_a_file_of_ones_own_trains_its_parts_beside_the_student(tea
     assert learned
     assert all(not torch.equal(one[name], two[name]) for name in learned)
     with pytest.raises(UserError, match="class token alone"):
-        go(teacher, tmp_path / "three", method, protect="both")
+        go(teacher, tmp_path / "three", method, tokens="both")
 
 
 # SGD, of which only the first epoch's end is on disk; and AdamW with a multiplier, saved in mid-epoch.
@@ -153,7 +153,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
 
 def test_bf16_and_several_datasets_and_layers_run(teacher: str, tmp_path: Path) -> None:
     seen = go(
-        teacher, tmp_path / "o", precision="bf16", datasets=("scenes", "scenes"), protect="both", epochs=1, clip=1.0
+        teacher, tmp_path / "o", precision="bf16", datasets=("scenes", "scenes"), tokens="both", epochs=1, clip=1.0
     )
     assert len(seen) == 6
     assert all(torch.isfinite(torch.tensor(p.loss)) for p in seen)

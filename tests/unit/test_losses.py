@@ -169,13 +169,13 @@ AWKWARD: dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]] = {
 }
 
 
-def measures(criteria: AttackLosses) -> dict[str, AttackLoss]:
+def measures(attack_losses: AttackLosses) -> dict[str, AttackLoss]:
     """Everything a task has an attack raise or compare."""
-    extra = {"harm": criteria.harm} | ({"track": criteria.track} if criteria.track else {})
-    return {**criteria.losses, **extra}
+    extra = {"harm": attack_losses.damage} | ({"track": attack_losses.step_loss} if attack_losses.step_loss else {})
+    return {**attack_losses.losses, **extra}
 
 
-LOSSES = [(task, name) for task in tasks.names() for name in measures(load_task(task, SPACE).criteria)]
+LOSSES = [(task, name) for task in tasks.names() for name in measures(load_task(task, SPACE).attack_losses)]
 CASES = [(task, name, case) for task, name in LOSSES for case in AWKWARD[task]]
 
 
@@ -192,7 +192,7 @@ def test_every_task_has_its_awkward_cases() -> None:
 def test_every_loss_and_its_gradient_are_finite_one_number_an_image(task: str, name: str, case: str) -> None:
     output, label = AWKWARD[task][case]()
     output.requires_grad_(True)
-    value = measures(load_task(task, SPACE).criteria)[name](output, aim_at(label))
+    value = measures(load_task(task, SPACE).attack_losses)[name](output, aim_at(label))
     assert value.shape == (3,)
     assert torch.isfinite(value).all()
     (gradient,) = torch.autograd.grad(value.sum(), output)
@@ -203,7 +203,7 @@ def test_every_loss_and_its_gradient_are_finite_one_number_an_image(task: str, n
 def test_every_loss_has_a_gradient_on_an_ordinary_image(task: str, name: str) -> None:
     output, label = AWKWARD[task]["ordinary"]()
     output.requires_grad_(True)
-    value = measures(load_task(task, SPACE).criteria)[name](output, aim_at(label))
+    value = measures(load_task(task, SPACE).attack_losses)[name](output, aim_at(label))
     (gradient,) = torch.autograd.grad(value.sum(), output)
     assert (gradient.flatten(1).abs().amax(1) > 0).all()
 
@@ -211,19 +211,19 @@ def test_every_loss_has_a_gradient_on_an_ordinary_image(task: str, name: str) ->
 @pytest.mark.parametrize(("task", "name", "case"), CASES)
 def test_no_loss_compares_images(task: str, name: str, case: str) -> None:
     output, label = AWKWARD[task][case]()
-    loss = measures(load_task(task, SPACE).criteria)[name]
+    loss = measures(load_task(task, SPACE).attack_losses)[name]
     together = loss(output, aim_at(label))
     alone = [loss(output[[i]], aim_at(label[[i]])) for i in range(3)]
     torch.testing.assert_close(torch.cat(alone), together)
 
 
-@pytest.mark.parametrize("task", [t for t in tasks.names() if load_task(t, SPACE).criteria.broken])
+@pytest.mark.parametrize("task", [t for t in tasks.names() if load_task(t, SPACE).attack_losses.success])
 def test_broken_images_are_those_without_anything_correct(task: str) -> None:
-    broken = load_task(task, SPACE).criteria.broken
-    assert broken is not None
+    success = load_task(task, SPACE).attack_losses.success
+    assert success is not None
     right, wrong = ("all correct", "nothing correct" if task == "classification" else "no pixel correct")
-    assert not broken(*_output_and_aim(task, right)).any()
-    assert broken(*_output_and_aim(task, wrong)).all()
+    assert not success(*_output_and_aim(task, right)).any()
+    assert success(*_output_and_aim(task, wrong)).all()
 
 
 def _output_and_aim(task: str, case: str) -> tuple[Tensor, LossContext]:
@@ -235,10 +235,10 @@ def _output_and_aim(task: str, case: str) -> tuple[Tensor, LossContext]:
 def test_targeted_losses_raise_the_goal(name: str) -> None:
     output, label = AWKWARD["classification"]["all correct"]()
     output.requires_grad_(True)
-    criteria, aim = load_task("classification", SPACE).criteria, aim_at(label)
-    assert name in criteria.targeted
+    attack_losses, aim = load_task("classification", SPACE).attack_losses, aim_at(label)
+    assert name in attack_losses.targeted
     assert aim.goal is not None
-    (gradient,) = torch.autograd.grad(criteria.losses[name](output, aim).sum(), output)
+    (gradient,) = torch.autograd.grad(attack_losses.losses[name](output, aim).sum(), output)
     to_goal, to_label = (gradient.gather(1, classes[:, None]) for classes in (aim.goal, label))
     assert (to_goal > 0).all()
     # DLR divides by a gap that holds the label too, so that alone it may go either way.
@@ -247,7 +247,7 @@ def test_targeted_losses_raise_the_goal(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "classes"), [("dlr", 2), ("targeted-dlr", 3)])
 def test_dlr_with_too_few_classes_is_an_error_that_names_another_loss(name: str, classes: int) -> None:
-    loss = load_task("classification", SPACE).criteria.losses[name]
+    loss = load_task("classification", SPACE).attack_losses.losses[name]
     with pytest.raises(UserError, match=f"{name} needs {classes + 1} classes or more, the model has {classes}; take"):
         loss(torch.zeros(1, classes), aim_at(torch.zeros(1, dtype=torch.int64)))
 
@@ -258,9 +258,9 @@ def test_dlr_does_not_change_with_the_scale_of_the_logits() -> None:
 
 
 def test_harm_of_a_fooled_image_is_above_that_of_any_other() -> None:
-    harm, label = load_task("classification", SPACE).criteria.harm, torch.zeros(2, dtype=torch.int64)
+    damage, label = load_task("classification", SPACE).attack_losses.damage, torch.zeros(2, dtype=torch.int64)
     barely_wrong, barely_right = torch.tensor([0.0, 1e-3, -9, -9, -9]), torch.tensor([1e-3, 0.0, 0, 0, 0])
-    wrong, right = harm(torch.stack([barely_wrong, barely_right]), aim_at(label))
+    wrong, right = damage(torch.stack([barely_wrong, barely_right]), aim_at(label))
     assert classification.cross_entropy(barely_wrong[None], label[:1]) < classification.cross_entropy(
         barely_right[None], label[:1]
     )
@@ -269,9 +269,9 @@ def test_harm_of_a_fooled_image_is_above_that_of_any_other() -> None:
 
 def test_depth_harm_counts_depths_inside_the_range_only() -> None:
     space = LabelSpace(min_depth=1.0, max_depth=10.0)
-    harm, label = load_task("depth", space).criteria.harm, torch.full((2, 2, 2), 4.0)
+    damage, label = load_task("depth", space).attack_losses.damage, torch.full((2, 2, 2), 4.0)
     depths = torch.stack([torch.full((2, 2), 1e6), torch.zeros(2, 2)])
-    torch.testing.assert_close(harm(depths, LossContext(label, space)), torch.tensor([6.0, 3.0], dtype=torch.float64))
+    torch.testing.assert_close(damage(depths, LossContext(label, space)), torch.tensor([6.0, 3.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("ties", [False, True])

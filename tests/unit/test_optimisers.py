@@ -68,7 +68,7 @@ class Watched:
         return LossValues(value, value, value, torch.zeros(len(images), dtype=torch.bool))
 
 
-def draws(count: int) -> PerImageRandom:
+def randomness(count: int) -> PerImageRandom:
     return PerImageRandom(0, tuple(str(i) for i in range(count)), "test")
 
 
@@ -85,7 +85,7 @@ def run_apgd(
 ) -> tuple[list[float], list[float], SearchResult]:
     """Auto-PGD on an image of one number, 0.5: where it went, its step sizes, and what it returned."""
     image, watched, threat = one_number(0.5), Watched(loss), Noted(Linf(EPS))
-    found = apgd(search(watched, steps, threat), image, everything(image), draws(1), one_number(start))
+    found = apgd(search(watched, steps, threat), image, everything(image), randomness(1), one_number(start))
     return [float(x) for x in watched.seen], threat.sizes, found
 
 
@@ -98,7 +98,7 @@ def test_objective_is_told_the_share_of_steps_already_done(optimiser: Optimiser)
         value = x.sum((1, 2, 3))
         return LossValues(value, value, value, torch.zeros(2, dtype=torch.bool))
 
-    optimiser(search(judge, 4), images, everything(images), draws(2), None)
+    optimiser(search(judge, 4), images, everything(images), randomness(2), None)
     assert told == [0, 0.25, 0.5, 0.75, 1]
 
 
@@ -106,7 +106,7 @@ def test_objective_is_told_the_share_of_steps_already_done(optimiser: Optimiser)
 def test_every_run_of_an_image_starts_elsewhere(optimiser: Optimiser) -> None:
     images, watched = torch.full((1, 3, 4, 4), 0.5), Watched(lambda x: x.sum((1, 2, 3)))
     entries = Entries(torch.zeros(3, dtype=torch.int64), torch.arange(3))
-    optimiser(search(watched, 1), images.expand(3, -1, -1, -1), entries, draws(1), None)
+    optimiser(search(watched, 1), images.expand(3, -1, -1, -1), entries, randomness(1), None)
     starts = watched.seen[0]
     assert not any(torch.equal(starts[i], starts[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
@@ -228,7 +228,7 @@ def test_apgd_goes_where_the_scalar_version_of_the_paper_goes(start: float, a: f
     expected = scalar_apgd(value_and_slope, begin, steps)
     torch.testing.assert_close(torch.tensor(seen), torch.tensor(expected), rtol=0, atol=1e-12)
     best = max(value_and_slope(x)[0] for x in expected)
-    assert float(found.harm) == pytest.approx(best, abs=1e-12)
+    assert float(found.damage) == pytest.approx(best, abs=1e-12)
     assert value_and_slope(float(found.images))[0] == pytest.approx(best, abs=1e-12)
 
 
@@ -242,14 +242,14 @@ def test_apgd_comes_close_to_the_top_where_steps_of_one_size_jump_over_it() -> N
 def test_apgd_starts_on_the_surface_of_the_ball(norm: str) -> None:
     images, watched = torch.full((5, 3, 4, 4), 0.5), Watched(lambda x: x.sum((1, 2, 3)))
     threat = NORMS[norm](EPS)
-    apgd(search(watched, 1, threat), images, everything(images), draws(5), None)
+    apgd(search(watched, 1, threat), images, everything(images), randomness(5), None)
     torch.testing.assert_close(threat.size(watched.seen[0] - images), torch.full((5,), EPS))
 
 
 def test_apgd_starts_at_the_image_without_a_random_start() -> None:
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     watched = Watched(lambda x: x.sum((1, 2, 3)))
-    apgd(search(watched, 2, random_start=False), images, everything(images), draws(2), None)
+    apgd(search(watched, 2, random_start=False), images, everything(images), randomness(2), None)
     assert torch.equal(watched.seen[0], images)
 
 
@@ -257,7 +257,7 @@ def attacked(name: str, steps: int, count: int = 3) -> Attacked:
     """An attack on a depth model, where nothing ever breaks."""
     images = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     task = load_task("depth", LabelSpace(max_depth=100.0))
-    victim = Victim(lambda x: 1 + x.mean(1), torch.full((count, 4, 4), 1.5), task.space, task.criteria, "depth")
+    victim = Victim(lambda x: 1 + x.mean(1), torch.full((count, 4, 4), 1.5), task.space, task.attack_losses, "depth")
     return load_attack(AttackSpec(name=name, steps=steps)).run(victim, images, [str(i) for i in range(count)])
 
 
@@ -278,7 +278,7 @@ def test_staged_apgd_visits_larger_balls_and_ends_in_the_one_asked_for(threat: T
     images = 0.3 + 0.4 * torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     weights = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
     watched = Watched(lambda x: (weights * x).sum((1, 2, 3)) + x.square().sum((1, 2, 3)))
-    found = staged_apgd(search(watched, 20, threat), images, everything(images), draws(6), None)
+    found = staged_apgd(search(watched, 20, threat), images, everything(images), randomness(6), None)
     sizes = torch.stack([threat.size(x - images).amax() for x in watched.seen]) / threat.eps
     # 30 % of the steps, and the start, at twice eps; as many at one and a half; 40 % at eps.
     assert len(sizes) == 7 + 7 + 9
@@ -292,7 +292,7 @@ def test_staged_apgd_visits_larger_balls_and_ends_in_the_one_asked_for(threat: T
 
 def test_staged_apgd_skips_the_larger_balls_from_a_warm_start() -> None:
     images, watched = torch.full((2, 3, 4, 4), 0.5), Watched(lambda x: x.square().sum((1, 2, 3)))
-    staged_apgd(search(watched, 10), images, everything(images), draws(2), images + EPS / 2)
+    staged_apgd(search(watched, 10), images, everything(images), randomness(2), images + EPS / 2)
     assert max(float((x - images).abs().max()) for x in watched.seen) <= EPS
     assert len(watched.seen) == 11
 
@@ -310,17 +310,17 @@ def test_square_makes_of_an_image_alone_what_it_makes_of_it_among_others(threat:
     def run(rows: list[int]) -> SearchResult:
         entries = Entries(torch.tensor(rows), torch.zeros(len(rows), dtype=torch.int64))
         asked = Search(threat, judge, 40, 0.1, stop=stop)
-        return square(asked, images[entries.rows], entries, draws(5), None)
+        return square(asked, images[entries.rows], entries, randomness(5), None)
 
     together = run([0, 1, 2, 3, 4])
     for rows in ([3], [4, 1], [2, 0, 3]):
         assert torch.equal(run(rows).images, together.images[rows])
-        assert torch.equal(run(rows).harm, together.harm[rows])
+        assert torch.equal(run(rows).damage, together.damage[rows])
 
 
 def test_square_under_l2_empties_one_square_to_fill_another() -> None:
     images, watched = torch.full((8, 3, 12, 12), 0.5), Watched(lambda x: x.sum((1, 2, 3)))
-    square(search(watched, 40, L2(0.5)), images, everything(images), draws(8), None)
+    square(search(watched, 40, L2(0.5)), images, everything(images), randomness(8), None)
     assert not (watched.seen[0] == images).any()
     late = torch.stack(watched.seen[5:])
     # At places the squares are the same one: all of them but a few lie apart.
@@ -332,7 +332,7 @@ def test_square_never_leaves_ball_or_box_and_keeps_the_best(threat: Threat) -> N
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     weights = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1))
     watched = Watched(lambda x: (weights * x).sum((1, 2, 3)))
-    found = square(search(watched, 60, threat), images, everything(images), draws(4), None)
+    found = square(search(watched, 60, threat), images, everything(images), randomness(4), None)
     assert len(watched.seen) == 61
     for x in watched.seen:
         assert (threat.size(x - images) <= threat.eps * (1 + 1e-5)).all()
@@ -354,15 +354,15 @@ def linear(images: Tensor) -> Tensor:
 
 def goals_by_run(name: str, restarts: int, early_exit: bool = False) -> list[Tensor]:
     """The goals a targeted attack was given, one run after another, (4,) each."""
-    criteria, asked = load_task("classification", SIX).criteria, dict[int, Tensor]()
+    attack_losses, asked = load_task("classification", SIX).attack_losses, dict[int, Tensor]()
 
     def noted(output: Tensor, aim: LossContext) -> Tensor:
         goal = cast(Tensor, aim.goal)
         if aim.progress == 0:
             asked.setdefault(len(asked), goal.clone())
-        return criteria.losses[name](output, aim)
+        return attack_losses.losses[name](output, aim)
 
-    victim = Victim(linear, linear(FOUR).argmax(1), SIX, criteria._replace(losses={name: noted}), "classification")
+    victim = Victim(linear, linear(FOUR).argmax(1), SIX, attack_losses._replace(losses={name: noted}), "classification")
     spec = AttackSpec(name="apgd", objective=name, eps=1e-6, steps=2, restarts=restarts, early_exit=early_exit)
     load_attack(spec).run(victim, FOUR, ["a", "b", "c", "d"])
     return [asked[i] for i in range(len(asked))]
@@ -379,15 +379,15 @@ def test_restarts_of_a_targeted_attack_take_wrong_classes_from_the_likeliest_on(
 
 
 def test_a_targeted_attack_never_aims_at_the_label_though_it_is_not_the_likeliest() -> None:
-    criteria = load_task("classification", SIX).criteria
+    attack_losses = load_task("classification", SIX).attack_losses
     labels = linear(FOUR).argsort(dim=1, descending=True)[:, 2]
     goals: list[Tensor] = []
 
     def noted(output: Tensor, aim: LossContext) -> Tensor:
         goals.append(cast(Tensor, aim.goal).clone())
-        return criteria.losses["targeted-dlr"](output, aim)
+        return attack_losses.losses["targeted-dlr"](output, aim)
 
-    victim = Victim(linear, labels, SIX, criteria._replace(losses={"targeted-dlr": noted}), "classification")
+    victim = Victim(linear, labels, SIX, attack_losses._replace(losses={"targeted-dlr": noted}), "classification")
     spec = AttackSpec(name="apgd:targeted-dlr", eps=1e-6, steps=1, restarts=5)
     load_attack(spec).run(victim, FOUR, ["a", "b", "c", "d"])
     assert not any((goal == labels).any() for goal in goals)
@@ -397,7 +397,7 @@ def test_a_targeted_run_raises_its_goal_over_the_label() -> None:
     labels = linear(FOUR).argmax(1)
     goal = linear(FOUR).argsort(dim=1, descending=True)[:, 1]
     task = load_task("classification", SIX)
-    victim = Victim(linear, labels, SIX, task.criteria, "classification")
+    victim = Victim(linear, labels, SIX, task.attack_losses, "classification")
     found = load_attack(AttackSpec(name="apgd:targeted-ce", eps=0.3, steps=30))(victim, FOUR, ["a", "b", "c", "d"])
     before, after = (x.softmax(1).gather(1, goal[:, None]) for x in (linear(FOUR), linear(found)))
     assert (after > before).all()
@@ -409,10 +409,10 @@ def test_worst_takes_no_more_goals_than_there_are_wrong_classes() -> None:
         lambda x: linear(x)[:, :2],
         torch.tensor([0, 1, 0, 1]),
         space,
-        load_task("classification", space).criteria,
+        load_task("classification", space).attack_losses,
         "classification",
     )
-    kind = attacks.get("worst")
-    phases = kind(AttackSpec(name="worst", eps=0.01)).phases(victim, FOUR)  # type: ignore[call-arg, attr-defined]
+    kind = attacks.get("ensemble")
+    phases = kind(AttackSpec(name="ensemble", eps=0.01)).phases(victim, FOUR)  # type: ignore[call-arg, attr-defined]
     assert [phase.name for phase in phases] == ["ce apgd", "targeted-ce apgd", "margin square"]
     assert [phase.runs for phase in phases] == [1, 1, 1]

@@ -48,12 +48,12 @@ def feature_set(task: str, seed: int) -> FeatureSet:
     return FeatureSet(cls, patches, {task: targets[task]}, (2, 2))
 
 
-def lesson(task: Task, train: FeatureSet, recipe: TaskRecipe, seed: int = 0) -> FitJob:
+def fit_job(task: Task, train: FeatureSet, recipe: TaskRecipe, seed: int = 0) -> FitJob:
     return FitJob(task, recipe, FeatureDims(6, 6), train, len(train.cls), seed, CPU)
 
 
 def fit_once(task: Task, train: FeatureSet, recipe: TaskRecipe, seed: int = 0) -> Head:
-    (candidate,) = train_heads(lesson(task, train, recipe, seed))
+    (candidate,) = train_heads(fit_job(task, train, recipe, seed))
     return candidate.head
 
 
@@ -61,7 +61,7 @@ def fit_best(task: Task, train: FeatureSet, val: FeatureSet, recipe: TaskRecipe)
     def judge(candidates: Sequence[Candidate]) -> list[float]:
         return mean_scores(task, candidates, val.parts(task.name, CPU))
 
-    return fit_head(lesson(task, train, recipe), judge, lambda done, total: None)
+    return fit_head(fit_job(task, train, recipe), judge, lambda done, total: None)
 
 
 def weights(head: Head) -> dict[str, list[float]]:
@@ -119,9 +119,11 @@ def test_features_are_the_encoders_and_labels_are_scaled_down(scene_probes: Scen
     torch.testing.assert_close(features.patches, expected.patches)
     assert features.size == (4, 4)
     assert features.targets["depth"].shape == (len(samples), 4, 4)
-    for place, sample in enumerate(samples):
-        assert features.targets["classification"][place] == sample.targets["classification"]
-        assert set(features.targets["depth"][place].unique().tolist()) <= set(sample.targets["depth"].unique().tolist())
+    for position, sample in enumerate(samples):
+        assert features.targets["classification"][position] == sample.targets["classification"]
+        assert set(features.targets["depth"][position].unique().tolist()) <= set(
+            sample.targets["depth"].unique().tolist()
+        )
 
 
 def outputs(probes: SceneProbes, images: Tensor) -> dict[str, Tensor]:
@@ -133,17 +135,17 @@ def fit_again(probes: SceneProbes) -> SceneProbes:
     return probes._replace(fitted=fitted)
 
 
-def assert_same_answers(first: SceneProbes, second: SceneProbes) -> None:
+def assert_same_answers(first: SceneProbes, knn_head: SceneProbes) -> None:
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    a, b = outputs(first, images), outputs(second, images)
+    a, b = outputs(first, images), outputs(knn_head, images)
     assert a.keys() == b.keys() == {"classification", "segmentation", "depth"}
     assert all(torch.equal(a[name], b[name]) for name in a)
     for name in a:
-        ours, theirs = first.fitted[name][1], second.fitted[name][1]
+        ours, theirs = first.fitted[name][1], knn_head.fitted[name][1]
         assert ours[1:4] == theirs[1:4]
-        assert (ours.second is None) == (theirs.second is None) == (name != "classification")
-        if ours.second and theirs.second:
-            assert weights(ours.second) == weights(theirs.second)
+        assert (ours.knn_head is None) == (theirs.knn_head is None) == (name != "classification")
+        if ours.knn_head and theirs.knn_head:
+            assert weights(ours.knn_head) == weights(theirs.knn_head)
 
 
 def test_cached_heads_answer_alike_and_no_feature_is_extracted_again(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustprobe import CheckedImages, Dataset, load_dataset, probing
+from robustprobe import Dataset, Sample, load_dataset, probing
 from robustprobe.core.spec import HeadSpec
 from robustprobe.core.types import FeatureDims, HeadDesign, LabelSpace
 from robustprobe.core.views import Padded, Resized, View, Windows
@@ -107,10 +107,10 @@ def test_multiples_are_near_and_never_zero() -> None:
     assert [multiple(512, 14), multiple(224, 14), multiple(3, 16)] == [518, 224, 16]
 
 
-def sample(size: tuple[int, int] = (20, 30)) -> CheckedImages:
+def sample(size: tuple[int, int] = (20, 30)) -> Sample:
     generator = torch.Generator().manual_seed(0)
     ramp = torch.linspace(0, 1, size[0] * size[1]).view(size)
-    return CheckedImages("a", ramp.expand(3, *size).clone(), {"depth": 1 + 8 * torch.rand(size, generator=generator)})
+    return Sample("a", ramp.expand(3, *size).clone(), {"depth": 1 + 8 * torch.rand(size, generator=generator)})
 
 
 @pytest.mark.parametrize("kind", ["none", "flip", "crop", "scale-crop"])
@@ -120,7 +120,7 @@ def test_augmented_images_and_maps_keep_together(kind: Augment) -> None:
     if kind == "scale-crop":
         image = torch.zeros(3, 20, 30)
         image[:, 8:, 13:] = 1
-    one = CheckedImages("a", image, {"segmentation": image[0].long()})
+    one = Sample("a", image, {"segmentation": image[0].long()})
     change = Augmentation(kind, (16, 16), space, "segmentation", 0)
     for epoch in range(8):
         seen = change(one, epoch)
@@ -150,7 +150,7 @@ def test_augmentation_follows_seed_id_and_epoch_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["resized-crop", "pad-crop"])
 def test_crops_of_classified_images_have_the_asked_size_and_stay_in_the_box(kind: Augment) -> None:
-    one = CheckedImages("a", torch.rand(3, 16, 16), {"classification": torch.tensor(2)})
+    one = Sample("a", torch.rand(3, 16, 16), {"classification": torch.tensor(2)})
     for epoch in range(8):
         seen = Augmentation(kind, (16, 16), LabelSpace(), "classification", 0)(one, epoch)
         assert seen.image.shape == (3, 16, 16)
@@ -162,7 +162,7 @@ def test_what_is_outside_the_image_has_no_label() -> None:
     change = Augmentation("crop", (40, 40), LabelSpace(), "depth", 0)
     seen = change(sample(), 0)
     assert (seen.targets["depth"] > 0).sum() == 20 * 30
-    segmented = CheckedImages("a", torch.rand(3, 8, 8), {"segmentation": torch.zeros(8, 8, dtype=torch.int64)})
+    segmented = Sample("a", torch.rand(3, 8, 8), {"segmentation": torch.zeros(8, 8, dtype=torch.int64)})
     mask = Augmentation("crop", (10, 10), LabelSpace(classes=("x", "y")), "segmentation", 0)(segmented, 0).targets
     assert (mask["segmentation"] == 255).sum() == 36
 
@@ -201,7 +201,7 @@ def feature_set() -> FeatureSet:
     return FeatureSet(cls, torch.zeros(40, 6, 1, 1), {"classification": cls[:, :3].argmax(1)}, (1, 1))
 
 
-def lesson(key: str = "", recipe: TaskRecipe | None = None) -> FitJob:
+def fit_job(key: str = "", recipe: TaskRecipe | None = None) -> FitJob:
     task = load_task("classification", LabelSpace(classes=("a", "b", "c")))
     recipe = recipe or TaskRecipe(epochs=6, batch_size=16, learning_rates=(1e-2, 1e-1))
     return FitJob(task, recipe, FeatureDims(6, 6), feature_set(), 40, 0, CPU, key)
@@ -209,7 +209,7 @@ def lesson(key: str = "", recipe: TaskRecipe | None = None) -> FitJob:
 
 def test_an_interrupted_fit_goes_on_to_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "SAVE_EVERY_SECONDS", 0.0)
-    straight = train_heads(lesson())
+    straight = train_heads(fit_job())
     key = "interrupted"
 
     def stop(done: int, total: int) -> None:
@@ -217,12 +217,12 @@ def test_an_interrupted_fit_goes_on_to_the_same_head(monkeypatch: pytest.MonkeyP
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_heads(lesson(key), stop)
+        train_heads(fit_job(key), stop)
     kept = cache.load_progress(key, CPU)
     assert kept is not None
     assert kept.epoch == 2
     seen: list[int] = []
-    resumed = train_heads(lesson(key), lambda done, total: seen.append(done))
+    resumed = train_heads(fit_job(key), lambda done, total: seen.append(done))
     assert seen[0] == 3 * 40
     for ours, theirs in zip(resumed, straight, strict=True):
         assert all(map(torch.equal, ours.head.state_dict().values(), theirs.head.state_dict().values()))
@@ -230,9 +230,9 @@ def test_an_interrupted_fit_goes_on_to_the_same_head(monkeypatch: pytest.MonkeyP
 
 
 def test_candidates_learn_together_as_they_would_alone() -> None:
-    together = train_heads(lesson())
+    together = train_heads(fit_job())
     for rate, candidate in zip((1e-2, 1e-1), together, strict=True):
-        (alone,) = train_heads(lesson(recipe=TaskRecipe(epochs=6, batch_size=16, learning_rates=(rate,))))
+        (alone,) = train_heads(fit_job(recipe=TaskRecipe(epochs=6, batch_size=16, learning_rates=(rate,))))
         assert all(map(torch.equal, candidate.head.state_dict().values(), alone.head.state_dict().values()))
 
 
@@ -242,7 +242,7 @@ def test_every_optimiser_and_schedule_learns(optimiser: Any, schedule: Any) -> N
     recipe = TaskRecipe(
         optimiser=optimiser, schedule=schedule, epochs=60, batch_size=16, warmup=3, learning_rates=(0.1,), clip=35.0
     )
-    done = lesson(recipe=recipe)
+    done = fit_job(recipe=recipe)
     (score,) = mean_scores(done.task, train_heads(done), feature_set().parts("classification", CPU))
     assert score > 0.9
 
@@ -260,7 +260,7 @@ def test_rates_rise_in_warm_up_and_fall_as_scheduled() -> None:
 def test_steps_count_batches() -> None:
     seen: list[int] = []
     recipe = TaskRecipe(steps=5, batch_size=16, learning_rates=(0.1,))
-    train_heads(lesson(recipe=recipe), lambda done, total: seen.append(done))
+    train_heads(fit_job(recipe=recipe), lambda done, total: seen.append(done))
     assert seen == [40, 80]
 
 

@@ -12,9 +12,9 @@ from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.charts.figures import curve_figures, eps_figures
 from robustprobe.report.charts.level_figures import heat_figures, pareto, trade_figures
 from robustprobe.report.charts.series import MOST, Checkpoint, checkpoint, parent, series, shortened
-from robustprobe.report.tables.board import Board, bench_key, board
+from robustprobe.report.tables.board import Board, benchmark_key, board
 from robustprobe.report.tables.chance import chances
-from robustprobe.report.tables.shares import Ranks, kept, mean_kept, places, share_text
+from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks, share_text
 from robustprobe.results.records import Interval, Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import Found, union_groups
@@ -62,8 +62,8 @@ def test_the_mean_of_shares_is_surer_than_each() -> None:
 
 def test_places_are_as_wide_as_the_intervals_make_them() -> None:
     scores = [Estimate(0.9, 0.8, 1.0), Estimate(0.6, 0.5, 0.7), Estimate(0.55, 0.45, 0.65), Estimate(0.1, 0.0, 0.2)]
-    assert places(scores) == [Ranks(1, 1), Ranks(2, 3), Ranks(2, 3), Ranks(4, 4)]
-    assert [p.text for p in places(scores)] == ["1", "2–3", "2–3", "4"]
+    assert ranks(scores) == [Ranks(1, 1), Ranks(2, 3), Ranks(2, 3), Ranks(4, 4)]
+    assert [p.text for p in ranks(scores)] == ["1", "2–3", "2–3", "4"]
 
 
 def found(*encoders: str) -> Board:
@@ -72,10 +72,10 @@ def found(*encoders: str) -> Board:
 
 def test_the_board_has_a_bench_a_task_and_the_worst_attack_made_for_it() -> None:
     made = found(PLAIN)
-    assert [(b.task, [c.label for c in b.columns]) for b in made.benches] == [
+    assert [(b.task, [c.label for c in b.columns]) for b in made.benchmarks] == [
         (task, ["clean", "noise", "embed", own]) for task, own in OWN.items()
     ]
-    shares = [k.share.value for k in made.rows[0].benches if k and k.share]
+    shares = [k.share.value for k in made.rows[0].benchmarks if k and k.share]
     assert shares == pytest.approx([0.4 / 0.9, 0.1 / 0.6, 0.4 / 0.9])
     assert made.rows[0].kept is not None
     assert made.rows[0].kept.value == pytest.approx(sum(shares) / 3)
@@ -92,7 +92,7 @@ def test_encoders_are_ranked_by_what_they_reach_of_the_best_clean_score() -> Non
     assert last.robust == kept(interval(0.9, 0.05), interval(0.1, 0.05), higher_is_better=True)
     assert last.kept is not None
     assert last.kept.value == 1
-    assert [row.places for row in made.ranked] == [Ranks(1, 1), Ranks(2, 2)]
+    assert [row.ranks for row in made.ranked] == [Ranks(1, 1), Ranks(2, 2)]
 
 
 def test_errors_are_ranked_the_other_way_round() -> None:
@@ -121,21 +121,21 @@ def test_a_clean_score_of_nothing_is_ranked_last() -> None:
 def test_a_clean_score_whose_interval_reaches_chance_may_be_a_guess() -> None:
     records = [make_record(attack("clean"), 0.3), make_record(attack("pgd"), 0.25)]
     for chance, expected in ((0.24, []), (0.25, ["classification on scenes"])):
-        assert board(records, {bench_key(records[0]): chance}).rows[0].guesses == expected
+        assert board(records, {benchmark_key(records[0]): chance}).rows[0].guesses == expected
 
 
 def test_only_the_largest_eps_is_on_the_board() -> None:
     extra = [make_record(attack("pgd", e), 0.9 - e) for e in (2 / 255, 4 / 255)]
     made = board([*records_of(PLAIN), *extra])
     assert made.level_text == "eps 8/255 (linf)"
-    assert len(made.benches[0].columns) == 4
+    assert len(made.benchmarks[0].columns) == 4
 
 
 def test_an_encoder_that_lacks_a_cell_is_not_ranked_and_told_why() -> None:
     partial = [r for r in records_of("partial", 0.3) if not (r.task == "depth" and r.attack.name == "depthpgd")]
     made = board([*records_of(PLAIN), *partial])
     assert [row.encoder for row in made.ranked] == [PLAIN]
-    assert [(row.encoder, row.places, row.missing) for row in made.incomplete] == [
+    assert [(row.encoder, row.ranks, row.missing) for row in made.incomplete] == [
         ("partial", None, ["depth on scenes: depthpgd"])
     ]
 
@@ -165,7 +165,7 @@ def test_a_clean_score_is_one_column_whatever_the_seed() -> None:
         make_record(attack("pgd"), 0.1, encoder="seeded"),
     ]
     made = board([make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.2), *seeded])
-    assert len(made.benches[0].columns) == 2
+    assert len(made.benchmarks[0].columns) == 2
     assert len(made.ranked) == 2
 
 
@@ -175,15 +175,15 @@ def test_attacks_of_other_steps_are_other_columns() -> None:
         make_record(attack("pgd", steps=99), 0.1, encoder="long"),
     ]
     made = board([make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.2), *long])
-    assert [c.label for c in made.benches[0].columns] == ["clean", "pgd (steps 20)", "pgd (steps 99)"]
+    assert [c.label for c in made.benchmarks[0].columns] == ["clean", "pgd (steps 20)", "pgd (steps 99)"]
     assert not made.ranked
 
 
 def test_the_eps_figure_takes_the_worst_attack_at_each_eps() -> None:
     ladder = [make_record(attack(n, e), v) for n, e, v in (("pgd", 2 / 255, 0.7), ("pgd", 8 / 255, 0.2))]
-    rival = make_record(attack("apgd", 8 / 255), 0.1, made_for="classification")
+    rival = make_record(attack("apgd", 8 / 255), 0.1, target_task="classification")
     records: list[Record] = [make_record(attack("clean"), 0.9), *ladder, rival]
-    (figure,) = eps_figures(records, board(records, {bench_key(records[0]): 0.25}))
+    (figure,) = eps_figures(records, board(records, {benchmark_key(records[0]): 0.25}))
     assert [row[1:3] for row in figure.rows] == [["clean", "0/255"], ["pgd", "2/255"], ["apgd", "8/255"]]
     assert figure.rows[2][3] == "0.100 [0.050, 0.150]"
     assert "'chance': 0.25" in str(figure.draw().to_dict())
@@ -200,7 +200,7 @@ def test_the_level_of_chance_is_that_of_the_commonest_class(tmp_path: Path) -> N
     for record, columns in zip(records, rows, strict=True):
         store.write_rows(record.fingerprint, columns)
     levels = chances([Found(record, store) for record in records], [])
-    assert levels == {bench_key(records[0]): 0.5, bench_key(records[1]): pytest.approx(0.6 / 2)}
+    assert levels == {benchmark_key(records[0]): 0.5, benchmark_key(records[1]): pytest.approx(0.6 / 2)}
 
 
 def test_without_rows_the_level_of_chance_is_that_of_the_classes(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_without_rows_the_level_of_chance_is_that_of_the_classes(tmp_path: Path)
     found = [Found(record, store) for record in records]
     assert chances(found, []) == {}
     first = next(record for record in records if record.task == "classification")
-    assert chances(found, union_groups([store])) == {bench_key(first): 1 / len(SHAPES)}
+    assert chances(found, union_groups([store])) == {benchmark_key(first): 1 / len(SHAPES)}
 
 
 def test_the_heat_map_prints_the_share_that_was_left() -> None:
@@ -271,7 +271,7 @@ def test_curves_need_two_epochs() -> None:
 def test_charts_are_what_vega_lite_takes() -> None:
     """Checked here, against its schema, since it is not when they are drawn."""
     records = [r for name in (PLAIN, f"{PLAIN}-deacl", "x-epoch-1", "x-epoch-2") for r in records_of(name)]
-    made = board(records, {bench_key(r): 0.1 for r in records if r.task != "depth"})
+    made = board(records, {benchmark_key(r): 0.1 for r in records if r.task != "depth"})
     figures = [*eps_figures(records, made), *heat_figures(made), *trade_figures(made), *curve_figures(records, made)]
     assert {figure.kind for figure in figures} == {"eps", "heatmap", "pareto", "curve"}
     for figure in figures:

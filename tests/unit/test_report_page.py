@@ -34,7 +34,7 @@ from robustprobe.report.page.examples import Wish
 from robustprobe.report.page.headline import headline
 from robustprobe.report.page.render import render_page, write_page
 from robustprobe.report.page.viewer import image_iou
-from robustprobe.report.tables.board import bench_key, board
+from robustprobe.report.tables.board import benchmark_key, board
 from robustprobe.results.records import RANDOM, Example, ExampleChoice, Group, Interval, Record
 from robustprobe.results.store import Store
 from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, make_record, records_of
@@ -109,9 +109,9 @@ def delta_of(name: str) -> np.ndarray[Any, np.dtype[np.int16]]:
 def add_group(store: Store, record: Record) -> None:
     """One example image of a record's group, with every head's prediction and the truth."""
     name, group = record.attack.name, record.group
-    place, mask = 3, np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE) % len(SURFACES)
+    position, mask = 3, np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE) % len(SURFACES)
     depth = np.linspace(1000, 5000 if name == "clean" else 8000, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
-    store.write_image(group, f"{place}.png", (clean_image() + delta_of(name)).astype(np.uint8))
+    store.write_image(group, f"{position}.png", (clean_image() + delta_of(name)).astype(np.uint8))
     store.write_image(group, "mask.png", mask if name == "clean" else mask[::-1].copy())
     store.write_image(group, "depth.png", depth)
     if name == "clean":
@@ -122,7 +122,7 @@ def add_group(store: Store, record: Record) -> None:
     guesses = [["<b>ball</b>", 0.7], ["box", 0.2]] if name == "clean" else [["box", 0.9], ["cone", 0.1]]
     example = Example(
         id="test-<i>7</i>",
-        place=place,
+        position=position,
         predictions={"classification": guesses, "segmentation": "mask.png", "depth": "depth.png"},
         truth={"classification": "<b>ball</b>", "segmentation": "mask-truth.png", "depth": "depth-truth.png"},
     )
@@ -132,7 +132,7 @@ def add_group(store: Store, record: Record) -> None:
             encoder=record.encoder,
             dataset=record.dataset,
             attack=record.attack,
-            made_for=record.made_for,
+            target_task=record.target_task,
             classes={"classification": SHAPES, "segmentation": SURFACES},
             max_depth=10.0,
             examples=[example],
@@ -274,7 +274,7 @@ def test_what_was_done_is_stated_at_the_top(page: Reader) -> None:
 
 def test_the_strongest_attack_at_the_largest_eps_counts() -> None:
     weak, strong = attack("pgd", 2 / 255), attack("pgd", 8 / 255)
-    other = make_record(attack("apgd", 8 / 255), 0.1, made_for="classification")
+    other = make_record(attack("apgd", 8 / 255), 0.1, target_task="classification")
     made = [make_record(attack("clean"), 0.8), make_record(weak, 0.05), make_record(strong, 0.4), other]
     finding = headline(made, board(made)).portraits[0].findings[0]
     assert finding.attack == "apgd 8/255"
@@ -299,14 +299,14 @@ def test_an_error_that_grows_is_told_as_growth() -> None:
 
 def test_a_clean_score_that_may_be_a_guess_is_said_and_not_boasted_of() -> None:
     made = [make_record(attack("clean"), 0.22), make_record(attack("pgd"), 0.2)]
-    alone = headline(made, board(made, {bench_key(made[0]): 0.2}))
+    alone = headline(made, board(made, {benchmark_key(made[0]): 0.2}))
     assert "22 %" not in alone.lead.replace("\N{NO-BREAK SPACE}", " ")
     assert f"{PLAIN} cannot be told from guessing on clean images for classification on scenes." in alone.lead
     (finding,) = alone.portraits[0].findings
     assert finding.kept is None
     assert finding.remainder == ("guess", "when clean")
     able = [make_record(attack("clean"), 0.9, encoder="able"), make_record(attack("pgd"), 0.45, encoder="able")]
-    several = headline([*made, *able], board([*made, *able], {bench_key(made[0]): 0.2}))
+    several = headline([*made, *able], board([*made, *able], {benchmark_key(made[0]): 0.2}))
     assert several.lead.startswith("able reaches 50\N{NO-BREAK SPACE}% [")
     assert f"the most of two encoders; {PLAIN} reaches 22\N{NO-BREAK SPACE}%" in several.lead
     assert [p.kept.partition("; ")[2] for p in several.portraits] == [

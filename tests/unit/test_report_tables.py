@@ -49,7 +49,7 @@ def make_record(
 ) -> Record:
     metric, unit, higher = METRICS[task]
     interval = Interval(value=value, ci_low=value - 0.05, ci_high=value + 0.05)
-    made_for, digest = SEES.get(spec.name, ""), hashlib.sha256(encoder.encode()).hexdigest()
+    target_task, digest = SEES.get(spec.name, ""), hashlib.sha256(encoder.encode()).hexdigest()
     plain = re.sub(r"\W", "", dataset)
     facts: dict[str, Any] = {
         "fingerprint": f"{digest[:8]}-{plain}-{task}-{spec.fingerprint()}-{other.get('n', 200)}",
@@ -64,7 +64,7 @@ def make_record(
         "image_size": (64, 64),
         "image_ids_digest": f"ids{other.get('n', 200)}",
         "task": task,
-        "made_for": made_for,
+        "target_task": target_task,
         "attack": spec,
         "precision": "fp32",
         "metric": metric,
@@ -117,7 +117,7 @@ def records() -> list[Record]:
 def test_rows_hold_own_attacks_only_unless_transfer_is_asked(records: list[Record]) -> None:
     rows = table_rows(records)
     assert len(rows) == 2 * 3 * 4
-    assert {(r["task"], r["attack"]) for r in rows if r["made_for"]} == set(OWN.items())
+    assert {(r["task"], r["attack"]) for r in rows if r["target_task"]} == set(OWN.items())
     assert len(table_rows(records, transfer=True)) == len(records) == 2 * 3 * 6
 
 
@@ -129,7 +129,7 @@ def test_rows_carry_the_numbers(records: list[Record]) -> None:
     assert row["value_8bit"] == row["value"]
     assert row["eps"] == 8 / 255
     assert (row["metric"], row["unit"], row["higher_is_better"], row["n"]) == ("RMSE", "m", False, 200)
-    assert (row["made_for"], row["norm"], row["steps"], row["suite"]) == ("depth", "linf", 20, "demo")
+    assert (row["target_task"], row["norm"], row["steps"], row["suite"]) == ("depth", "linf", 20, "demo")
 
 
 def test_order_does_not_depend_on_the_input(records: list[Record]) -> None:

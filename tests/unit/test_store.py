@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from robustprobe import UserError
-from robustprobe import files as written_files
+from robustprobe.core import files as written_files
 from robustprobe.core.files import write_whole
 from robustprobe.core.spec import AttackSpec
 from robustprobe.results.records import Example, Group, HeadFacts, Interval, Provenance, Record
@@ -45,7 +45,7 @@ def record(rows_sha256: str, value: float = 0.5) -> Record:
         image_size=(16, 24),
         image_ids_digest="ef",
         task="depth",
-        made_for="",
+        target_task="",
         attack=AttackSpec(name="embed", eps=1 / 3),
         precision="fp32",
         metric="RMSE",
@@ -138,11 +138,11 @@ def test_every_flipped_bit_of_a_record_is_found(store: Store) -> None:
     write(store)
     path = store.folder / "cells" / f"{NAME}.json"
     whole = path.read_bytes()
-    for place in range(0, len(whole), 3):
+    for position in range(0, len(whole), 3):
         flipped = bytearray(whole)
-        flipped[place] ^= 1 << place % 8
+        flipped[position] ^= 1 << position % 8
         path.write_bytes(bytes(flipped))
-        assert not store.has(NAME), flipped[place - 20 : place + 20]
+        assert not store.has(NAME), flipped[position - 20 : position + 20]
         with pytest.raises(UserError, match=rf"cells/{NAME}\.json cannot be read: .*run the suite it belongs to again"):
             store.records()
     path.write_bytes(whole)
@@ -168,8 +168,8 @@ def test_every_flipped_byte_of_rows_is_found(store: Store) -> None:
     written = write(store)
     path = store.folder / "rows" / f"{NAME}.parquet"
     whole = path.read_bytes()
-    for place in range(0, len(whole), 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    for position in range(0, len(whole), 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
         assert not store.has(NAME)
         assert store.damaged(written) == path
 
@@ -238,7 +238,7 @@ def test_many_files_are_whole_or_not_there_wherever_it_stops(store: Store, monke
 WRITER = """
 import sys, time
 from pathlib import Path
-from robustprobe import files
+from robustprobe.core import files
 files.os.replace = lambda *paths: (print("about to rename", flush=True), time.sleep(60))
 files.write_whole(Path(sys.argv[1]), b"content")
 """
@@ -349,10 +349,10 @@ def group() -> Group:
         encoder="file:tiny",
         dataset="scenes",
         attack=AttackSpec(name="clean", eps=0),
-        made_for="",
+        target_task="",
         classes={"classification": ["a", "b"]},
         max_depth=10.0,
-        examples=[Example(id="a", place=0, predictions={"classification": [["a", 0.9]]}, truth={})],
+        examples=[Example(id="a", position=0, predictions={"classification": [["a", 0.9]]}, truth={})],
     )
 
 

@@ -37,9 +37,9 @@ def test_stream_depends_on_seed_id_and_purpose_only() -> None:
         return float(torch.rand(1, generator=image_generator(*name)))  # type: ignore[arg-type]
 
     names = [(0, "a", "pgd"), (1, "a", "pgd"), (0, "b", "pgd"), (0, "a", "embed"), (0, "a"), (0, "a", "pgd", 1)]
-    draws = [draw(*name) for name in names]
-    assert len(set(draws)) == len(names)
-    assert [draw(*name) for name in names] == draws
+    randomness = [draw(*name) for name in names]
+    assert len(set(randomness)) == len(names)
+    assert [draw(*name) for name in names] == randomness
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -49,8 +49,8 @@ def test_stretch_reaches_the_surface_and_keeps_the_direction(norm: str, seed: in
     threat, perturbation = NORMS[norm](eps), random_perturbation(seed, scale)
     found = threat.stretch(perturbation)
     torch.testing.assert_close(threat.size(found), torch.full((3,), eps), rtol=1e-5, atol=0)
-    directions = [x.flatten(1) / x.flatten(1).abs().amax(1, keepdim=True) for x in (found, perturbation)]
-    torch.testing.assert_close(*directions)
+    feature_rank = [x.flatten(1) / x.flatten(1).abs().amax(1, keepdim=True) for x in (found, perturbation)]
+    torch.testing.assert_close(*feature_rank)
 
 
 @pytest.mark.parametrize("norm", NORMS)

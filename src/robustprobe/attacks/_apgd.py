@@ -22,8 +22,8 @@ class State(NamedTuple):
     gradient: Tensor
     best: Tensor
     best_gradient: Tensor
-    best_track: Tensor
-    track: Tensor
+    best_step_loss: Tensor
+    step_loss: Tensor
     size: Tensor
     ups: Tensor
     checked: Tensor
@@ -33,22 +33,24 @@ class State(NamedTuple):
         return State(*(value[index] for value in self))
 
 
-def apgd(search: Search, images: Tensor, entries: Entries, draws: PerImageRandom, start: Tensor | None) -> SearchResult:
+def apgd(
+    search: Search, images: Tensor, entries: Entries, randomness: PerImageRandom, start: Tensor | None
+) -> SearchResult:
     """Auto-PGD (Croce & Hein 2020, algorithm 1), with the constants of its authors.
 
     The first step is 2 eps. At checkpoints, the first after 22 % of the steps and then ever sooner, an entry's step is
     halved, and it goes back to its best iterate, if fewer than 75 % of the steps since the last checkpoint were upward,
     or if neither its step nor its best value changed. Returns the visited iterate of most harm.
     """
-    begin = search.start(images, entries, draws, stretched=True) if start is None else start
+    begin = search.start(images, entries, randomness, stretched=True) if start is None else start
     best, index = Best(begin, search), torch.arange(len(images), device=images.device)
     judged, gradient = search.gradient(begin, entries, 0)
     best.visit(index, begin, judged, 0, gradient)
-    state = _first(begin, judged.track, gradient, search.threat.eps)
+    state = _first(begin, judged.step_loss, gradient, search.threat.eps)
     interval, since = max(int(FIRST_CHECK * search.steps), 1), 0
     for step in range(1, search.steps + 1):
-        if search.stop and judged.broken.any():
-            left = (~judged.broken).nonzero()[:, 0]
+        if search.stop and judged.success.any():
+            left = (~judged.success).nonzero()[:, 0]
             if not len(left):
                 break
             index, images, entries, state = index[left], images[left], entries.part(left), state.part(left)
@@ -59,28 +61,28 @@ def apgd(search: Search, images: Tensor, entries: Entries, draws: PerImageRandom
             break
         judged, gradient = search.gradient(state.current, entries, step)
         best.visit(index, state.current, judged, step, gradient)
-        state, since = _noted(state, judged.track, gradient), since + 1
+        state, since = _noted(state, judged.step_loss, gradient), since + 1
         if since == interval:
             state = _checked(state, interval)
             interval, since = max(interval - max(int(SOONER * search.steps), 1), int(LEAST_CHECK * search.steps), 1), 0
     return best.outcome()
 
 
-def _first(start: Tensor, track: Tensor, gradient: Tensor, eps: float) -> State:
-    size = torch.full_like(track, FIRST_STEP * eps, dtype=start.dtype)
-    none = torch.zeros_like(track)
+def _first(start: Tensor, step_loss: Tensor, gradient: Tensor, eps: float) -> State:
+    size = torch.full_like(step_loss, FIRST_STEP * eps, dtype=start.dtype)
+    none = torch.zeros_like(step_loss)
     return State(
         current=start,
         old=start,
         gradient=gradient,
         best=start,
         best_gradient=gradient,
-        best_track=track,
-        track=track,
+        best_step_loss=step_loss,
+        step_loss=step_loss,
         size=size,
         ups=none,
-        checked=track,
-        halved=torch.ones_like(track, dtype=torch.bool),
+        checked=step_loss,
+        halved=torch.ones_like(step_loss, dtype=torch.bool),
     )
 
 
@@ -91,24 +93,24 @@ def _moved(threat: Threat, images: Tensor, state: State, share: float) -> State:
     return state._replace(current=threat.project(mixed, images), old=state.current)
 
 
-def _noted(state: State, track: Tensor, gradient: Tensor) -> State:
+def _noted(state: State, step_loss: Tensor, gradient: Tensor) -> State:
     """The state after its new iterate was judged."""
-    better = track > state.best_track
+    better = step_loss > state.best_step_loss
     chosen = over_image(better)
     return state._replace(
         gradient=gradient,
         best=torch.where(chosen, state.current, state.best),
         best_gradient=torch.where(chosen, gradient, state.best_gradient),
-        best_track=torch.where(better, track, state.best_track),
-        ups=state.ups + (track > state.track),
-        track=track,
+        best_step_loss=torch.where(better, step_loss, state.best_step_loss),
+        ups=state.ups + (step_loss > state.step_loss),
+        step_loss=step_loss,
     )
 
 
 def _checked(state: State, interval: int) -> State:
     """Steps halved and best iterates restored where progress has stalled."""
     oscillates = state.ups <= RHO * interval
-    stalled = ~state.halved & (state.checked >= state.best_track)
+    stalled = ~state.halved & (state.checked >= state.best_step_loss)
     halve = oscillates | stalled
     chosen = over_image(halve)
     return state._replace(
@@ -116,6 +118,6 @@ def _checked(state: State, interval: int) -> State:
         gradient=torch.where(chosen, state.best_gradient, state.gradient),
         size=torch.where(halve, state.size / 2, state.size),
         ups=torch.zeros_like(state.ups),
-        checked=state.best_track,
+        checked=state.best_step_loss,
         halved=halve,
     )

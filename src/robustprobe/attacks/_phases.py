@@ -41,7 +41,9 @@ class PhasedAttack(Attack):
         """What to run for clean float32 images (B, 3, H, W), in this order."""
 
     @final
-    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
+    def perturb(
+        self, victim: Victim, images: Tensor, randomness: PerImageRandom, previous: Tensor | None
+    ) -> SearchResult:
         result: SearchResult | None = None
         for phase in self.phases(victim, images):
             start = None
@@ -49,7 +51,7 @@ class PhasedAttack(Attack):
                 previous = previous.to(images)
                 result = visited(self._search(phase), previous, everything(images))
                 start = self.threat.project(images + self.threat.stretch(previous - images), images)
-            result = self._run(phase, images, draws.named(phase.name), result, start)
+            result = self._run(phase, images, randomness.named(phase.name), result, start)
         if result is None:
             raise ValueError(f"{type(self).__name__} has no phases")
         return result
@@ -60,21 +62,26 @@ class PhasedAttack(Attack):
         return Search(self.threat, phase.objective, phase.steps, spec.step_size, spec.random_start, last, stop)
 
     def _run(
-        self, phase: Phase, images: Tensor, draws: PerImageRandom, result: SearchResult | None, start: Tensor | None
+        self,
+        phase: Phase,
+        images: Tensor,
+        randomness: PerImageRandom,
+        result: SearchResult | None,
+        start: Tensor | None,
     ) -> SearchResult:
         """All runs of a phase, as many at once as the batch is large; where broken images leave, on the others only."""
         search, done = self._search(phase), 0
         while done < phase.runs:
             left = torch.arange(len(images), device=images.device)
             if search.stop and result is not None:
-                left = (~result.broken).nonzero()[:, 0]
+                left = (~result.success).nonzero()[:, 0]
             if not len(left):
                 break
             at_once = 1 if start is not None else min(phase.runs - done, len(images) // len(left))
             runs = torch.arange(done, done + at_once, device=images.device)
             entries = Entries(left.repeat(at_once), runs.repeat_interleave(len(left)))
             begin = None if start is None else start[left]
-            found, start = phase.optimiser(search, images[entries.rows], entries, draws, begin), None
+            found, start = phase.optimiser(search, images[entries.rows], entries, randomness, begin), None
             for run in range(at_once):
                 part = SearchResult(*(value[run * len(left) : (run + 1) * len(left)] for value in found))
                 result = part if result is None else merged(result, part, left, search.stop)
@@ -89,15 +96,15 @@ def merged(result: SearchResult, part: SearchResult, index: Tensor, stop: bool) 
     The earlier one keeps ties; where broken images leave, it keeps them too, since they would not have come so far
     with fewer runs at once.
     """
-    better = part.harm > result.harm[index]
+    better = part.damage > result.damage[index]
     if stop:
-        better = better & ~result.broken[index]
-    images, harm, broken, zeros, rising = (value.clone() for value in result)
+        better = better & ~result.success[index]
+    images, damage, success, zeros, rising = (value.clone() for value in result)
     chosen = index[better]
-    images[chosen], harm[chosen], broken[chosen] = part.images[better], part.harm[better], part.broken[better]
+    images[chosen], damage[chosen], success[chosen] = part.images[better], part.damage[better], part.success[better]
     zeros[index] = torch.fmax(zeros[index], part.zero_gradient)
     rising[index] = torch.where(better | rising[index].isnan(), part.rising, rising[index])
-    return SearchResult(images, harm, broken, zeros, rising)
+    return SearchResult(images, damage, success, zeros, rising)
 
 
 class GradientAttack(PhasedAttack):

@@ -26,14 +26,14 @@ class Entries(NamedTuple):
 class LossValues(NamedTuple):
     """What an objective says of entries, each (n,).
 
-    A step raises `loss`; adaptive steps compare `track` between steps; the result is the visited iterate with most
-    `harm`; `broken` entries cannot get worse.
+    A step raises `loss`; adaptive steps compare `step_loss` between steps; the result is the visited iterate with most
+    `damage`; `success` entries cannot get worse.
     """
 
     loss: Tensor
-    track: Tensor
-    harm: Tensor
-    broken: Tensor
+    step_loss: Tensor
+    damage: Tensor
+    success: Tensor
 
 
 Objective = Callable[[Tensor, Entries, float], LossValues]
@@ -50,8 +50,8 @@ class PerImageRandom(NamedTuple):
 
     def generators(self, entries: Entries) -> list[torch.Generator]:
         """A stream of its own for each entry."""
-        places = zip(entries.rows.tolist(), entries.runs.tolist(), strict=True)
-        return [image_generator(self.seed, self.ids[row], self.purpose, run) for row, run in places]
+        positions = zip(entries.rows.tolist(), entries.runs.tolist(), strict=True)
+        return [image_generator(self.seed, self.ids[row], self.purpose, run) for row, run in positions]
 
     def named(self, purpose: str) -> "PerImageRandom":
         """Independent random numbers for a part of the attack."""
@@ -76,7 +76,7 @@ class Search(NamedTuple):
             raise UserError(
                 "the model's output gives a loss that is not finite; look for NaN or infinity in its output."
             )
-        return judged._replace(track=judged.track.detach(), harm=judged.harm.detach().double())
+        return judged._replace(step_loss=judged.step_loss.detach(), damage=judged.damage.detach().double())
 
     def gradient(self, images: Tensor, entries: Entries, step: int) -> tuple[LossValues, Tensor]:
         """The objective at a step, and the gradient of its loss (n, 3, H, W)."""
@@ -85,11 +85,11 @@ class Search(NamedTuple):
         (gradient,) = torch.autograd.grad(judged.loss.sum(), images)
         return judged._replace(loss=judged.loss.detach()), gradient
 
-    def start(self, images: Tensor, entries: Entries, draws: PerImageRandom, stretched: bool = False) -> Tensor:
+    def start(self, images: Tensor, entries: Entries, randomness: PerImageRandom, stretched: bool = False) -> Tensor:
         """Random points of the ball, or of its surface, inside the box."""
         if not self.random_start:
             return images.clone()
-        noise = self.threat.noise(images, draws.generators(entries))
+        noise = self.threat.noise(images, randomness.generators(entries))
         return self.threat.project(images + (self.threat.stretch(noise) if stretched else noise), images)
 
 
@@ -97,8 +97,8 @@ class SearchResult(NamedTuple):
     """Adversarial images (n, 3, H, W) with their harm and whether they are broken, and the trace of `Attacked`."""
 
     images: Tensor
-    harm: Tensor
-    broken: Tensor
+    damage: Tensor
+    success: Tensor
     zero_gradient: Tensor
     rising: Tensor
 
@@ -110,8 +110,8 @@ class Best:
         count, where = len(start), start.device
         self.search = search
         self.images = start.clone()
-        self.harm = torch.full((count,), -torch.inf, device=where, dtype=torch.float64)
-        self.broken = torch.zeros(count, dtype=torch.bool, device=where)
+        self.damage = torch.full((count,), -torch.inf, device=where, dtype=torch.float64)
+        self.success = torch.zeros(count, dtype=torch.bool, device=where)
         self.zeros = torch.zeros(count, device=where)
         self.gradients = torch.zeros(count, device=where)
         self.first, self.late, self.top = (torch.full((count,), -torch.inf, device=where) for _ in range(3))
@@ -120,28 +120,28 @@ class Best:
         self, index: Tensor, images: Tensor, judged: LossValues, step: int, gradient: Tensor | None = None
     ) -> None:
         """Take note of iterates of the entries at `index`."""
-        better = judged.harm > self.harm[index]
+        better = judged.damage > self.damage[index]
         if self.search.last and step == self.search.steps:
             better = torch.ones_like(better)
         self.images[index] = torch.where(over_image(better), images, self.images[index])
-        self.harm[index] = torch.where(better, judged.harm, self.harm[index])
-        self.broken[index] = torch.where(better, judged.broken, self.broken[index])
-        track = judged.track.float()
+        self.damage[index] = torch.where(better, judged.damage, self.damage[index])
+        self.success[index] = torch.where(better, judged.success, self.success[index])
+        step_loss = judged.step_loss.float()
         if step == 0:
-            self.first[index] = track
+            self.first[index] = step_loss
         if step <= math.ceil(LATE * self.search.steps):
-            self.late[index] = torch.maximum(self.late[index], track)
-        self.top[index] = torch.maximum(self.top[index], track)
+            self.late[index] = torch.maximum(self.late[index], step_loss)
+        self.top[index] = torch.maximum(self.top[index], step_loss)
         if gradient is not None:
-            whole = (~judged.broken).float()
+            whole = (~judged.success).float()
             self.zeros[index] += whole * (gradient == 0).float().flatten(1).mean(1)
             self.gradients[index] += whole
 
     def outcome(self) -> SearchResult:
         """What was found."""
         gain = (self.top - self.first).clamp(min=torch.finfo(torch.float32).tiny)
-        rising = torch.where(self.broken, torch.nan, (self.top - self.late) / gain)
-        return SearchResult(self.images, self.harm, self.broken, self.zeros / self.gradients, rising)
+        rising = torch.where(self.success, torch.nan, (self.top - self.late) / gain)
+        return SearchResult(self.images, self.damage, self.success, self.zeros / self.gradients, rising)
 
 
 def everything(images: Tensor) -> Entries:
@@ -159,8 +159,8 @@ def visited(search: Search, images: Tensor, entries: Entries) -> SearchResult:
     """Images that are already there, as the outcome of a search without steps."""
     with torch.no_grad():
         judged = search.judge(images, entries, 0)
-    nan = torch.full_like(judged.track, torch.nan, dtype=torch.float32)
-    return SearchResult(images, judged.harm, judged.broken, nan, nan)
+    nan = torch.full_like(judged.step_loss, torch.nan, dtype=torch.float32)
+    return SearchResult(images, judged.damage, judged.success, nan, nan)
 
 
 Optimiser = Callable[[Search, Tensor, Entries, PerImageRandom, Tensor | None], SearchResult]

@@ -7,19 +7,19 @@ from robustprobe.attacks._search import Best, Entries, PerImageRandom, Search, S
 
 
 def sign_gradient(
-    search: Search, images: Tensor, entries: Entries, draws: PerImageRandom, start: Tensor | None
+    search: Search, images: Tensor, entries: Entries, randomness: PerImageRandom, start: Tensor | None
 ) -> SearchResult:
     """PGD (Madry et al. 2018): `x <- project(x + step_size * direction)`, the sign of the gradient under Linf.
 
     Keeps, entry by entry, the visited iterate of most harm, the start included; or the last one, on request.
     """
-    current = search.start(images, entries, draws) if start is None else start
+    current = search.start(images, entries, randomness) if start is None else start
     best, index = Best(current, search), torch.arange(len(images), device=images.device)
     for step in range(search.steps):
         judged, gradient = search.gradient(current, entries, step)
         best.visit(index, current, judged, step, gradient)
-        if search.stop and judged.broken.any():
-            left = (~judged.broken).nonzero()[:, 0]
+        if search.stop and judged.success.any():
+            left = (~judged.success).nonzero()[:, 0]
             index, images, entries = index[left], images[left], entries.part(left)
             current, gradient = current[left], gradient[left]
             if not len(left):

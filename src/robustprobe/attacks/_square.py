@@ -24,14 +24,14 @@ class Moves(NamedTuple):
 
 
 def square(
-    search: Search, images: Tensor, entries: Entries, draws: PerImageRandom, start: Tensor | None
+    search: Search, images: Tensor, entries: Entries, randomness: PerImageRandom, start: Tensor | None
 ) -> SearchResult:
     """Square attack (Andriushchenko et al. 2020), with the schedule of its authors; `steps` is the number of queries.
 
     Starts from vertical stripes. Linf tries squares of +-eps, one sign a channel. L2 tries bumps, which take their
     strength from what the square held, from a second square, which is emptied, and from what was left of the ball.
     """
-    moves = _moves(images, search.steps, draws.generators(entries))
+    moves = _moves(images, search.steps, randomness.generators(entries))
     begin = _stripes(search, images, moves) if start is None else start
     best, index = Best(begin, search), torch.arange(len(images), device=images.device)
     with torch.no_grad():
@@ -39,8 +39,8 @@ def square(
         best.visit(index, begin, judged, 0)
         current, loss = begin, judged.loss
         for step in range(1, search.steps + 1):
-            if search.stop and judged.broken.any():
-                left = (~judged.broken).nonzero()[:, 0]
+            if search.stop and judged.success.any():
+                left = (~judged.success).nonzero()[:, 0]
                 if not len(left):
                     break
                 index, images, entries, moves = index[left], images[left], entries.part(left), _part(moves, left)
@@ -122,6 +122,6 @@ def _unit(values: Tensor) -> Tensor:
 
 def _distance(marked: Tensor) -> Tensor:
     """Distance (n, 1, L) of each place from the middle of the marked run."""
-    places = torch.arange(marked.shape[-1], device=marked.device, dtype=marked.dtype)
-    middle = (marked * places).sum(-1, keepdim=True) / marked.sum(-1, keepdim=True)
-    return (places - middle).abs()
+    positions = torch.arange(marked.shape[-1], device=marked.device, dtype=marked.dtype)
+    middle = (marked * positions).sum(-1, keepdim=True) / marked.sum(-1, keepdim=True)
+    return (positions - middle).abs()

@@ -9,7 +9,7 @@ STAGES = ((2.0, 0.3), (1.5, 0.3), (1.0, 0.4))
 
 
 def staged_apgd(
-    search: Search, images: Tensor, entries: Entries, draws: PerImageRandom, start: Tensor | None
+    search: Search, images: Tensor, entries: Entries, randomness: PerImageRandom, start: Tensor | None
 ) -> SearchResult:
     """APGD at 2, 1.5 and 1 eps for 30, 30 and 40 % of the steps, each from the last one (Croce et al., ECCV 2024).
 
@@ -23,8 +23,8 @@ def staged_apgd(
                 wide = search._replace(threat=threat, steps=steps, last=False, stop=False)
                 if start is not None:
                     start = threat.project(start, images)
-                start = apgd(wide, images, entries, draws, start).images
+                start = apgd(wide, images, entries, randomness, start).images
         if start is not None:
             start = search.threat.project(start, images)
             search = search._replace(steps=max(1, round(STAGES[-1][1] * search.steps)))
-    return apgd(search, images, entries, draws, start)
+    return apgd(search, images, entries, randomness, start)

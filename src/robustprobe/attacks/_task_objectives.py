@@ -13,7 +13,7 @@ from robustprobe.core.types import AttackLosses, LossContext
 
 def default_loss(victim: Victim) -> str:
     """The first of the losses of the victim's task."""
-    return next(iter(cast(AttackLosses, victim.criteria).losses))
+    return next(iter(cast(AttackLosses, victim.attack_losses).losses))
 
 
 def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
@@ -22,11 +22,11 @@ def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
     Raises:
         UserError: the task has no such loss.
     """
-    criteria, targets = cast(AttackLosses, victim.criteria), cast(Tensor, victim.targets)
-    if name not in criteria.losses:
-        raise unknown_name(f"objective for {victim.task or 'this model'}", name, criteria.losses)
-    loss = criteria.losses[name]
-    goals = _likeliest(victim, images, targets) if name in criteria.targeted else None
+    attack_losses, targets = cast(AttackLosses, victim.attack_losses), cast(Tensor, victim.targets)
+    if name not in attack_losses.losses:
+        raise unknown_name(f"objective for {victim.task or 'this model'}", name, attack_losses.losses)
+    loss = attack_losses.losses[name]
+    goals = _likeliest(victim, images, targets) if name in attack_losses.targeted else None
 
     def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
         output = victim.function(x)
@@ -34,11 +34,11 @@ def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
         aim = LossContext(targets[entries.rows], victim.space, progress, goal)
         value = loss(output, aim)
         with torch.no_grad():
-            track = criteria.track(output, aim) if criteria.track else value
-            broken = torch.zeros_like(value, dtype=torch.bool)
-            if criteria.broken:
-                broken = criteria.broken(output, aim)
-            return LossValues(value, track, criteria.harm(output, aim), broken)
+            step_loss = attack_losses.step_loss(output, aim) if attack_losses.step_loss else value
+            success = torch.zeros_like(value, dtype=torch.bool)
+            if attack_losses.success:
+                success = attack_losses.success(output, aim)
+            return LossValues(value, step_loss, attack_losses.damage(output, aim), success)
 
     return judge
 

@@ -15,7 +15,7 @@ from robustprobe.attacks.base import Victim
 class Apgd(GradientAttack):
     """Adaptive steps on the first of the task's losses, the strongest alone: cross-entropy, CosPGD's, RMSE."""
 
-    sees: ClassVar = "task"
+    access: ClassVar = "task"
     steps: ClassVar = 50
 
     def optimiser(self) -> Optimiser:

@@ -17,7 +17,7 @@ from robustprobe.core.threat import NORMS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
 
 Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
-Proxies = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
+FitSurrogates = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
 
 
 class Victim(NamedTuple):
@@ -26,30 +26,30 @@ class Victim(NamedTuple):
     `function` maps images (B, 3, H, W) in [0, 1] to features or outputs: the encoder for an attack that sees no head,
     else the model, with its labels (B, ...), what they mean, and how its task wants to be attacked. `layers` gives the
     features of blocks inside the encoder, `goals` are images (B, 3, H, W) whose embedding a targeted attack approaches,
-    `proxies` fits heads to fool that no task asked for, on images of a size (H, W): features and a size to logits.
+    `surrogate_heads` fits heads without task labels, for images of a size (H, W): features and a size to logits.
     """
 
     function: Callable[[Tensor], Any]
     targets: Tensor | None = None
     space: LabelSpace = LabelSpace()
-    criteria: AttackLosses | None = None
+    attack_losses: AttackLosses | None = None
     task: str = ""
     layers: Layers | None = None
     goals: Tensor | None = None
-    proxies: Proxies | None = None
+    surrogate_heads: FitSurrogates | None = None
 
 
 class Attacked(NamedTuple):
     """Adversarial images (B, 3, H, W), and how they were come by.
 
-    `harm` (B,) is what the attack itself thinks it achieved, NaN where it asked nobody. `zero_gradient` (B,) is the
+    `damage` (B,) is what the attack itself thinks it achieved, NaN where it asked nobody. `zero_gradient` (B,) is the
     mean share of exactly zero values in input gradients of images not broken yet, NaN where there was none;
     `rising` (B,) the share of the objective's gain that came in the last fifth of the steps, NaN for broken images.
     `forwards` and `backwards` count images passed through the victim, the whole batch together.
     """
 
     images: Tensor
-    harm: Tensor
+    damage: Tensor
     zero_gradient: Tensor
     rising: Tensor
     forwards: int
@@ -59,7 +59,7 @@ class Attacked(NamedTuple):
 class Attack(ABC):
     """An attack under one threat. Derived classes fill `perturb`; the call itself checks and is final."""
 
-    sees: ClassVar[str]
+    access: ClassVar[str]
     """The task whose model is attacked, `task` for that of any, `encoder` for the encoder alone, or `nothing`."""
 
     steps: ClassVar[int] = 20
@@ -70,7 +70,9 @@ class Attack(ABC):
         self.threat: Threat = NORMS[spec.norm](spec.eps)
 
     @abstractmethod
-    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
+    def perturb(
+        self, victim: Victim, images: Tensor, randomness: PerImageRandom, previous: Tensor | None
+    ) -> SearchResult:
         """Adversarial images for float32 images.
 
         Args:
@@ -104,12 +106,12 @@ class Attack(ABC):
         with torch.enable_grad(), fast_linear(), frozen(victim.function):
             working = images if images.dtype == torch.float64 else images.float()
             counter = Counter(victim.function, images.dtype)
-            draws = PerImageRandom(self.spec.seed, tuple(ids), self.spec.name)
+            randomness = PerImageRandom(self.spec.seed, tuple(ids), self.spec.name)
             layers = counter.layers(victim.layers) if victim.layers else None
             seen = victim._replace(function=counter, layers=layers)
-            found = self.perturb(seen, working, draws, previous)
+            found = self.perturb(seen, working, randomness, previous)
             adversarial = self.threat.cast(self.threat.project(found.images, working), images).detach()
-            trace = (found.harm.cpu(), found.zero_gradient.cpu(), found.rising.cpu())
+            trace = (found.damage.cpu(), found.zero_gradient.cpu(), found.rising.cpu())
             return Attacked(adversarial, *trace, counter.forwards, counter.backwards)
 
 
@@ -135,9 +137,9 @@ class Counter:
 
 def target_tasks(kind: type[Attack], tasks: Iterable[str]) -> list[str]:
     """Whose models an attack is made against, of the tasks there are; `""` where it sees no head."""
-    if kind.sees in ("nothing", "encoder"):
+    if kind.access in ("nothing", "encoder"):
         return [""]
-    return [task for task in tasks if kind.sees in ("task", task)]
+    return [task for task in tasks if kind.access in ("task", task)]
 
 
 def load_attack(spec: AttackSpec) -> Attack:

@@ -12,8 +12,10 @@ from robustprobe.attacks.base import Attack, Victim
 class Clean(Attack):
     """Returns the images untouched."""
 
-    sees: ClassVar = "nothing"
+    access: ClassVar = "nothing"
     steps: ClassVar = 1
 
-    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
+    def perturb(
+        self, victim: Victim, images: Tensor, randomness: PerImageRandom, previous: Tensor | None
+    ) -> SearchResult:
         return unjudged(images)

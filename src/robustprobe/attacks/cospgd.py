@@ -14,7 +14,7 @@ from robustprobe.attacks.base import Victim
 class CosPgd(GradientAttack):
     """Cross-entropy weighted by the cosine of softmax and one-hot label, as in the authors' package."""
 
-    sees: ClassVar = "segmentation"
+    access: ClassVar = "segmentation"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return task_objective(victim, self.spec.objective or "cospgd", images)

@@ -17,7 +17,7 @@ class DepthPgd(GradientAttack):
     Returns the iterate with the largest RMSE.
     """
 
-    sees: ClassVar = "depth"
+    access: ClassVar = "depth"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return task_objective(victim, self.spec.objective or "silog", images)

@@ -17,7 +17,7 @@ class EmbedAttack(GradientAttack):
     The gradient is zero at the clean image itself, so the attack needs its random start.
     """
 
-    sees: ClassVar = "encoder"
+    access: ClassVar = "encoder"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return embedding_objective(victim, self.spec.objective or "l2", images)

@@ -12,9 +12,11 @@ from robustprobe.attacks.base import Attack, Victim
 class Noise(Attack):
     """Returns a random point of the ball."""
 
-    sees: ClassVar = "nothing"
+    access: ClassVar = "nothing"
     steps: ClassVar = 1
 
-    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
-        noise = self.threat.noise(images, draws.generators(everything(images)))
+    def perturb(
+        self, victim: Victim, images: Tensor, randomness: PerImageRandom, previous: Tensor | None
+    ) -> SearchResult:
+        noise = self.threat.noise(images, randomness.generators(everything(images)))
         return unjudged(self.threat.project(images + noise, images))

@@ -14,7 +14,7 @@ from robustprobe.attacks.base import Victim
 class Pgd(GradientAttack):
     """An image counts as fooled if any visited iterate fools the classifier."""
 
-    sees: ClassVar = "classification"
+    access: ClassVar = "classification"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return task_objective(victim, self.spec.objective or "ce", images)

@@ -20,7 +20,7 @@ class Sea(PhasedAttack):
     is an upper bound on that of the worst choice among the same attacks.
     """
 
-    sees: ClassVar = "segmentation"
+    access: ClassVar = "segmentation"
     steps: ClassVar = 100
 
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:

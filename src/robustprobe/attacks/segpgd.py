@@ -14,7 +14,7 @@ from robustprobe.attacks.base import Victim
 class SegPgd(GradientAttack):
     """Weighs correct pixels first and wrong ones more and more; returns the iterate with most wrong pixels."""
 
-    sees: ClassVar = "segmentation"
+    access: ClassVar = "segmentation"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return task_objective(victim, self.spec.objective or "segpgd", images)

@@ -17,7 +17,7 @@ LOSSES = {"classification": "margin", "segmentation": "ce", "depth": "rmse"}
 class Square(GradientAttack):
     """`steps` is the number of queries. On classifiers the loss is the margin, as its authors' is."""
 
-    sees: ClassVar = "task"
+    access: ClassVar = "task"
     steps: ClassVar = 1000
 
     def optimiser(self) -> Optimiser:

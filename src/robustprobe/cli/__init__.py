@@ -7,6 +7,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.former_names import FORMER_KEYS
 
 app = App(
     name="robustprobe",
@@ -50,11 +51,20 @@ def _version() -> str:
     return version("robustprobe")
 
 
+def _refuse_former_options(arguments: list[str]) -> None:
+    """Raises UserError for an option of an earlier version, with today's name."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and (today := FORMER_KEYS.get(name[2:].replace("-", "_"))):
+            raise UserError(f"{name} is called --{today.replace('_', '-')} now.")
+
+
 def main() -> None:
     """Exit codes: 0 done; 1 the user's mistake; 2 some cells failed; 130 interrupted, resumable."""
     # A scheduler that wants its machine back asks by this signal: the same as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        _refuse_former_options(sys.argv[1:])
         app(sys.argv[1:], exit_on_error=False)
     except CycloptsError:
         sys.exit(1)

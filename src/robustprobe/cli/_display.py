@@ -18,11 +18,11 @@ def show_plan(console: Console, plan: Plan) -> None:
     table = Table(show_edge=False, pad_edge=False)
     for column in ("encoder", "dataset", "tasks", "images", "attacks left to make"):
         table.add_column(column, overflow="fold", no_wrap=column in ("encoder", "dataset"))
-    for bench in plan.benches:
-        names = dict.fromkeys(job.rungs[0].attack.label for job in bench.left)
-        images = f"{len(bench.data)} of {size_text(bench.data.size)}"
+    for pair in plan.pairs:
+        names = dict.fromkeys(job.levels[0].attack.label for job in pair.left)
+        images = f"{len(pair.data)} of {size_text(pair.data.size)}"
         left = ", ".join(names) or "none: all done"
-        table.add_row(bench.encoder.card.name, bench.data.name, ", ".join(bench.head_keys), images, left)
+        table.add_row(pair.encoder.card.name, pair.data.name, ", ".join(pair.head_keys), images, left)
     console.print(table)
     suite, done = plan.suite, sum(cell.done for cell in plan.cells)
     sizes = ", ".join(format_eps(eps, suite.norm) for eps in suite.eps)
@@ -53,7 +53,7 @@ class Display:
 
     def __init__(self, console: Console, plan: Plan) -> None:
         self.console, self.start = console, time.monotonic()
-        self.stages = sum(len(b.left) + 1 for b in plan.benches if b.left)
+        self.stages = sum(len(b.left) + 1 for b in plan.pairs if b.left)
         self.ended = 0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Bars(*columns, console=console, disable=not console.is_terminal, transient=True)

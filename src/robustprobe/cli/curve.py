@@ -29,7 +29,7 @@ def curve(
     limit: int | None = None,
     steps: int | None = None,
     train_limit: int | None = None,
-    checks: int | None = None,
+    sanity_images: int | None = None,
     teacher_heads: bool = False,
     plot: Annotated[Path | None, Parameter(alias="-o")] = None,
     precision: Literal["fp32", "bf16"] | None = None,
@@ -62,7 +62,7 @@ def curve(
         Steps of each attack.
     train_limit
         Images that heads learn from.
-    checks
+    sanity_images
         Images on which each attack is checked.
     teacher_heads
         Also the numbers under heads that were fitted on the teacher and kept; these are not stored.
@@ -85,7 +85,7 @@ def curve(
 
     epochs = _curve.checkpoint_names(folder)
     changes: dict[str, Any] = {"encoders": list(epochs), "attacks": attack, "eps": eps, "steps": steps}
-    changes |= {"checks": checks, "precision": precision, "examples": 0}
+    changes |= {"sanity_images": sanity_images, "precision": precision, "examples": 0}
     base = find_suite(suite) if suite else None
     chosen = _suite(base, changes, dataset, {"limit": limit, "split": split}, {"train_limit": train_limit})
     where = out or folder / "curve"

@@ -19,7 +19,7 @@ def harden(
     epochs: int | None = None,
     eps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     steps: int | None = None,
-    protect: Literal["cls", "patch", "both"] | None = None,
+    tokens: Literal["cls", "patch", "both"] | None = None,
     layer: list[int] | None = None,
     option: list[str] | None = None,
     limit: int | None = None,
@@ -33,7 +33,7 @@ def harden(
     clip: float | None = None,
     eps_ramp: float | None = None,
     ema: float | None = None,
-    directions: int | None = None,
+    feature_rank: int | None = None,
     augment: bool | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
     checkpoint_every: int | None = None,
@@ -57,12 +57,12 @@ def harden(
     method
         A name from `robustprobe list defences`. What is not given here is as its authors published it.
     epochs
-        Passes over the images; with 0 the encoder is only narrowed (--directions).
+        Passes over the images; with 0 only the rank of its features is reduced (--feature-rank).
     eps
         Largest change of a pixel value in training, such as 8/255.
     steps
         Steps of the inner attack.
-    protect
+    tokens
         Tokens that the objective reads.
     layer
         Block whose features are protected, -1 for the last. Repeat for several, the last block last.
@@ -90,7 +90,7 @@ def harden(
         Share of the updates over which eps grows from 0.
     ema
         Decay of a moving average of the weights, which is then what is kept; 0 for none.
-    directions
+    feature_rank
         How many the features of the result lie in, those that attacks move least; 0 for all.
     augment
         Random crops and flips, anew each epoch; else whole images.
@@ -116,10 +116,10 @@ def harden(
     from robustprobe.training.spec import make_spec
 
     given: dict[str, Any] = {"encoder": encoder, "datasets": tuple(dataset), "epochs": epochs, "eps": eps}
-    given |= {"steps": steps, "protect": protect, "layers": tuple(layer) if layer else None, "options": option}
+    given |= {"steps": steps, "tokens": tokens, "layers": tuple(layer) if layer else None, "options": option}
     given |= {"limit": limit, "batch_size": batch_size, "accumulate": accumulate, "optimiser": optimiser}
     given |= {"learning_rate": learning_rate, "weight_decay": weight_decay, "warmup": warmup, "clip": clip}
-    given |= {"eps_ramp": eps_ramp, "ema": ema, "precision": precision, "directions": directions}
+    given |= {"eps_ramp": eps_ramp, "ema": ema, "precision": precision, "feature_rank": feature_rank}
     given |= {"momentum": momentum, "augment": augment}
     spec = make_spec(method, {**given, "checkpoint_every": checkpoint_every, "seed": seed})
     try:

@@ -42,7 +42,7 @@ def run(
     norm: Literal["linf", "l2"] | None = None,
     steps: int | None = None,
     restarts: int | None = None,
-    checks: int | None = None,
+    sanity_images: int | None = None,
     train_limit: int | None = None,
     recipe: Literal["fast", "standard", "paper"] | None = None,
     layers: Literal[1, 4] | None = None,
@@ -50,7 +50,7 @@ def run(
     seed: int | None = None,
     batch_size: int | None = None,
     examples: Annotated[int | None, EXAMPLES] = None,
-    harmed: int | None = None,
+    extreme_examples: int | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
     data_root: Path = Path("data"),
     out: Path = Path("results"),
@@ -77,7 +77,7 @@ def run(
     dataset
         Dataset to report on. Repeat for several.
     attack
-        Attack to run, such as worst or apgd:dlr; by default clean, noise, embed and each task's own. Repeatable.
+        Attack to run, such as ensemble or apgd:dlr; by default clean, noise, embed and each task's own. Repeatable.
     eps
         Size of the perturbation, such as 8/255. Repeat for several: larger ones start from what smaller ones found.
     split
@@ -90,7 +90,7 @@ def run(
         Steps of each attack; by default what the attack asks for.
     restarts
         Random starts of each attack; the worst one counts, image by image.
-    checks
+    sanity_images
         Images on which each attack is run again, stronger, weaker and blind, to see whether it can be trusted.
     train_limit
         Images that heads learn from.
@@ -105,7 +105,7 @@ def run(
         Seed of random starts and of the choice of examples.
     batch_size
         Images attacked at once: memory and speed, not the numbers (to rounding).
-    harmed
+    extreme_examples
         Images kept beside the random ones: for each task so many of the most harmed, the barely broken and the
         survivors.
     precision
@@ -135,8 +135,13 @@ def run(
     """
     head = {"train_limit": train_limit, "recipe": recipe, "layers": layers, "pooling": pooling}
     changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "norm": norm, "seed": seed}
-    changes |= {"steps": steps, "restarts": restarts, "checks": checks}
-    changes |= {"batch_size": batch_size, "examples": examples, "harmed": harmed, "precision": precision}
+    changes |= {"steps": steps, "restarts": restarts, "sanity_images": sanity_images}
+    changes |= {
+        "batch_size": batch_size,
+        "examples": examples,
+        "extreme_examples": extreme_examples,
+        "precision": precision,
+    }
     base = find_suite(suite) if suite else None
     spread = _spread(executor, ray_address or "", workers, shard_size)
     images = {"limit": limit, "split": split}

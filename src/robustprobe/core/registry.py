@@ -10,13 +10,15 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from functools import cache, cached_property
+from collections.abc import Mapping
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Generic, TypeVar, cast
 
 from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.former_names import FORMER_ATTACKS
 
 T = TypeVar("T")
 PACKAGE = Path(__file__).parent.parent
@@ -25,15 +27,21 @@ CONTRACT = "base"
 
 
 class Registry(Generic[T]):
-    """The things of one room, found by file name, entry point or path."""
+    """The things of one room, found by file name, entry point or path.
 
-    def __init__(self, room: str, noun: str, base: str) -> None:
-        self.room, self.noun, self.base = room, noun, base
+    `dashes`: names are written with `-`, and `_` is understood too. `former` maps names of earlier versions to today's.
+    """
+
+    def __init__(
+        self, room: str, noun: str, base: str, *, dashes: bool = False, former: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.room, self.noun, self.base, self.dashes, self.former = room, noun, base, dashes, former
 
     @cached_property
     def files(self) -> dict[str, Path]:
         folder = PACKAGE.joinpath(*self.room.split("."))
-        return {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_") and p.stem != CONTRACT}
+        found = [p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_") and p.stem != CONTRACT]
+        return {self._spelled(p.stem): p for p in found}
 
     @cached_property
     def plugins(self) -> dict[str, EntryPoint]:
@@ -43,10 +51,11 @@ class Registry(Generic[T]):
         return [*self.files, *self.plugins]
 
     def summary(self, name: str) -> str:
-        """First line of the docstring of the file behind `name`; empty for a plug-in."""
-        if name not in self.files:
+        """First line of the docstring of the file behind `name`, which is not run; empty where there is none."""
+        path = self.files.get(name) or _plugin_file(self.plugins.get(name))
+        if path is None:
             return ""
-        text = ast.get_docstring(ast.parse(self.files[name].read_text())) or ""
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
         return text.split("\n", 1)[0].rstrip(".")
 
     def get(self, name: str) -> type[T]:
@@ -55,14 +64,19 @@ class Registry(Generic[T]):
         Raises:
             UserError: no such name, file or class, or a class of another kind.
         """
-        if name in self.files:
-            return self._only_class(importlib.import_module(f"robustprobe.{self.room}.{name}"))
-        if name in self.plugins:
-            return self._checked(self.plugins[name].load(), name)
         if ".py:" in name:
             path, _, attribute = name.rpartition(":")
             return self._checked(load_attribute(Path(path), attribute), name)
+        if name in self.plugins:
+            return self._checked(self.plugins[name].load(), name)
+        if (spelled := self._spelled(name)) in self.files:
+            return self._only_class(importlib.import_module(f"robustprobe.{self.room}.{self.files[spelled].stem}"))
+        if name in self.former:
+            raise UserError(f"{self.noun} '{name}' is called '{self.former[name]}' now; write {self.former[name]}.")
         raise unknown_name(self.noun, name, self.names())
+
+    def _spelled(self, name: str) -> str:
+        return name.replace("_", "-") if self.dashes else name
 
     def _only_class(self, module: ModuleType) -> type[T]:
         found = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
@@ -101,21 +115,27 @@ def source_digest(kind: type) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-@cache
-def _say_that_it_runs(path: Path) -> None:
-    print(f"robustprobe: running the code of {path}, with all that you may do yourself.", file=sys.stderr)
-
-
 def load_attribute(path: Path, attribute: str) -> object:
-    """An attribute of a Python file. This runs the file's code.
+    """An attribute of a Python file. This runs the file's code, once for each process.
 
     Raises:
         UserError: the file or the attribute does not exist.
     """
     if not path.is_file():
         raise UserError(f"no file {path}; give the path of a Python file, as in my.py:MyEncoder.")
-    _say_that_it_runs(path)
-    name = f"robustprobe_user_{path.stem}"
+    module = _executed(path.resolve())
+    if not hasattr(module, attribute):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        raise unknown_name(f"name in {path}", attribute, names)
+    return cast(object, getattr(module, attribute))
+
+
+def _executed(path: Path) -> ModuleType:
+    """The module of a file: two files of one name in different folders are two modules."""
+    name = f"robustprobe_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    print(f"robustprobe: running the code of {path}, with all that you may do yourself.", file=sys.stderr)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} cannot be imported; give a Python file.")
@@ -124,18 +144,29 @@ def load_attribute(path: Path, attribute: str) -> object:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}. Mend the file.") from error
-    if not hasattr(module, attribute):
-        names = [n for n in vars(module) if not n.startswith("_")]
-        raise unknown_name(f"name in {path}", attribute, names)
-    return cast(object, getattr(module, attribute))
+        del sys.modules[name]
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}. Correct the file.") from error
+    return module
 
 
-attacks: "Registry[object]" = Registry("attacks", "attack", "robustprobe.attacks:Attack")
+def _plugin_file(plugin: EntryPoint | None) -> Path | None:
+    """The file of a plug-in, found without running it."""
+    if plugin is None:
+        return None
+    try:
+        spec = importlib.util.find_spec(plugin.module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+attacks: "Registry[object]" = Registry(
+    "attacks", "attack", "robustprobe.attacks:Attack", dashes=True, former=FORMER_ATTACKS
+)
 datasets: "Registry[object]" = Registry("datasets", "dataset", "robustprobe.datasets:Dataset")
 tasks: "Registry[object]" = Registry("tasks", "task", "robustprobe.tasks:Task")
 sources: "Registry[object]" = Registry("encoders", "encoder source", "robustprobe.encoders:Source")
 executors: "Registry[object]" = Registry(
     "evaluation.executors", "executor", "robustprobe.evaluation.executors:Executor"
 )
-defences: "Registry[object]" = Registry("defences", "defence", "robustprobe.defences:Defence")
+defences: "Registry[object]" = Registry("defences", "defence", "robustprobe.defences:Defence", dashes=True)

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from robustprobe.core.errors import UserError
+from robustprobe.core.errors import UserError, nearest
+from robustprobe.core.former_names import FORMER_KEYS
 
 STEP_SHARE = 0.25
 MOST_SUITE_BYTES = 2**18
@@ -136,7 +138,7 @@ class HeadSpec(Spec):
     """How heads are fitted: a recipe, what is changed of it (None: nothing), and how much of train is used.
 
     Label maps are learnt at 1/`label_stride` of the image resolution; they are always scored at their own. `layers` is
-    how many of the last blocks heads read, `pooling` what of them a classification head does. `neighbours` also judges
+    how many of the last blocks heads read, `pooling` what of them a classification head does. `knn` also judges
     classification by k-NN.
     """
 
@@ -148,7 +150,7 @@ class HeadSpec(Spec):
     layers: Literal[1, 4] | None = None
     label_stride: int | None = Field(default=None, ge=1)
     learning_rates: tuple[float, ...] | None = Field(default=None, min_length=1)
-    neighbours: int = Field(default=20, ge=0)
+    knn: int = Field(default=20, ge=0)
     seed: int = 0
 
 
@@ -184,9 +186,9 @@ class Suite(Spec):
     batch_size: int = Field(default=64, ge=1)
     examples: int = Field(default=6, ge=0, le=1000)
     """Images of each attack that are kept for the page; they are held until its last image is judged."""
-    harmed: int = Field(default=1, ge=0, le=1000)
+    extreme_examples: int = Field(default=1, ge=0, le=1000)
     """So many images more for each task of those most harmed, barely broken and survived; none without `examples`."""
-    checks: int = Field(default=10, ge=0, le=1000)
+    sanity_images: int = Field(default=10, ge=0, le=1000)
     """Images on which each attack is checked; 0: none."""
 
     @model_validator(mode="after")
@@ -195,7 +197,7 @@ class Suite(Spec):
             check_eps(eps, self.norm)
         return self
 
-    def ladder(self, choice: AttackChoice, steps: int) -> tuple[AttackSpec, ...]:
+    def attack_specs(self, choice: AttackChoice, steps: int) -> tuple[AttackSpec, ...]:
         """An attack at every eps, ascending, each started from the one before; `clean` once, at eps 0.
 
         Args:
@@ -213,10 +215,10 @@ class Suite(Spec):
                 restarts=1 if still else choice.restarts or self.restarts,
                 iterate=self.iterate,
                 early_exit=choice.early_exit,
-                warm=() if still or self.iterate == "last" else sizes[:place],
+                warm=() if still or self.iterate == "last" else sizes[:position],
                 seed=self.seed,
             )
-            for place, eps in enumerate(sizes)
+            for position, eps in enumerate(sizes)
         )
 
 
@@ -263,10 +265,24 @@ def validated(kind: type[Described], data: Any, what: str) -> Described:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        faults = [f"{'.'.join(str(p) for p in e['loc']) or 'it'}: {e['msg']}" for e in error.errors()]
+        faults = [_fault(kind, e["loc"], e["type"], e["msg"], e.get("ctx", {})) for e in error.errors()]
         more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
         shown = "; ".join(faults[:MOST_FAULTS])
-        raise UserError(f"{what} is not a valid {kind.__name__}: {shown}{more}.") from error
+        raise UserError(f"{what} cannot be used: {shown}{more}.") from error
+
+
+def _fault(
+    described: type[BaseModel], location: tuple[int | str, ...], kind: str, message: str, context: Mapping[str, Any]
+) -> str:
+    """One complaint of pydantic in plain words."""
+    where = ".".join(str(part) for part in location)
+    key = str(location[-1]) if location else ""
+    if kind == "extra_forbidden" and key in FORMER_KEYS:
+        return f"{where} is called {FORMER_KEYS[key]} now; write {FORMER_KEYS[key]}"
+    if kind == "extra_forbidden":
+        return f"unknown key {where}{nearest(key, described.model_fields) if len(location) == 1 else ''}"
+    said = str(context.get("error", message))
+    return f"{where}: {said}" if where else said
 
 
 def fingerprint(content: Any) -> str:

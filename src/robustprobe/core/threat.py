@@ -68,8 +68,8 @@ class Linf(Threat):
     """Every pixel value may move by at most eps."""
 
     def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        draws = [torch.rand(images.shape[1:], generator=g) for g in generators]
-        return (torch.stack(draws).to(images) * 2 - 1) * self.eps
+        randomness = [torch.rand(images.shape[1:], generator=g) for g in generators]
+        return (torch.stack(randomness).to(images) * 2 - 1) * self.eps
 
     def stretch(self, perturbation: Tensor) -> Tensor:
         return self.eps * perturbation / over_image(self.size(perturbation)).clamp(min=TINY)
@@ -93,10 +93,10 @@ class L2(Threat):
 
     def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Uniform in the ball: a Gaussian direction, and a radius that spreads points evenly over the volume."""
-        draws = [torch.randn(images.shape[1:], generator=g) for g in generators]
+        randomness = [torch.randn(images.shape[1:], generator=g) for g in generators]
         radii = torch.tensor([float(torch.rand(1, generator=g, dtype=torch.float64)) for g in generators])
         share = radii.to(images) ** (1 / images[0].numel())
-        return self.stretch(torch.stack(draws).to(images)) * over_image(share)
+        return self.stretch(torch.stack(randomness).to(images)) * over_image(share)
 
     def stretch(self, perturbation: Tensor) -> Tensor:
         return self.eps * self._unit(perturbation)

@@ -92,13 +92,14 @@ AttackLoss = Callable[[Tensor, LossContext], Tensor]
 class AttackLosses(NamedTuple):
     """How a task wants to be attacked.
 
-    `losses` by name, the default first; those in `targeted` need a goal class. `harm` grows as the task's score gets
-    worse: attacks return the iterate with most of it. `track`, where losses change their weights on the way, is what
-    adaptive steps compare instead. `broken` marks images whose score cannot get worse, where there is such a point.
+    `losses` by name, the default first; those in `targeted` need a goal class. `damage` grows as the task's score gets
+    worse: attacks return the iterate with most of it. `step_loss`, for losses whose weights change with the steps, is
+    what adaptive steps compare instead. `success` marks images whose score cannot get worse, where there is such a
+    point.
     """
 
     losses: Mapping[str, AttackLoss]
-    harm: AttackLoss
-    track: AttackLoss | None = None
-    broken: AttackLoss | None = None
+    damage: AttackLoss
+    step_loss: AttackLoss | None = None
+    success: AttackLoss | None = None
     targeted: frozenset[str] = frozenset()

@@ -144,9 +144,9 @@ class Windows(View):
         parts = output.unflatten(0, (-1, len(corners)))
         total = output.new_zeros(len(parts), *output.shape[1:-2], *covered)
         seen = output.new_zeros(covered)
-        for place, (y, x) in enumerate(corners):
+        for position, (y, x) in enumerate(corners):
             where = (slice(y, y + self.window), slice(x, x + self.window))
-            total[..., where[0], where[1]] += parts[:, place]
+            total[..., where[0], where[1]] += parts[:, position]
             seen[where] += 1
         return centre(total / seen, size)
 
@@ -162,7 +162,7 @@ class Windows(View):
 def starts(side: int, window: int, stride: int) -> list[int]:
     """Where windows along a side begin."""
     count = max(0, -(-(side - window) // stride)) + 1
-    return [min(place * stride, side - window) for place in range(count)]
+    return [min(position * stride, side - window) for position in range(count)]
 
 
 def pad_to(images: Tensor, size: Size) -> Tensor:

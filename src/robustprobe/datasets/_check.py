@@ -106,8 +106,8 @@ def check_split(dataset: Dataset, sample: int | None) -> SplitFindings:
             raise UserError(f"{empty} is empty. Replace the file.")
         findings.labels = {task: LabelFindings(task, space) for task, space in dataset.labels.items()}
         dataset.select(sample)
-        for place, index in enumerate(dataset.indices):
-            image, targets = dataset[place][1:]
+        for position, index in enumerate(dataset.indices):
+            image, targets = dataset[position][1:]
             for task, target in targets.items():
                 findings.labels[task].add(target)
             findings.flat += bool(image.min() == image.max())
@@ -157,6 +157,6 @@ def doubts(part: SplitFindings) -> list[str]:
         if part.looked_at == len(part.ids) and label.task != "depth":
             unseen = sorted(set(range(len(label.space.classes))) - {int(value) for value in label.values})
             if unseen:
-                names = ", ".join(label.space.classes[place] for place in unseen[:5])
+                names = ", ".join(label.space.classes[position] for position in unseen[:5])
                 found.append(f"{len(unseen)} classes have no {label.task} label: {names}{' ...' * (len(unseen) > 5)}")
     return found

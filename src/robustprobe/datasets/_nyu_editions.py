@@ -68,17 +68,17 @@ class ListedFiles:
         return [str(Path(row[0]).with_suffix("")) for row in self.rows]
 
     def read(self, index: int) -> RawDepth:
-        image, depth = (self.place / name.lstrip("/") for name in self.rows[index][:2])
+        image, depth = (self.base_folder / name.lstrip("/") for name in self.rows[index][:2])
         metres = read_depth(depth, MILLIMETRES)
         if metres.shape != SHAPE:
             raise UserError(f"{depth} has shape {metres.shape}; expected {SHAPE}, one depth in mm a pixel. Replace it.")
         return RawDepth(open_matching(image, SHAPE, depth), metres)
 
     def files(self) -> list[Path]:
-        return existing(self.place, self.rows, 2)
+        return existing(self.base_folder, self.rows, 2)
 
     @property
-    def place(self) -> Path:
+    def base_folder(self) -> Path:
         """The folder the list's names start from: BTS keeps train and test apart."""
         apart = self.folder / ("official_splits/test" if self.split == "test" else "sync")
         return apart if apart.is_dir() else self.folder

@@ -124,7 +124,7 @@ class Spool:
     def __init__(self, images: Callable[[int], Iterator[bytes]]) -> None:
         self.images = images
         self.file = tempfile.TemporaryFile(prefix="robustprobe-")  # noqa: SIM115 - as long as the dataset
-        self.places: dict[int, tuple[int, int]] = {}
+        self.archive_folders: dict[int, tuple[int, int]] = {}
         self.lock = Lock()
         self.stream: Iterator[bytes] = iter(())
         self.next = -1
@@ -132,9 +132,9 @@ class Spool:
     def get(self, row: int, wanted: Callable[[int], bool]) -> bytes:
         """The image of a row. Raises UserError where the stream ends before it."""
         with self.lock:
-            if row not in self.places:
+            if row not in self.archive_folders:
                 self._advance(row, wanted)
-            start, size = self.places[row]
+            start, size = self.archive_folders[row]
             self.file.seek(start)
             return self.file.read(size)
 
@@ -146,10 +146,10 @@ class Spool:
                 content = next(self.stream)
             except StopIteration:
                 raise UserError(f"the stream has {self.next} rows, and row {row} was listed. Run it again.") from None
-            if self.next == row or (wanted(self.next) and self.next not in self.places):
+            if self.next == row or (wanted(self.next) and self.next not in self.archive_folders):
                 start = self.file.seek(0, 2)
                 self.file.write(content)
-                self.places[self.next] = (start, len(content))
+                self.archive_folders[self.next] = (start, len(content))
             self.next += 1
 
 

@@ -131,7 +131,7 @@ def parquet(folders: Iterable[Path], split: Split, image: str, label: str) -> Ta
 def check_declared(path: Path) -> None:
     """Raises UserError for a parquet file that declares far more than it can hold."""
     metadata, stored = pq.read_metadata(path), path.stat().st_size
-    declared = sum(metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups))
+    declared = sum(metadata.row_group(position).total_byte_size for position in range(metadata.num_row_groups))
     if declared > MOST_SWELLING * stored + SMALL:
         raise UserError(
             f"{path} declares {declared:,} bytes of data in a file of {stored:,}; it is refused. Replace it."

@@ -58,7 +58,7 @@ class Dataset(ABC):
         self.root, self.split = root, split
         # Asked last: it may have to look into the folder.
         self.size = size or self.native_size
-        self.place = ""
+        self.own_path = ""
         self.indices: Sequence[int] = range(0)
 
     @property
@@ -115,7 +115,7 @@ class Dataset(ABC):
         return self.root if self.by_path else self.root / self.kind
 
     @final
-    def places(self, *archives: str) -> list[Path]:
+    def archive_folders(self, *archives: str) -> list[Path]:
         """Where an archive may have been unpacked: in the dataset's own folder, or beside it."""
         return [parent / archive for archive in archives for parent in (self.own_folder, self.root)]
 
@@ -123,7 +123,7 @@ class Dataset(ABC):
     @property
     def folder(self) -> Path:
         """Where the files lie: what an official archive unpacks to if it is there, else the dataset's own folder."""
-        return next((place for place in self.places(*self.archives) if place.is_dir()), self.own_folder)
+        return next((folder for folder in self.archive_folders(*self.archives) if folder.is_dir()), self.own_folder)
 
     @final
     @property
@@ -162,15 +162,15 @@ class Dataset(ABC):
     @property
     def name(self) -> str:
         """The name it was asked for by."""
-        return f"{self.kind}:{self.place}" if self.place else self.kind
+        return f"{self.kind}:{self.own_path}" if self.own_path else self.kind
 
     @final
     def __len__(self) -> int:
         return len(self.indices)
 
     @final
-    def __getitem__(self, place: int) -> Sample:
-        index = self.indices[place]
+    def __getitem__(self, position: int) -> Sample:
+        index = self.indices[position]
         identity = self._ids[index]
         try:
             raw = self.read(index)
@@ -190,7 +190,7 @@ class Dataset(ABC):
 
     @final
     def __iter__(self) -> Iterator[Sample]:
-        return (self[place] for place in range(len(self)))
+        return (self[position] for position in range(len(self)))
 
     @final
     def select(self, limit: int | None) -> "Dataset":
@@ -300,14 +300,14 @@ def find_dataset(
     """
     if split not in SPLITS:
         raise UserError(f"unknown split '{split}'; choose train, val or test.")
-    head, _, place = name.partition(":")
+    head, _, path = name.partition(":")
     if head not in datasets.names():
-        head, place = name, ""
+        head, path = name, ""
     kind = cast(type[Dataset], datasets.get(head))
-    if kind.by_path and not place:
+    if kind.by_path and not path:
         raise UserError(f"{head} reads a folder of yours; name it, as {head}:PATH. Expected in it: {kind.layout}.")
-    found = kind(Path(place or root), split, size)
-    found.place = place
+    found = kind(Path(path or root), split, size)
+    found.own_path = path
     return found
 
 
@@ -331,16 +331,16 @@ def batches(
     Args:
         order: places in the dataset; all, in its own order, by default.
     """
-    places = range(len(dataset)) if order is None else order
-    starts = range(0, len(places), batch_size)
+    positions = range(len(dataset)) if order is None else order
+    starts = range(0, len(positions), batch_size)
 
-    def read(place: int) -> Sample:
-        return change(dataset[place])
+    def read(position: int) -> Sample:
+        return change(dataset[position])
 
     with ThreadPoolExecutor(dataset.reading_threads) as pool:
 
         def request(start: int) -> list[Future[Sample]]:
-            return [pool.submit(read, place) for place in places[start : start + batch_size]]
+            return [pool.submit(read, position) for position in positions[start : start + batch_size]]
 
         pending = request(0)
         for start in starts:

@@ -28,9 +28,9 @@ class Cifar10(TableDataset):
     def editions(self, split: Split) -> Iterator[TableEdition]:
         yield parquet([self.own_folder, self.own_folder / "plain_text"], split, "img", "label")
         batches = ["test_batch"] if split == "test" else [f"data_batch_{part}" for part in range(1, 6)]
-        for folder in self.places("cifar-10-batches-py"):
+        for folder in self.archive_folders("cifar-10-batches-py"):
             yield pickles(folder, batches, b"labels")
-        for folder in self.places("cifar-10-batches-bin"):
+        for folder in self.archive_folders("cifar-10-batches-bin"):
             yield binary(folder, [f"{name}.bin" for name in batches], 1)
 
     def download(self) -> None:

@@ -37,9 +37,9 @@ class Cifar100(TableDataset):
 
     def editions(self, split: Split) -> Iterator[TableEdition]:
         yield parquet([self.own_folder, self.own_folder / "cifar100"], split, "img", "fine_label")
-        for folder in self.places("cifar-100-python"):
+        for folder in self.archive_folders("cifar-100-python"):
             yield pickles(folder, [split], b"fine_labels")
-        for folder in self.places("cifar-100-binary"):
+        for folder in self.archive_folders("cifar-100-binary"):
             # A coarse label comes before the fine one.
             yield binary(folder, [f"{split}.bin"], 2)
 

@@ -31,7 +31,7 @@ LABEL_IDS = {
     "motorcycle": 32,
     "bicycle": 33,
 }
-TRAIN_IDS = [{label: place for place, label in enumerate(LABEL_IDS.values())}.get(i, IGNORE) for i in range(34)]
+TRAIN_IDS = [{label: position for position, label in enumerate(LABEL_IDS.values())}.get(i, IGNORE) for i in range(34)]
 IMAGE, LABELS, TRAIN_LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 

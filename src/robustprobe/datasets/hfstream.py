@@ -25,7 +25,7 @@ class StreamRow(NamedTuple):
     """A row of an official split, and its class."""
 
     id: str
-    place: int
+    position: int
     label: int
 
 
@@ -63,8 +63,8 @@ class HfStream(Dataset):
     def read(self, index: int) -> RawSample:
         row = self._rows[index]
         if self._wanted[0] is not self.indices:
-            self._wanted = (self.indices, {self._rows[i].place for i in self.indices})
-        content = self._spool.get(row.place, self._wanted[1].__contains__)
+            self._wanted = (self.indices, {self._rows[i].position for i in self.indices})
+        content = self._spool.get(row.position, self._wanted[1].__contains__)
         return RawSample(upright(opened(io.BytesIO(content))), {"classification": row.label})
 
     def stratum(self, index: int) -> int:
@@ -122,7 +122,8 @@ class HfStream(Dataset):
             raise UserError(f"{self.kind}:{self.root} has no split for {split}; {self.how_to_get}")
         labels = self._listed(self._official[split])
         return [
-            StreamRow(f"{self._official[split]}-{place:08d}", place, int(label)) for place, label in enumerate(labels)
+            StreamRow(f"{self._official[split]}-{position:08d}", position, int(label))
+            for position, label in enumerate(labels)
         ]
 
     @cached_property

@@ -32,7 +32,7 @@ class Stl10(TableDataset):
     layout: ClassVar = "stl10_binary/{train,test}_{X,y}.bin, or [data/]{train,test}-*.parquet (columns image, label)"
 
     def editions(self, split: Split) -> Iterator[TableEdition]:
-        for folder in (*self.places("stl10_binary"), self.own_folder):
+        for folder in (*self.archive_folders("stl10_binary"), self.own_folder):
             yield TableEdition(all_or_none(folder, [f"{split}_X.bin", f"{split}_y.bin"]), read_binary)
         yield parquet([self.own_folder, self.own_folder / "data"], split, "image", "label")
 

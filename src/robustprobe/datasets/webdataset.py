@@ -50,7 +50,9 @@ class WebDataset(Dataset):
 
     def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
         parts = root.parts
-        fixed = next((place for place, part in enumerate(parts) if "{" in part or part.endswith(".tar")), len(parts))
+        fixed = next(
+            (position for position, part in enumerate(parts) if "{" in part or part.endswith(".tar")), len(parts)
+        )
         self.pattern = "/".join(parts[fixed:])
         super().__init__(Path(*parts[:fixed]), split, size)
 
@@ -99,9 +101,9 @@ class WebDataset(Dataset):
         """The part of one set that is our split."""
         ids = [item.id for item in items]
         if self.split == "test":
-            return [items[place] for place in held_out(ids, "val", TEST_SHARE)]
-        rest = [items[place] for place in held_out(ids, "train", TEST_SHARE)]
-        return [rest[place] for place in held_out([item.id for item in rest], self.split)]
+            return [items[position] for position in held_out(ids, "val", TEST_SHARE)]
+        rest = [items[position] for position in held_out(ids, "train", TEST_SHARE)]
+        return [rest[position] for position in held_out([item.id for item in rest], self.split)]
 
     def _listed(self, shards: list[Path]) -> list[Item]:
         if not shards:

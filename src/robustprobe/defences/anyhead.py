@@ -20,8 +20,8 @@ NOTHING_IGNORED = -1
 
 @final
 class AnyheadOptions(Options):
-    """What the inner attack raises: the distance that training lowers, SegPGD's loss of `layout`'s heads (fitted on the
-    teacher, to labels that images give themselves), or one in every other update.
+    """What the inner attack raises: the distance that training lowers, SegPGD's loss of surrogate heads (fitted
+    on the teacher, without task labels), or one in every other update.
     """
 
     inner: Inner = "distance"
@@ -42,8 +42,8 @@ class Anyhead(Defence):
         batch_size=64,
         eps=8 / 255,
         steps=5,
-        protect="both",
-        directions=16,
+        tokens="both",
+        feature_rank=16,
     )
     options_kind: ClassVar = AnyheadOptions
     loss_reads_own: ClassVar = False
@@ -61,10 +61,10 @@ class Anyhead(Defence):
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
         if self.turn == "heads":
             return self._unsettled(attacked[-1], clean[-1], progress)
-        return squared_distance(attacked, clean, self.protect)
+        return squared_distance(attacked, clean, self.tokens)
 
     def lowered(self, seen: LayerFeatures) -> LossTerms:
-        moved = squared_distance(seen.attacked, seen.clean, self.protect)
+        moved = squared_distance(seen.attacked, seen.clean, self.tokens)
         return LossTerms(moved, {"moved": moved})
 
     def _unsettled(self, attacked: Features, clean: Features, progress: float) -> Tensor:

@@ -7,12 +7,11 @@ from typing import ClassVar, Literal, NamedTuple, cast, final
 import torch
 from torch import Tensor, nn
 
-from robustprobe.core.errors import unknown_name
 from robustprobe.core.registry import defences
 from robustprobe.core.spec import Spec, validated
 from robustprobe.core.types import Features
 from robustprobe.defences._ascent import InnerAttack, ascend, frozen
-from robustprobe.defences._distance import Layers, Protect
+from robustprobe.defences._distance import Layers, Tokens
 from robustprobe.encoders import Encoder
 from robustprobe.tasks import Head
 
@@ -22,7 +21,7 @@ FitSurrogates = Callable[[tuple[int, int]], Sequence[Head]]
 class Recipe(Spec):
     """Published hyper-parameters of a defence; what a run does not say otherwise is as here.
 
-    `warmup` is a share of all updates; `batch_size` counts images an update over all processes; `directions` is
+    `warmup` is a share of all updates; `batch_size` counts images an update over all processes; `feature_rank` is
     how many the features of the result lie in, 0: all.
     """
 
@@ -38,8 +37,8 @@ class Recipe(Spec):
     steps: int
     step_share: float = 0.25
     attack_momentum: float = 0.0
-    protect: Protect = "cls"
-    directions: int = 0
+    tokens: Tokens = "cls"
+    feature_rank: int = 0
 
 
 class Options(Spec):
@@ -74,11 +73,9 @@ class Defence(nn.Module, ABC):
     loss_reads_own: ClassVar[bool] = True
     """Whether the loss reads the student's clean features."""
 
-    def __init__(
-        self, protect: Protect = "cls", layers: tuple[int, ...] = (-1,), options: Options | None = None
-    ) -> None:
+    def __init__(self, tokens: Tokens = "cls", layers: tuple[int, ...] = (-1,), options: Options | None = None) -> None:
         super().__init__()
-        self.protect, self.layers = protect, layers
+        self.tokens, self.layers = tokens, layers
         self.options = options or self.options_kind()
 
     @abstractmethod
@@ -146,18 +143,11 @@ def in_fp32(layers: Layers) -> Layers:
 
 
 def defence_kind(method: str) -> type[Defence]:
-    """The class of a defence by name, where `-` and `_` are the same.
-
-    Raises:
-        UserError: no such defence.
-    """
-    name = method if ".py:" in method else method.replace("-", "_")
-    if ".py:" not in name and name not in defences.names():
-        raise unknown_name("defence", method, defences.names())
-    return cast(type[Defence], defences.get(name))
+    """The class of a defence by name. Raises UserError where there is none."""
+    return cast(type[Defence], defences.get(method))
 
 
-def load_defence(method: str, protect: Protect, layers: tuple[int, ...], options: dict[str, object]) -> Defence:
+def load_defence(method: str, tokens: Tokens, layers: tuple[int, ...], options: dict[str, object]) -> Defence:
     """A defence by name, with its own options. Raises UserError for an unknown name or option."""
     kind = defence_kind(method)
-    return kind(protect, layers, validated(kind.options_kind, options, f"--option of {method}"))
+    return kind(tokens, layers, validated(kind.options_kind, options, f"--option of {method}"))

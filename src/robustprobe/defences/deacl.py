@@ -27,9 +27,9 @@ class Deacl(Defence):
     options_kind: ClassVar = DeaclOptions
 
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
-        return cosine_distance(attacked, clean, self.protect)
+        return cosine_distance(attacked, clean, self.tokens)
 
     def lowered(self, seen: LayerFeatures) -> LossTerms:
-        drift = cosine_distance(seen.own, seen.clean, self.protect)
-        moved = cosine_distance(seen.attacked, seen.own, self.protect)
+        drift = cosine_distance(seen.own, seen.clean, self.tokens)
+        moved = cosine_distance(seen.attacked, seen.own, self.tokens)
         return LossTerms(drift + cast(DeaclOptions, self.options).gamma * moved, {"drift": drift, "moved": moved})

@@ -30,8 +30,8 @@ class Fare(Defence):
     loss_reads_own: ClassVar = False
 
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
-        return squared_distance(attacked, clean, self.protect)
+        return squared_distance(attacked, clean, self.tokens)
 
     def lowered(self, seen: LayerFeatures) -> LossTerms:
-        moved = squared_distance(seen.attacked, seen.clean, self.protect)
+        moved = squared_distance(seen.attacked, seen.clean, self.tokens)
         return LossTerms(moved, {"moved": moved})

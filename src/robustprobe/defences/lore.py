@@ -40,14 +40,14 @@ class Lore(Defence):
             self.multiplier.bias.fill_(0.5)
 
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
-        return squared_distance(attacked, clean, self.protect)
+        return squared_distance(attacked, clean, self.tokens)
 
     def lowered(self, seen: LayerFeatures) -> LossTerms:
         options = cast(LoreOptions, self.options)
         nothing = [Features(torch.zeros_like(f.cls), torch.zeros_like(f.patches)) for f in seen.clean]
-        size = squared_distance(seen.clean, nothing, self.protect)
-        moved = squared_distance(seen.attacked, seen.clean, self.protect)
-        drift = squared_distance(seen.own, seen.clean, self.protect)
+        size = squared_distance(seen.clean, nothing, self.tokens)
+        moved = squared_distance(seen.attacked, seen.clean, self.tokens)
+        drift = squared_distance(seen.own, seen.clean, self.tokens)
         weight = F.softplus(self.multiplier(F.normalize(seen.clean[-1].cls, dim=1))[:, 0])
         excess = drift - options.rho * size
         # Of value zero: its gradient raises the multiplier where the bound is violated.

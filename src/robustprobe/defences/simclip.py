@@ -20,10 +20,10 @@ class SimClip(Defence):
     attack_reads_own: ClassVar = True
 
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
-        return cosine_distance(attacked, own, self.protect)
+        return cosine_distance(attacked, own, self.tokens)
 
     def lowered(self, seen: LayerFeatures) -> LossTerms:
-        there = cosine_distance(seen.attacked, still(seen.own), self.protect)
-        back = cosine_distance(still(seen.attacked), seen.own, self.protect)
-        drift = cosine_distance(still(seen.own), seen.clean, self.protect)
+        there = cosine_distance(seen.attacked, still(seen.own), self.tokens)
+        back = cosine_distance(still(seen.attacked), seen.own, self.tokens)
+        drift = cosine_distance(still(seen.own), seen.clean, self.tokens)
         return LossTerms((there + back) / 2, {"drift": drift, "moved": there.detach()})

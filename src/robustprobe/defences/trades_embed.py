@@ -28,10 +28,10 @@ class TradesEmbed(Defence):
     attack_reads_own: ClassVar = True
 
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:
-        return squared_distance(attacked, own, self.protect)
+        return squared_distance(attacked, own, self.tokens)
 
     def lowered(self, seen: LayerFeatures) -> LossTerms:
         weight = cast(TradesOptions, self.options).clean_weight
-        drift = squared_distance(seen.own, seen.clean, self.protect)
-        moved = squared_distance(seen.attacked, still(seen.own), self.protect)
+        drift = squared_distance(seen.own, seen.clean, self.tokens)
+        moved = squared_distance(seen.attacked, still(seen.own), self.tokens)
         return LossTerms(weight * drift + (1 - weight) * moved, {"drift": drift, "moved": moved})

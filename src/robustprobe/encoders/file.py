@@ -14,7 +14,7 @@ from torch import nn
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import FeatureDims
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
-from robustprobe.encoders._narrowed import LowRankEncoder
+from robustprobe.encoders._low_rank import LowRankEncoder
 from robustprobe.encoders._options import split_options
 from robustprobe.encoders._timm import Norm, TimmMap, TimmViT, create_at, wrap
 from robustprobe.encoders.base import Encoder, EncoderCard, Source
@@ -81,10 +81,10 @@ def load_folder(folder: Path, name: str) -> Encoder:
     """
     card = read_card(folder)
     try:
-        architecture, directions = read_architecture(card), DIRECTIONS.validate_python(card.get("directions"))
+        architecture, feature_rank = read_architecture(card), DIRECTIONS.validate_python(card.get("feature_rank"))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()[:5])
-        raise UserError(f"{folder / CARD} has no readable 'architecture' and 'directions': {faults}.") from error
+        raise UserError(f"{folder / CARD} has no readable 'architecture' and 'feature_rank': {faults}.") from error
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -103,17 +103,17 @@ def load_folder(folder: Path, name: str) -> Encoder:
     except (AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{folder / CARD} describes an architecture that cannot be built: {error}.") from error
     encoder.card = encoder.card.model_copy(update={"teacher": str(card.get("teacher", ""))})
-    whole = _narrowed(encoder, directions, folder / CARD) if directions else encoder
+    whole = _low_rank(encoder, feature_rank, folder / CARD) if feature_rank else encoder
     module = weights_module(whole)
     check_keys(module, weights, folder / WEIGHTS)
     module.load_state_dict(weights)
     return whole
 
 
-def _narrowed(encoder: TimmViT | TimmMap, directions: int, card: Path) -> LowRankEncoder:
-    if directions > min(encoder.card.widths):
-        raise UserError(f"{card} says {directions} directions of {min(encoder.card.widths)} channels; correct it.")
-    return LowRankEncoder(encoder, directions)
+def _low_rank(encoder: TimmViT | TimmMap, feature_rank: int, card: Path) -> LowRankEncoder:
+    if feature_rank > min(encoder.card.widths):
+        raise UserError(f"{card} says {feature_rank} directions of {min(encoder.card.widths)} channels; correct it.")
+    return LowRankEncoder(encoder, feature_rank)
 
 
 def weights_module(encoder: Encoder) -> nn.Module:

@@ -113,9 +113,9 @@ class HubSource(Source):
 
 def _local(repository: str, spec: str) -> Path | None:
     """The folder of a repository, or its copy in torch.hub's cache; none where it has to be fetched first."""
-    place, _, reference = repository.partition(":")
+    position, _, reference = repository.partition(":")
     cache = Path(torch.hub.get_dir())
-    copies = [cache / f"{place}_{r}".replace("/", "_") for r in ([reference] if reference else ["main", "master"])]
+    copies = [cache / f"{position}_{r}".replace("/", "_") for r in ([reference] if reference else ["main", "master"])]
     for folder in (Path(repository), *copies):
         if (folder / "hubconf.py").is_file():
             return folder

@@ -130,5 +130,5 @@ def batch_invariant_models(encoder: Encoder, models: Mapping[str, Model]) -> tup
 
 
 def _steady_model(encoder: Encoder, model: Model) -> Model:
-    second = BatchInvariantHead(model.second) if model.second else None
-    return Model(encoder, BatchInvariantHead(model.head), model.task, model.view, second).eval()
+    knn_head = BatchInvariantHead(model.knn_head) if model.knn_head else None
+    return Model(encoder, BatchInvariantHead(model.head), model.task, model.view, knn_head).eval()

@@ -54,7 +54,7 @@ def measure(plan: Plan, out: Path, notify: Callable[[RunProgress], None]) -> lis
 
 def points(records: Iterable[Record], epochs: Mapping[str, int]) -> list[CheckpointScore]:
     """The numbers of checkpoints, by dataset, task, attack and epoch; attacks made for another task are left out."""
-    own = [r for r in records if r.encoder in epochs and r.made_for in ("", r.task)]
+    own = [r for r in records if r.encoder in epochs and r.target_task in ("", r.task)]
     found = [_point(record, epochs[record.encoder]) for record in sorted(own, key=_shown_order)]
     return sorted(found, key=lambda p: (p.dataset, p.task, p.epoch))
 
@@ -62,7 +62,7 @@ def points(records: Iterable[Record], epochs: Mapping[str, int]) -> list[Checkpo
 def _shown_order(record: Record) -> tuple[object, ...]:
     """Clean first, then noise, attacks without a head and those with one."""
     attack = record.attack
-    return (attack.eps > 0, attack.name != "noise", record.made_for != "", attack.name, attack.eps)
+    return (attack.eps > 0, attack.name != "noise", record.target_task != "", attack.name, attack.eps)
 
 
 def _point(record: Record, epoch: int) -> CheckpointScore:

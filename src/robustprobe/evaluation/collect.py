@@ -19,11 +19,11 @@ class KeptImage(NamedTuple):
     the likeliest class of each pixel, or depths.
     """
 
-    place: int
+    position: int
     id: str
     image: Tensor
     adversarial: Tensor
-    harm: Tensor
+    damage: Tensor
     targets: dict[str, Tensor]
     answers: dict[str, Tensor]
 
@@ -31,7 +31,7 @@ class KeptImage(NamedTuple):
 class BatchRows(NamedTuple):
     """What is kept of one batch under one eps: columns as in `JudgedBatch`, and a few of the images."""
 
-    places: Tensor
+    positions: Tensor
     ids: list[str]
     size: Tensor
     zero_gradient: Tensor
@@ -46,10 +46,10 @@ class BatchRows(NamedTuple):
 def piece_of(judged: JudgedBatch, keep: Collection[int]) -> BatchRows:
     """A batch without its images, but for those at the places to keep."""
     batch, attacked = judged.batch, judged.attacked
-    kept = [_kept(judged, row) for row, place in enumerate(judged.places) if place in keep]
+    kept = [_kept(judged, row) for row, position in enumerate(judged.positions) if position in keep]
     made = attacked.images
     return BatchRows(
-        places=torch.tensor(list(judged.places)),
+        positions=torch.tensor(list(judged.positions)),
         ids=batch.ids,
         size=judged.size,
         zero_gradient=attacked.zero_gradient,
@@ -67,8 +67,8 @@ def _kept(judged: JudgedBatch, row: int) -> KeptImage:
     batch, attacked = judged.batch, judged.attacked
     targets = {task: target[row].clone() for task, target in batch.targets.items()}
     answers = {task: _answer(task, output[row]) for task, output in judged.outputs.items()}
-    images = batch.images[row].clone(), attacked.images[row].clone(), attacked.harm[row].clone()
-    return KeptImage(judged.places[row], batch.ids[row], *images, targets, answers)
+    images = batch.images[row].clone(), attacked.images[row].clone(), attacked.damage[row].clone()
+    return KeptImage(judged.positions[row], batch.ids[row], *images, targets, answers)
 
 
 def _answer(task: str, output: Tensor) -> Tensor:
@@ -87,14 +87,14 @@ def largest_group(kept: Sequence[KeptImage]) -> list[KeptImage]:
 class RowCollector:
     """Collects one attack at one eps, piece by piece in any order; all it says is in the order of the dataset."""
 
-    def __init__(self, spec: AttackSpec, places: Collection[int]) -> None:
-        self.spec, self.places = spec, places
+    def __init__(self, spec: AttackSpec, positions: Collection[int]) -> None:
+        self.spec, self.positions = spec, positions
         self.pieces: list[BatchRows] = []
         self.order: Tensor | None = None
 
     def add(self, judged: JudgedBatch) -> None:
         """Take note of a batch."""
-        self.take(piece_of(judged, self.places))
+        self.take(piece_of(judged, self.positions))
 
     def take(self, piece: BatchRows) -> None:
         """Take note of a piece."""
@@ -108,13 +108,13 @@ class RowCollector:
 
     def _sorted(self, of: Callable[[BatchRows], Tensor]) -> Tensor:
         if self.order is None:
-            self.order = torch.cat([piece.places for piece in self.pieces]).argsort()
+            self.order = torch.cat([piece.positions for piece in self.pieces]).argsort()
         return torch.cat([of(piece) for piece in self.pieces])[self.order]
 
     @property
     def ids(self) -> list[str]:
         """Names of the images."""
-        named = zip(torch.cat([piece.places for piece in self.pieces]).tolist(), self._names(), strict=True)
+        named = zip(torch.cat([piece.positions for piece in self.pieces]).tolist(), self._names(), strict=True)
         return [name for _, name in sorted(named)]
 
     def _names(self) -> list[str]:
@@ -123,12 +123,12 @@ class RowCollector:
     @property
     def kept(self) -> list[KeptImage]:
         """The images to check the attack on."""
-        return [one for one in self.everything_kept if one.place in self.places]
+        return [one for one in self.everything_kept if one.position in self.positions]
 
     @property
     def everything_kept(self) -> list[KeptImage]:
         """All images that were kept."""
-        return sorted((one for piece in self.pieces for one in piece.kept), key=lambda one: one.place)
+        return sorted((one for piece in self.pieces for one in piece.kept), key=lambda one: one.position)
 
     @property
     def size(self) -> Tensor:
@@ -174,11 +174,11 @@ def checked_again(work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptIma
     labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}
     size = (kept[0].image.shape[-2], kept[0].image.shape[-1])
     sample = CheckedImages(
-        victim(work, attacked_function(work), labels, [k.place for k in kept], size),
+        victim(work, attacked_function(work), labels, [k.position for k in kept], size),
         torch.stack([k.image for k in kept]).to(device),
         [k.id for k in kept],
         torch.stack([k.adversarial for k in kept]).to(device),
-        torch.stack([k.harm for k in kept]),
+        torch.stack([k.damage for k in kept]),
     )
-    tasks = [work.made_for] if work.made_for else work.judges
+    tasks = [work.target_task] if work.target_task else work.judges
     return sample_checks(spec, sample, {t: JudgingModel(work.models[t], labels[t], work.models[t].task) for t in tasks})

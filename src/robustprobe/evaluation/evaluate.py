@@ -27,14 +27,14 @@ from robustprobe.tasks.base import fit_labels
 class EvaluationSpec(NamedTuple):
     """One attack at ascending eps on listed images of one dataset, judged by every model of one encoder.
 
-    `made_for` is the task whose model is attacked, empty where the attack sees no head.
+    `target_task` is the task whose model is attacked, empty where the attack sees no head.
     """
 
     encoder: Encoder
     models: Mapping[str, Model]
     dataset: Dataset
     attacks: tuple[AttackSpec, ...]
-    made_for: str
+    target_task: str
     judges: list[str]
     batch_size: int
     precision: str
@@ -53,7 +53,7 @@ class JudgedBatch(NamedTuple):
     """
 
     batch: Batch
-    places: Sequence[int]
+    positions: Sequence[int]
     attacked: Attacked
     size: Tensor
     rows: dict[str, dict[str, Tensor]]
@@ -65,10 +65,10 @@ class Placed(NamedTuple):
     """A batch, and the places of its images in the dataset."""
 
     batch: Batch
-    places: Sequence[int]
+    positions: Sequence[int]
 
 
-def evaluate(work: EvaluationSpec, places: Sequence[int] | None = None) -> Iterator[tuple[JudgedBatch, ...]]:
+def evaluate(work: EvaluationSpec, positions: Sequence[int] | None = None) -> Iterator[tuple[JudgedBatch, ...]]:
     """Attack and judge images of the work, batch by batch; one judgement an eps.
 
     Args:
@@ -76,12 +76,12 @@ def evaluate(work: EvaluationSpec, places: Sequence[int] | None = None) -> Itera
     """
     attacks = [load_attack(spec) for spec in work.attacks]
     function, first = attacked_function(work), 0
-    places = range(len(work.dataset)) if places is None else places
-    for batch in batches(work.dataset, work.batch_size, order=places):
+    positions = range(len(work.dataset)) if positions is None else positions
+    for batch in batches(work.dataset, work.batch_size, order=positions):
         images = batch.images.to(work.device)
         targets = {task: target.to(work.device) for task, target in batch.targets.items()}
         size = (images.shape[-2], images.shape[-1])
-        here = places[first : first + len(images)]
+        here = positions[first : first + len(images)]
         seen = victim(work, function, targets, here, size)
         previous, judgements = None, []
         for attack in attacks:
@@ -94,7 +94,7 @@ def evaluate(work: EvaluationSpec, places: Sequence[int] | None = None) -> Itera
 
 def attacked_function(work: EvaluationSpec) -> Callable[[Tensor], Any]:
     """The model, or the encoder as the models see through it, that is attacked, in the precision of the work."""
-    function = work.models[work.made_for] if work.made_for else partial(work.view.embedding, work.encoder)
+    function = work.models[work.target_task] if work.target_task else partial(work.view.embedding, work.encoder)
     return reduced(function, work.precision, work.device.type)
 
 
@@ -102,20 +102,20 @@ def victim(
     work: EvaluationSpec,
     function: Callable[[Tensor], Any],
     targets: Mapping[str, Tensor],
-    places: Sequence[int],
+    positions: Sequence[int],
     size: tuple[int, int],
 ) -> Victim:
-    """What the attack may see of the images at `places`; the goal of an embedding is the next image of the dataset."""
-    if work.made_for:
-        model, target = work.models[work.made_for], targets[work.made_for]
+    """What the attack may see of the images at `positions`; the goal of an embedding is the dataset's next image."""
+    if work.target_task:
+        model, target = work.models[work.target_task], targets[work.target_task]
         task = model.task
         labels = fit_labels(target, model.view.output_size(size))
-        return Victim(function, labels, task.space, task.criteria, task.name)
+        return Victim(function, labels, task.space, task.attack_losses, task.name)
     goals = None
     if any(spec.objective.startswith("towards-") for spec in work.attacks):
-        following = [work.dataset[(place + 1) % len(work.dataset)].image for place in places]
+        following = [work.dataset[(position + 1) % len(work.dataset)].image for position in positions]
         goals = torch.cat([fit_image(image, size) for image in following]).to(work.device)
-    return Victim(function, layers=partial(_layers, work), goals=goals, proxies=partial(_proxies, work))
+    return Victim(function, layers=partial(_layers, work), goals=goals, surrogate_heads=partial(_surrogate_heads, work))
 
 
 def fit_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -131,7 +131,7 @@ def _layers(work: EvaluationSpec, images: Tensor, which: tuple[int, ...]) -> lis
     return [as_one(Features(*(a.float() for a in features)), len(images)) for features in found]
 
 
-def _proxies(work: EvaluationSpec, size: tuple[int, int]) -> list[Head]:
+def _surrogate_heads(work: EvaluationSpec, size: tuple[int, int]) -> list[Head]:
     """Heads for place and colour; fitted on the encoder as it is, since fits have batches of their own."""
     steady = isinstance(work.encoder, BatchInvariantEncoder)
     encoder = work.encoder.whole if isinstance(work.encoder, BatchInvariantEncoder) else work.encoder
@@ -184,10 +184,10 @@ def judge(
 def verdict(model: Model, output: Tensor, features: Features, target: Tensor) -> dict[str, Tensor]:
     """Columns of rows, with a second head's beside those of the first."""
     columns = to_cpu(model.task.rows(output, target))
-    if model.second is None:
+    if model.knn_head is None:
         return columns
-    second = to_cpu(model.task.rows(model.second(last_of(model, features), (0, 0)), target))
-    return columns | {f"second_{name}": column for name, column in second.items() if name != "label"}
+    knn = to_cpu(model.task.rows(model.knn_head(last_of(model, features), (0, 0)), target))
+    return columns | {f"knn_{name}": column for name, column in knn.items() if name != "label"}
 
 
 def last_of(model: Model, features: Features) -> Features:

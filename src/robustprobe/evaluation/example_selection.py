@@ -69,20 +69,20 @@ def chosen(shares: KeptScores, ids: Sequence[str], count: int, seed: int) -> tup
         return 0, {}
     broken = shares.kept <= BROKEN
     level = next((k for k, some in enumerate(broken) if some[able].mean() >= BROKEN), len(broken) - 1)
-    lots = [hashlib.sha256(f"{seed}/{ids[int(place)]}".encode()).hexdigest() for place in able]
+    lots = [hashlib.sha256(f"{seed}/{ids[int(position)]}".encode()).hexdigest() for position in able]
     keys = shares.kept[level, able], shares.kept[:, able].mean(0), np.nan_to_num(shares.other[level, able])
     ascending = [int(able[k]) for k in np.lexsort((np.array(lots), *reversed(keys)))]
     most = ascending[:count]
-    left = [place for place in reversed(ascending) if place not in most]
+    left = [position for position in reversed(ascending) if position not in most]
     return level, {
         "most harmed": most,
-        "barely broken": [place for place in left if broken[level, place]][:count],
-        "survived": [place for place in left if not broken[level, place]][:count],
+        "barely broken": [position for position in left if broken[level, position]][:count],
+        "survived": [position for position in left if not broken[level, position]][:count],
     }
 
 
 def finish_examples(
-    plan: Plan, store: Store, order: RunSpec, notify: Tell, say: Callable[[str], None]
+    plan: Plan, store: Store, run_spec: RunSpec, notify: Tell, say: Callable[[str], None]
 ) -> list[FailedExamples]:
     """Store the images chosen by harm for all cells of the plan that are in the store, and lack them.
 
@@ -92,136 +92,138 @@ def finish_examples(
     Returns:
         what failed; cells and other examples are as they were.
     """
-    return _Finish(plan, store, order, notify, say).finish()
+    return _Finish(plan, store, run_spec, notify, say).finish()
 
 
 class _Finish:
     """The last stage of one execution of a plan."""
 
-    def __init__(self, plan: Plan, store: Store, order: RunSpec, notify: Tell, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, store: Store, run_spec: RunSpec, notify: Tell, say: Callable[[str], None]) -> None:
         self.plan, self.store, self.notify, self.say = plan, store, notify, say
-        self.workshop = WorkerState(order, plan.benches)
+        self.worker = WorkerState(run_spec, plan.pairs)
         self.heads: dict[int, Heads] = {}
         self.lost: list[FailedExamples] = []
 
     def finish(self) -> list[FailedExamples]:
         """Choose and complete, dataset by dataset."""
         by_data: dict[Hashable, list[int]] = {}
-        for number, bench in enumerate(self.plan.benches):
-            by_data.setdefault(_images_of(bench), []).append(number)
+        for number, pair in enumerate(self.plan.pairs):
+            by_data.setdefault(_images_of(pair), []).append(number)
         for numbers in by_data.values():
-            self._dataset([self.plan.benches[number] for number in numbers], numbers)
+            self._dataset([self.plan.pairs[number] for number in numbers], numbers)
         return self.lost
 
-    def _dataset(self, benches: Sequence[EncoderOnDataset], numbers: Sequence[int]) -> None:
+    def _dataset(self, pairs: Sequence[EncoderOnDataset], numbers: Sequence[int]) -> None:
         try:
-            choices = self._choices(benches)
+            choices = self._choices(pairs)
         except (UserError, RuntimeError, OSError) as error:
-            self.lost.append(FailedExamples(f"{benches[0].data.name}: examples chosen by harm", error))
+            self.lost.append(FailedExamples(f"{pairs[0].data.name}: examples chosen by harm", error))
             return
         if not choices:
             return
-        for number, bench in zip(numbers, benches, strict=True):
-            for place, job in enumerate(bench.jobs):
+        for number, pair in zip(numbers, pairs, strict=True):
+            for position, job in enumerate(pair.jobs):
                 try:
-                    self._complete(number, place, choices)
+                    self._complete(number, position, choices)
                 except UnwritableError:
                     raise
                 except (UserError, RuntimeError, OSError, MemoryError) as error:
-                    self.lost.append(FailedExamples(f"{bench.label}: examples of {job.name}", error))
+                    self.lost.append(FailedExamples(f"{pair.label}: examples of {job.name}", error))
 
-    def _choices(self, benches: Sequence[EncoderOnDataset]) -> Choices:
+    def _choices(self, pairs: Sequence[EncoderOnDataset]) -> Choices:
         """Why images are examples, by place: as the store holds it, and for tasks of which it holds too few, anew."""
-        found = self._held(benches[0])
-        for task in benches[0].head_keys:
+        found = self._held(pairs[0])
+        for task in pairs[0].head_keys:
             held = [c for choices in found.values() for c in choices if c.task == task and c.kind == "most harmed"]
-            if len(held) < self.plan.suite.harmed:
-                for place, choice in self._chosen(benches, task):
-                    found.setdefault(place, {})[choice] = None
-        return {place: tuple(choices) for place, choices in found.items()}
+            if len(held) < self.plan.suite.extreme_examples:
+                for position, choice in self._chosen(pairs, task):
+                    found.setdefault(position, {})[choice] = None
+        return {position: tuple(choices) for position, choices in found.items()}
 
-    def _held(self, bench: EncoderOnDataset) -> dict[int, dict[ExampleChoice, None]]:
+    def _held(self, pair: EncoderOnDataset) -> dict[int, dict[ExampleChoice, None]]:
         """What the store holds of the images of a bench, chosen on any encoder; places with choices in order."""
-        groups = {r.group: None for r in self.store.records() if _images_of_record(r) == _images_of(bench)}
+        groups = {r.group: None for r in self.store.records() if _images_of_record(r) == _images_of(pair)}
         found: dict[int, dict[ExampleChoice, None]] = {}
         for group in filter(None, map(self.store.group, groups)):
             for example in group.examples:
                 for choice in example.chosen:
                     if choice.kind != "random":
-                        found.setdefault(example.place, {})[choice] = None
+                        found.setdefault(example.position, {})[choice] = None
         return found
 
-    def _chosen(self, benches: Sequence[EncoderOnDataset], task: str) -> list[tuple[int, ExampleChoice]]:
+    def _chosen(self, pairs: Sequence[EncoderOnDataset], task: str) -> list[tuple[int, ExampleChoice]]:
         suite = self.plan.suite
-        for bench in benches:
-            job = next((job for job in bench.jobs if job.made_for == task), None)
-            shares = self._shares(bench, job, task) if job else None
+        for pair in pairs:
+            job = next((job for job in pair.jobs if job.target_task == task), None)
+            shares = self._shares(pair, job, task) if job else None
             if job and shares:
-                level, places = chosen(shares, bench.data.kept_ids, suite.harmed, suite.seed)
-                attack, encoder = job.rungs[level].attack, bench.encoder.card.name
+                level, positions = chosen(shares, pair.data.kept_ids, suite.extreme_examples, suite.seed)
+                attack, encoder = job.levels[level].attack, pair.encoder.card.name
                 return [
-                    (place, ExampleChoice(kind=kind, task=task, attack=attack, encoder=encoder))
-                    for kind, some in places.items()
-                    for place in some
+                    (position, ExampleChoice(kind=kind, task=task, attack=attack, encoder=encoder))
+                    for kind, some in positions.items()
+                    for position in some
                 ]
         return []
 
-    def _shares(self, bench: EncoderOnDataset, job: AttackJob, task: str) -> KeptScores | None:
+    def _shares(self, pair: EncoderOnDataset, job: AttackJob, task: str) -> KeptScores | None:
         """What a job left of every image; None where it, or the clean images, are not in the store."""
-        clean = next((job.rungs[0] for job in bench.jobs if job.rungs[0].attack.name == "clean"), None)
-        cells = [_cell(rung, task) for rung in (clean, *job.rungs) if rung]
+        clean = next((job.levels[0] for job in pair.jobs if job.levels[0].attack.name == "clean"), None)
+        cells = [_cell(level, task) for level in (clean, *job.levels) if level]
         if clean is None or not all(self.store.has(cell.fingerprint) for cell in cells):
             return None
-        judge = load_task(task, bench.data.labels[task])
+        judge = load_task(task, pair.data.labels[task])
         scores = [_scores(self.store, cell, judge) for cell in cells]
         own = np.stack([some[0] for some in scores])
         other = np.stack([np.mean(some[1:], axis=0) for some in scores])
         return KeptScores(own[0], _over(own[1:], own[0]), other[1:])
 
-    def _complete(self, number: int, place: int, choices: Choices) -> None:
+    def _complete(self, number: int, position: int, choices: Choices) -> None:
         """Add the chosen images that examples of a job lack; nothing where the job has no examples."""
-        bench, job = self.plan.benches[number], self.plan.benches[number].jobs[place]
-        groups = {rung.group: self.store.group(rung.group) for rung in job.rungs}
+        pair, job = self.plan.pairs[number], self.plan.pairs[number].jobs[position]
+        groups = {level.group: self.store.group(level.group) for level in job.levels}
         known = [group for group in groups.values() if group]
         lacking = sorted({p for group in known for p in choices if not _has(group, p)})
-        kept = self._made_again(number, place, lacking) if lacking else [[] for _ in groups]
+        kept = self._made_again(number, position, lacking) if lacking else [[] for _ in groups]
         for group, some in zip(groups.values(), kept, strict=True):
             if group:
-                new = [one for one in some if not _has(group, one.place)]
-                setting = ExampleContext(bench.encoder.card.name, bench.data, bench.train.views)
+                new = [one for one in some if not _has(group, one.position)]
+                setting = ExampleContext(pair.encoder.card.name, pair.data, pair.train.views)
                 add_examples(self.store, group, setting, new, choices)
 
-    def _made_again(self, number: int, place: int, places: Sequence[int]) -> list[list[KeptImage]]:
+    def _made_again(self, number: int, position: int, positions: Sequence[int]) -> list[list[KeptImage]]:
         """Images at places of a dataset attacked by a job, an eps each."""
-        bench, job = self.plan.benches[number], self.plan.benches[number].jobs[place]
+        pair, job = self.plan.pairs[number], self.plan.pairs[number].jobs[position]
         if number not in self.heads:
-            self.say(f"{bench.label}: {len(places)} images chosen by harm are attacked again, to be shown")
-            self.heads[number] = self.workshop.fit(FitHeads(number), _unheard)
-        label = f"{bench.label}: examples of {job.name}"
-        names = tuple(bench.data.kept_ids[p] for p in places)
-        task = AttackTask(number, place, job.made_for, tuple(rung.attack for rung in job.rungs), frozenset(places))
+            self.say(f"{pair.label}: {len(positions)} images chosen by harm are attacked again, to be shown")
+            self.heads[number] = self.worker.fit(FitHeads(number), _unheard)
+        label = f"{pair.label}: examples of {job.name}"
+        names = tuple(pair.data.kept_ids[p] for p in positions)
+        task = AttackTask(
+            number, position, job.target_task, tuple(level.attack for level in job.levels), frozenset(positions)
+        )
 
         def notify(stage: str, done: int, total: int) -> None:
             self.notify(label, done, total)
 
-        shard = self.workshop.judge(JudgeImages(task, names, 0), self.heads[number], notify, self.say)
-        return [[one for pieces in shard.batches for one in pieces[k].kept] for k in range(len(job.rungs))]
+        shard = self.worker.judge(JudgeImages(task, names, 0), self.heads[number], notify, self.say)
+        return [[one for pieces in shard.batches for one in pieces[k].kept] for k in range(len(job.levels))]
 
 
-def _images_of(bench: EncoderOnDataset) -> tuple[Hashable, ...]:
-    return (bench.data.name, bench.digest, bench.data.split, fingerprint(list(bench.data.kept_ids)))
+def _images_of(pair: EncoderOnDataset) -> tuple[Hashable, ...]:
+    return (pair.data.name, pair.digest, pair.data.split, fingerprint(list(pair.data.kept_ids)))
 
 
 def _images_of_record(record: Record) -> tuple[Hashable, ...]:
     return (record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
 
 
-def _cell(rung: EpsLevel, task: str) -> Cell:
-    return next(cell for cell in rung.cells if cell.task == task)
+def _cell(level: EpsLevel, task: str) -> Cell:
+    return next(cell for cell in level.cells if cell.task == task)
 
 
-def _has(group: Group, place: int) -> bool:
-    return any(example.place == place for example in group.examples)
+def _has(group: Group, position: int) -> bool:
+    return any(example.position == position for example in group.examples)
 
 
 def _scores(store: Store, cell: Cell, task: Task) -> list[Floats]:
@@ -236,7 +238,7 @@ def _part_scores(rows: pa.RecordBatch, task: Task) -> list[Floats]:
     views = [
         {name: values for name, values in columns.items() if not name.endswith("_8bit")},
         {name.removesuffix("_8bit"): values for name, values in columns.items() if name.endswith("_8bit")},
-        {name.removeprefix("second_"): values for name, values in columns.items() if name.startswith("second_")},
+        {name.removeprefix("knn_"): values for name, values in columns.items() if name.startswith("knn_")},
     ]
     scores = [task.score(view).double().numpy() for view in views if view]
     return [some if task.higher_is_better else 1 / np.maximum(some, SMALLEST_ERROR) for some in scores]

@@ -36,7 +36,7 @@ class ExampleContext(NamedTuple):
 
 
 def write_examples(
-    store: Store, group: str, setting: ExampleContext, attack: AttackSpec, made_for: str, kept: Sequence[KeptImage]
+    store: Store, group: str, setting: ExampleContext, attack: AttackSpec, target_task: str, kept: Sequence[KeptImage]
 ) -> None:
     """Write the images of one group, then the group's description; nothing where no image was kept."""
     if not kept:
@@ -51,7 +51,7 @@ def write_examples(
             encoder=setting.encoder,
             dataset=setting.dataset.name,
             attack=attack,
-            made_for=made_for,
+            target_task=target_task,
             classes={task: list(space.classes) for task, space in labels.items()},
             max_depth=labels["depth"].max_depth if "depth" in labels else 0.0,
             examples=examples,
@@ -75,8 +75,8 @@ def add_examples(
     pictures: dict[str, NDArray[Any]] = {}
     new = [_example(one, setting, known.attack.name == "clean", pictures, ()) for one in kept]
     digests = {name: store.write_image(known.group, name, pixels) for name, pixels in pictures.items()}
-    examples = [_chosen(example, choices.get(example.place, ())) for example in [*known.examples, *new]]
-    examples.sort(key=lambda example: (CHOICE_KINDS.index(example.chosen[0].kind), example.place))
+    examples = [_chosen(example, choices.get(example.position, ())) for example in [*known.examples, *new]]
+    examples.sort(key=lambda example: (CHOICE_KINDS.index(example.chosen[0].kind), example.position))
     if examples != known.examples:
         merged = {"examples": examples, "digests": {**known.digests, **digests}}
         store.write_group(known.model_copy(update=merged))
@@ -94,18 +94,18 @@ def _example(
     chosen: tuple[ExampleChoice, ...] = (RANDOM,),
 ) -> Example:
     pixels = (one.adversarial * 255).round().byte().permute(1, 2, 0)
-    pictures[f"{one.place}.png"] = pixels.numpy()
+    pictures[f"{one.position}.png"] = pixels.numpy()
     labels = setting.dataset.labels
     predictions: dict[str, Any] = {}
     truth: dict[str, Any] = {}
     for task, answer in one.answers.items():
-        classes, name = labels[task].classes, f"{one.place}-{task}.png"
+        classes, name = labels[task].classes, f"{one.position}-{task}.png"
         if task == "classification":
             predictions[task] = _likeliest(answer, classes)
         else:
             predictions[task], pictures[name] = name, _map(task, answer)
     for task, target in one.targets.items():
-        classes, name = labels[task].classes, f"{one.place}-{task}-truth.png"
+        classes, name = labels[task].classes, f"{one.position}-{task}-truth.png"
         if task == "classification":
             truth[task] = classes[int(target)]
             continue
@@ -113,7 +113,7 @@ def _example(
         if clean:
             size = setting.views[task].output_size((pixels.shape[0], pixels.shape[1]))
             pictures[name] = _map(task, fit_labels(target[None], size)[0])
-    return Example(id=one.id, place=one.place, chosen=chosen, predictions=predictions, truth=truth)
+    return Example(id=one.id, position=one.position, chosen=chosen, predictions=predictions, truth=truth)
 
 
 def _likeliest(logits: Tensor, classes: Sequence[str]) -> list[list[Any]]:

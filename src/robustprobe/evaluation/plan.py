@@ -45,18 +45,18 @@ class EpsLevel(NamedTuple):
 class AttackJob(NamedTuple):
     """One attack at one bench, against the model of one task or none, at ascending eps."""
 
-    made_for: str
-    rungs: tuple[EpsLevel, ...]
+    target_task: str
+    levels: tuple[EpsLevel, ...]
 
     @property
     def cells(self) -> list[Cell]:
-        return [cell for rung in self.rungs for cell in rung.cells]
+        return [cell for level in self.levels for cell in level.cells]
 
     @property
     def name(self) -> str:
         """The attack in words."""
-        label = self.rungs[0].attack.label
-        return f"{label} against {self.made_for}" if self.made_for else label
+        label = self.levels[0].attack.label
+        return f"{label} against {self.target_task}" if self.target_task else label
 
 
 class EncoderOnDataset(NamedTuple):
@@ -87,7 +87,7 @@ class Plan(NamedTuple):
     suite: Suite
     root: Path
     device: torch.device
-    benches: tuple[EncoderOnDataset, ...]
+    pairs: tuple[EncoderOnDataset, ...]
     seconds: float
     kept_bytes: int = 0
     objects: bool = False
@@ -96,7 +96,7 @@ class Plan(NamedTuple):
     @property
     def cells(self) -> list[Cell]:
         """All cells of the run, done or not."""
-        return [cell for bench in self.benches for job in bench.jobs for cell in job.cells]
+        return [cell for pair in self.pairs for job in pair.jobs for cell in job.cells]
 
     def fingerprints(self) -> set[str]:
         """Names of all cells of the run, done or not."""
@@ -123,13 +123,13 @@ def make_plan(
     suite = _with_attacks(suite, root, leave_out)
     loaded_before = list(encoders)
     loaded = loaded_before or [load_encoder(name) for name in suite.encoders]
-    benches = tuple(
-        _bench(suite, e.to(device), place, root, store) for e in loaded for place in range(len(suite.datasets))
+    pairs = tuple(
+        _pair(suite, e.to(device), position, root, store) for e in loaded for position in range(len(suite.datasets))
     )
     clock = PassClock(device)
-    estimates = [_estimate(suite, bench, clock) for bench in benches if bench.left]
+    estimates = [_estimate(suite, pair, clock) for pair in pairs if pair.left]
     seconds, kept = sum(e[0] for e in estimates), max((e[1] for e in estimates), default=0)
-    return Plan(suite, root, device, benches, seconds, kept, bool(loaded_before))
+    return Plan(suite, root, device, pairs, seconds, kept, bool(loaded_before))
 
 
 def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
@@ -139,7 +139,7 @@ def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
     fitting = [choice for choice in choices if target_tasks(_kind(choice.name), tasks)]
     for choice in suite.attacks or ():
         if choice not in fitting and not leave_out:
-            needs = _kind(choice.name).sees
+            needs = _kind(choice.name).access
             raise UserError(
                 f"attack {choice.name} needs {needs} labels, which no dataset of this run has; leave it out."
             )
@@ -150,18 +150,18 @@ def _kind(attack: str) -> type[Attack]:
     return cast(type[Attack], attacks.get(attack))
 
 
-def _bench(suite: Suite, encoder: Encoder, place: int, root: Path, store: Store) -> EncoderOnDataset:
-    bench = bench_of(suite, encoder, place, root)
-    return bench._replace(jobs=tuple(_jobs(suite, bench, store)))
+def _pair(suite: Suite, encoder: Encoder, position: int, root: Path, store: Store) -> EncoderOnDataset:
+    pair = pair_of(suite, encoder, position, root)
+    return pair._replace(jobs=tuple(_jobs(suite, pair, store)))
 
 
-def bench_of(suite: Suite, encoder: Encoder, place: int, root: Path) -> EncoderOnDataset:
+def pair_of(suite: Suite, encoder: Encoder, position: int, root: Path) -> EncoderOnDataset:
     """An encoder at the dataset at a place of the suite, without its jobs.
 
     Raises:
         UserError: the dataset is not here.
     """
-    wanted = suite.datasets[place]
+    wanted = suite.datasets[position]
     found = find_dataset(wanted.name, root=root)
     serving = probing.preprocessing_for(encoder.card, found, suite.head, wanted.size)
     data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=serving.size)
@@ -170,27 +170,28 @@ def bench_of(suite: Suite, encoder: Encoder, place: int, root: Path) -> EncoderO
     return EncoderOnDataset(encoder, data, data.digest(), train, keys, ())
 
 
-def _jobs(suite: Suite, bench: EncoderOnDataset, store: Store) -> list[AttackJob]:
+def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store) -> list[AttackJob]:
     return [
         AttackJob(
-            made_for, tuple(_rung(suite, bench, store, spec, made_for) for spec in suite.ladder(choice, kind.steps))
+            target_task,
+            tuple(_level(suite, pair, store, spec, target_task) for spec in suite.attack_specs(choice, kind.steps)),
         )
         for choice in suite.attacks or ()
         for kind in [_kind(choice.name)]
-        for made_for in target_tasks(kind, bench.head_keys)
+        for target_task in target_tasks(kind, pair.head_keys)
     ]
 
 
-def _rung(suite: Suite, bench: EncoderOnDataset, store: Store, spec: AttackSpec, made_for: str) -> EpsLevel:
-    images = [bench.encoder.card.name, bench.encoder.digest, bench.digest, spec.model_dump(mode="json")]
+def _level(suite: Suite, pair: EncoderOnDataset, store: Store, spec: AttackSpec, target_task: str) -> EpsLevel:
+    images = [pair.encoder.card.name, pair.encoder.digest, pair.digest, spec.model_dump(mode="json")]
     code = [source_digest(_kind(spec.name)), code_digest()]
-    group = [*images, made_for, bench.head_keys.get(made_for, ""), suite.precision, suite.checks, *code]
-    names = {task: fingerprint([*group, key]) for task, key in bench.head_keys.items()}
+    group = [*images, target_task, pair.head_keys.get(target_task, ""), suite.precision, suite.sanity_images, *code]
+    names = {task: fingerprint([*group, key]) for task, key in pair.head_keys.items()}
     cells = tuple(Cell(task, name, store.has(name)) for task, name in names.items())
     return EpsLevel(fingerprint(group), spec, cells)
 
 
-def bench_batch(wanted: int, encoder: Encoder, view: View, data: Dataset) -> int:
+def pair_batch(wanted: int, encoder: Encoder, view: View, data: Dataset) -> int:
     """Images attacked at once: fewer where a view shows far more pixels of each than the encoder is made for, or where
     their output maps would take more than `MOST_OUTPUT_BYTES`.
     """
@@ -221,36 +222,36 @@ class PassClock:
         return self.known[key]
 
 
-def _estimate(suite: Suite, bench: EncoderOnDataset, clock: PassClock) -> tuple[float, int]:
+def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> tuple[float, int]:
     """Seconds of a bench, from one attack step on a few images and one training step of each missing head, and bytes
     of features that are kept meanwhile.
     """
-    view = next(iter(bench.train.views.values()))
-    size = bench.data.typical_size
+    view = next(iter(pair.train.views.values()))
+    size = pair.data.typical_size
     part = view.part_size(size)
     parts = view.pixels(size) / (part[0] * part[1])
-    forward, step = (parts * seconds for seconds in clock.seconds(bench.encoder, part))
-    rungs = [rung for job in bench.left for rung in job.rungs]
-    harmed = 3 * suite.harmed * len(bench.head_keys) if suite.examples else 0
-    extra = 1 + (2 * min(suite.checks, len(bench.data)) + min(harmed, len(bench.data))) / len(bench.data)
-    attacking = sum(rung.attack.steps * rung.attack.restarts * step * extra + 3 * forward for rung in rungs)
-    heads, kept = _head_seconds(suite, bench, clock.device, forward)
-    return attacking * len(bench.data) + heads, kept
+    forward, step = (parts * seconds for seconds in clock.seconds(pair.encoder, part))
+    levels = [level for job in pair.left for level in job.levels]
+    harmed = 3 * suite.extreme_examples * len(pair.head_keys) if suite.examples else 0
+    extra = 1 + (2 * min(suite.sanity_images, len(pair.data)) + min(harmed, len(pair.data))) / len(pair.data)
+    attacking = sum(level.attack.steps * level.attack.restarts * step * extra + 3 * forward for level in levels)
+    heads, kept = _head_seconds(suite, pair, clock.device, forward)
+    return attacking * len(pair.data) + heads, kept
 
 
-def _head_seconds(suite: Suite, bench: EncoderOnDataset, device: torch.device, forward: float) -> tuple[float, int]:
+def _head_seconds(suite: Suite, pair: EncoderOnDataset, device: torch.device, forward: float) -> tuple[float, int]:
     """Seconds until missing heads are fitted, of `forward` an image, and bytes of features kept for them."""
-    seconds, kept, train = 0.0, 0, bench.train
-    for name, key in bench.head_keys.items():
-        task = load_task(name, bench.data.labels[name])
-        if probing.is_cached(key, task, bench.encoder.card.widths):
+    seconds, kept, train = 0.0, 0, pair.train
+    for name, key in pair.head_keys.items():
+        task = load_task(name, pair.data.labels[name])
+        if probing.is_cached(key, task, pair.encoder.card.widths):
             continue
         recipe = recipe_of(suite.head, name)
         if recipe.augment == "none":
-            kept = max(kept, probing.kept_features(bench.encoder, train.views[name], train))
+            kept = max(kept, probing.kept_features(pair.encoder, train.views[name], train))
         else:
             seconds += forward * (probing.images_seen(recipe, len(train.train)) + len(train.val))
-        seconds += probing.fit_seconds(task, train, bench.encoder, suite.head, device)
+        seconds += probing.fit_seconds(task, train, pair.encoder, suite.head, device)
     return seconds + (forward * (len(train.train) + len(train.val)) if kept else 0.0), kept
 
 

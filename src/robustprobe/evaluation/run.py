@@ -82,17 +82,17 @@ def execute(
 class _RunningJob:
     """A job, what there is of it so far, and how many of its images are missing."""
 
-    def __init__(self, plan: Plan, store: Store, bench: int, number: int) -> None:
-        self.place, self.job = plan.benches[bench], plan.benches[bench].left[number]
-        self.suite, data = plan.suite, plan.benches[bench].data
+    def __init__(self, plan: Plan, store: Store, pair: int, number: int) -> None:
+        self.position, self.job = plan.pairs[pair], plan.pairs[pair].left[number]
+        self.suite, data = plan.suite, plan.pairs[pair].data
         self.start = time.monotonic()
         shown, checked = (
-            example_places(data.kept_ids, n, self.suite.seed) for n in (self.suite.examples, self.suite.checks)
+            example_places(data.kept_ids, n, self.suite.seed) for n in (self.suite.examples, self.suite.sanity_images)
         )
         self.shown = shown
-        specs = tuple(rung.attack for rung in self.job.rungs)
-        self.task = AttackTask(bench, number, self.job.made_for, specs, frozenset(shown | checked))
-        self.tallies = [RowCollector(spec, checked) for spec in specs]
+        specs = tuple(level.attack for level in self.job.levels)
+        self.task = AttackTask(pair, number, self.job.target_task, specs, frozenset(shown | checked))
+        self.collectors = [RowCollector(spec, checked) for spec in specs]
         names = [cell.fingerprint for cell in self.job.cells]
         self.folder = PartialResultFolder(store.folder, fingerprint([names, sorted(self.task.keep)]))
         self.missing = dict.fromkeys(data.kept_ids)
@@ -102,8 +102,8 @@ class _RunningJob:
     def take(self, shard: PartialResult) -> None:
         """Count a shard in."""
         for pieces in shard.batches:
-            for tally, piece in zip(self.tallies, pieces, strict=True):
-                tally.take(piece)
+            for collector, piece in zip(self.collectors, pieces, strict=True):
+                collector.take(piece)
         for name in shard.ids:
             del self.missing[name]
         if shard.peak is not None:
@@ -111,7 +111,7 @@ class _RunningJob:
 
     @property
     def label(self) -> str:
-        return f"{self.place.label}: {self.job.name}"
+        return f"{self.position.label}: {self.job.name}"
 
 
 class _Run:
@@ -125,18 +125,18 @@ class _Run:
 
     def execute(self) -> list[Failure]:
         """Do it."""
-        wanted = [number for number, bench in enumerate(self.plan.benches) if bench.left]
+        wanted = [number for number, pair in enumerate(self.plan.pairs) if pair.left]
         if wanted:
             self._measure(wanted)
-        if self.plan.suite.examples and self.plan.suite.harmed:
-            lost = finish_examples(self.plan, self.store, self._order(), self._example, self.say)
+        if self.plan.suite.examples and self.plan.suite.extreme_examples:
+            lost = finish_examples(self.plan, self.store, self._run_spec(), self._example, self.say)
             self.failures += [_failure(label, error) for label, error in lost]
         return self.failures
 
     def _measure(self, wanted: Sequence[int]) -> None:
         """Attack and judge what benches lack."""
         watch = RunListener(self._progress, self.say)
-        with load_executor(self._order(), self.plan.benches, self.options, watch) as executor:
+        with load_executor(self._run_spec(), self.plan.pairs, self.options, watch) as executor:
             for number in wanted:
                 executor.add(FitHeads(number))
             try:
@@ -145,10 +145,10 @@ class _Run:
             except LostError as error:
                 self.failures.append(Failure("the rest of the run", str(error)))
 
-    def _order(self) -> RunSpec:
+    def _run_spec(self) -> RunSpec:
         plan, suite = self.plan, self.plan.suite
-        encoders = tuple(bench.encoder for bench in plan.benches[:: len(suite.datasets)])
-        digests = tuple((bench.encoder.digest, bench.digest) for bench in plan.benches)
+        encoders = tuple(pair.encoder for pair in plan.pairs[:: len(suite.datasets)])
+        digests = tuple((pair.encoder.digest, pair.digest) for pair in plan.pairs)
         key = fingerprint([suite.model_dump(mode="json"), str(plan.root), str(plan.device), digests])
         return RunSpec(
             key,
@@ -164,40 +164,40 @@ class _Run:
 
     def _take(self, executor: Executor, done: WorkResult) -> None:
         if done.error is not None:
-            self._failed(executor, done.unit, done.error)
+            self._failed(executor, done.item, done.error)
             return
         try:
-            if isinstance(done.unit, FitHeads):
-                self._fitted(executor, done.unit, done.value)
-            elif isinstance(done.unit, JudgeImages):
-                self._judged(executor, done.unit, done.value)
+            if isinstance(done.item, FitHeads):
+                self._fitted(executor, done.item, done.value)
+            elif isinstance(done.item, JudgeImages):
+                self._judged(executor, done.item, done.value)
             else:
-                self._checked(done.unit, done.value)
+                self._checked(done.item, done.value)
         except UnwritableError:
             raise
         except (UserError, RuntimeError, OSError) as error:
-            self._failed(executor, done.unit, error)
+            self._failed(executor, done.item, error)
 
-    def _failed(self, executor: Executor, unit: WorkItem, error: Exception) -> None:
-        if isinstance(unit, FitHeads):
-            label = f"{self.plan.benches[unit.bench].label}: heads"
+    def _failed(self, executor: Executor, item: WorkItem, error: Exception) -> None:
+        if isinstance(item, FitHeads):
+            label = f"{self.plan.pairs[item.pair].label}: heads"
         else:
-            running = self._running(unit.task)
+            running = self._running(item.task)
             if running.failed:
                 return
             running.failed, label = True, running.label
             executor.drop(lambda other: isinstance(other, FitHeads) or self._running(other.task) is not running)
         self.failures.append(_failure(label, error))
 
-    def _fitted(self, executor: Executor, unit: FitHeads, heads: Heads) -> None:
-        bench = self.plan.benches[unit.bench]
-        self.heads[unit.bench] = heads
-        count = len(bench.train.train)
-        self.notify(RunProgress(f"{bench.label}: heads", count, count, finished=True))
-        for number in range(len(bench.left)):
-            running = _RunningJob(self.plan, self.store, unit.bench, number)
-            self.running[unit.bench, number] = running
-            for shard in running.folder.load(bench.data.kept_ids):
+    def _fitted(self, executor: Executor, item: FitHeads, heads: Heads) -> None:
+        pair = self.plan.pairs[item.pair]
+        self.heads[item.pair] = heads
+        count = len(pair.train.train)
+        self.notify(RunProgress(f"{pair.label}: heads", count, count, finished=True))
+        for number in range(len(pair.left)):
+            running = _RunningJob(self.plan, self.store, item.pair, number)
+            self.running[item.pair, number] = running
+            for shard in running.folder.load(pair.data.kept_ids):
                 running.take(shard)
             self._spread(executor, running)
 
@@ -211,55 +211,55 @@ class _Run:
 
     def _shard_size(self, images: int, slots: int) -> int:
         """About a minute's work, and something for every worker where there are several."""
-        passes = sum(len(bench.data) * len(bench.left) for bench in self.plan.benches)
+        passes = sum(len(pair.data) * len(pair.left) for pair in self.plan.pairs)
         a_minute = round(SHARD_SECONDS * passes / max(self.plan.seconds, 1e-9))
         share = -(-images // slots) if slots > 1 else images
         return max(FEWEST, min(MOST, a_minute, share))
 
-    def _judged(self, executor: Executor, unit: JudgeImages, content: bytes) -> None:
-        running = self._running(unit.task)
+    def _judged(self, executor: Executor, item: JudgeImages, content: bytes) -> None:
+        running = self._running(item.task)
         shard = unpacked(content)
         with self.store.writing(running.folder.folder):
             running.folder.keep(shard, content)
         running.take(shard)
-        total = len(running.place.data)
+        total = len(running.position.data)
         self.notify(RunProgress(running.label, total - len(running.missing), total))
         if not running.missing and not running.failed:
             self._all_judged(executor, running)
 
     def _all_judged(self, executor: Executor, running: _RunningJob) -> None:
-        executor.add(CheckAttack(running.task, tuple(tally.kept for tally in running.tallies)))
+        executor.add(CheckAttack(running.task, tuple(collector.kept for collector in running.collectors)))
 
-    def _checked(self, unit: CheckAttack, found: Findings) -> None:
-        running = self._running(unit.task)
-        job, bench, total = running.job, running.place, len(running.place.data)
-        setting = ExampleContext(bench.encoder.card.name, bench.data, bench.train.views)
-        seconds = (time.monotonic() - running.start) / len(job.rungs)
-        for rung, tally, extra in zip(job.rungs, running.tallies, found, strict=True):
-            shown = [one for one in tally.everything_kept if one.place in running.shown]
-            write_examples(self.store, rung.group, setting, rung.attack, job.made_for, shown)
-            for cell in rung.cells:
-                checks = [*tally.trace(), *extra.get(cell.task, [])]
+    def _checked(self, item: CheckAttack, found: Findings) -> None:
+        running = self._running(item.task)
+        job, pair, total = running.job, running.position, len(running.position.data)
+        setting = ExampleContext(pair.encoder.card.name, pair.data, pair.train.views)
+        seconds = (time.monotonic() - running.start) / len(job.levels)
+        for level, collector, extra in zip(job.levels, running.collectors, found, strict=True):
+            shown = [one for one in collector.everything_kept if one.position in running.shown]
+            write_examples(self.store, level.group, setting, level.attack, job.target_task, shown)
+            for cell in level.cells:
+                checks = [*collector.trace(), *extra.get(cell.task, [])]
                 finished = FinishedCell(
-                    job.made_for, rung, cell, tally, checks, seconds, max(running.peaks, default=None)
+                    job.target_task, level, cell, collector, checks, seconds, max(running.peaks, default=None)
                 )
-                _store_cell(self.plan, self.store, bench, finished, self.heads[unit.bench])
+                _store_cell(self.plan, self.store, pair, finished, self.heads[item.pair])
         running.folder.remove()
-        del self.running[unit.bench, unit.task.number]
+        del self.running[item.pair, item.task.number]
         self.notify(RunProgress(running.label, total, total, finished=True))
 
     def _running(self, task: AttackTask) -> _RunningJob:
-        return self.running[task.bench, task.number]
+        return self.running[task.pair, task.number]
 
     def _example(self, label: str, done: int, total: int) -> None:
         self.notify(RunProgress(label, done, total))
 
-    def _progress(self, unit: WorkItem, stage: str, done: int, total: int) -> None:
-        if isinstance(unit, FitHeads):
-            self.notify(RunProgress(f"{self.plan.benches[unit.bench].label}: heads, {stage}", done, total))
-        elif isinstance(unit, JudgeImages):
-            running = self._running(unit.task)
-            total = len(running.place.data)
+    def _progress(self, item: WorkItem, stage: str, done: int, total: int) -> None:
+        if isinstance(item, FitHeads):
+            self.notify(RunProgress(f"{self.plan.pairs[item.pair].label}: heads, {stage}", done, total))
+        elif isinstance(item, JudgeImages):
+            running = self._running(item.task)
+            total = len(running.position.data)
             self.notify(RunProgress(running.label, total - len(running.missing) + done, total))
 
 
@@ -270,63 +270,63 @@ def _failure(label: str, error: Exception) -> Failure:
 class FinishedCell(NamedTuple):
     """A cell whose images are all judged."""
 
-    made_for: str
-    rung: EpsLevel
+    target_task: str
+    level: EpsLevel
     cell: Cell
-    tally: RowCollector
+    collector: RowCollector
     checks: list[SanityCheck]
     seconds: float
     peak_memory: int | None
 
 
-def _store_cell(plan: Plan, store: Store, bench: EncoderOnDataset, finished: FinishedCell, heads: Heads) -> None:
-    cell, rung, tally = finished.cell, finished.rung, finished.tally
+def _store_cell(plan: Plan, store: Store, pair: EncoderOnDataset, finished: FinishedCell, heads: Heads) -> None:
+    cell, level, collector = finished.cell, finished.level, finished.collector
     fitted = heads[cell.task]
-    task = load_task(cell.task, bench.data.labels[cell.task])
-    view = replace(bench.train.views[cell.task], layers=fitted.design.layers)
-    exact, rounded = tally.columns(cell.task), tally.columns(cell.task, rounded=True)
+    task = load_task(cell.task, pair.data.labels[cell.task])
+    view = replace(pair.train.views[cell.task], layers=fitted.design.layers)
+    exact, rounded = collector.columns(cell.task), collector.columns(cell.task, rounded=True)
     columns: dict[str, Any] = {
-        "id": tally.ids,
-        "perturbation": tally.size.numpy(),
+        "id": collector.ids,
+        "perturbation": collector.size.numpy(),
         **exact,
         **{f"{name}_8bit": v for name, v in rounded.items()},
     }
     digest = store.write_rows(cell.fingerprint, columns)
-    card, suite, data = bench.encoder.card, plan.suite, bench.data
+    card, suite, data = pair.encoder.card, plan.suite, pair.data
     record = Record(
         fingerprint=cell.fingerprint,
-        group=rung.group,
+        group=level.group,
         suite=suite.name,
         encoder=card.name,
-        encoder_digest=bench.encoder.digest,
+        encoder_digest=pair.encoder.digest,
         encoder_licence=card.licence,
         encoder_teacher=card.teacher,
         dataset=data.name,
-        dataset_digest=bench.digest,
+        dataset_digest=pair.digest,
         split=data.split,
         image_size=data.size,
-        image_ids_digest=fingerprint(tally.ids),
+        image_ids_digest=fingerprint(collector.ids),
         task=cell.task,
-        made_for=finished.made_for,
-        attack=rung.attack,
+        target_task=finished.target_task,
+        attack=level.attack,
         precision=suite.precision,
         metric=task.metric,
         unit=task.unit,
         higher_is_better=task.higher_is_better,
-        n=len(tally.ids),
+        n=len(collector.ids),
         metrics=_intervals(task.estimates(exact)),
         metrics_8bit=_intervals(task.estimates(rounded)),
-        largest_perturbation=float(tally.size.max()),
+        largest_perturbation=float(collector.size.max()),
         checks=tuple(CheckFact(**check._asdict()) for check in finished.checks),
-        cost=tally.cost,
+        cost=collector.cost,
         head=HeadFacts(
-            fingerprint=bench.head_keys[cell.task],
+            fingerprint=pair.head_keys[cell.task],
             recipe=suite.head.model_dump(mode="json"),
             learning_rate=fitted.learning_rate,
             reads=f"{fitted.design.pooling} of {fitted.design.layers}",
             view=view.label,
             held_out_score=fitted.held_out_score,
-            train_images=len(bench.train.train),
+            train_images=len(pair.train.train),
         ),
         rows_sha256=digest,
         provenance=provenance(finished.seconds, str(plan.device), finished.peak_memory),

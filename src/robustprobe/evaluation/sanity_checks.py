@@ -63,7 +63,7 @@ class CheckedImages(NamedTuple):
     images: Tensor
     ids: Sequence[str]
     adversarial: Tensor
-    harm: Tensor
+    damage: Tensor
 
 
 def trace_checks(
@@ -100,7 +100,7 @@ def sample_checks(
 ) -> dict[str, list[SanityCheck]]:
     """What a few images tell, by judging task: the attack is run again on them, stronger, weaker and blind."""
     again = _run(spec.model_copy(update={"seed": spec.seed + 1, "warm": ()}), sample)
-    better = (again.harm > sample.harm).to(again.images.device)
+    better = (again.damage > sample.damage).to(again.images.device)
     both = torch.where(over_image(better), again.images, sample.adversarial)
     large_eps = max(LARGE_LINF, 2 * spec.eps) if spec.norm == "linf" else LARGE_FACTOR * spec.eps
     large_eps = min(large_eps, 1.0) if spec.norm == "linf" else large_eps

@@ -37,7 +37,7 @@ def kept_heads(suite: Suite, folder: Path, root: Path, device: torch.device) -> 
         data, probes = _probes(suite, teacher, wanted, root, device)
         for name, epoch in names.items():
             student = load_encoder(name).to(device)
-            models = {t: Model(student, m.head, m.task, m.view, m.second) for t, m in probes.items()}
+            models = {t: Model(student, m.head, m.task, m.view, m.knn_head) for t, m in probes.items()}
             for work in _works(suite, student, models, data, device):
                 found += _points(work, epoch)
     return sorted(found, key=lambda p: (p.dataset, p.task, p.epoch))
@@ -59,7 +59,7 @@ def _works(
 ) -> Iterator[EvaluationSpec]:
     for choice in suite.attacks or (AttackChoice(name="clean"), AttackChoice(name="embed")):
         kind = cast(type[Attack], attacks.get(choice.name))
-        specs = suite.ladder(choice, kind.steps)
+        specs = suite.attack_specs(choice, kind.steps)
         for task in target_tasks(kind, models):
             yield EvaluationSpec(
                 student, models, data, specs, task, list(models), suite.batch_size, suite.precision, device
@@ -67,19 +67,19 @@ def _works(
 
 
 def _points(work: EvaluationSpec, epoch: int) -> list[CheckpointScore]:
-    tallies = [RowCollector(spec, set()) for spec in work.attacks]
+    collectors = [RowCollector(spec, set()) for spec in work.attacks]
     for judgements in evaluate(work):
-        for tally, judged in zip(tallies, judgements, strict=True):
-            tally.add(judged)
-    judges = [work.made_for] if work.made_for else work.judges
-    return [_point(work, tally, judge, epoch) for tally in tallies for judge in judges]
+        for collector, judged in zip(collectors, judgements, strict=True):
+            collector.add(judged)
+    judges = [work.target_task] if work.target_task else work.judges
+    return [_point(work, collector, judge, epoch) for collector in collectors for judge in judges]
 
 
-def _point(work: EvaluationSpec, tally: RowCollector, judge: str, epoch: int) -> CheckpointScore:
+def _point(work: EvaluationSpec, collector: RowCollector, judge: str, epoch: int) -> CheckpointScore:
     task = work.models[judge].task
-    estimate = task.estimates(tally.columns(judge))[task.metric]
+    estimate = task.estimates(collector.columns(judge))[task.metric]
     numbers = (estimate.value, estimate.ci_low, estimate.ci_high)
-    return CheckpointScore(epoch, work.dataset.name, judge, _label(tally.spec), *numbers, task.metric, task.unit)
+    return CheckpointScore(epoch, work.dataset.name, judge, _label(collector.spec), *numbers, task.metric, task.unit)
 
 
 def _label(spec: AttackSpec) -> str:

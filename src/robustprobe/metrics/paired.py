@@ -100,11 +100,11 @@ def _paired(statistic: Statistic, first: dict[str, Any], second: dict[str, Any])
     lacking = [c for c in ("id", *statistic.columns) if c not in first or c not in second]
     if lacking:
         return _none(f"the rows have no column {' or '.join(lacking)}")
-    places = {identity: place for place, identity in enumerate(second["id"])}
-    shared = len(places.keys() & set(first["id"]))
+    positions = {identity: position for position, identity in enumerate(second["id"])}
+    shared = len(positions.keys() & set(first["id"]))
     if not shared == len(first["id"]) == len(second["id"]):
         return _none(f"different images, {len(first['id'])} and {len(second['id'])}, of which {shared} are the same")
-    order = [places[identity] for identity in first["id"]]
+    order = [positions[identity] for identity in first["id"]]
     own = {c: np.asarray(first[c], dtype=float) for c in statistic.columns}
     other = {c: np.asarray(second[c], dtype=float)[order] for c in statistic.columns}
     if any(own[c].shape != other[c].shape for c in own):

@@ -29,7 +29,7 @@ class Fitted(NamedTuple):
     learning_rate: float
     held_out_score: float
     design: HeadDesign = HeadDesign()
-    second: Head | None = None
+    knn_head: Head | None = None
 
 
 class Candidate:
@@ -119,49 +119,49 @@ class FitJob:
         return self.source.epoch(name, order, size, self.device)
 
 
-def fit_head(lesson: FitJob, judge: Callable[[Sequence[Candidate]], list[float]], notify: Count) -> Fitted:
+def fit_head(fit_job: FitJob, judge: Callable[[Sequence[Candidate]], list[float]], notify: Count) -> Fitted:
     """The candidate that scores best; where several score the same, the first.
 
     Args:
         judge: mean scores of candidates on held-out images.
     """
-    candidates = train_heads(lesson, notify)
-    sign = 1 if lesson.task.higher_is_better else -1
+    candidates = train_heads(fit_job, notify)
+    sign = 1 if fit_job.task.higher_is_better else -1
     found = [Fitted(c.head, c.rate, s, c.design) for c, s in zip(candidates, judge(candidates), strict=True)]
     # A rate at which the head diverged scores NaN, which compares with nothing.
     return max(found, key=lambda f: -math.inf if math.isnan(f.held_out_score) else sign * f.held_out_score)
 
 
-def train_heads(lesson: FitJob, notify: Count = lambda done, total: None) -> list[Candidate]:
+def train_heads(fit_job: FitJob, notify: Count = lambda done, total: None) -> list[Candidate]:
     """All candidates of the recipe, having learnt together from the same batches."""
-    recipe = lesson.recipe
+    recipe = fit_job.recipe
     candidates = [
-        Candidate(lesson.task, lesson.widths, design, rate, recipe, lesson.seed)
+        Candidate(fit_job.task, fit_job.widths, design, rate, recipe, fit_job.seed)
         for design in recipe.designs
         for rate in recipe.learning_rates
     ]
     for candidate in candidates:
-        candidate.start(lesson.device)
-    begin = load_progress(lesson.key, lesson.device) if lesson.key else None
+        candidate.start(fit_job.device)
+    begin = load_progress(fit_job.key, fit_job.device) if fit_job.key else None
     for candidate, state in zip(candidates, begin.states if begin else [], strict=False):
         candidate.restore(state)
     with torch.enable_grad():
-        _teach(lesson, candidates, begin or FitProgress(0, 0, []), notify)
-    forget_progress(lesson.key)
+        _teach(fit_job, candidates, begin or FitProgress(0, 0, []), notify)
+    forget_progress(fit_job.key)
     for candidate in candidates:
         candidate.head.eval().requires_grad_(False)
     return candidates
 
 
-def _teach(lesson: FitJob, candidates: Sequence[Candidate], begin: FitProgress, notify: Count) -> None:
+def _teach(fit_job: FitJob, candidates: Sequence[Candidate], begin: FitProgress, notify: Count) -> None:
     """Epoch after epoch, until as many images have passed as the recipe says."""
-    recipe, saved, seen = lesson.recipe, time.monotonic(), begin.seen
-    total = recipe.steps * recipe.batch_size if recipe.steps else recipe.epochs * lesson.count
+    recipe, saved, seen = fit_job.recipe, time.monotonic(), begin.seen
+    total = recipe.steps * recipe.batch_size if recipe.steps else recipe.epochs * fit_job.count
     warmup = min(1.0, recipe.warmup * recipe.batch_size / total)
-    for epoch, order in enumerate(_orders(lesson)):
+    for epoch, order in enumerate(_orders(fit_job)):
         if epoch < begin.epoch:
             continue
-        for part in lesson.batches(order, epoch):
+        for part in fit_job.batches(order, epoch):
             share = rate_share(recipe, seen / total, warmup)
             for candidate in candidates:
                 candidate.train_heads(part, share)
@@ -169,17 +169,17 @@ def _teach(lesson: FitJob, candidates: Sequence[Candidate], begin: FitProgress, 
             if seen >= total:
                 break
         # Images that no batch held, such as a last one that would have been alone.
-        seen = max(seen, min(total, (epoch + 1) * lesson.count))
+        seen = max(seen, min(total, (epoch + 1) * fit_job.count))
         notify(min(seen, total), total)
         if seen >= total:
             return
-        if lesson.key and time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            save_progress(lesson.key, FitProgress(epoch + 1, seen, [c.state() for c in candidates]))
+        if fit_job.key and time.monotonic() - saved > SAVE_EVERY_SECONDS:
+            save_progress(fit_job.key, FitProgress(epoch + 1, seen, [c.state() for c in candidates]))
             saved = time.monotonic()
 
 
-def _orders(lesson: FitJob) -> Iterator[Tensor]:
+def _orders(fit_job: FitJob) -> Iterator[Tensor]:
     """The order of the images in every epoch."""
-    generator = torch.Generator().manual_seed(lesson.seed)
+    generator = torch.Generator().manual_seed(fit_job.seed)
     while True:
-        yield torch.randperm(lesson.count, generator=generator)
+        yield torch.randperm(fit_job.count, generator=generator)

@@ -27,7 +27,7 @@ from robustprobe.tasks.classification import KnnHead
 
 Notify = Callable[[str, int, int], None]
 # Train images that the k-NN looks among, at most.
-MOST_NEIGHBOURS = 20_000
+MOST_KNN_IMAGES = 20_000
 
 
 class TrainData(NamedTuple):
@@ -75,8 +75,8 @@ def load_head(key: str, task: Task, widths: FeatureDims) -> Fitted | None:
         head = task.head(wide(widths, design.layers), design)
         own, other = _parted(weights)
         head.load_state_dict(own)
-        second = _neighbours(task, other["bank"], other["labels"], facts["neighbours"]) if other else None
-        fitted = Fitted(head, facts["learning_rate"], facts["held_out_score"], design, second)
+        knn_head = _knn(task, other["bank"], other["labels"], facts["knn"]) if other else None
+        fitted = Fitted(head, facts["learning_rate"], facts["held_out_score"], design, knn_head)
     except (KeyError, ValueError, RuntimeError, TypeError):
         return None
     head.eval().requires_grad_(False)
@@ -88,9 +88,9 @@ def save_head(key: str, fitted: Fitted) -> None:
     facts: dict[str, Any] = {"learning_rate": fitted.learning_rate, "held_out_score": fitted.held_out_score}
     facts["design"] = list(fitted.design)
     weights: Weights = {f"head.{k}": v for k, v in fitted.head.state_dict().items()}
-    if isinstance(fitted.second, KnnHead):
-        facts["neighbours"] = fitted.second.count
-        weights |= {f"second.{k}": v for k, v in fitted.second.state_dict().items()}
+    if isinstance(fitted.knn_head, KnnHead):
+        facts["knn"] = fitted.knn_head.count
+        weights |= {f"knn.{k}": v for k, v in fitted.knn_head.state_dict().items()}
     save_weights(key, weights, facts)
 
 
@@ -103,7 +103,7 @@ def _parted(weights: Weights) -> tuple[Weights, Weights]:
     def under(prefix: str) -> Weights:
         return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
 
-    return under("head."), under("second.")
+    return under("head."), under("knn.")
 
 
 def wide(widths: FeatureDims, layers: int) -> FeatureDims:
@@ -121,12 +121,12 @@ def fit_probes(
     notify: Notify = lambda stage, done, total: None,
 ) -> dict[str, tuple[Model, Fitted]]:
     """A model for each task of a dataset, from the cache where it was fitted before."""
-    school, models = ProbeFitter(encoder, data, spec, device, notify), {}
+    fitter, models = ProbeFitter(encoder, data, spec, device, notify), {}
     for name in tasks:
         kind, key = load_task(name, data.train.labels[name]), head_fingerprint(encoder.digest, name, data, spec)
         fitted = load_head(key, kind, encoder.card.widths)
         if fitted is None:
-            fitted = school.fit(kind, key)
+            fitted = fitter.fit(kind, key)
             save_head(key, fitted)
         models[name] = (model_of(encoder, data, name, fitted, device), fitted)
     return models
@@ -135,9 +135,9 @@ def fit_probes(
 def model_of(encoder: Encoder, data: TrainData, task: str, fitted: Fitted, device: torch.device) -> Model:
     """Encoder and a head that was fitted on it."""
     view = replace(data.views[task], layers=fitted.design.layers)
-    second = fitted.second.to(device) if fitted.second else None
+    knn_head = fitted.knn_head.to(device) if fitted.knn_head else None
     kind = load_task(task, data.train.labels[task])
-    return Model(encoder, fitted.head.to(device), kind, view, second).eval()
+    return Model(encoder, fitted.head.to(device), kind, view, knn_head).eval()
 
 
 class ProbeFitter:
@@ -154,10 +154,10 @@ class ProbeFitter:
         kept = self._kept(view, recipe.label_stride) if recipe.augment == "none" else None
         source = kept[0] if kept else self._streamed(view, recipe, task)
         widths, count = self.encoder.card.widths, len(self.data.train)
-        lesson = FitJob(task, recipe, widths, source, count, self.spec.seed, self.device, key)
+        fit_job = FitJob(task, recipe, widths, source, count, self.spec.seed, self.device, key)
         judge = partial(self._judge_kept, task, kept[1]) if kept else partial(self._judge, task, view)
-        fitted = fit_head(lesson, judge, partial(self.notify, f"learning {task.name}"))
-        return fitted._replace(second=self._second(task, view, kept))
+        fitted = fit_head(fit_job, judge, partial(self.notify, f"learning {task.name}"))
+        return fitted._replace(knn_head=self._knn_head(task, view, kept))
 
     def _kept(self, view: View, stride: int) -> tuple[FeatureSet, FeatureSet]:
         if (view, stride) not in self.kept:
@@ -192,23 +192,23 @@ class ProbeFitter:
             self.notify(f"choosing a head for {task.name}", done, count)
 
     @torch.no_grad()
-    def _second(self, task: Task, view: View, kept: tuple[FeatureSet, FeatureSet] | None) -> Head | None:
-        if task.name != "classification" or not self.spec.neighbours:
+    def _knn_head(self, task: Task, view: View, kept: tuple[FeatureSet, FeatureSet] | None) -> Head | None:
+        if task.name != "classification" or not self.spec.knn:
             return None
         train = self.data.train
-        places = list(range(0, len(train), -(-len(train) // MOST_NEIGHBOURS)))
+        positions = list(range(0, len(train), -(-len(train) // MOST_KNN_IMAGES)))
         if kept:
-            cls, labels = kept[0].cls[places, -self.encoder.card.widths.cls :], kept[0].targets[task.name][places]
-            return _neighbours(task, F.normalize(cls, dim=1), labels, self.spec.neighbours)
+            cls, labels = kept[0].cls[positions, -self.encoder.card.widths.cls :], kept[0].targets[task.name][positions]
+            return _knn(task, F.normalize(cls, dim=1), labels, self.spec.knn)
         found, labels_found = [], []
-        for batch in batches(train, CHUNK, order=places):
+        for batch in batches(train, CHUNK, order=positions):
             features = replace(view, layers=1).features(self.encoder, batch.images.to(self.device))
             found.append(F.normalize(features.cls, dim=1).cpu())
             labels_found.append(batch.targets[task.name])
-        return _neighbours(task, torch.cat(found), torch.cat(labels_found), self.spec.neighbours)
+        return _knn(task, torch.cat(found), torch.cat(labels_found), self.spec.knn)
 
 
-def _neighbours(task: Task, bank: Tensor, labels: Tensor, count: int) -> KnnHead:
+def _knn(task: Task, bank: Tensor, labels: Tensor, count: int) -> KnnHead:
     return KnnHead(bank, labels, len(task.space.classes), count)
 
 
@@ -254,8 +254,8 @@ def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, d
     )
     steps = 2  # one an epoch
     short = recipe.model_copy(update={"epochs": steps, "steps": None})
-    lesson = FitJob(task, short, encoder.card.widths, fake, count, 0, device)
-    return images_seen(recipe, len(data.train)) / count * seconds_of(lambda: train_heads(lesson)) / steps
+    fit_job = FitJob(task, short, encoder.card.widths, fake, count, 0, device)
+    return images_seen(recipe, len(data.train)) / count * seconds_of(lambda: train_heads(fit_job)) / steps
 
 
 def images_seen(recipe: TaskRecipe, train_images: int) -> int:

@@ -47,28 +47,28 @@ def fit_surrogate_heads(encoder: Encoder, size: tuple[int, int], device: torch.d
     """A head for each of `SURROGATE_TASKS`, for images of `size` (H, W); fitted once and kept in the cache of heads."""
     widths = encoder.card.widths
     tasks = [load_task("segmentation", LabelSpace(classes=tuple(map(str, range(n))))) for _, n in SURROGATE_TASKS]
-    keys = [fingerprint([encoder.digest, "layout", *layout, *size, code_digest()]) for layout in SURROGATE_TASKS]
+    keys = [fingerprint([encoder.digest, "surrogate", *task, *size, code_digest()]) for task in SURROGATE_TASKS]
     found = [probing.load_head(key, task, widths) for key, task in zip(keys, tasks, strict=True)]
     if any(fitted is None for fitted in found):
         images = _scenes(size)
         features = _features(encoder, images, device)
-        for place, layout in enumerate(SURROGATE_TASKS):
-            labels = surrogate_labels(layout, images)
+        for position, kind in enumerate(SURROGATE_TASKS):
+            labels = surrogate_labels(kind, images)
             data = probing.FeatureSet(*features, {"segmentation": labels}, (labels.shape[1], labels.shape[2]))
-            lesson = probing.FitJob(tasks[place], RECIPE, widths, data, len(images), 0, device)
-            (candidate,) = probing.train_heads(lesson)
-            found[place] = fitted = probing.Fitted(candidate.head, RATE, float("nan"), candidate.design)
-            probing.save_head(keys[place], fitted)
+            fit_job = probing.FitJob(tasks[position], RECIPE, widths, data, len(images), 0, device)
+            (candidate,) = probing.train_heads(fit_job)
+            found[position] = fitted = probing.Fitted(candidate.head, RATE, float("nan"), candidate.design)
+            probing.save_head(keys[position], fitted)
     return [fitted.head.to(device) for fitted in found if fitted is not None]
 
 
-def surrogate_labels(layout: SurrogateTask, images: Tensor) -> Tensor:
+def surrogate_labels(task: SurrogateTask, images: Tensor) -> Tensor:
     """Class maps (N, H / 4, W / 4) of images (N, 3, H, W)."""
     height, width = images.shape[-2] // STRIDE, images.shape[-1] // STRIDE
-    classes = layout.classes
-    if layout.kind == "rows":
+    classes = task.classes
+    if task.kind == "rows":
         return (torch.arange(height) * classes // height)[:, None].expand(len(images), height, width).contiguous()
-    if layout.kind == "grid":
+    if task.kind == "grid":
         side = round(classes**0.5)
         down, along = torch.arange(height) * side // height, torch.arange(width) * side // width
         cells: Tensor = down[:, None] * side + along

@@ -124,7 +124,14 @@ def _encoder(record: Record) -> tuple[str, str]:
 
 def _slot(record: Record) -> tuple[Hashable, ...]:
     attack = record.attack
-    return (record.dataset, record.task, record.made_for, attack.label, attack.norm if attack.eps else "", attack.eps)
+    return (
+        record.dataset,
+        record.task,
+        record.target_task,
+        attack.label,
+        attack.norm if attack.eps else "",
+        attack.eps,
+    )
 
 
 def version(record: Record) -> dict[str, str]:
@@ -155,7 +162,7 @@ def _prevailing(records: Sequence[Record]) -> Record:
 def _refusal(record: Record, reference: Record) -> Refusal:
     own, expected = version(record), version(reference)
     field = next(key for key in {**expected, **own} if own.get(key) != expected.get(key))
-    label = attack_labels([(record.attack, record.made_for)], record.task)[0]
+    label = attack_labels([(record.attack, record.target_task)], record.task)[0]
     cell = f"{record.task} on {record.dataset}, {label}"
     return Refusal(record.encoder, cell, field, own.get(field, "nothing"), expected.get(field, "nothing"))
 

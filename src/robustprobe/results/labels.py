@@ -8,9 +8,9 @@ from robustprobe.core.spec import AttackSpec, format_eps
 def attack_labels(attacks: Sequence[tuple[AttackSpec, str]], task: str | None = None) -> list[str]:
     """Labels such as `pgd 8/255`, unique; an attack made for another task than `task` names the one it was made for."""
     labels = []
-    for attack, made_for in attacks:
+    for attack, target_task in attacks:
         eps = "" if attack.eps == 0 else f" {eps_text(attack)}"
-        foreign = f" (for {made_for})" if made_for and task is not None and made_for != task else ""
+        foreign = f" (for {target_task})" if target_task and task is not None and target_task != task else ""
         labels.append(f"{attack.label}{eps}{foreign}")
     facts = [
         {
@@ -22,9 +22,9 @@ def attack_labels(attacks: Sequence[tuple[AttackSpec, str]], task: str | None = 
             "random start": "yes" if attack.random_start else "no",
             "early exit": "yes" if attack.early_exit else "no",
             "from": " and ".join(format_eps(e, attack.norm) for e in attack.warm) or "the image",
-            "for": made_for,
+            "for": target_task,
         }
-        for attack, made_for in attacks
+        for attack, target_task in attacks
     ]
     return [label + ending for label, ending in zip(labels, distinctions(labels, facts), strict=True)]
 

@@ -4,14 +4,26 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
+from robustprobe.core.former_names import FORMER_ATTACKS, FORMER_FIELDS
 from robustprobe.core.spec import AttackSpec
 
-SCHEMA = 2
-
+SCHEMA = 3
+"""3: attacks and fields have today's names. Files of schema 1 and 2 are read under today's names."""
 
 # Names of files: one that leads elsewhere is no name.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 PictureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}\.png$")]
+
+
+def _renamed(data: Any) -> Any:
+    """Fields and attacks of an earlier schema under today's names."""
+    if not isinstance(data, dict):
+        return data
+    found = {FORMER_FIELDS.get(name, name): value for name, value in data.items()}
+    attack = found.get("attack")
+    if isinstance(attack, dict) and attack.get("name") in FORMER_ATTACKS:
+        found["attack"] = {**attack, "name": FORMER_ATTACKS[attack["name"]]}
+    return found
 
 
 class Frozen(BaseModel):
@@ -95,7 +107,7 @@ class Record(Frozen):
     image_ids_digest: str
     task: str
     """The task whose head judged."""
-    made_for: str
+    target_task: str
     """The task whose model was attacked; empty where no head was seen."""
     attack: AttackSpec
     precision: str
@@ -113,6 +125,11 @@ class Record(Frozen):
     head: HeadFacts
     rows_sha256: str
     provenance: Provenance
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_schema(cls, data: Any) -> Any:
+        return _renamed(data)
 
     @model_validator(mode="after")
     def _has_its_metric(self) -> "Record":
@@ -143,6 +160,11 @@ class ExampleChoice(Frozen):
     attack: AttackSpec | None = None
     encoder: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_schema(cls, data: Any) -> Any:
+        return _renamed(data)
+
 
 RANDOM = ExampleChoice(kind="random")
 
@@ -151,12 +173,17 @@ class Example(Frozen):
     """One image of a group as the page shows it; arrays lie beside as PNG files."""
 
     id: str
-    place: int
+    position: int
     chosen: tuple[ExampleChoice, ...] = (RANDOM,)
     """Groups of older versions hold random images alone."""
     predictions: dict[str, Any]
     """By task: classification a list of [class, probability]; other tasks the name of a PNG file."""
     truth: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_schema(cls, data: Any) -> Any:
+        return _renamed(data)
 
 
 class Group(Frozen):
@@ -166,9 +193,14 @@ class Group(Frozen):
     encoder: str
     dataset: str
     attack: AttackSpec
-    made_for: str
+    target_task: str
     classes: dict[str, list[str]]
     max_depth: float
     examples: list[Example]
     digests: dict[PictureName, str] = {}
     """SHA-256 of the PNG files by name; groups of older versions have none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_schema(cls, data: Any) -> Any:
+        return _renamed(data)

@@ -42,5 +42,5 @@ def read_sealed(kind: type[Stored], path: Path) -> Stored:
         return kind.model_validate_json(text)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise ValueError(f"{place}: {fault['msg']}" if place else fault["msg"]) from error
+        position = ".".join(map(str, fault["loc"]))
+        raise ValueError(f"{position}: {fault['msg']}" if position else fault["msg"]) from error

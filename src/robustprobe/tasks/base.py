@@ -29,13 +29,13 @@ class Head(nn.Module, ABC):
 class Model(nn.Module):
     """Encoder and head: images (B, 3, H, W) in [0, 1] to the task's output. The thing attacked and judged.
 
-    `view` says how the encoder is shown the images; an attack acts on the images as they are given. `second`, where
+    `view` says how the encoder is shown the images; an attack acts on the images as they are given. `knn_head`, where
     there is one, is another head whose opinion is recorded beside the first one's.
     """
 
-    def __init__(self, encoder: nn.Module, head: Head, task: "Task", view: View, second: Head | None = None) -> None:
+    def __init__(self, encoder: nn.Module, head: Head, task: "Task", view: View, knn_head: Head | None = None) -> None:
         super().__init__()
-        self.encoder, self.head, self.task, self.view, self.second = encoder, head, task, view, second
+        self.encoder, self.head, self.task, self.view, self.knn_head = encoder, head, task, view, knn_head
 
     @property
     def size(self) -> Size | None:
@@ -60,7 +60,7 @@ class Task(ABC):
     metric: ClassVar[str]
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    criteria: ClassVar[AttackLosses]
+    attack_losses: ClassVar[AttackLosses]
     """Losses that attacks raise by name, and what tells whether they got anywhere."""
 
     def __init__(self, space: LabelSpace) -> None:

@@ -13,7 +13,7 @@ from robustprobe.metrics.intervals import Estimate, wilson
 from robustprobe.tasks.base import Columns, Head, Task, on_labels
 
 TEMPERATURE = 0.07
-SECOND = "k-NN top-1"
+KNN_METRIC = "k-NN top-1"
 
 
 @final
@@ -84,7 +84,7 @@ class Classification(Task):
     metric: ClassVar = "top-1"
     unit: ClassVar = "share"
     higher_is_better: ClassVar = True
-    criteria: ClassVar = AttackLosses(
+    attack_losses: ClassVar = AttackLosses(
         losses={
             "ce": on_labels(losses.cross_entropy),
             "dlr": on_labels(losses.dlr),
@@ -92,8 +92,8 @@ class Classification(Task):
             "targeted-dlr": _targeted_dlr,
             "targeted-ce": _targeted_ce,
         },
-        harm=_harm,
-        broken=_fooled,
+        damage=_harm,
+        success=_fooled,
         targeted=frozenset({"targeted-dlr", "targeted-ce"}),
     )
 
@@ -111,6 +111,6 @@ class Classification(Task):
         return rows["correct"].float()
 
     def estimates(self, rows: Columns) -> dict[str, Estimate]:
-        names = {self.metric: "correct", SECOND: "second_correct"}
+        names = {self.metric: "correct", KNN_METRIC: "knn_correct"}
         columns = {name: rows[column] for name, column in names.items() if column in rows}
         return {name: wilson(int(correct.sum()), len(correct)) for name, correct in columns.items()}

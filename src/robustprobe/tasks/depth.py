@@ -60,7 +60,7 @@ class Depth(Task):
     metric: ClassVar = "RMSE"
     unit: ClassVar = "m"
     higher_is_better: ClassVar = False
-    criteria: ClassVar = AttackLosses(
+    attack_losses: ClassVar = AttackLosses(
         losses={
             "rmse": on_labels(losses.rmse),
             "silog": on_labels(losses.scale_invariant_log),
@@ -70,7 +70,7 @@ class Depth(Task):
             "nearer": on_labels(losses.nearer),
             "farther": on_labels(losses.farther),
         },
-        harm=_harm,
+        damage=_harm,
     )
 
     def head(self, widths: FeatureDims, design: HeadDesign) -> Head:

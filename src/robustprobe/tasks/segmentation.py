@@ -72,7 +72,7 @@ class Segmentation(Task):
     metric: ClassVar = "mIoU"
     unit: ClassVar = "share"
     higher_is_better: ClassVar = True
-    criteria: ClassVar = AttackLosses(
+    attack_losses: ClassVar = AttackLosses(
         losses={
             "cospgd": _cospgd,
             "segpgd": _segpgd,
@@ -81,9 +81,9 @@ class Segmentation(Task):
             "js": _js,
             "mask-logit": _masked_logit,
         },
-        harm=_harm,
-        track=_ce,
-        broken=_nothing_left,
+        damage=_harm,
+        step_loss=_ce,
+        success=_nothing_left,
     )
 
     def head(self, widths: FeatureDims, design: HeadDesign) -> Head:

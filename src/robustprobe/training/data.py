@@ -44,30 +44,30 @@ class ImagePool:
         """Fingerprint of which images they are."""
         return fingerprint([d.digest() for d in self.datasets])
 
-    def read(self, place: int) -> tuple[str, Tensor]:
+    def read(self, position: int) -> tuple[str, Tensor]:
         """Id and image (3, h, w) at a place."""
-        which = next(i for i, end in enumerate(self.starts[1:]) if place < end)
+        which = next(i for i, end in enumerate(self.starts[1:]) if position < end)
         data = self.datasets[which]
-        sample = data[place - self.starts[which]]
+        sample = data[position - self.starts[which]]
         return f"{data.name}/{sample.id}", sample.image
 
-    def view(self, place: int, seed: int, epoch: int) -> tuple[str, Tensor]:
+    def view(self, position: int, seed: int, epoch: int) -> tuple[str, Tensor]:
         """Id and random crop (3, H, W): the same for the same seed, image and epoch. The whole image if so asked."""
-        identity, image = self.read(place)
+        identity, image = self.read(position)
         if not self.augment:
             return identity, resized(image, self.size)
         return identity, random_view(image, self.size, image_generator(seed, identity, "crop", epoch))
 
     def whole(self, count: int) -> ImageBatch:
         """The first images of the pool, from each dataset in turn, resized without a crop."""
-        places = sorted(range(len(self)), key=lambda p: self._rank(p))[:count]
-        read = [self.read(place) for place in places]
+        positions = sorted(range(len(self)), key=lambda p: self._rank(p))[:count]
+        read = [self.read(position) for position in positions]
         images = [resized(image, self.size) for _, image in read]
         return ImageBatch([identity for identity, _ in read], torch.stack(images))
 
-    def _rank(self, place: int) -> tuple[int, int]:
-        which = next(i for i, end in enumerate(self.starts[1:]) if place < end)
-        return place - self.starts[which], which
+    def _rank(self, position: int) -> tuple[int, int]:
+        which = next(i for i, end in enumerate(self.starts[1:]) if position < end)
+        return position - self.starts[which], which
 
 
 def open_pool(
@@ -112,8 +112,8 @@ def updates(
 
         def request(step: int) -> list[list[Future[tuple[str, Tensor]]]]:
             epoch, number = divmod(step, each)
-            places = shuffle(len(pool), seed, epoch)[number * batch : (number + 1) * batch]
-            return [[threads.submit(pool.view, p, seed, epoch) for p in places[s::shares]] for s in share]
+            positions = shuffle(len(pool), seed, epoch)[number * batch : (number + 1) * batch]
+            return [[threads.submit(pool.view, p, seed, epoch) for p in positions[s::shares]] for s in share]
 
         pending = request(first) if first < last else []
         for step in range(first, last):

@@ -15,7 +15,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
-from robustprobe.encoders._narrowed import LowRankEncoder
+from robustprobe.encoders._low_rank import LowRankEncoder
 from robustprobe.encoders._timm import TimmMap, TimmViT
 
 PASS = 16
@@ -57,13 +57,13 @@ def reduce_rank(encoder: Encoder, images: Tensor, count: int) -> LowRankEncoder:
 
 @torch.no_grad()
 def _fill(maps: nn.Sequential, spread: TokenStatistics, count: int) -> None:
-    squeeze, stretch = directions(spread, count)
+    squeeze, stretch = feature_rank(spread, count)
     maps.load_state_dict(
         {"0.weight": squeeze, "1.weight": stretch, "1.bias": spread.mean - stretch @ squeeze @ spread.mean}
     )
 
 
-def directions(spread: TokenStatistics, count: int) -> tuple[Tensor, Tensor]:
+def feature_rank(spread: TokenStatistics, count: int) -> tuple[Tensor, Tensor]:
     """W' (count, D), the directions of largest variance for what they are moved, each of variance 1.
 
     Returns:

@@ -71,7 +71,7 @@ class TrainingJob(NamedTuple):
 
 def train(
     job: TrainingJob,
-    machines: Processes,
+    processes: Processes,
     notify: Callable[[TrainingProgress], None],
     save_seconds: float = SAVE_SECONDS,
 ) -> None:
@@ -80,10 +80,10 @@ def train(
     Raises:
         DivergedError: loss or weights became NaN or infinite.
     """
-    trainer = _Trainer(job, machines)
+    trainer = _Trainer(job, processes)
     trainer.continue_from(job.folder.state())
-    shares = job.spec.accumulate * machines.world
-    mine = range(machines.rank, shares, machines.world)
+    shares = job.spec.accumulate * processes.world
+    mine = range(processes.rank, shares, processes.world)
     first, start = trainer.step, time.monotonic()
     saved, before = start, trainer.seconds
     images = updates(
@@ -109,21 +109,21 @@ def train(
 
 @final
 class _Trainer:
-    def __init__(self, job: TrainingJob, machines: Processes) -> None:
-        self.job, self.machines = job, machines
+    def __init__(self, job: TrainingJob, processes: Processes) -> None:
+        self.job, self.processes = job, processes
         self.step, self.seconds = 0, 0.0
-        self.teacher = job.teacher.to(machines.device).freeze()
+        self.teacher = job.teacher.to(processes.device).freeze()
         self.student = copy.deepcopy(self.teacher)
         self.student.requires_grad_(True)
-        fit_surrogates = partial(self._surrogates, machines.device)
-        job.defence.prepare(self.teacher, job.pool.whole(MEASURED).images.to(machines.device), fit_surrogates)
-        self.defence = job.defence.to(machines.device)
+        fit_surrogates = partial(self._surrogates, processes.device)
+        job.defence.prepare(self.teacher, job.pool.whole(MEASURED).images.to(processes.device), fit_surrogates)
+        self.defence = job.defence.to(processes.device)
         self.parameters = [*self.student.parameters(), *self.defence.parameters()]
         self.optimiser = make_optimiser(job.spec, self.parameters)
         self.mean = {k: v.clone() for k, v in self.student.state_dict().items()} if job.spec.ema else {}
         self.exhibit = copy.deepcopy(self.teacher).freeze()
-        shown = ImageBatch(job.shown.ids, job.shown.images.to(machines.device))
-        self.narrowed: tuple[int, Encoder] | None = None
+        shown = ImageBatch(job.shown.ids, job.shown.images.to(processes.device))
+        self.reduced: tuple[int, Encoder] | None = None
         self.probe = DriftMonitor(self.teacher, shown, job.spec.eps, job.spec.seed)
 
     @property
@@ -142,19 +142,19 @@ class _Trainer:
         sums: dict[str, Tensor] = {}
         count = min(spec.batch_size, len(job.pool))
         for part in parts:
-            images = part.images.to(self.machines.device)
+            images = part.images.to(self.processes.device)
             draws = [image_generator(spec.seed, identity, "attack", epoch) for identity in part.ids]
             moved = self.defence.attack(self.student, self.teacher, images, draws, ball, spec.precision)
             outcome = self.defence.loss(self.student, self.teacher, images, moved, spec.precision)
             (outcome.loss.sum() / count).backward()
             for name, values in {"loss": outcome.loss, **outcome.facts}.items():
                 sums[name] = sums.get(name, 0.0) + values.detach().double().sum()
-        means = self.machines.summed(torch.stack(list(sums.values())).float()) / count
+        means = self.processes.summed(torch.stack(list(sums.values())).float()) / count
         facts = dict(zip(sums, means.tolist(), strict=True))
         loss = facts.pop("loss")
         if not torch.isfinite(means).all():
             raise DivergedError(self._diverged(f"the loss became {loss:g}"))
-        self.machines.sum_gradients(self.parameters)
+        self.processes.sum_gradients(self.parameters)
         if spec.clip:
             nn.utils.clip_grad_norm_(self.parameters, spec.clip)
         self.optimiser.step()
@@ -169,7 +169,7 @@ class _Trainer:
         self.exhibit.load_state_dict(self.mean or self.student.state_dict())
         if not all(bool(torch.isfinite(v).all()) for v in self.exhibit.state_dict().values()):
             raise DivergedError(self._diverged("weights became NaN or infinite"))
-        if not self.machines.leads:
+        if not self.processes.leads:
             return None
         due = self.epoch % spec.checkpoint_every == 0 or self.epoch == spec.epochs
         path = job.folder.checkpoint(self.epoch)
@@ -180,60 +180,60 @@ class _Trainer:
     def finish(self) -> None:
         """Write the result."""
         self.exhibit.load_state_dict(self.mean or self.student.state_dict())
-        if self.machines.leads:
+        if self.processes.leads:
             self._write(self.job.folder.path)
-        self.machines.wait()
+        self.processes.wait()
 
     def log(self, progress: TrainingProgress) -> None:
-        if not self.machines.leads:
+        if not self.processes.leads:
             return
         line: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch, "loss": progress.loss, **progress.facts}
         line |= {"rate": self.optimiser.param_groups[0]["lr"], "seconds": round(progress.seconds, 2)}
         self.job.folder.log(line | ({"look": progress.look._asdict()} if progress.look else {}))
 
     def save(self) -> None:
-        if not self.machines.leads:
+        if not self.processes.leads:
             return
         tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         tensors |= {f"defence.{k}": v for k, v in self.defence.state_dict().items()}
         tensors |= {f"mean.{k}": v for k, v in self.mean.items()}
-        for place, values in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{place}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
+        for position, values in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{position}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
         self.job.folder.save_state(TrainingState(self.step, self.seconds, tensors))
 
     def continue_from(self, saved: TrainingState | None) -> None:
         """Take up a run where it was saved; lines of the log that will be written again are dropped."""
-        if self.machines.leads:
+        if self.processes.leads:
             self.job.folder.forget_after(saved.step if saved else -1)
-        self.machines.wait()
+        self.processes.wait()
         if saved is None:
             return
         self.step, self.seconds = saved.step, saved.seconds
         self.student.load_state_dict(_under(saved.tensors, "student."))
         self.defence.load_state_dict(_under(saved.tensors, "defence."))
         if self.mean:
-            self.mean = {k: v.to(self.machines.device) for k, v in _under(saved.tensors, "mean.").items()}
+            self.mean = {k: v.to(self.processes.device) for k, v in _under(saved.tensors, "mean.").items()}
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(saved.tensors, "optimiser.").items():
-            place, _, key = name.partition(".")
-            state.setdefault(int(place), {})[key] = value
+            position, _, key = name.partition(".")
+            state.setdefault(int(position), {})[key] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
 
     def _write(self, path: Path) -> None:
         """Write the encoder of now as it is to be used."""
-        directions = self.job.spec.directions
-        card = self._card() | ({"directions": directions} if directions else {})
+        feature_rank = self.job.spec.feature_rank
+        card = self._card() | ({"feature_rank": feature_rank} if feature_rank else {})
         self.job.folder.save_encoder(path, card, weights_module(self._shown()).state_dict())
 
     def _shown(self) -> Encoder:
         """The encoder of now as it is to be used; narrowed once a step, for the last checkpoint is the result too."""
-        if not self.job.spec.directions:
+        if not self.job.spec.feature_rank:
             return self.exhibit
-        if self.narrowed is None or self.narrowed[0] != self.step:
-            images = self.job.pool.whole(MEASURED).images.to(self.machines.device)
-            self.narrowed = self.step, reduce_rank(self.exhibit, images, self.job.spec.directions)
-        return self.narrowed[1]
+        if self.reduced is None or self.reduced[0] != self.step:
+            images = self.job.pool.whole(MEASURED).images.to(self.processes.device)
+            self.reduced = self.step, reduce_rank(self.exhibit, images, self.job.spec.feature_rank)
+        return self.reduced[1]
 
     def _card(self) -> dict[str, Any]:
         facts = {**self.job.facts, "epoch": self.epoch, "updates": self.step, "hours": round(self.seconds / 3600, 3)}

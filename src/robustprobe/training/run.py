@@ -54,7 +54,7 @@ def run(
     spec: HardenSpec,
     root: Path,
     out: Path,
-    machines: Processes,
+    processes: Processes,
     notify: Callable[[TrainingProgress], None],
     teacher: Encoder | None = None,
     **saving: float,
@@ -65,21 +65,21 @@ def run(
         UserError: see `harden`.
         DivergedError: the loss became NaN or infinite.
     """
-    job = prepare(spec, root, out, teacher, machines)
+    job = prepare(spec, root, out, teacher, processes)
     if job.folder.finished:
         return False
-    train(job, machines, notify, **saving)
+    train(job, processes, notify, **saving)
     return True
 
 
-def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, machines: Processes) -> TrainingJob:
+def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, processes: Processes) -> TrainingJob:
     """Resolve every name of a run before any work is done, and claim its folder."""
     teacher = (load_encoder(spec.encoder) if teacher is None else teacher).freeze()
     size = fitting(spec.size or teacher.card.input_size, teacher)
-    defence = load_defence(spec.method, spec.protect, spec.layers, spec.options)
+    defence = load_defence(spec.method, spec.tokens, spec.layers, spec.options)
     architecture = architecture_of(teacher)
     pool = open_pool(spec.datasets, root, "train", spec.limit, size, spec.augment)
-    shares = spec.accumulate * machines.world
+    shares = spec.accumulate * processes.world
     if min(spec.batch_size, len(pool)) < shares:
         raise UserError(
             f"a batch of {min(spec.batch_size, len(pool))} cannot be split into {shares} parts; take a larger "
@@ -99,10 +99,10 @@ def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, ma
         "hardware": hardware(),
     }
     folder = RunFolder(out)
-    if machines.leads:
+    if processes.leads:
         described = ("teacher_digest", "data_digest", "images")
         folder.claim({**spec.model_dump(mode="json"), **{key: facts[key] for key in described}})
-    machines.wait()
+    processes.wait()
     held_out = held_out_pool(spec.datasets, root, size) or pool
     return TrainingJob(spec, teacher, defence, pool, held_out.whole(IMAGES), folder, architecture, facts)
 

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import Eps, Spec, check_eps, validated
-from robustprobe.defences._distance import Protect
+from robustprobe.defences._distance import Tokens
 from robustprobe.defences.base import Recipe, defence_kind
 
 
@@ -25,7 +25,7 @@ class HardenSpec(Spec):
     """A run. `batch_size` counts images an update, over all processes and `accumulate` parts.
 
     `eps_ramp` is the share of updates over which eps grows from 0; `ema` the decay of the weights' moving average,
-    0: none; `directions` how many the features of the result lie in, those that attacks move least, 0: all; `limit`
+    0: none; `feature_rank` how many the features of the result lie in, those that attacks move least, 0: all; `limit`
     counts images of each dataset; `size` is (H, W) of crops, by default the encoder's own, and without `augment` whole
     images are resized to it. Without epochs the encoder is only narrowed.
     """
@@ -34,7 +34,7 @@ class HardenSpec(Spec):
     datasets: tuple[str, ...] = Field(min_length=1)
     method: str
     options: Annotated[dict[str, Any], BeforeValidator(parse_options)] = Field(default_factory=dict)
-    protect: Protect
+    tokens: Tokens
     layers: tuple[int, ...] = (-1,)
     optimiser: Literal["sgd", "adamw"]
     learning_rate: float = Field(gt=0)
@@ -56,7 +56,7 @@ class HardenSpec(Spec):
     augment: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     ema: float = Field(default=0.0, ge=0, lt=1)
-    directions: int = Field(default=0, ge=0)
+    feature_rank: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=1, ge=1)
     seed: int = 0
 
@@ -68,7 +68,7 @@ class HardenSpec(Spec):
 
     @model_validator(mode="after")
     def _does_something(self) -> "HardenSpec":
-        if not self.epochs and not self.directions:
+        if not self.epochs and not self.feature_rank:
             raise ValueError("0 epochs with all directions kept would change nothing; give more epochs, or directions")
         return self
 

@@ -19,7 +19,7 @@ class LostError(RuntimeError):
 class WorkResult(NamedTuple):
     """A unit of work, and what came of it: a value, or the error that it failed with in the end."""
 
-    unit: WorkItem
+    item: WorkItem
     value: Any
     error: Exception | None = None
 
@@ -35,9 +35,9 @@ class Executor(ABC):
     """Does units of work. Derived classes fill `results`; use it as a context."""
 
     def __init__(
-        self, order: RunSpec, benches: Sequence[EncoderOnDataset], options: ExecutorOptions, watch: RunListener
+        self, run_spec: RunSpec, pairs: Sequence[EncoderOnDataset], options: ExecutorOptions, watch: RunListener
     ) -> None:
-        self.order, self.benches, self.options, self.watch = order, benches, options, watch
+        self.run_spec, self.pairs, self.options, self.watch = run_spec, pairs, options, watch
         self.queue: list[tuple[tuple[int, int, int], int, WorkItem]] = []
         self.heads: dict[int, Heads] = {}
         self.added = 0
@@ -60,9 +60,9 @@ class Executor(ABC):
         """Let go of everything; work that is under way is dropped."""
 
     @final
-    def add(self, unit: WorkItem) -> None:
+    def add(self, item: WorkItem) -> None:
         """Ask for a unit. The heads of its bench must have come out before, where it needs them."""
-        heapq.heappush(self.queue, (unit.rank, self.added, unit))
+        heapq.heappush(self.queue, (item.rank, self.added, item))
         self.added += 1
 
     @final
@@ -84,8 +84,8 @@ class Executor(ABC):
 
 
 def load_executor(
-    order: RunSpec, benches: Sequence[EncoderOnDataset], options: ExecutorOptions, watch: RunListener
+    run_spec: RunSpec, pairs: Sequence[EncoderOnDataset], options: ExecutorOptions, watch: RunListener
 ) -> Executor:
     """The executor of a name. Raises UserError for an unknown one."""
     kind = cast(type[Executor], executors.get(options.executor))
-    return kind(order, benches, options, watch)
+    return kind(run_spec, pairs, options, watch)

@@ -25,23 +25,23 @@ class Local(Executor):
         return 1
 
     def results(self) -> Iterator[WorkResult]:
-        workshop = WorkerState(self.order, self.benches)
+        worker = WorkerState(self.run_spec, self.pairs)
         while self.queue:
-            unit = heapq.heappop(self.queue)[2]
+            item = heapq.heappop(self.queue)[2]
             try:
-                done = WorkResult(unit, self._do(workshop, unit))
+                done = WorkResult(item, self._do(worker, item))
             except (UserError, RuntimeError, OSError, MemoryError) as error:
-                done = WorkResult(unit, None, error)
+                done = WorkResult(item, None, error)
             yield done
 
-    def _do(self, workshop: WorkerState, unit: WorkItem) -> object:
+    def _do(self, worker: WorkerState, item: WorkItem) -> object:
         def notify(stage: str, done: int, total: int) -> None:
-            self.watch.progress(unit, stage, done, total)
+            self.watch.progress(item, stage, done, total)
 
-        if isinstance(unit, FitHeads):
-            self.heads[unit.bench] = workshop.fit(unit, notify)
-            return self.heads[unit.bench]
-        heads = self.heads[unit.bench]
-        if isinstance(unit, JudgeImages):
-            return packed(workshop.judge(unit, heads, notify, self.watch.say))
-        return workshop.check(unit, heads)
+        if isinstance(item, FitHeads):
+            self.heads[item.pair] = worker.fit(item, notify)
+            return self.heads[item.pair]
+        heads = self.heads[item.pair]
+        if isinstance(item, JudgeImages):
+            return packed(worker.judge(item, heads, notify, self.watch.say))
+        return worker.check(item, heads)

@@ -36,7 +36,7 @@ SHARED_MEMORY = 256 * 2**20
 class Attempt(NamedTuple):
     """A unit under way: which try it is, and when that began."""
 
-    unit: WorkItem
+    item: WorkItem
     number: int
     began: float = 0.0
 
@@ -47,15 +47,15 @@ class Ray(Executor):
 
     def open(self) -> None:
         # Ray shows each worker the GPU it gave it, and no other.
-        device = self.order.device.partition(":")[0]
-        self.order = self.order._replace(device=device)
+        device = self.run_spec.device.partition(":")[0]
+        self.run_spec = self.run_spec._replace(device=device)
         options, gpu = self.options, device == "cuda"
         self.stack = contextlib.ExitStack()
         self.ray, self.threads = self.stack.enter_context(connected(options.address, options.workers))
         # A worker that ran a task with a GPU is ended by default, and what it has loaded is lost.
         asked = {"num_cpus": self.threads, "num_gpus": int(gpu), "max_calls": 0, "max_retries": 0}
         self.task = self.ray.remote(**asked)(work_of)
-        self.book = self.ray.put(self.order)
+        self.book = self.ray.put(self.run_spec)
         self.references: dict[int, Any] = {}
         self.later: list[tuple[float, int, Attempt]] = []
         self.paces: list[float] = []
@@ -85,7 +85,7 @@ class Ray(Executor):
             self._look()
             for reference in ready:
                 attempt = under_way.pop(reference)
-                copies = _copies(under_way, attempt.unit)
+                copies = _copies(under_way, attempt.item)
                 done = self._ended(reference, attempt, copies)
                 if done is not None:
                     for copy in copies:
@@ -107,21 +107,21 @@ class Ray(Executor):
             return
         now, pace = time.monotonic(), statistics.median(self.paces)
         for attempt in list(under_way.values()):
-            unit, seconds = attempt.unit, now - attempt.began
-            if len(under_way) >= self.workers or isinstance(unit, FitHeads) or len(_copies(under_way, unit)) > 1:
+            item, seconds = attempt.item, now - attempt.began
+            if len(under_way) >= self.workers or isinstance(item, FitHeads) or len(_copies(under_way, item)) > 1:
                 continue
-            if seconds > max(LEAST_SLOW, SLOW * pace * _images(unit)):
+            if seconds > max(LEAST_SLOW, SLOW * pace * _images(item)):
                 self.watch.say(f"a shard has taken {seconds:.0f} s; a second worker has begun it too, whoever is first")
                 self._submit(attempt, under_way)
 
     def _submit(self, attempt: Attempt, under_way: dict[Any, Attempt]) -> None:
-        heads = None if isinstance(attempt.unit, FitHeads) else self.references[attempt.unit.bench]
-        reference = self.task.remote(self.book, attempt.unit, heads, self.threads)
+        heads = None if isinstance(attempt.item, FitHeads) else self.references[attempt.item.pair]
+        reference = self.task.remote(self.book, attempt.item, heads, self.threads)
         under_way[reference] = attempt._replace(began=time.monotonic())
 
     def _ended(self, reference: Any, attempt: Attempt, copies: dict[Any, Attempt]) -> WorkResult | None:
         """What came of a unit; None where it is tried again, later each time, or a copy of it is under way still."""
-        unit = attempt.unit
+        item = attempt.item
         try:
             value, remarks = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
@@ -129,26 +129,26 @@ class Ray(Executor):
                 raise self._lost() from error
             cause = getattr(error, "cause", None)
             if isinstance(cause, UserError):
-                return WorkResult(unit, None, cause)
+                return WorkResult(item, None, cause)
             reason = _first_line(cause or error)
             if copies:
                 return None
             if attempt.number >= ATTEMPTS:
-                return WorkResult(unit, None, RuntimeError(f"{reason} (tried {ATTEMPTS} times)"))
+                return WorkResult(item, None, RuntimeError(f"{reason} (tried {ATTEMPTS} times)"))
             pause = FIRST_PAUSE * 2 ** (attempt.number - 1)
             self.watch.say(
                 f"a worker failed ({reason}); its shard is tried again in {pause:.0f} s, nothing else is lost"
             )
             self.added += 1
-            heapq.heappush(self.later, (time.monotonic() + pause, self.added, Attempt(unit, attempt.number + 1)))
+            heapq.heappush(self.later, (time.monotonic() + pause, self.added, Attempt(item, attempt.number + 1)))
             return None
         for remark in remarks:
             self.watch.say(remark)
-        if isinstance(unit, FitHeads):
-            self.references[unit.bench] = self.ray.put(value)
-        if isinstance(unit, JudgeImages):
-            self.paces.append((time.monotonic() - attempt.began) / len(unit.ids))
-        return WorkResult(unit, value)
+        if isinstance(item, FitHeads):
+            self.references[item.pair] = self.ray.put(value)
+        if isinstance(item, JudgeImages):
+            self.paces.append((time.monotonic() - attempt.began) / len(item.ids))
+        return WorkResult(item, value)
 
     def _socket(self) -> str:
         """Where Ray on this machine listens; empty where it is asked through another machine."""
@@ -173,14 +173,14 @@ class Ray(Executor):
         return LostError("Ray on this machine has ended; start it again unless this run had started it")
 
 
-def _images(unit: JudgeImages | CheckAttack) -> int:
+def _images(item: JudgeImages | CheckAttack) -> int:
     """Images that a unit attacks; a check attacks each of its own twice."""
-    return len(unit.ids) if isinstance(unit, JudgeImages) else 2 * max(map(len, unit.kept))
+    return len(item.ids) if isinstance(item, JudgeImages) else 2 * max(map(len, item.kept))
 
 
-def _copies(under_way: dict[Any, Attempt], unit: WorkItem) -> dict[Any, Attempt]:
+def _copies(under_way: dict[Any, Attempt], item: WorkItem) -> dict[Any, Attempt]:
     """What is under way of a unit."""
-    return {reference: attempt for reference, attempt in under_way.items() if attempt.unit.rank == unit.rank}
+    return {reference: attempt for reference, attempt in under_way.items() if attempt.item.rank == item.rank}
 
 
 def _first_line(error: BaseException) -> str:
@@ -250,20 +250,20 @@ def import_ray() -> Any:
 _WORKSHOPS: dict[str, WorkerState] = {}
 
 
-def work_of(order: RunSpec, unit: WorkItem, heads: Any, threads: int) -> tuple[Any, list[str]]:
+def work_of(run_spec: RunSpec, item: WorkItem, heads: Any, threads: int) -> tuple[Any, list[str]]:
     """Do a unit in a worker process; with what a user should know of it."""
     torch.set_num_threads(threads)
     with contextlib.suppress(OSError):
-        os.chdir(order.folder)
-    if order.key not in _WORKSHOPS:
+        os.chdir(run_spec.folder)
+    if run_spec.key not in _WORKSHOPS:
         _WORKSHOPS.clear()
-        _WORKSHOPS[order.key] = WorkerState(order)
-    workshop, remarks = _WORKSHOPS[order.key], list[str]()
-    if isinstance(unit, FitHeads):
-        return workshop.fit(unit, _unheard), remarks
-    if isinstance(unit, JudgeImages):
-        return packed(workshop.judge(unit, heads, _unheard, remarks.append)), remarks
-    return workshop.check(unit, heads), remarks
+        _WORKSHOPS[run_spec.key] = WorkerState(run_spec)
+    worker, remarks = _WORKSHOPS[run_spec.key], list[str]()
+    if isinstance(item, FitHeads):
+        return worker.fit(item, _unheard), remarks
+    if isinstance(item, JudgeImages):
+        return packed(worker.judge(item, heads, _unheard, remarks.append)), remarks
+    return worker.check(item, heads), remarks
 
 
 def _unheard(stage: str, done: int, total: int) -> None:

@@ -20,7 +20,7 @@ from robustprobe.evaluation.batch_invariant import batch_invariant_models
 from robustprobe.evaluation.collect import BatchRows, KeptImage, checked_again, piece_of
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
 from robustprobe.evaluation.partial_results import PartialResult
-from robustprobe.evaluation.plan import EncoderOnDataset, bench_batch, bench_of
+from robustprobe.evaluation.plan import EncoderOnDataset, pair_batch, pair_of
 from robustprobe.evaluation.sanity_checks import SanityCheck
 from robustprobe.probing import Fitted
 from robustprobe.tasks import Model
@@ -56,9 +56,9 @@ class AttackTask(NamedTuple):
     that are to be shown, or to check the attack on.
     """
 
-    bench: int
+    pair: int
     number: int
-    made_for: str
+    target_task: str
     attacks: tuple[AttackSpec, ...]
     keep: frozenset[int]
 
@@ -66,12 +66,12 @@ class AttackTask(NamedTuple):
 class FitHeads(NamedTuple):
     """The heads of a bench."""
 
-    bench: int
+    pair: int
 
     @property
     def rank(self) -> tuple[int, int, int]:
         """What comes first."""
-        return self.bench, -1, 0
+        return self.pair, -1, 0
 
 
 class JudgeImages(NamedTuple):
@@ -82,13 +82,13 @@ class JudgeImages(NamedTuple):
     number: int
 
     @property
-    def bench(self) -> int:
-        return self.task.bench
+    def pair(self) -> int:
+        return self.task.pair
 
     @property
     def rank(self) -> tuple[int, int, int]:
         """What comes first."""
-        return self.bench, self.task.number, self.number
+        return self.pair, self.task.number, self.number
 
 
 class CheckAttack(NamedTuple):
@@ -98,13 +98,13 @@ class CheckAttack(NamedTuple):
     kept: tuple[Sequence[KeptImage], ...]
 
     @property
-    def bench(self) -> int:
-        return self.task.bench
+    def pair(self) -> int:
+        return self.task.pair
 
     @property
     def rank(self) -> tuple[int, int, int]:
         """What comes first."""
-        return self.bench, self.task.number, -1
+        return self.pair, self.task.number, -1
 
 
 WorkItem = FitHeads | JudgeImages | CheckAttack
@@ -114,83 +114,83 @@ Findings = list[dict[str, list[SanityCheck]]]
 class WorkerState:
     """The encoders, datasets and heads of one process, and the work done with them."""
 
-    def __init__(self, order: RunSpec, benches: Sequence[EncoderOnDataset] = ()) -> None:
-        self.order, self.device = order, torch.device(order.device)
-        self.benches = dict(enumerate(benches))
+    def __init__(self, run_spec: RunSpec, pairs: Sequence[EncoderOnDataset] = ()) -> None:
+        self.run_spec, self.device = run_spec, torch.device(run_spec.device)
+        self.pairs = dict(enumerate(pairs))
         self.models: dict[int, tuple[Encoder, Mapping[str, Model]]] = {}
         self.works: dict[tuple[int, int], EvaluationSpec] = {}
-        self.places: dict[int, dict[str, int]] = {}
+        self.positions: dict[int, dict[str, int]] = {}
         self.most: dict[int, int] = {}
-        if order.offline:
+        if run_spec.offline:
             go_offline()
 
     @cached_property
     def encoders(self) -> dict[int, Encoder]:
         """Encoders that are loaded."""
-        return dict(enumerate(self.order.encoders or ()))
+        return dict(enumerate(self.run_spec.encoders or ()))
 
-    def bench(self, number: int) -> EncoderOnDataset:
+    def pair(self, number: int) -> EncoderOnDataset:
         """An encoder at a dataset.
 
         Raises:
             UserError: they are not here, or not those that the run is about.
         """
-        if number not in self.benches:
-            suite = self.order.suite
-            which, place = divmod(number, len(suite.datasets))
+        if number not in self.pairs:
+            suite = self.run_spec.suite
+            which, position = divmod(number, len(suite.datasets))
             if which not in self.encoders:
                 self.encoders[which] = load_encoder(suite.encoders[which])
             encoder = self.encoders[which].freeze().to(self.device)
-            bench = bench_of(suite, encoder, place, self.order.root)
-            wanted = (*self.order.digests[number], self.order.code)
-            found = (encoder.digest, bench.digest, code_digest())
-            names = f"weights of {encoder.card.name}", f"files of {bench.data.name}", "robustprobe"
+            pair = pair_of(suite, encoder, position, self.run_spec.root)
+            wanted = (*self.run_spec.digests[number], self.run_spec.code)
+            found = (encoder.digest, pair.digest, code_digest())
+            names = f"weights of {encoder.card.name}", f"files of {pair.data.name}", "robustprobe"
             for what, here, there in zip(names, found, wanted, strict=True):
                 if here != there:
                     raise UserError(
                         f"{what} on {platform.node()}: not the same as on the machine that started the run. "
                         "See `robustprobe doctor --cluster`."
                     )
-            self.benches[number] = bench
-        return self.benches[number]
+            self.pairs[number] = pair
+        return self.pairs[number]
 
-    def fit(self, unit: FitHeads, notify: Notify) -> Heads:
+    def fit(self, item: FitHeads, notify: Notify) -> Heads:
         """Heads of a bench, from the cache where they were fitted before; on the CPU."""
-        bench = self.bench(unit.bench)
+        pair = self.pair(item.pair)
         probes = probing.fit_probes(
-            bench.encoder,
-            bench.train,
-            list(bench.head_keys),
-            spec=self.order.suite.head,
+            pair.encoder,
+            pair.train,
+            list(pair.head_keys),
+            spec=self.run_spec.suite.head,
             device=self.device,
             notify=notify,
         )
         return {task: fitted for task, (_, fitted) in probes.items()}
 
-    def judge(self, unit: JudgeImages, heads: Heads, notify: Notify, say: Callable[[str], None]) -> PartialResult:
+    def judge(self, item: JudgeImages, heads: Heads, notify: Notify, say: Callable[[str], None]) -> PartialResult:
         """Attack and judge a shard; with smaller batches where memory does not suffice."""
-        work, places = self._work(unit.task, heads), self._places(unit.bench)
-        left, batches = [places[name] for name in unit.ids], list[tuple[BatchRows, ...]]()
+        work, positions = self._work(item.task, heads), self._places(item.pair)
+        left, batches = [positions[name] for name in item.ids], list[tuple[BatchRows, ...]]()
         peak = PeakMemory(self.device)
         while left:
             try:
                 for judgements in evaluate(work, left):
-                    batches.append(tuple(piece_of(judged, unit.task.keep) for judged in judgements))
+                    batches.append(tuple(piece_of(judged, item.task.keep) for judged in judgements))
                     done = len(batches[-1][0].ids)
                     left = left[done:]
-                    notify("", len(unit.ids) - len(left), len(unit.ids))
+                    notify("", len(item.ids) - len(left), len(item.ids))
                     if (len(left) + done) // TRIM_EVERY != len(left) // TRIM_EVERY:
                         return_free_memory()
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                work = self._smaller(unit.task, work, say)
-        return PartialResult(unit.ids, batches, peak.bytes)
+                work = self._smaller(item.task, work, say)
+        return PartialResult(item.ids, batches, peak.bytes)
 
-    def check(self, unit: CheckAttack, heads: Heads) -> Findings:
+    def check(self, item: CheckAttack, heads: Heads) -> Findings:
         """Run attacks again on the images that were kept for that, by eps and judging task."""
-        work = self._work(unit.task, heads)
-        pairs = zip(unit.task.attacks, unit.kept, strict=True)
+        work = self._work(item.task, heads)
+        pairs = zip(item.task.attacks, item.kept, strict=True)
         return [checked_again(work, spec, kept) for spec, kept in pairs]
 
     def _smaller(self, task: AttackTask, work: EvaluationSpec, say: Callable[[str], None]) -> EvaluationSpec:
@@ -202,33 +202,33 @@ class WorkerState:
         if not half:
             raise RuntimeError(f"out of memory on {self.device} with one image at once; take a machine with more.")
         say(f"out of memory with {work.batch_size} images at once; it goes on with {half}, and the same images count")
-        self.most[task.bench] = half
-        self.works = {key: w for key, w in self.works.items() if key[0] != task.bench}
-        self.works[task.bench, task.number] = work._replace(batch_size=half)
-        return self.works[task.bench, task.number]
+        self.most[task.pair] = half
+        self.works = {key: w for key, w in self.works.items() if key[0] != task.pair}
+        self.works[task.pair, task.number] = work._replace(batch_size=half)
+        return self.works[task.pair, task.number]
 
     def _places(self, number: int) -> dict[str, int]:
-        if number not in self.places:
-            self.places[number] = {name: place for place, name in enumerate(self.bench(number).data.kept_ids)}
-        return self.places[number]
+        if number not in self.positions:
+            self.positions[number] = {name: position for position, name in enumerate(self.pair(number).data.kept_ids)}
+        return self.positions[number]
 
     def _work(self, task: AttackTask, heads: Heads) -> EvaluationSpec:
-        key = task.bench, task.number
+        key = task.pair, task.number
         if key not in self.works:
             self.works[key] = self._new_work(task, heads)
         return self.works[key]
 
     def _new_work(self, task: AttackTask, heads: Heads) -> EvaluationSpec:
-        suite, bench = self.order.suite, self.bench(task.bench)
-        encoder, models = self._models(task.bench, heads)
-        batch = bench_batch(suite.batch_size, encoder, next(iter(models.values())).view, bench.data)
-        batch = min(batch, self.most.get(task.bench, batch))
+        suite, pair = self.run_spec.suite, self.pair(task.pair)
+        encoder, models = self._models(task.pair, heads)
+        batch = pair_batch(suite.batch_size, encoder, next(iter(models.values())).view, pair.data)
+        batch = min(batch, self.most.get(task.pair, batch))
         return EvaluationSpec(
             encoder,
             models,
-            bench.data,
+            pair.data,
             task.attacks,
-            task.made_for,
+            task.target_task,
             list(models),
             batch,
             suite.precision,
@@ -238,13 +238,13 @@ class WorkerState:
     def _models(self, number: int, heads: Heads) -> tuple[Encoder, Mapping[str, Model]]:
         """Encoder and models of a bench: on the CPU in fp32 those whose bits do not depend on the batch."""
         if number not in self.models:
-            bench = self.bench(number)
+            pair = self.pair(number)
             models = {
-                name: probing.model_of(bench.encoder, bench.train, name, fitted, self.device)
+                name: probing.model_of(pair.encoder, pair.train, name, fitted, self.device)
                 for name, fitted in heads.items()
             }
-            steady = self.device.type == "cpu" and self.order.suite.precision == "fp32"
-            self.models[number] = batch_invariant_models(bench.encoder, models) if steady else (bench.encoder, models)
+            steady = self.device.type == "cpu" and self.run_spec.suite.precision == "fp32"
+            self.models[number] = batch_invariant_models(pair.encoder, models) if steady else (pair.encoder, models)
         return self.models[number]
 
 

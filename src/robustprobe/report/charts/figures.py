@@ -47,8 +47,8 @@ def eps_figures(records: Sequence[Record], board: Board) -> list[Figure]:
     """Score against eps, a figure for each bench under its own attacks."""
     return [
         figure
-        for place, bench in enumerate(board.benches)
-        if (figure := _eps_figure(_cells(records, board, place), bench, board, ""))
+        for position, benchmark in enumerate(board.benchmarks)
+        if (figure := _eps_figure(_cells(records, board, position), benchmark, board, ""))
     ]
 
 
@@ -56,22 +56,22 @@ def blind_figures(records: Sequence[Record], board: Board) -> list[Figure]:
     """The same for each attack that saw no head."""
     return [
         figure
-        for place, bench in enumerate(board.benches)
+        for position, benchmark in enumerate(board.benchmarks)
         for name in dict.fromkeys(
-            c.attack.label for c in bench.columns if not c.made_for and c.attack.name not in ("clean", NOISE)
+            c.attack.label for c in benchmark.columns if not c.target_task and c.attack.name not in ("clean", NOISE)
         )
-        if (figure := _eps_figure(_cells(records, board, place), bench, board, name))
+        if (figure := _eps_figure(_cells(records, board, position), benchmark, board, name))
     ]
 
 
-def _cells(records: Sequence[Record], board: Board, place: int) -> list[_Cell]:
+def _cells(records: Sequence[Record], board: Board, position: int) -> list[_Cell]:
     known = {s.name: s for s in drawn_series(board)}
-    found = [(board.encoder(r), r) for r in records if board.bench(r) == place]
+    found = [(board.encoder(r), r) for r in records if board.benchmark(r) == position]
     cells = [_Cell(known[name], r) for name, r in found if name in known and math.isfinite(r.headline.value)]
     return sorted(cells, key=lambda cell: (cell.encoder.colour, cell.record.attack.eps, cell.record.provenance.started))
 
 
-def _eps_figure(cells: Sequence[_Cell], bench: TaskOnDataset, board: Board, attack: str) -> Figure | None:
+def _eps_figure(cells: Sequence[_Cell], benchmark: TaskOnDataset, board: Board, attack: str) -> Figure | None:
     if board.level is None:
         return None
     norm = board.level.norm
@@ -89,16 +89,16 @@ def _eps_figure(cells: Sequence[_Cell], bench: TaskOnDataset, board: Board, atta
         rows,
         shown,
         x=f"eps ({'Linf, of 255 grey levels' if norm == 'linf' else norm})",
-        y=axis_title(bench),
-        top=axis_top(bench, [float(r["high"]) for r in rows]),
-        chance=bench.chance,
+        y=axis_title(benchmark),
+        top=axis_top(benchmark, [float(r["high"]) for r in rows]),
+        chance=benchmark.chance,
     )
     return Figure(
         kind="eps",
-        title=f"{bench.task.capitalize()} on {bench.dataset}{f', under {attack}' if attack else ''}",
-        words=_eps_words(bench, own, under),
+        title=f"{benchmark.task.capitalize()} on {benchmark.dataset}{f', under {attack}' if attack else ''}",
+        words=_eps_words(benchmark, own, under),
         draw=draw,
-        headings=["encoder", "attack", "eps", f"{bench.metric}{unit_text(bench)}"],
+        headings=["encoder", "attack", "eps", f"{benchmark.metric}{unit_text(benchmark)}"],
         rows=[
             [
                 c.encoder.name,
@@ -123,7 +123,7 @@ def is_clean(record: Record) -> bool:
 
 
 def _under(record: Record, attack: str) -> bool:
-    return record.attack.label == attack if attack else record.made_for == record.task
+    return record.attack.label == attack if attack else record.target_task == record.task
 
 
 def _strongest(cells: Sequence[_Cell]) -> list[_Cell]:
@@ -157,7 +157,7 @@ def ends(interval: Interval) -> tuple[float, float]:
     return low, high
 
 
-def _eps_words(bench: TaskOnDataset, cells: Sequence[_Cell], under: str) -> str:
+def _eps_words(benchmark: TaskOnDataset, cells: Sequence[_Cell], under: str) -> str:
     parts = []
     for encoder in dict.fromkeys(c.encoder.name for c in cells):
         own = [c.record for c in cells if c.encoder.name == encoder]
@@ -166,68 +166,71 @@ def _eps_words(bench: TaskOnDataset, cells: Sequence[_Cell], under: str) -> str:
             f"{encoder} {number_text(first.headline.value)} at eps {format_eps(first.attack.eps)}"
             f" to {number_text(last.headline.value)} at {format_eps(last.attack.eps)}"
         )
-    return (
-        f"Line chart: {bench.metric} of {bench.task} on {bench.dataset} against eps under {under}. {'; '.join(parts)}."
-    )
+    what = f"{benchmark.metric} of {benchmark.task} on {benchmark.dataset}"
+    return f"Line chart: {what} against eps under {under}. {'; '.join(parts)}."
 
 
-def axis_title(bench: TaskOnDataset) -> str:
+def axis_title(benchmark: TaskOnDataset) -> str:
     """`RMSE in m (lower is better ↓)`."""
-    direction = "higher is better ↑" if bench.higher_is_better else "lower is better ↓"
-    return f"{bench.metric}{unit_text(bench)} ({direction})"
+    direction = "higher is better ↑" if benchmark.higher_is_better else "lower is better ↓"
+    return f"{benchmark.metric}{unit_text(benchmark)} ({direction})"
 
 
-def unit_text(bench: TaskOnDataset) -> str:
+def unit_text(benchmark: TaskOnDataset) -> str:
     """` in m`; nothing for shares."""
-    return "" if bench.unit == "share" else f" in {bench.unit}"
+    return "" if benchmark.unit == "share" else f" in {benchmark.unit}"
 
 
-def axis_top(bench: TaskOnDataset, ends: Sequence[float]) -> float:
+def axis_top(benchmark: TaskOnDataset, ends: Sequence[float]) -> float:
     """Where a score axis ends: a full tenth above all intervals; never above 1 for a share."""
     highest = max(ends, default=1.0) or 1.0
     step = 0.1 if highest <= 2 else 0.5
     top = math.ceil(highest * HEADROOM / step) * step
-    return min(1.0, top) if bench.unit == "share" and highest <= 1 else top
+    return min(1.0, top) if benchmark.unit == "share" and highest <= 1 else top
 
 
 def curve_figures(records: Sequence[Record], board: Board) -> list[Figure]:
     """Scores over epochs of hardening, a figure for each bench; encoders are told by names such as `x-epoch-3`."""
-    found = {place: _curve_rows(records, board, place) for place in range(len(board.benches))}
+    found = {position: _curve_rows(records, board, position) for position in range(len(board.benchmarks))}
     names = {str(row["line"]) for rows in found.values() for row in rows}
     # In all figures a line has the colour, dash and marker of its name.
     lines = sorted(names, key=lambda line: ("clean" not in line, line))
-    return [_curve_figure(rows, board, place, lines) for place, rows in found.items() if _epochs(rows)[1:]]
+    return [_curve_figure(rows, board, position, lines) for position, rows in found.items() if _epochs(rows)[1:]]
 
 
 def _epochs(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     return sorted({int(row["epoch"]) for row in rows})
 
 
-def _curve_rows(records: Sequence[Record], board: Board, place: int) -> list[dict[str, Any]]:
+def _curve_rows(records: Sequence[Record], board: Board, position: int) -> list[dict[str, Any]]:
     kept_on_the_way = {row.encoder: point for row in board.rows if (point := checkpoint(row.encoder))}
     trunks = {point.trunk for point in kept_on_the_way.values()}
     rows = []
-    for record in sorted(records, key=lambda r: (r.made_for, r.attack.name, r.provenance.started)):
-        point = kept_on_the_way.get(board.encoder(record) or "") if board.bench(record) == place else None
-        wanted = is_clean(record) or (at(board.level, record.attack) and record.made_for in ("", record.task))
+    for record in sorted(records, key=lambda r: (r.target_task, r.attack.name, r.provenance.started)):
+        point = kept_on_the_way.get(board.encoder(record) or "") if board.benchmark(record) == position else None
+        wanted = is_clean(record) or (at(board.level, record.attack) and record.target_task in ("", record.task))
         if point and wanted and math.isfinite(record.headline.value):
             rows.append(_curve_row(record, point, len(trunks) > 1))
     return rows
 
 
-def _curve_figure(rows: list[dict[str, Any]], board: Board, place: int, lines: Sequence[str]) -> Figure:
-    bench, epochs = board.benches[place], _epochs(rows)
+def _curve_figure(rows: list[dict[str, Any]], board: Board, position: int, lines: Sequence[str]) -> Figure:
+    benchmark, epochs = board.benchmarks[position], _epochs(rows)
     rows.sort(key=lambda row: (lines.index(str(row["line"])), int(row["epoch"])))
     here = dict.fromkeys(str(row["line"]) for row in rows)
     return Figure(
         kind="curve",
-        title=f"{bench.task.capitalize()} on {bench.dataset}",
-        words=f"Line chart: {bench.metric} over epochs {epochs[0]} to {epochs[-1]} of hardening, "
+        title=f"{benchmark.task.capitalize()} on {benchmark.dataset}",
+        words=f"Line chart: {benchmark.metric} over epochs {epochs[0]} to {epochs[-1]} of hardening, "
         f"for {', '.join(here)}.",
         draw=partial(
-            _draw_curve, rows, y=axis_title(bench), top=axis_top(bench, [float(r["high"]) for r in rows]), names=lines
+            _draw_curve,
+            rows,
+            y=axis_title(benchmark),
+            top=axis_top(benchmark, [float(r["high"]) for r in rows]),
+            names=lines,
         ),
-        headings=["attack", "epoch", f"{bench.metric}{unit_text(bench)}"],
+        headings=["attack", "epoch", f"{benchmark.metric}{unit_text(benchmark)}"],
         rows=[[str(r["line"]), str(r["epoch"]), str(r["table"])] for r in rows],
     )
 

@@ -18,31 +18,31 @@ if TYPE_CHECKING:
 
 def heat_figures(board: Board) -> list[Figure]:
     """Task by attack: what each attack at the largest eps left of the clean score, a figure for each bench."""
-    return [figure for place in range(len(board.benches)) if (figure := _heat_figure(board, place))]
+    return [figure for position in range(len(board.benchmarks)) if (figure := _heat_figure(board, position))]
 
 
-def _heat_figure(board: Board, place: int) -> Figure | None:
-    bench = board.benches[place]
-    labels = [c.label for c in bench.columns if c.attack.name != "clean"]
+def _heat_figure(board: Board, position: int) -> Figure | None:
+    benchmark = board.benchmarks[position]
+    labels = [c.label for c in benchmark.columns if c.attack.name != "clean"]
     known = {s.name: s for s in drawn_series(board)}
     lines = [row for row in board.rows if row.encoder in known]
     rows: list[dict[str, Any]] = []
     for row in lines:
-        clean = next((r for r in row.cells[place] if r and is_clean(r)), None)
-        for column, record in zip(bench.columns, row.cells[place], strict=True):
-            share = kept(clean.headline, record.headline, bench.higher_is_better) if clean and record else None
+        clean = next((r for r in row.cells[position] if r and is_clean(r)), None)
+        for column, record in zip(benchmark.columns, row.cells[position], strict=True):
+            share = kept(clean.headline, record.headline, benchmark.higher_is_better) if clean and record else None
             if share and record and not is_clean(record):
                 rows.append(_tile(known[row.encoder], column.label, share))
     if not rows:
         return None
     encoders = [s.short for s in known.values() if any(r["encoder"] == s.short for r in rows)]
     labels = [label for label in labels if any(r["attack"] == label for r in rows)]
-    title = f"{bench.task.capitalize()} on {bench.dataset}"
+    title = f"{benchmark.task.capitalize()} on {benchmark.dataset}"
     weakest = min(rows, key=lambda r: float(r["shade"]))
     return Figure(
         kind="heatmap",
         title=title,
-        words=f"Heat map: share of the clean {bench.metric} that {len(labels)} attacks left of {len(encoders)} "
+        words=f"Heat map: share of the clean {benchmark.metric} that {len(labels)} attacks left of {len(encoders)} "
         f"encoders at {board.level_text}. Least: {weakest['words']}.",
         draw=partial(_draw_heat, rows, encoders, labels, title),
         headings=["encoder", *labels],
@@ -72,27 +72,29 @@ def _draw_heat(rows: Any, encoders: Any, labels: Any, title: str, legend: bool =
 
 def trade_figures(board: Board) -> list[Figure]:
     """Clean against attacked scores, a figure for each bench."""
-    return [figure for place in range(len(board.benches)) if (figure := _trade_figure(board, place))]
+    return [figure for position in range(len(board.benchmarks)) if (figure := _trade_figure(board, position))]
 
 
-def _trade_figure(board: Board, place: int) -> Figure | None:
-    bench = board.benches[place]
+def _trade_figure(board: Board, position: int) -> Figure | None:
+    benchmark = board.benchmarks[position]
     shown = [
-        (s, k) for s, row in zip(drawn_series(board), board.rows, strict=False) if (k := row.benches[place]) is not None
+        (s, k)
+        for s, row in zip(drawn_series(board), board.rows, strict=False)
+        if (k := row.benchmarks[position]) is not None
     ]
     if not shown:
         return None
     rows = [_trade_row(s, k.clean.headline, k.attacked.headline, k.attack) for s, k in shown]
-    front = pareto([(float(r["clean"]), float(r["attacked"])) for r in rows], bench.higher_is_better)
+    front = pareto([(float(r["clean"]), float(r["attacked"])) for r in rows], benchmark.higher_is_better)
     best = [rows[k] for k in front]
     names = [s.name for s, _ in shown]
     parents = [parent(s.name, names, k.clean.encoder_teacher) for s, k in shown]
     arrows = [_arrow(rows[names.index(p)], rows[k]) for k, p in enumerate(parents) if p]
     ends = (
-        axis_top(bench, [float(r["clean_high"]) for r in rows]),
-        axis_top(bench, [float(r["attacked_high"]) for r in rows]),
+        axis_top(benchmark, [float(r["clean_high"]) for r in rows]),
+        axis_top(benchmark, [float(r["attacked_high"]) for r in rows]),
     )
-    better = "↑" if bench.higher_is_better else "↓"
+    better = "↑" if benchmark.higher_is_better else "↓"
     under = f" under its own attack at {board.level_text}"
     hardened = [f"from {p} to {n}" for n, p in zip(names, parents, strict=True) if p]
     draw = partial(
@@ -101,21 +103,23 @@ def _trade_figure(board: Board, place: int) -> Figure | None:
         arrows,
         [{"clean": r["clean"], "attacked": r["attacked"], "place": k} for k, r in enumerate(best)],
         [s for s, _ in shown],
-        axes=tuple(f"{what} {bench.metric}{unit_text(bench)} ({better} better)" for what in ("clean", "attacked")),
+        axes=tuple(
+            f"{what} {benchmark.metric}{unit_text(benchmark)} ({better} better)" for what in ("clean", "attacked")
+        ),
         ends=ends,
-        higher=bench.higher_is_better,
+        higher=benchmark.higher_is_better,
     )
     return Figure(
         kind="pareto",
-        title=f"{bench.task.capitalize()} on {bench.dataset}",
-        words=f"Scatter chart: clean {bench.metric} against {bench.metric}{under}. "
+        title=f"{benchmark.task.capitalize()} on {benchmark.dataset}",
+        words=f"Scatter chart: clean {benchmark.metric} against {benchmark.metric}{under}. "
         f"Nothing is better in both than {', '.join(str(r['name']) for r in best)}."
         + (f" Arrows {'; '.join(hardened)}." if hardened else ""),
         draw=draw,
         headings=[
             "encoder",
-            f"clean {bench.metric}{unit_text(bench)}",
-            f"attacked {bench.metric}{unit_text(bench)}",
+            f"clean {benchmark.metric}{unit_text(benchmark)}",
+            f"attacked {benchmark.metric}{unit_text(benchmark)}",
             "attack",
         ],
         rows=[

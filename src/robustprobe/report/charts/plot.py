@@ -138,7 +138,7 @@ def _chosen(seen: Sequence[SeenImage]) -> list[SeenImage]:
     """Clean, then at most six attacks, each at its largest eps."""
     largest: dict[tuple[str, str], SeenImage] = {}
     for one in seen:
-        key = (one.group.attack.label, one.group.made_for)
+        key = (one.group.attack.label, one.group.target_task)
         if key not in largest or one.group.attack.eps > largest[key].group.attack.eps:
             largest[key] = one
     return list(largest.values())[: 1 + ATTACKS]

@@ -43,9 +43,9 @@ class Checkpoint(NamedTuple):
     epoch: int
 
 
-def shape_of(place: int) -> str:
+def shape_of(position: int) -> str:
     """The marker of the encoder at a place: another one for each that has the same colour."""
-    return SHAPES[(place + place // len(COLOURS)) % len(SHAPES)]
+    return SHAPES[(position + position // len(COLOURS)) % len(SHAPES)]
 
 
 def series(names: Sequence[str]) -> list[EncoderStyle]:
@@ -56,7 +56,9 @@ def series(names: Sequence[str]) -> list[EncoderStyle]:
         while short in shorts:
             short, count = shortened(name, LONGEST - len(f" ({count})")) + f" ({count})", count + 1
         shorts.append(short)
-    return [EncoderStyle(name, short, place) for place, (name, short) in enumerate(zip(names, shorts, strict=True))]
+    return [
+        EncoderStyle(name, short, position) for position, (name, short) in enumerate(zip(names, shorts, strict=True))
+    ]
 
 
 def shortened(name: str, longest: int = LONGEST) -> str:

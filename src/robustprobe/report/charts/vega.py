@@ -210,14 +210,14 @@ def curve_chart(
     `names` are the lines of all charts that are shown beside each other.
     """
     shown = alt.Legend(title=None, orient="bottom", columns=1) if legend else None
-    places = range(len(names))
+    positions = range(len(names))
     paint = {
         "color": alt.Color("line:N", legend=shown).scale(
-            domain=names, range=[COLOURS[k % len(COLOURS)] for k in places]
+            domain=names, range=[COLOURS[k % len(COLOURS)] for k in positions]
         ),
-        "shape": alt.Shape("line:N", legend=shown).scale(domain=names, range=[shape_of(k) for k in places]),
+        "shape": alt.Shape("line:N", legend=shown).scale(domain=names, range=[shape_of(k) for k in positions]),
         "strokeDash": alt.StrokeDash("line:N", legend=shown).scale(
-            domain=names, range=[list(DASHES[k % len(DASHES)]) for k in places]
+            domain=names, range=[list(DASHES[k % len(DASHES)]) for k in positions]
         ),
     }
     epochs = sorted({r["epoch"] for r in rows})

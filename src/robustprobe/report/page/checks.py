@@ -24,7 +24,7 @@ def checks(records: list[Record]) -> list[ConsistencyCheck]:
     """Every check there is something to look at for."""
     noise = list(_pairs(records, lambda attack, rival: rival.attack.name == "noise" and attack.attack.name != "noise"))
     blind = list(
-        _pairs(records, lambda attack, rival: attack.made_for == attack.task and rival.made_for != attack.task)
+        _pairs(records, lambda attack, rival: attack.target_task == attack.task and rival.target_task != attack.task)
     )
     attacked = [r for r in records if r.attack.eps > 0]
     found = [
@@ -55,7 +55,7 @@ STATEMENTS = {
     "same answer twice": "The model answers the same image the same way twice",
     "logits": "The model gives logits and no probabilities",
     "saturated depth": "Depths are not stuck at their limits",
-    "black box": "An attack that sees no gradient does no better on a sample",
+    "black box": "An attack that access no gradient does no better on a sample",
 }
 
 
@@ -78,7 +78,7 @@ def _pairs(records: list[Record], wanted: Callable[[Record, Record], bool]) -> I
         if record.attack.eps > 0:
             rivals.setdefault((line_key(record), record.task, record.attack.norm, record.attack.eps), []).append(record)
     for same in rivals.values():
-        own = [r for r in same if r.made_for in ("", r.task)]
+        own = [r for r in same if r.target_task in ("", r.task)]
         yield from ((attack, rival) for attack in own for rival in same if wanted(attack, rival))
 
 
@@ -93,5 +93,5 @@ def _inside(value: float, interval: Interval) -> bool:
 
 
 def _cell_name(record: Record) -> str:
-    label = attack_labels([(record.attack, record.made_for)], record.task)[0]
+    label = attack_labels([(record.attack, record.target_task)], record.task)[0]
     return f"{record.encoder}, {record.images_of}, {record.task}, {label}"

@@ -19,9 +19,9 @@ def cost_table(records: Sequence[Record]) -> FactTable:
         if known is None or record.provenance.seconds > known.provenance.seconds:
             groups[record.group] = record
     by_attack: dict[object, list[Record]] = {}
-    for record in sorted(groups.values(), key=lambda r: attack_order(r.attack, r.made_for)):
-        by_attack.setdefault((record.attack, record.made_for), []).append(record)
-    labels = attack_labels([(some[0].attack, some[0].made_for) for some in by_attack.values()])
+    for record in sorted(groups.values(), key=lambda r: attack_order(r.attack, r.target_task)):
+        by_attack.setdefault((record.attack, record.target_task), []).append(record)
+    labels = attack_labels([(some[0].attack, some[0].target_task) for some in by_attack.values()])
     rows = [_row(label, some) for label, some in zip(labels, by_attack.values(), strict=True)]
     headings = ["attack", "made for", "forward passes", "backward passes", "ms an image, mean", "ms an image, most"]
     headings.append("MiB, most")
@@ -35,7 +35,7 @@ def _row(label: str, records: Sequence[Record]) -> tuple[str, ...]:
     mean = sum(times) / len(times) if times else 0.0
     return (
         label,
-        records[0].made_for or "no task",
+        records[0].target_task or "no task",
         *(f"{p:.1f}" for p in passes),
         f"{mean:.3g}",
         f"{max(times, default=0.0):.3g}",

@@ -103,7 +103,7 @@ def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Shel
     facts = [{"weights": r.encoder_digest[:8], "precision": r.precision} for r in first]
     endings = distinctions([r.encoder for r in first], facts)
     return [
-        _Shelf(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.group.attack, g.group.made_for)))
+        _Shelf(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.group.attack, g.group.target_task)))
         for record, ending, some in zip(first, endings, by_encoder.values(), strict=True)
     ]
 
@@ -155,7 +155,7 @@ def choice_text(choice: ExampleChoice) -> str:
 
 def _megabytes(found: FoundGroup, example: Example) -> float:
     maps = [name for name in example.predictions.values() if isinstance(name, str)]
-    paths = [found.store.image(found.group.group, name) for name in (f"{example.place}.png", *maps)]
+    paths = [found.store.image(found.group.group, name) for name in (f"{example.position}.png", *maps)]
     return sum(path.stat().st_size for path in paths if path.exists()) * BASE64 / 1e6
 
 
@@ -165,7 +165,7 @@ def _of(shelf: _Shelf, image_id: str) -> list[tuple[FoundGroup, Example]]:
 
 def _series(shelf: _Shelf, image_id: str) -> EncoderImages:
     found = _of(shelf, image_id)
-    labels = attack_labels([(g.group.attack, g.group.made_for) for g, _ in found])
+    labels = attack_labels([(g.group.attack, g.group.target_task) for g, _ in found])
     seen = [_seen(label, g, e) for label, (g, e) in zip(labels, found, strict=True)]
     clean = [(g, e) for g, e in found if g.group.attack.name == "clean"]
     truth = _truth(*clean[0]) if clean else Truth(None, None, None)
@@ -173,7 +173,7 @@ def _series(shelf: _Shelf, image_id: str) -> EncoderImages:
 
 
 def _seen(label: str, found: FoundGroup, example: Example) -> SeenImage:
-    image = read_array(found.store.image(found.group.group, f"{example.place}.png"))
+    image = read_array(found.store.image(found.group.group, f"{example.position}.png"))
     mask, depth = _maps(found, example.predictions)
     return SeenImage(label, found.group, example, image, mask, depth)
 

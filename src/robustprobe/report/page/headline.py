@@ -96,7 +96,7 @@ def _kept_text(row: BoardRow | None, found_board: Board) -> str:
 
 
 def _over(row: BoardRow, found_board: Board) -> str:
-    tasks = [b.task for b, share in zip(found_board.benches, row.benches, strict=True) if share]
+    tasks = [b.task for b, share in zip(found_board.benchmarks, row.benchmarks, strict=True) if share]
     count = len(set(tasks))
     return f"for {tasks[0]}" if count == 1 else f"over {_count_text(count)} tasks"
 
@@ -113,7 +113,7 @@ def _summary(found_board: Board) -> str:
     first, last = rows[0], rows[-1]
     if len(rows) == 1:
         return f"{first.encoder} {_kept_text(first, found_board)}{_weakest_text(first, found_board)}."
-    apart = "" if last.places and last.places.first > 1 else ", which the intervals do not tell apart"
+    apart = "" if last.ranks and last.ranks.first > 1 else ", which the intervals do not tell apart"
     least = share_text(last.robust) if last.robust else "nothing"
     most = f"{share_text(rows[0].robust)} of the best clean score under attack at {found_board.level_text}"
     among = f"the most of {_count_text(len(rows))} encoders; {last.encoder} reaches {least}"
@@ -121,7 +121,7 @@ def _summary(found_board: Board) -> str:
 
 
 def _weakest_text(row: BoardRow, found_board: Board) -> str:
-    pairs = zip(found_board.benches, row.benches, strict=True)
+    pairs = zip(found_board.benchmarks, row.benchmarks, strict=True)
     known = [(k.share.value, b.task) for b, k in pairs if k and k.share and not b.is_guess(k.clean)]
     return f"; weakest: {min(known)[1]}" if len(known) > 1 else ""
 
@@ -139,10 +139,10 @@ def _count_text(count: int) -> str:
 def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) -> Finding:
     first = cells[0][1]
     clean = next((r for _, r in cells if r.attack.name == "clean"), None)
-    own = [(label, r) for label, r in cells if r.made_for == r.task]
+    own = [(label, r) for label, r in cells if r.target_task == r.task]
     label, attacked = _strongest(own) if own else ("", None)
-    place = found_board.bench(clean) if clean else None
-    guess = clean is not None and place is not None and found_board.benches[place].is_guess(clean)
+    position = found_board.benchmark(clean) if clean else None
+    guess = clean is not None and position is not None and found_board.benchmarks[position].is_guess(clean)
     kept = _kept(clean, attacked) if clean and attacked and not guess else None
     remainder = Remainder("guess", "when clean") if guess else None
     return Finding(
@@ -205,7 +205,7 @@ def _lead(records: list[Record], portraits: list[Portrait]) -> str:
     kept = [f.kept for p in portraits for f in p.findings if f.kept is not None]
     if not kept:
         return "No task was measured both clean and under its own attack, so there is nothing to compare yet."
-    strongest = max((r.attack for r in records if r.made_for and r.made_for == r.task), key=lambda a: a.eps)
+    strongest = max((r.attack for r in records if r.target_task and r.target_task == r.task), key=lambda a: a.eps)
     changes = f"of an L2 norm of at most {strongest.eps:.3g}"
     if strongest.norm == "linf":
         changes = f"of at most {strongest.eps * 255:.3g} of 255 grey levels a pixel"

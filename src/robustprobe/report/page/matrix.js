@@ -5,11 +5,11 @@ for (const matrix of document.querySelectorAll(".matrix")) {
   const filters = matrix.querySelector(".filters");
   const keys = [...table.querySelectorAll(".keys th")];
   const rowsOf = (body) => [...body.rows].filter((row) => !row.classList.contains("apart"));
-  const value = (row, place) => (place ? parseFloat(row.cells[place].dataset.value) : row.dataset.name);
+  const value = (row, index) => (index ? parseFloat(row.cells[index].dataset.value) : row.dataset.name);
 
-  const compare = (place, sign) => (first, second) => {
-    const [a, b] = [value(first, place), value(second, place)];
-    if (!place) return sign * a.localeCompare(b);
+  const compare = (index, sign) => (first, second) => {
+    const [a, b] = [value(first, index), value(second, index)];
+    if (!index) return sign * a.localeCompare(b);
     if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
     return sign * (a - b);
   };
@@ -38,8 +38,8 @@ for (const matrix of document.querySelectorAll(".matrix")) {
     for (const row of rows) row.hidden = !row.dataset.name.toLowerCase().includes(wanted);
     const shown = rows.filter((row) => !row.hidden).length;
     filters.querySelector(".count").textContent = `${shown} of ${rows.length} shown`;
-    for (const box of filters.querySelectorAll(".bench")) {
-      for (const cell of table.querySelectorAll(`[data-bench="${box.value}"]`)) cell.hidden = !box.checked;
+    for (const box of filters.querySelectorAll(".benchmark")) {
+      for (const cell of table.querySelectorAll(`[data-benchmark="${box.value}"]`)) cell.hidden = !box.checked;
     }
   };
 

@@ -36,7 +36,7 @@ class FactTable(NamedTuple):
 
 def fact_tables(records: list[Record]) -> list[FactTable]:
     """Encoders, datasets, heads, attacks and runs of a store."""
-    by_attack = sorted(records, key=lambda r: attack_order(r.attack, r.made_for))
+    by_attack = sorted(records, key=lambda r: attack_order(r.attack, r.target_task))
     return [
         _table("Encoders", ["encoder", "licence", "weights (SHA-256)"], records, _encoder),
         _table("Images", ["dataset", "split", "images", "size", "content", "choice of images"], records, _data),
@@ -64,7 +64,7 @@ def commands(records: list[Record]) -> list[tuple[str, str]]:
 
 def citations(records: list[Record]) -> list[str]:
     """The benchmark this one repeats, and where the attacks among the records come from."""
-    used = dict.fromkeys(r.attack.name for r in sorted(records, key=lambda r: attack_order(r.attack, r.made_for)))
+    used = dict.fromkeys(r.attack.name for r in sorted(records, key=lambda r: attack_order(r.attack, r.target_task)))
     return list(dict.fromkeys([BENCHMARK, *(SOURCES[name] for name in used if name in SOURCES)]))
 
 
@@ -110,7 +110,7 @@ def _attack(r: Record) -> tuple[str, ...]:
     climbs = a.name not in HEADLESS[:2]
     path = (str(a.steps), format_eps(a.step_size), a.iterate) if climbs else (MISSING,) * 3
     start = "yes" if a.random_start else "no"
-    return (a.name, r.made_for or "no task", format_eps(a.eps), a.norm, *path, start, str(a.seed), r.precision)
+    return (a.name, r.target_task or "no task", format_eps(a.eps), a.norm, *path, start, str(a.seed), r.precision)
 
 
 def _machine(r: Record) -> tuple[str, ...]:

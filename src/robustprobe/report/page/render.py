@@ -196,7 +196,7 @@ def _charts(records: list[Record], found: Board) -> dict[str, list[Figure]]:
 def _transfers(records: list[Record], found: Board) -> list[TransferMatrix]:
     """Made for against judged by at the largest eps, where an attack made for one task was judged by another."""
     chosen = [r for r in records if r.attack.eps == 0 or at(found.level, r.attack)]
-    crossed = any(r.made_for not in ("", r.task) for r in chosen)
+    crossed = any(r.target_task not in ("", r.task) for r in chosen)
     return transfer_matrices(chosen) if crossed else []
 
 

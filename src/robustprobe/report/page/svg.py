@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 _THEME = {INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)"} | {
-    colour: f"var(--s{place})" for place, colour in enumerate(COLOURS)
+    colour: f"var(--s{position})" for position, colour in enumerate(COLOURS)
 }
 _PAINTED = re.compile("|".join(_THEME), re.IGNORECASE)
 _TIPPED = re.compile(r'<path aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="[^"]*"([^>]*?)/>')

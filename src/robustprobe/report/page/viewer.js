@@ -42,7 +42,7 @@
     const context = canvas.getContext("2d");
     const data = context.createImageData(width, height);
     paint(data.data);
-    for (let place = 3; place < data.data.length; place += 4) data.data[place] = 255;
+    for (let index = 3; index < data.data.length; index += 4) data.data[index] = 255;
     context.putImageData(data, 0, 0);
     return canvas;
   };
@@ -52,26 +52,26 @@
   const change = (clean, attacked, words) => {
     const times = Number(find("amplify").value);
     return drawn(clean.width, clean.height, `${words}: change, ${times} times around grey`, (target) => {
-      for (let place = 0; place < target.length; place += 1) {
-        target[place] = GREY + times * (attacked.data[place] - clean.data[place]);
+      for (let index = 0; index < target.length; index += 1) {
+        target[index] = GREY + times * (attacked.data[index] - clean.data[index]);
       }
     });
   };
 
-  const colour = (data, place) => data[place] * 65536 + data[place + 1] * 256 + data[place + 2];
+  const colour = (data, index) => data[index] * 65536 + data[index + 1] * 256 + data[index + 2];
 
   const changedPixels = (clean, attacked, words) =>
     drawn(clean.width, clean.height, `${words}: pixels whose class changed, white`, (target) => {
-      for (let place = 0; place < target.length; place += 4) {
-        const level = colour(clean.data, place) === colour(attacked.data, place) ? 40 : 255;
-        target.fill(level, place, place + 3);
+      for (let index = 0; index < target.length; index += 4) {
+        const level = colour(clean.data, index) === colour(attacked.data, index) ? 40 : 255;
+        target.fill(level, index, index + 3);
       }
     });
 
   const heat = (share) => {
-    const place = Math.min(Math.max(share, 0), 1) * (HEAT.length - 1);
-    const low = Math.min(Math.floor(place), HEAT.length - 2);
-    return HEAT[low].map((value, k) => value + (place - low) * (HEAT[low + 1][k] - value));
+    const index = Math.min(Math.max(share, 0), 1) * (HEAT.length - 1);
+    const low = Math.min(Math.floor(index), HEAT.length - 2);
+    return HEAT[low].map((value, k) => value + (index - low) * (HEAT[low + 1][k] - value));
   };
 
   // The scale's pixels run from its high end down; a depth's colour is one of them.
@@ -85,12 +85,12 @@
   const depthError = async (exhibit, truth, attacked, words) => {
     const known = await positions(exhibit);
     return drawn(truth.width, truth.height, `${words}: error of depth`, (target) => {
-      for (let place = 0; place < target.length; place += 4) {
-        const own = known.get(colour(truth.data, place));
-        const other = known.get(colour(attacked.data, place));
+      for (let index = 0; index < target.length; index += 4) {
+        const own = known.get(colour(truth.data, index));
+        const other = known.get(colour(attacked.data, index));
         const valid = own !== undefined && other !== undefined;
         const painted = valid ? heat(Math.abs(own - other)) : [GREY, GREY, GREY];
-        for (let k = 0; k < 3; k += 1) target[place + k] = painted[k];
+        for (let k = 0; k < 3; k += 1) target[index + k] = painted[k];
       }
     });
   };
@@ -189,8 +189,8 @@
     const { low, high } = shown.dataset;
     const scale = await pixels(shown.querySelector(".scale img"));
     const stop = (share) => {
-      const place = 4 * Math.round((1 - share) * (STEPS - 1));
-      return [...scale.data.slice(place, place + 3)];
+      const index = 4 * Math.round((1 - share) * (STEPS - 1));
+      return [...scale.data.slice(index, index + 3)];
     };
     const ramps = make("div", "ramps");
     ramps.append(make("span", "", "depth"), bar(Number(low).toFixed(1), Number(high).toFixed(1), stop));

@@ -134,8 +134,8 @@ def _harm(subject: Subject) -> float:
     for series in subject.series:
         clean = next((s for s in series.seen if s.group.attack.name == "clean"), None)
         for seen in series.seen if clean else ():
-            before = _score(clean, series.truth, seen.group.made_for)
-            after = _score(seen, series.truth, seen.group.made_for)
+            before = _score(clean, series.truth, seen.group.target_task)
+            after = _score(seen, series.truth, seen.group.target_task)
             if before and after is not None:
                 taken.append(1 - min(1.0, after / before))
     return float(np.mean(taken)) if taken else 0.0
@@ -203,8 +203,8 @@ def _panel(
 
 
 def _origin(seen: SeenImage) -> str:
-    if seen.group.made_for:
-        return f"made for {seen.group.made_for}"
+    if seen.group.target_task:
+        return f"made for {seen.group.target_task}"
     return {"clean": "no attack", "noise": "random"}.get(seen.group.attack.name, "saw no head")
 
 

@@ -103,7 +103,7 @@ def _near_misses(cell: PaperCell, candidates: Sequence["Record"]) -> list[str]:
 
 
 def _near_label(record: "Record", task: str) -> str:
-    label = attack_labels([(record.attack, record.made_for)], task)[0]
+    label = attack_labels([(record.attack, record.target_task)], task)[0]
     return label if record.split == "test" else f"{label} on {record.split}"
 
 
@@ -208,6 +208,6 @@ def _summary(compared: Sequence[ComparedToPaper], records: Sequence["Record"]) -
     agreeing = sum(c.inside is True for c in measured)
     found = f"; in {agreeing} of them the paper's number, which is rounded to 0.01, can lie in our 95 % interval"
     if not measured:
-        benches = sorted({f"{r.encoder} on {r.dataset}" for r in records})
-        found = f"; there are results of {', '.join(benches)}"
+        benchmarks = sorted({f"{r.encoder} on {r.dataset}" for r in records})
+        found = f"; there are results of {', '.join(benchmarks)}"
     return f"{counted}{found}. Paper: {facts.source}; {size} ({threat.origin})."

@@ -127,8 +127,8 @@ def is_attack(record: "Record", task: str, attack: str) -> bool:
         return False
     if attack == "clean":
         return True
-    made_for = "" if attack == "embed" else task
-    return record.made_for == made_for and own.norm == threat.norm and math.isclose(own.eps, threat.eps)
+    target_task = "" if attack == "embed" else task
+    return record.target_task == target_task and own.norm == threat.norm and math.isclose(own.eps, threat.eps)
 
 
 class PaperChoice(NamedTuple):
@@ -194,17 +194,17 @@ def paper_layout(records: Iterable["Record"]) -> PaperLayout:
 def _row_names(table: PaperTable, records: Iterable["Record"]) -> list[tuple[str, str]]:
     """Datasets in the paper's order, others after them."""
     order = list(dict.fromkeys(row.dataset for row in table.rows))
-    place = {dataset: number for number, dataset in enumerate(order)}
-    return sorted({(r.dataset, r.encoder) for r in records}, key=lambda n: (place.get(n[0], len(place)), *n))
+    position = {dataset: number for number, dataset in enumerate(order)}
+    return sorted({(r.dataset, r.encoder) for r in records}, key=lambda n: (position.get(n[0], len(position)), *n))
 
 
 def _columns(table: PaperTable) -> list[Column]:
     threat = paper().threat
-    made_for = {"clean": "", "embed": ""}
+    target_task = {"clean": "", "embed": ""}
     return [
         Column(
             AttackSpec(name=attack, eps=0.0 if attack == "clean" else threat.eps, norm=threat.norm, steps=threat.steps),
-            made_for.get(attack, table.task),
+            target_task.get(attack, table.task),
             TITLES[attack],
         )
         for attack in table.columns

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from robustprobe.core.spec import AttackSpec, format_eps
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.tables.matrix import Column, attack_order, task_order
-from robustprobe.report.tables.shares import Ranks, kept, mean_kept, places
+from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks
 from robustprobe.results.labels import attack_labels, distinctions, eps_text
 from robustprobe.results.records import Interval, Record
 
@@ -60,10 +60,10 @@ class BoardRow(NamedTuple):
 
     encoder: str
     cells: list[list[Record | None]]
-    benches: list[ScoreKept | None]
+    benchmarks: list[ScoreKept | None]
     kept: Estimate | None
     robust: Estimate | None
-    places: Ranks | None
+    ranks: Ranks | None
     missing: list[str]
     guesses: list[str]
 
@@ -72,26 +72,26 @@ class Board(NamedTuple):
     """Encoders whose every bench is complete, the most robust first; then the others, unranked."""
 
     level: Level | None
-    benches: list[TaskOnDataset]
+    benchmarks: list[TaskOnDataset]
     rows: list[BoardRow]
     names: Mapping[tuple[Hashable, ...], str]
-    places: Mapping[tuple[Hashable, ...], int]
+    positions: Mapping[tuple[Hashable, ...], int]
 
     def encoder(self, record: Record) -> str | None:
         """The row that a record of any eps belongs to."""
         return self.names.get(_row_key(record))
 
-    def bench(self, record: Record) -> int | None:
+    def benchmark(self, record: Record) -> int | None:
         """Which bench a record of any eps belongs to."""
-        return self.places.get(bench_key(record))
+        return self.positions.get(benchmark_key(record))
 
     @property
     def ranked(self) -> list[BoardRow]:
-        return [row for row in self.rows if row.places]
+        return [row for row in self.rows if row.ranks]
 
     @property
     def incomplete(self) -> list[BoardRow]:
-        return [row for row in self.rows if not row.places]
+        return [row for row in self.rows if not row.ranks]
 
     @property
     def level_text(self) -> str:
@@ -106,26 +106,29 @@ def board(records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float] = 
         chance: what guessing scores, by the key of a bench.
     """
     level = largest_level(records)
-    chosen = [r for r in records if r.made_for in ("", r.task) and (r.attack.eps == 0 or at(level, r.attack))]
+    chosen = [r for r in records if r.target_task in ("", r.task) and (r.attack.eps == 0 or at(level, r.attack))]
     chosen.sort(key=lambda r: (r.provenance.started, r.fingerprint))
-    benches = _benches(chosen, chance)
-    cells = {(_row_key(r), bench_key(r), _column_key(r)): r for r in chosen}
+    benchmarks = _benchmarks(chosen, chance)
+    cells = {(_row_key(r), benchmark_key(r), _column_key(r)): r for r in chosen}
     first = {_row_key(r): r for r in chosen}
     facts = [{"weights": r.encoder_digest[:8], "precision": r.precision, "recipe": _recipe(r)} for r in first.values()]
     endings = distinctions([r.encoder for r in first.values()], facts)
     rows = []
     for (key, record), ending in zip(first.items(), endings, strict=True):
-        lines = [[cells.get((key, b, (c.attack, c.made_for))) for c in bench.columns] for b, bench in benches.items()]
-        rows.append(_row(record.encoder + ending, list(benches.values()), lines))
+        lines = [
+            [cells.get((key, b, (c.attack, c.target_task))) for c in benchmark.columns]
+            for b, benchmark in benchmarks.items()
+        ]
+        rows.append(_row(record.encoder + ending, list(benchmarks.values()), lines))
     names = {key: row.encoder for key, row in zip(first, rows, strict=True)}
-    rows = _measured(rows, list(benches.values()))
-    return Board(level, list(benches.values()), _placed(rows), names, {key: k for k, key in enumerate(benches)})
+    rows = _measured(rows, list(benchmarks.values()))
+    return Board(level, list(benchmarks.values()), _placed(rows), names, {key: k for k, key in enumerate(benchmarks)})
 
 
 def largest_level(records: Sequence[Record]) -> Level | None:
     """The largest eps of attacks made for a task, or of any attack; Linf goes before other norms."""
     attacks = [r.attack for r in records if r.attack.eps > 0]
-    own = [r.attack for r in records if r.attack.eps > 0 and r.made_for == r.task]
+    own = [r.attack for r in records if r.attack.eps > 0 and r.target_task == r.task]
     found = {Level(a.norm, a.eps) for a in own or attacks}
     return max(found, key=lambda level: (level.norm == "linf", level.norm, level.eps), default=None)
 
@@ -143,7 +146,7 @@ def _row_key(record: Record) -> tuple[Hashable, ...]:
     return (record.encoder, record.encoder_digest, record.precision, _recipe(record))
 
 
-def bench_key(record: Record) -> TaskOnDatasetKey:
+def benchmark_key(record: Record) -> TaskOnDatasetKey:
     """What makes two records belong to one bench: the task and the images."""
     # Encoders are shown images at the size they prefer, so that the size is no part of what is compared.
     return (*task_order(record.task), record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
@@ -151,15 +154,15 @@ def bench_key(record: Record) -> TaskOnDatasetKey:
 
 def _column_key(record: Record) -> tuple[AttackSpec, str]:
     # What an attack would have done is no part of a clean score.
-    return (record.attack if record.attack.eps else CLEAN, record.made_for)
+    return (record.attack if record.attack.eps else CLEAN, record.target_task)
 
 
-def _benches(
+def _benchmarks(
     records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float]
 ) -> dict[TaskOnDatasetKey, TaskOnDataset]:
     grouped: dict[tuple[Hashable, ...], list[Record]] = {}
     for record in records:
-        grouped.setdefault(bench_key(record), []).append(record)
+        grouped.setdefault(benchmark_key(record), []).append(record)
     ordered = {key: grouped[key] for key in sorted(grouped, key=lambda key: [str(part) for part in key])}
     first = [some[0] for some in ordered.values()]
     facts = [{"images": str(r.n), "choice": r.image_ids_digest[:8], "content": r.dataset_digest[:8]} for r in first]
@@ -182,59 +185,59 @@ def _columns(records: Sequence[Record]) -> list[Column]:
     return [Column(*key, label) for key, label in zip(keys, labels, strict=True)]
 
 
-def _row(encoder: str, benches: Sequence[TaskOnDataset], cells: list[list[Record | None]]) -> BoardRow:
-    shares = [_kept(bench, line) for bench, line in zip(benches, cells, strict=True)]
-    missing = [m for bench, line in zip(benches, cells, strict=True) for m in _missing(bench, line)]
+def _row(encoder: str, benchmarks: Sequence[TaskOnDataset], cells: list[list[Record | None]]) -> BoardRow:
+    shares = [_kept(benchmark, line) for benchmark, line in zip(benchmarks, cells, strict=True)]
+    missing = [m for benchmark, line in zip(benchmarks, cells, strict=True) for m in _missing(benchmark, line)]
     known = [k.share for k in shares if k and k.share]
     lacking = missing or [
-        f"{bench.task} on {bench.dataset}: a share of the clean score"
-        for bench, share in zip(benches, shares, strict=True)
+        f"{benchmark.task} on {benchmark.dataset}: a share of the clean score"
+        for benchmark, share in zip(benchmarks, shares, strict=True)
         if share is None
     ]
     guesses = [
-        f"{bench.task} on {bench.dataset}"
-        for bench, share in zip(benches, shares, strict=True)
-        if share and bench.is_guess(share.clean)
+        f"{benchmark.task} on {benchmark.dataset}"
+        for benchmark, share in zip(benchmarks, shares, strict=True)
+        if share and benchmark.is_guess(share.clean)
     ]
     return BoardRow(encoder, cells, shares, mean_kept(known) if known else None, None, None, lacking, guesses)
 
 
-def _missing(bench: TaskOnDataset, line: Sequence[Record | None]) -> list[str]:
+def _missing(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> list[str]:
     return [
-        f"{bench.task} on {bench.dataset}: {column.label}"
-        for column, record in zip(bench.columns, line, strict=True)
-        if record is None and (column.made_for or column.attack.name == "clean")
+        f"{benchmark.task} on {benchmark.dataset}: {column.label}"
+        for column, record in zip(benchmark.columns, line, strict=True)
+        if record is None and (column.target_task or column.attack.name == "clean")
     ]
 
 
-def _kept(bench: TaskOnDataset, line: Sequence[Record | None]) -> ScoreKept | None:
-    pairs = list(zip(bench.columns, line, strict=True))
+def _kept(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> ScoreKept | None:
+    pairs = list(zip(benchmark.columns, line, strict=True))
     clean = next((r for c, r in pairs if r and c.attack.name == "clean"), None)
-    own = [(c.label, r) for c, r in pairs if r and c.made_for and math.isfinite(r.headline.value)]
+    own = [(c.label, r) for c, r in pairs if r and c.target_task and math.isfinite(r.headline.value)]
     if clean is None or not own or not math.isfinite(clean.headline.value):
         return None
-    sign = 1 if bench.higher_is_better else -1
+    sign = 1 if benchmark.higher_is_better else -1
     label, worst = min(own, key=lambda pair: sign * pair[1].headline.value)
-    return ScoreKept(label, clean, worst, kept(clean.headline, worst.headline, bench.higher_is_better))
+    return ScoreKept(label, clean, worst, kept(clean.headline, worst.headline, benchmark.higher_is_better))
 
 
-def _measured(rows: list[BoardRow], benches: Sequence[TaskOnDataset]) -> list[BoardRow]:
+def _measured(rows: list[BoardRow], benchmarks: Sequence[TaskOnDataset]) -> list[BoardRow]:
     """Rows with their attacked scores relative to the best clean ones, of complete rows where there are any."""
     compared = [row for row in rows if not row.missing] or rows
-    best = [_best_clean(bench, [row.benches[k] for row in compared]) for k, bench in enumerate(benches)]
-    return [row._replace(robust=_robust(row, best, benches)) for row in rows]
+    best = [_best_clean(benchmark, [row.benchmarks[k] for row in compared]) for k, benchmark in enumerate(benchmarks)]
+    return [row._replace(robust=_robust(row, best, benchmarks)) for row in rows]
 
 
-def _best_clean(bench: TaskOnDataset, found: Sequence[ScoreKept | None]) -> Interval | None:
-    sign = 1 if bench.higher_is_better else -1
+def _best_clean(benchmark: TaskOnDataset, found: Sequence[ScoreKept | None]) -> Interval | None:
+    sign = 1 if benchmark.higher_is_better else -1
     clean = [k.clean.headline for k in found if k]
     return max(clean, key=lambda score: sign * score.value, default=None)
 
 
-def _robust(row: BoardRow, best: Sequence[Interval | None], benches: Sequence[TaskOnDataset]) -> Estimate | None:
+def _robust(row: BoardRow, best: Sequence[Interval | None], benchmarks: Sequence[TaskOnDataset]) -> Estimate | None:
     shares = [
-        kept(clean, k.attacked.headline, bench.higher_is_better)
-        for bench, clean, k in zip(benches, best, row.benches, strict=True)
+        kept(clean, k.attacked.headline, benchmark.higher_is_better)
+        for benchmark, clean, k in zip(benchmarks, best, row.benchmarks, strict=True)
         if clean and k
     ]
     known = [share for share in shares if share]
@@ -246,6 +249,6 @@ def _placed(rows: list[BoardRow]) -> list[BoardRow]:
         (row for row in rows if row.robust and not row.missing),
         key=lambda row: (-(row.robust.value if row.robust else 0), row.encoder),
     )
-    spans = places([row.robust for row in whole if row.robust])
-    ranked = [row._replace(places=span) for row, span in zip(whole, spans, strict=True)]
+    spans = ranks([row.robust for row in whole if row.robust])
+    ranked = [row._replace(ranks=span) for row, span in zip(whole, spans, strict=True)]
     return [*ranked, *sorted((row for row in rows if row not in whole), key=lambda row: row.encoder)]

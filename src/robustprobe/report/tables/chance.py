@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from robustprobe.core.errors import UserError
-from robustprobe.report.tables.board import TaskOnDatasetKey, bench_key
+from robustprobe.report.tables.board import TaskOnDatasetKey, benchmark_key
 from robustprobe.results.union import Found, FoundGroup
 
 
@@ -17,7 +17,7 @@ def chances(found: Iterable[Found], groups: Sequence[FoundGroup]) -> dict[TaskOn
     """
     classes = {g.group.dataset: len(c) for g in groups if (c := g.group.classes.get("classification"))}
     levels: dict[TaskOnDatasetKey, float] = {}
-    for key, one in {bench_key(f.record): f for f in found}.items():
+    for key, one in {benchmark_key(f.record): f for f in found}.items():
         record = one.record
         level = _level(one)
         if level is None and record.task == "classification" and record.dataset in classes:

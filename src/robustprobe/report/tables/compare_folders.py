@@ -62,7 +62,7 @@ def cell_key(record: "Record") -> tuple[Hashable, ...]:
     """What names a cell in both folders."""
     attack = record.attack
     size = (attack.norm, round(attack.eps, 9)) if attack.eps else ()
-    return (record.encoder, record.dataset, record.task, record.made_for, attack.label, *size)
+    return (record.encoder, record.dataset, record.task, record.target_task, attack.label, *size)
 
 
 def match(first: Iterable["Record"], second: Iterable["Record"]) -> list[RecordPair]:
@@ -100,7 +100,7 @@ def _newest(records: list["Record"]) -> "Record | None":
 
 def _order(pair: RecordPair) -> tuple[object, ...]:
     record = pair.any
-    attack = attack_order(record.attack, record.made_for, record.task)
+    attack = attack_order(record.attack, record.target_task, record.task)
     return (*task_order(record.task), record.dataset, record.encoder, *attack, record.fingerprint)
 
 
@@ -142,7 +142,7 @@ def _near_misses(record: "Record", others: Iterable["Record"]) -> str:
     """The nearest the other folder has: the same attack at another size, or with other settings."""
 
     def names(r: "Record") -> tuple[str, ...]:
-        return (r.encoder, r.dataset, r.task, r.made_for, r.attack.label)
+        return (r.encoder, r.dataset, r.task, r.target_task, r.attack.label)
 
     near = [r for r in others if names(r) == names(record)]
     labels = dict.fromkeys(f"{format_eps(r.attack.eps, r.attack.norm)} {r.attack.norm}" for r in near)
@@ -191,7 +191,7 @@ def _facts(record: "Record") -> dict[str, str]:
 def _row(compared: ComparedCell) -> dict[str, Any]:
     pair, record, estimate = compared.pair, compared.pair.any, compared.paired.estimate
     return {
-        **{key: getattr(record, key) for key in ("encoder", "dataset", "task", "made_for")},
+        **{key: getattr(record, key) for key in ("encoder", "dataset", "task", "target_task")},
         "attack": record.attack.label,
         **{key: getattr(record.attack, key) for key in ("eps", "norm")},
         **{key: getattr(record, key) for key in ("metric", "unit", "higher_is_better")},
@@ -232,13 +232,13 @@ def _sheet(compared: Sequence[ComparedCell]) -> Sheet:
 
 def _labels(compared: Sequence[ComparedCell]) -> list[str]:
     """Names of attacks, with what tells namesakes of one dataset and encoder apart."""
-    benches: dict[Hashable, list[ComparedCell]] = {}
+    benchmarks: dict[Hashable, list[ComparedCell]] = {}
     for c in compared:
-        benches.setdefault((c.pair.any.dataset, c.pair.any.encoder), []).append(c)
+        benchmarks.setdefault((c.pair.any.dataset, c.pair.any.encoder), []).append(c)
     return [
         label
-        for own in benches.values()
-        for label in attack_labels([(c.pair.any.attack, c.pair.any.made_for) for c in own], own[0].pair.any.task)
+        for own in benchmarks.values()
+        for label in attack_labels([(c.pair.any.attack, c.pair.any.target_task) for c in own], own[0].pair.any.task)
     ]
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from robustprobe.results.records import Interval, Record
 
 TASKS = ("classification", "segmentation", "depth")
-HEADLESS = ("clean", "noise", "embed", "layout")
+HEADLESS = ("clean", "noise", "embed", "surrogate")
 MISSING = "—"
 NOT_A_NUMBER = "n/a"
 DECIMALS = 3
@@ -21,7 +21,7 @@ class Column(NamedTuple):
     """An attack at one eps; `label` is unique among the columns of a table."""
 
     attack: AttackSpec
-    made_for: str
+    target_task: str
     label: str
 
 
@@ -49,12 +49,12 @@ class TaskTable(NamedTuple):
 
 def in_order(records: Iterable["Record"], transfer: bool) -> list["Record"]:
     """Records by task, dataset, encoder and attack; without `transfer` only attacks made for none or for the judge."""
-    chosen = [r for r in records if transfer or r.made_for in ("", r.task)]
+    chosen = [r for r in records if transfer or r.target_task in ("", r.task)]
     return sorted(chosen, key=_record_order)
 
 
 def _record_order(record: "Record") -> tuple[object, ...]:
-    attack = attack_order(record.attack, record.made_for, record.task)
+    attack = attack_order(record.attack, record.target_task, record.task)
     return (
         *task_order(record.task),
         record.dataset,
@@ -70,11 +70,11 @@ def task_order(task: str) -> tuple[int, str]:
     return (TASKS.index(task) if task in TASKS else len(TASKS), task)
 
 
-def attack_order(attack: AttackSpec, made_for: str, task: str = "") -> tuple[object, ...]:
+def attack_order(attack: AttackSpec, target_task: str, task: str = "") -> tuple[object, ...]:
     """Sorts attacks: clean, noise, embed, others that saw no head, those made for `task`, those for other tasks."""
-    origin = 0 if not made_for else 1 if made_for == task else 2
+    origin = 0 if not target_task else 1 if target_task == task else 2
     headless = HEADLESS.index(attack.name) if attack.name in HEADLESS else len(HEADLESS)
-    return (origin, headless, *task_order(made_for), attack.name, attack.eps, attack.model_dump_json())
+    return (origin, headless, *task_order(target_task), attack.name, attack.eps, attack.model_dump_json())
 
 
 def task_tables(records: Iterable["Record"], transfer: bool = False) -> list[TaskTable]:
@@ -84,13 +84,13 @@ def task_tables(records: Iterable["Record"], transfer: bool = False) -> list[Tas
 
 
 def _task_table(records: list["Record"]) -> TaskTable:
-    keys = list(dict.fromkeys((r.attack, r.made_for) for r in records))
+    keys = list(dict.fromkeys((r.attack, r.target_task) for r in records))
     keys.sort(key=lambda key: attack_order(key[0], key[1], records[0].task))
-    labels = attack_labels([(attack, made_for) for attack, made_for in keys], records[0].task)
+    labels = attack_labels([(attack, target_task) for attack, target_task in keys], records[0].task)
     columns = [Column(*key, label) for key, label in zip(keys, labels, strict=True)]
     lines: dict[Hashable, dict[Hashable, Record]] = {}
     for record in sorted(records, key=lambda r: r.provenance.started):
-        lines.setdefault(line_key(record), {})[record.attack, record.made_for] = record
+        lines.setdefault(line_key(record), {})[record.attack, record.target_task] = record
     ordered = [lines[key] for key in dict.fromkeys(line_key(r) for r in records)]
     names = line_names([next(iter(cells.values())) for cells in ordered])
     return TaskTable(
@@ -105,7 +105,7 @@ class TransferRow(NamedTuple):
     """Images made by one attack, and what each judge's record says of them."""
 
     label: str
-    made_for: str
+    target_task: str
     cells: list["Record | None"]
 
 
@@ -119,11 +119,11 @@ class TransferMatrix(NamedTuple):
 
 def transfer_matrices(records: Iterable["Record"]) -> list[TransferMatrix]:
     """Made for (rows) against judged by (columns), for every encoder and dataset that several tasks judged."""
-    benches: dict[Hashable, list[Record]] = {}
+    benchmarks: dict[Hashable, list[Record]] = {}
     for record in in_order(records, transfer=True):
         key = (data_key(record), record.encoder, record.encoder_digest, record.precision)
-        benches.setdefault(key, []).append(record)
-    several = [some for some in benches.values() if len({r.task for r in some}) > 1]
+        benchmarks.setdefault(key, []).append(record)
+    several = [some for some in benchmarks.values() if len({r.task for r in some}) > 1]
     names = line_names([some[0] for some in several])
     return [_transfer_matrix(f"{e} on {d}", some) for (d, e), some in zip(names, several, strict=True)]
 
@@ -133,17 +133,17 @@ def _transfer_matrix(name: str, records: list["Record"]) -> TransferMatrix:
     heads = {r.task: f"{r.task}, {r.metric}{'' if r.unit == 'share' else f' in {r.unit}'}" for r in records}
     found: dict[Hashable, dict[str, Record]] = {}
     for record in sorted(records, key=lambda r: r.provenance.started):
-        found.setdefault((record.attack, record.made_for), {})[record.task] = record
-    keys = sorted({(r.attack, r.made_for) for r in records}, key=lambda key: attack_order(*key))
+        found.setdefault((record.attack, record.target_task), {})[record.task] = record
+    keys = sorted({(r.attack, r.target_task) for r in records}, key=lambda key: attack_order(*key))
     # Within one task made for, labels need not name it.
     labels = [
         label
-        for task in dict.fromkeys(made_for for _, made_for in keys)
+        for task in dict.fromkeys(target_task for _, target_task in keys)
         for label in attack_labels([key for key in keys if key[1] == task], task)
     ]
     rows = [
-        TransferRow(label, made_for or "any", [found[attack, made_for].get(task) for task in judges])
-        for label, (attack, made_for) in zip(labels, keys, strict=True)
+        TransferRow(label, target_task or "any", [found[attack, target_task].get(task) for task in judges])
+        for label, (attack, target_task) in zip(labels, keys, strict=True)
     ]
     return TransferMatrix(f"Transfer: {name}", [heads[task] for task in judges], rows)
 
@@ -153,11 +153,11 @@ def doubts(records: Iterable["Record"]) -> list[str]:
     said: dict[str, list[str]] = {}
     for record in records:
         where = f"{record.encoder}, {record.images_of}, {record.task}"
-        label = attack_labels([(record.attack, record.made_for)], record.task)[0]
+        label = attack_labels([(record.attack, record.target_task)], record.task)[0]
         for check in record.checks:
             if not check.passed:
                 said.setdefault(f"{label}: {check.meaning}", []).append(where)
-    return [f"{text} ({'; '.join(dict.fromkeys(places))})." for text, places in said.items()]
+    return [f"{text} ({'; '.join(dict.fromkeys(positions))})." for text, positions in said.items()]
 
 
 def trusted(record: "Record") -> bool:

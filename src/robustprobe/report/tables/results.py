@@ -41,7 +41,7 @@ KEYS = (
         "higher_is_better",
         "unit",
     ),
-    *("made_for", "value_8bit", "norm", "steps", "iterate", "seed", "split", "image_size", "precision"),
+    *("target_task", "value_8bit", "norm", "steps", "iterate", "seed", "split", "image_size", "precision"),
     *("objective", "restarts", "failed_checks", "forwards", "backwards"),
     *("other_metrics", "head_recipe", "head_reads", "view"),
     *("largest_perturbation", "suite", "started", "fingerprint"),
@@ -150,7 +150,7 @@ def _task_sheet(table: TaskTable) -> Sheet:
 
 
 def _transfer_sheet(matrix: TransferMatrix) -> Sheet:
-    rows = [Row([row.made_for, row.label], [value_text(r) for r in row.cells]) for row in matrix.rows]
+    rows = [Row([row.target_task, row.label], [value_text(r) for r in row.cells]) for row in matrix.rows]
     return Sheet(matrix.title, ["made for", "attack"], [f"judged by {judge}" for judge in matrix.judges], rows)
 
 

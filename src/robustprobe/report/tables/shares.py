@@ -51,7 +51,7 @@ def mean_kept(parts: Sequence[Estimate]) -> Estimate:
     return Estimate(value, max(0.0, value - low), value + high)
 
 
-def places(scores: Sequence[Estimate]) -> list[Ranks]:
+def ranks(scores: Sequence[Estimate]) -> list[Ranks]:
     """For each score the places it may have: only scores whose whole interval lies above or below its own count."""
     return [
         Ranks(

@@ -228,8 +228,8 @@ def _latex_lines(sheet: Sheet) -> list[str]:
     for shared, rows in sheet.groups():
         if sheet.grouped and lines:
             lines.append(r"\addlinespace")
-        for place, row in enumerate(rows):
-            names = shared if place == 0 else [""] * len(shared)
+        for position, row in enumerate(rows):
+            names = shared if position == 0 else [""] * len(shared)
             lines.append(" & ".join(escape_latex(cell) for cell in (*names, *row.names, *row.cells)) + r" \\")
     return lines
 
@@ -271,13 +271,13 @@ def footnotes(said: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
     """
     texts = list(dict.fromkeys(text for own in said for text in own))
     everywhere = [text for text in texts if all(text in own for own in said)]
-    letters = {text: _letter(place) for place, text in enumerate(t for t in texts if t not in everywhere)}
+    letters = {text: _letter(position) for position, text in enumerate(t for t in texts if t not in everywhere)}
     between = "," if len(letters) > LETTERS else ""
     marks = [between.join(letter for text, letter in letters.items() if text in own) for own in said]
     return marks, [*everywhere, *(f"{letter}: {text}" for text, letter in letters.items())]
 
 
-def _letter(place: int) -> str:
+def _letter(position: int) -> str:
     """`a` to `z`, then `aa`, `ab` and so on."""
-    ahead, own = divmod(place, LETTERS)
+    ahead, own = divmod(position, LETTERS)
     return (_letter(ahead - 1) if ahead else "") + chr(ord("a") + own)

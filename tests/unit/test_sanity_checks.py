@@ -43,12 +43,12 @@ def checks(
 ) -> dict[str, SanityCheck]:
     """Every check of an attack on a model, by name."""
     spec = AttackSpec(**{"name": "pgd" if task is TEN else "depthpgd", "eps": EPS, **options})
-    victim = Victim(function, labels, task.space, task.criteria, task.name)
+    victim = Victim(function, labels, task.space, task.attack_losses, task.name)
     found = load_attack(spec).run(victim, images, IDS)
     made = found.images
     size = load_attack(spec).threat.size(made - images)
     ends = (float(made.min()), float(made.max()))
-    sample = CheckedImages(victim, images, IDS, made, found.harm)
+    sample = CheckedImages(victim, images, IDS, made, found.damage)
     listed = trace_checks(spec, ends, size, found.zero_gradient, found.rising)
     listed += sample_checks(spec, sample, {task.name: JudgingModel(function, labels, task)})[task.name]
     named = {check.name: check for check in listed}
@@ -184,9 +184,9 @@ def test_attack_that_depends_on_its_start_is_flagged() -> None:
 
     task = load_task("classification", LabelSpace(classes=("right", "wrong")))
     spec = AttackSpec(name="pgd", eps=EPS, steps=3)
-    victim = Victim(step, labels, task.space, task.criteria, task.name)
+    victim = Victim(step, labels, task.space, task.attack_losses, task.name)
     found = load_attack(spec).run(victim, images, IDS)
-    sample = CheckedImages(victim, images, IDS, found.images, found.harm)
+    sample = CheckedImages(victim, images, IDS, found.images, found.damage)
     listed = sample_checks(spec, sample, {task.name: JudgingModel(step, labels, task)})[task.name]
     (again,) = [check for check in listed if check.name == "second restart"]
     assert not again.passed
@@ -226,18 +226,18 @@ def test_traces_count_only_images_that_have_one() -> None:
     assert not named["still rising"].passed
 
 
-def tallied(probes: SceneProbes, attack: str, made_for: str) -> dict[str, list[SanityCheck]]:
+def tallied(probes: SceneProbes, attack: str, target_task: str) -> dict[str, list[SanityCheck]]:
     """The checks of a whole run on six generated scenes, of which four are kept to attack again."""
     data = load_dataset("scenes", root=Path("nowhere"), limit=6, size=(16, 16))
     models = {task: model for task, (model, _) in probes.fitted.items()}
     spec = AttackSpec(name=attack, steps=4)
-    judges = [made_for] if made_for else list(models)
-    work = EvaluationSpec(probes.encoder, models, data, (spec,), made_for, judges, 4, "fp32", torch.device("cpu"))
-    tally = RowCollector(spec, {0, 2, 4, 5})
+    judges = [target_task] if target_task else list(models)
+    work = EvaluationSpec(probes.encoder, models, data, (spec,), target_task, judges, 4, "fp32", torch.device("cpu"))
+    collector = RowCollector(spec, {0, 2, 4, 5})
     for (judged,) in evaluate(work):
-        tally.add(judged)
-    assert [kept.place for kept in tally.kept] == [0, 2, 4, 5]
-    return tally.checks(work)
+        collector.add(judged)
+    assert [kept.position for kept in collector.kept] == [0, 2, 4, 5]
+    return collector.checks(work)
 
 
 OF_A_TASK = {"classification": {"logits"}, "segmentation": {"logits"}, "depth": {"saturated depth"}}

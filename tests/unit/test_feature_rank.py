@@ -10,7 +10,7 @@ from torch import Tensor
 import robustprobe as rp
 from robustprobe import UserError
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.training.feature_rank import TokenStatistics, directions, movement, reduce_rank, spreads, tokens
+from robustprobe.training.feature_rank import TokenStatistics, feature_rank, movement, reduce_rank, spreads, tokens
 
 pytestmark = pytest.mark.unit
 
@@ -23,7 +23,7 @@ def test_directions_that_vary_most_for_what_they_are_moved_come_first() -> None:
     spread = TokenStatistics(
         torch.zeros(3), torch.diag(torch.tensor([9.0, 4.0, 1.0])), torch.diag(torch.tensor([9.0, 1.0, 0.1]))
     )
-    squeeze, stretch = directions(spread, 2)
+    squeeze, stretch = feature_rank(spread, 2)
     assert squeeze.abs().argmax(1).tolist() == [2, 1]
     torch.testing.assert_close(squeeze @ spread.natural @ squeeze.T, torch.eye(2), atol=1e-3, rtol=0)
     torch.testing.assert_close(stretch @ squeeze, torch.diag(torch.tensor([0.0, 1.0, 1.0])), atol=1e-3, rtol=0)
@@ -33,7 +33,7 @@ def test_what_is_guessed_is_the_best_linear_guess() -> None:
     generator = torch.Generator().manual_seed(1)
     mixing, moved = (torch.randn(4, 4, generator=generator) for _ in range(2))
     natural = mixing @ mixing.T
-    squeeze, stretch = directions(TokenStatistics(torch.zeros(4), natural, moved @ moved.T), 2)
+    squeeze, stretch = feature_rank(TokenStatistics(torch.zeros(4), natural, moved @ moved.T), 2)
     error = torch.eye(4) - stretch @ squeeze
     # Of the best guess, what is left is uncorrelated with what it was made from.
     torch.testing.assert_close(error @ natural @ squeeze.T, torch.zeros(4, 2), atol=1e-3, rtol=0)
@@ -95,7 +95,7 @@ def test_more_directions_than_channels_are_refused(count: int, tiny_encoder: Enc
 
 
 def test_a_hardened_and_narrowed_encoder_loads_as_any_other(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"limit": 8, "batch_size": 4, "steps": 1, "directions": 4, "out": tmp_path / "out"}
+    given: dict[str, Any] = {"limit": 8, "batch_size": 4, "steps": 1, "feature_rank": 4, "out": tmp_path / "out"}
     robust = rp.harden("bundled:scenes", "scenes", "anyhead", epochs=1, **given)
     again = load_encoder(f"file:{tmp_path / 'out'}")
     assert again.digest == robust.digest
@@ -113,8 +113,8 @@ def test_the_last_checkpoint_is_the_result_and_not_narrowed_again(
         calls.append(count)
         return reduce_rank(encoder, images, count)
 
-    monkeypatch.setattr("robustprobe.training.loop.narrow", counted)
-    out, given = tmp_path / "out", {"limit": 8, "batch_size": 4, "steps": 1, "directions": 4}
+    monkeypatch.setattr("robustprobe.training.loop.reduce_rank", counted)
+    out, given = tmp_path / "out", {"limit": 8, "batch_size": 4, "steps": 1, "feature_rank": 4}
     rp.harden("bundled:scenes", "scenes", "anyhead", epochs=1, out=out, **given)  # type: ignore[arg-type]
     assert calls == [4, 4]
     weights = "encoder.safetensors"
@@ -124,7 +124,7 @@ def test_the_last_checkpoint_is_the_result_and_not_narrowed_again(
 
 def test_without_epochs_an_encoder_is_only_narrowed(tmp_path: Path) -> None:
     teacher = load_encoder("bundled:scenes")
-    found = rp.harden(teacher, "scenes", "anyhead", epochs=0, limit=8, directions=4, out=tmp_path / "out")
+    found = rp.harden(teacher, "scenes", "anyhead", epochs=0, limit=8, feature_rank=4, out=tmp_path / "out")
     base = cast(Any, found).base
     assert all(
         torch.equal(a, b) for a, b in zip(base.state_dict().values(), teacher.state_dict().values(), strict=True)

@@ -1,4 +1,4 @@
-"""The strongest known attacks on any task together: each image's worst case over all of them"""
+"""Several strong attacks on a task, the worst case per image, in the manner of AutoAttack"""
 
 from typing import ClassVar, NamedTuple, final
 
@@ -56,13 +56,13 @@ class Ensemble(PhasedAttack):
     Depth: APGD on several losses, from the ball itself and from larger ones.
     """
 
-    sees: ClassVar = "task"
+    access: ClassVar = "task"
     steps: ClassVar = 50
     survivors_only: ClassVar = True
 
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:
         if self.spec.objective:
-            raise UserError(f"worst has its own objectives; leave :{self.spec.objective} out.")
+            raise UserError(f"ensemble has its own objectives; leave :{self.spec.objective} out.")
         parts = ENSEMBLES.get(victim.task) or (EnsembleMember(default_loss(victim), apgd),)
         if victim.task == "classification":
             parts = tuple(_fitting(part, len(victim.space.classes)) for part in parts)

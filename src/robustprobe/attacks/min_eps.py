@@ -1,4 +1,4 @@
-"""The smallest eps that breaks each image, by bisection with Auto-PGD, for classifiers"""
+"""The smallest eps that changes a classifier's answer, per image, by bisection with Auto-PGD"""
 
 from typing import ClassVar, final
 
@@ -22,26 +22,28 @@ class MinEps(Attack):
     level is tried from the larger ball's image, drawn into the smaller one, and then from a random start.
     """
 
-    sees: ClassVar = "classification"
+    access: ClassVar = "classification"
     steps: ClassVar = 50
 
-    def perturb(self, victim: Victim, images: Tensor, draws: PerImageRandom, previous: Tensor | None) -> SearchResult:
+    def perturb(
+        self, victim: Victim, images: Tensor, randomness: PerImageRandom, previous: Tensor | None
+    ) -> SearchResult:
         spec = self.spec
         objective = task_objective(victim, spec.objective or "ce", images)
         search = Search(self.threat, objective, spec.steps, spec.step_size, spec.random_start, stop=True)
         clean = visited(search, images, everything(images))
-        result = _in_whole_ball(clean, search, images, draws)
+        result = _in_whole_ball(clean, search, images, randomness)
         low = torch.zeros(len(images), dtype=torch.int64)
-        high, broken = torch.where(clean.broken.cpu(), 0, LEVELS), result.broken.cpu()
-        while (left := broken & (high - low > 1)).any():
+        high, success = torch.where(clean.success.cpu(), 0, LEVELS), result.success.cpu()
+        while (left := success & (high - low > 1)).any():
             for level in ((low + high) // 2)[left].unique().tolist():
                 rows = (left & ((low + high) // 2 == level)).nonzero()[:, 0].to(images.device)
-                won = self._tried(search, images, rows, draws, result, level)
+                won = self._tried(search, images, rows, randomness, result, level)
                 high[rows.cpu()[won]], low[rows.cpu()[~won]] = level, level
         return result
 
     def _tried(
-        self, search: Search, images: Tensor, rows: Tensor, draws: PerImageRandom, result: SearchResult, level: int
+        self, search: Search, images: Tensor, rows: Tensor, randomness: PerImageRandom, result: SearchResult, level: int
     ) -> Tensor:
         """Which of the rows break at a level; their images become the result."""
         threat = self.threat.resized(level / LEVELS)
@@ -54,20 +56,20 @@ class MinEps(Attack):
             clean = images[index]
             start = threat.project(clean + threat.stretch(result.images[index] - clean), clean) if warm else None
             entries = Entries(index, torch.full_like(index, run))
-            found = apgd(inner, clean, entries, draws.named(str(level)), start)
+            found = apgd(inner, clean, entries, randomness.named(str(level)), start)
             for value, new in zip(result, found, strict=True):
-                value[index[found.broken]] = new[found.broken]
-            won[~won] = found.broken
+                value[index[found.success]] = new[found.success]
+            won[~won] = found.success
         return won.cpu()
 
 
-def _in_whole_ball(clean: SearchResult, search: Search, images: Tensor, draws: PerImageRandom) -> SearchResult:
+def _in_whole_ball(clean: SearchResult, search: Search, images: Tensor, randomness: PerImageRandom) -> SearchResult:
     """The clean images where they are broken already, and what the whole ball makes of the others."""
     result = SearchResult(*(value.clone() for value in clean))
-    index = (~clean.broken).nonzero()[:, 0]
+    index = (~clean.success).nonzero()[:, 0]
     if len(index):
         entries = Entries(index, torch.zeros_like(index))
-        found = apgd(search, images[index], entries, draws.named(str(LEVELS)), None)
+        found = apgd(search, images[index], entries, randomness.named(str(LEVELS)), None)
         for value, new in zip(result, found, strict=True):
             value[index] = new
     return result

@@ -17,26 +17,26 @@ class LowRankEncoder(Encoder):
     Heads read as many channels as before. Earlier blocks are shown as they are, and are as fragile as they were.
     """
 
-    def __init__(self, base: TimmViT | TimmMap, directions: int) -> None:
+    def __init__(self, base: TimmViT | TimmMap, feature_rank: int) -> None:
         super().__init__(base.card)
         self.base = base
-        self.cls, self.patch = (_bottleneck(width, directions) for width in base.card.widths)
+        self.cls, self.patch = (_bottleneck(width, feature_rank) for width in base.card.widths)
 
     def settings(self) -> list[int | float | str]:
         return ["narrowed", *self.base.settings()]
 
     def features(self, images: Tensor) -> Features:
-        return self._narrowed(self.base.features(images))
+        return self._reduced(self.base.features(images))
 
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
         last = (-1, self.base.depth - 1)
         found = self.base.layers(images, which)
-        return [self._narrowed(f) if n in last else f for n, f in zip(which, found, strict=True)]
+        return [self._reduced(f) if n in last else f for n, f in zip(which, found, strict=True)]
 
-    def _narrowed(self, features: Features) -> Features:
+    def _reduced(self, features: Features) -> Features:
         patches: Tensor = self.patch(features.patches.movedim(1, -1)).movedim(-1, 1)
         return Features(self.cls(features.cls), patches)
 
 
-def _bottleneck(width: int, directions: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, directions, bias=False), nn.Linear(directions, width))
+def _bottleneck(width: int, feature_rank: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, feature_rank, bias=False), nn.Linear(feature_rank, width))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from robustprobe import harmed
 from robustprobe.core.spec import Suite, validated
 from robustprobe.encoders import Encoder
+from robustprobe.evaluation import example_selection
 from robustprobe.evaluation.example_selection import KeptScores, chosen
 from robustprobe.evaluation.executors import WorkerState
 from robustprobe.evaluation.plan import Plan, make_plan
@@ -21,7 +21,7 @@ from tests.runs import contents, quiet
 
 pytestmark = pytest.mark.unit
 
-HEAD = {"train_limit": 24, "epochs": 1, "batch_size": 8, "learning_rates": (3e-3,), "neighbours": 3}
+HEAD = {"train_limit": 24, "epochs": 1, "batch_size": 8, "learning_rates": (3e-3,), "knn": 3}
 TASKS = ("classification", "segmentation", "depth")
 
 
@@ -38,17 +38,17 @@ def names(count: int) -> list[str]:
     return [f"image {k}" for k in range(count)]
 
 
-def test_images_are_chosen_at_the_smallest_eps_that_breaks_half() -> None:
+def test_images_are_chosen_at_the_minimal_eps_that_breaks_half() -> None:
     found = shares([[0.9, 0.8, 0.4, 0.9], [0.5, 0.1, 0.3, 0.7], [0.0, 0.0, 0.0, 0.0]])
-    level, places = chosen(found, names(4), 1, 0)
+    level, positions = chosen(found, names(4), 1, 0)
     assert level == 1
-    assert places == {"most harmed": [1], "barely broken": [0], "survived": [3]}
+    assert positions == {"most harmed": [1], "barely broken": [0], "survived": [3]}
 
 
 def test_where_no_eps_breaks_half_the_largest_counts_and_nothing_is_called_broken() -> None:
-    level, places = chosen(shares([[1.0, 0.9, 0.8], [0.9, 0.8, 0.7]]), names(3), 1, 0)
+    level, positions = chosen(shares([[1.0, 0.9, 0.8], [0.9, 0.8, 0.7]]), names(3), 1, 0)
     assert level == 1
-    assert places == {"most harmed": [2], "barely broken": [], "survived": [0]}
+    assert positions == {"most harmed": [2], "barely broken": [], "survived": [0]}
 
 
 def test_images_that_were_bad_to_begin_with_or_have_no_score_do_not_count() -> None:
@@ -71,20 +71,20 @@ def test_ties_are_decided_by_all_eps_then_by_other_opinions_then_by_the_seed() -
 
 
 def test_no_image_is_chosen_twice_for_a_task() -> None:
-    _, places = chosen(shares([[0.1, 0.2, 0.3]]), names(3), 2, 0)
-    assert places == {"most harmed": [0, 1], "barely broken": [2], "survived": []}
+    _, positions = chosen(shares([[0.1, 0.2, 0.3]]), names(3), 2, 0)
+    assert positions == {"most harmed": [0, 1], "barely broken": [2], "survived": []}
 
 
 def planned(encoder: Encoder, store: Store, **options: Any) -> tuple[Plan, Store]:
     data = {"encoders": ["tiny"], "datasets": [{"name": "scenes", "limit": 12, "size": (16, 16)}], "head": HEAD}
     data |= {"attacks": ["clean", "embed", "pgd", "segpgd", "depthpgd"], "eps": ["2/255", "8/255"]}
-    data |= {"steps": 2, "checks": 0, "examples": 2, "batch_size": 8, **options}
+    data |= {"steps": 2, "sanity_images": 0, "examples": 2, "batch_size": 8, **options}
     plan = make_plan(validated(Suite, data, "test"), store, Path("nowhere"), torch.device("cpu"), [encoder])
     return plan, store
 
 
 def choices(group: Group) -> dict[int, tuple[ExampleChoice, ...]]:
-    return {example.place: example.chosen for example in group.examples}
+    return {example.position: example.chosen for example in group.examples}
 
 
 def files(store: Store) -> dict[str, tuple[bytes, int]]:
@@ -98,7 +98,7 @@ def files(store: Store) -> dict[str, tuple[bytes, int]]:
 def without(tiny_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """An older run: random images only."""
     store = Store(tmp_path_factory.mktemp("without")).prepare()
-    assert execute(*planned(tiny_encoder, store, harmed=0), quiet) == []
+    assert execute(*planned(tiny_encoder, store, extreme_examples=0), quiet) == []
     assert all({c for e in group.examples for c in e.chosen} == {RANDOM} for group in store.groups())
     return store
 
@@ -118,9 +118,9 @@ def test_an_older_run_is_completed_with_the_images_whose_rows_are_stored(
     again: list[Any] = []
     inner = WorkerState.judge
 
-    def judge(self: WorkerState, unit: Any, *rest: Any) -> Any:
-        shard = inner(self, unit, *rest)
-        again.append((unit.task, shard))
+    def judge(self: WorkerState, item: Any, *rest: Any) -> Any:
+        shard = inner(self, item, *rest)
+        again.append((item.task, shard))
         return shard
 
     before, rows = contents(older), {}
@@ -128,15 +128,15 @@ def test_an_older_run_is_completed_with_the_images_whose_rows_are_stored(
     plan, _ = planned(tiny_encoder, older)
     assert execute(plan, older, quiet) == []
     assert contents(older) == before
-    assert len(again) == len(plan.benches[0].jobs)
+    assert len(again) == len(plan.pairs[0].jobs)
     for task, shard in again:
-        for rung, pieces in zip(plan.benches[0].jobs[task.number].rungs, zip(*shard.batches, strict=True), strict=True):
-            for cell in rung.cells:
+        for level, pieces in zip(plan.pairs[0].jobs[task.number].levels, zip(*shard.batches, strict=True), strict=True):
+            for cell in level.cells:
                 rows = older.rows(cell.fingerprint).to_pydict()
                 for piece in pieces:
                     for name, column in piece.rows[cell.task].items():
                         stored = [rows[name][rows["id"].index(identity)] for identity in piece.ids]
-                        assert column.tolist() == stored, (rung.attack.label, cell.task, name)
+                        assert column.tolist() == stored, (level.attack.label, cell.task, name)
     assert files(older)
     monkeypatch.setattr(WorkerState, "judge", lambda *_: pytest.fail("an image was attacked once more"))
     written = files(older)
@@ -151,7 +151,7 @@ def test_every_group_has_the_same_images_and_says_why(tiny_encoder: Encoder, old
     assert all(choices(group) == first for group in groups)
     kinds = {(c.kind, c.task) for some in first.values() for c in some}
     assert {("random", ""), *(("most harmed", task) for task in TASKS)} <= kinds
-    assert list(first.values())[:2] == [first[place] for place in sorted(first) if RANDOM in first[place]]
+    assert list(first.values())[:2] == [first[position] for position in sorted(first) if RANDOM in first[position]]
     for choice in (c for some in first.values() for c in some if c != RANDOM):
         assert choice.attack
         assert (
@@ -167,10 +167,10 @@ def test_every_group_has_the_same_images_and_says_why(tiny_encoder: Encoder, old
 def test_the_most_harmed_image_kept_least_of_its_clean_score(
     tiny_encoder: Encoder, older: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harmed, "ROWS", 5)
+    monkeypatch.setattr(example_selection, "ROWS", 5)
     assert execute(*planned(tiny_encoder, older), quiet) == []
-    found = {c: e.place for e in older.groups()[0].examples for c in e.chosen if c.task == "depth"}
-    (worst,) = [(c, place) for c, place in found.items() if c.kind == "most harmed"]
+    found = {c: e.position for e in older.groups()[0].examples for c in e.chosen if c.task == "depth"}
+    (worst,) = [(c, position) for c, position in found.items() if c.kind == "most harmed"]
     records = [r for r in older.records() if r.task == "depth"]
     clean, attacked = (
         np.array(older.rows(next(r.fingerprint for r in records if r.attack == spec)).to_pydict()["rmse"])
@@ -196,9 +196,9 @@ def test_an_encoder_evaluated_later_shows_the_same_images(tiny_encoder: Encoder,
 def test_more_images_of_each_kind_are_added_to_those_that_are_there(tiny_encoder: Encoder, older: Store) -> None:
     assert execute(*planned(tiny_encoder, older), quiet) == []
     one = choices(older.groups()[0])
-    assert execute(*planned(tiny_encoder, older, harmed=2), quiet) == []
+    assert execute(*planned(tiny_encoder, older, extreme_examples=2), quiet) == []
     two = choices(older.groups()[0])
-    assert one.items() <= {place: some[: len(one.get(place, some))] for place, some in two.items()}.items()
+    assert one.items() <= {position: some[: len(one.get(position, some))] for position, some in two.items()}.items()
     assert sum(c.kind == "most harmed" for some in two.values() for c in some) == 2 * len(TASKS)
 
 
@@ -248,8 +248,8 @@ def test_a_stage_that_is_killed_leaves_whole_groups_and_is_taken_up_again(
 def test_without_examples_or_clean_images_nothing_is_chosen(
     tiny_encoder: Encoder, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harmed, "add_examples", lambda *_: pytest.fail("an image was chosen"))
-    monkeypatch.setattr(harmed, "chosen", lambda *_: pytest.fail("images were looked at"))
+    monkeypatch.setattr(example_selection, "add_examples", lambda *_: pytest.fail("an image was chosen"))
+    monkeypatch.setattr(example_selection, "chosen", lambda *_: pytest.fail("images were looked at"))
     store = Store(tmp_path).prepare()
     plan, _ = planned(tiny_encoder, store, **{"attacks": ["clean", "segpgd"], "eps": ["8/255"], **options})
     assert execute(plan, store, quiet) == []

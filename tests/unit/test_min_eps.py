@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import robustprobe as rp
-from robustprobe.attacks.smallest import LEVELS
+from robustprobe.attacks.min_eps import LEVELS
 
 pytestmark = pytest.mark.unit
 
@@ -31,7 +31,7 @@ def test_linear_classifier_breaks_where_its_margin_ends(norm: str, order: int) -
     margin = torch.where(labels == 0, 1, -1) * (logits[:, 0] - logits[:, 1])
     exact = (margin / torch.linalg.vector_norm(difference, order)).clamp(min=0)
     largest = float(exact.quantile(0.7))
-    found = rp.smallest_eps(model, images, labels, eps=largest, norm=norm)  # type: ignore[arg-type]
+    found = rp.minimal_eps(model, images, labels, eps=largest, norm=norm)  # type: ignore[arg-type]
     assert (found[:4] == 0).all()
     survives = exact > largest
     assert torch.equal(found.isinf(), survives)
@@ -40,14 +40,14 @@ def test_linear_classifier_breaks_where_its_margin_ends(norm: str, order: int) -
     assert 4 < survives.sum() < 10
 
 
-def test_smallest_eps_does_not_depend_on_the_batch() -> None:
+def test_minimal_eps_does_not_depend_on_the_batch() -> None:
     weights, images, labels = case()
     weights, images = weights.double(), images.double()
     names = [str(i) for i in range(len(images))]
 
     def found(index: list[int]) -> Tensor:
         own = [names[i] for i in index]
-        return rp.smallest_eps(lambda x: x.flatten(1) @ weights.T, images[index], labels[index], eps=0.125, ids=own)
+        return rp.minimal_eps(lambda x: x.flatten(1) @ weights.T, images[index], labels[index], eps=0.125, ids=own)
 
     together = found(list(range(24)))
     assert torch.equal(torch.cat([found([i]) for i in (3, 7, 20)]), together[[3, 7, 20]])

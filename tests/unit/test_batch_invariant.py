@@ -18,7 +18,7 @@ from tests.conftest import SHORT
 pytestmark = pytest.mark.unit
 
 CPU = torch.device("cpu")
-ATTACKS = {"pgd": "classification", "segpgd": "segmentation", "depthpgd": "depth", "embed": "", "layout": ""}
+ATTACKS = {"pgd": "classification", "segpgd": "segmentation", "depthpgd": "depth", "embed": "", "surrogate": ""}
 
 
 def work_with(name: str, images: int) -> EvaluationSpec:
@@ -34,13 +34,13 @@ def columns(work: EvaluationSpec, batch_size: int, order: list[int]) -> dict[str
     """All that a store would hold of the images, in the order of the dataset."""
     found = [judged for (judged,) in evaluate(work._replace(batch_size=batch_size), order)]
     named = {"perturbation": [part.size for part in found], "image": [part.attacked.images for part in found]}
-    named |= {"harm": [part.attacked.harm for part in found]}
+    named |= {"harm": [part.attacked.damage for part in found]}
     for task in work.judges:
         for column in found[0].rows[task]:
             named[f"{task} {column}"] = [part.rows[task][column] for part in found]
             named[f"{task} {column} 8 bit"] = [part.rounded[task][column] for part in found]
-    places = torch.tensor([place for part in found for place in part.places]).argsort()
-    return {name: torch.cat(parts)[places] for name, parts in named.items()}
+    positions = torch.tensor([position for part in found for position in part.positions]).argsort()
+    return {name: torch.cat(parts)[positions] for name, parts in named.items()}
 
 
 @pytest.mark.parametrize("encoder", ["bundled:scenes", "bundled:photos-deacl"])
@@ -48,8 +48,8 @@ def test_rows_are_the_same_bits_in_any_batch_and_any_order(encoder: str) -> None
     images = 11
     work = work_with(encoder, images)
     shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(0)).tolist()
-    for attack, made_for in ATTACKS.items():
-        one = work._replace(attacks=(AttackSpec(name=attack, steps=2),), made_for=made_for)
+    for attack, target_task in ATTACKS.items():
+        one = work._replace(attacks=(AttackSpec(name=attack, steps=2),), target_task=target_task)
         wanted = columns(one, images, list(range(images)))
         for batch_size, order in ((1, shuffled), (4, shuffled[::-1])):
             found = columns(one, batch_size, order)
@@ -99,7 +99,7 @@ def test_a_lone_image_is_summed_as_among_others() -> None:
 
 def test_sums_of_several_losses_do_not_depend_on_the_place_in_the_batch() -> None:
     parts = [torch.randn(37, generator=torch.Generator().manual_seed(seed)) for seed in range(6)]
-    for place in range(37):
-        here = [part[place : place + 1] for part in parts]
-        assert torch.equal(sum_of(here), sum_of(parts)[place : place + 1])
-        assert torch.equal(mean_of(here), mean_of(parts)[place : place + 1])
+    for position in range(37):
+        here = [part[position : position + 1] for part in parts]
+        assert torch.equal(sum_of(here), sum_of(parts)[position : position + 1])
+        assert torch.equal(mean_of(here), mean_of(parts)[position : position + 1])

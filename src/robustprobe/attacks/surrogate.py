@@ -1,4 +1,4 @@
-"""Fools heads nobody trained for a task: knows no head and no label, and is the strongest such attack we measured"""
+"""Attack surrogate heads fitted without task labels: needs the encoder and the image, no head and no label"""
 
 from typing import ClassVar, final
 
@@ -23,14 +23,14 @@ class Surrogate(GradientAttack):
     They are fitted on generated scenes, so that the attack needs the encoder and the image only (docs/attacks.md).
     """
 
-    sees: ClassVar = "encoder"
+    access: ClassVar = "encoder"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         if self.spec.objective:
-            raise UserError(f"layout has its own objective; leave :{self.spec.objective} out.")
-        if victim.proxies is None:
-            raise UserError("layout needs an encoder to fit its own heads on; give an Encoder or a Model.")
-        heads = victim.proxies((images.shape[-2], images.shape[-1]))
+            raise UserError(f"surrogate has its own objective; leave :{self.spec.objective} out.")
+        if victim.surrogate_heads is None:
+            raise UserError("surrogate needs an encoder to fit its own heads on; give an Encoder or a Model.")
+        heads = victim.surrogate_heads((images.shape[-2], images.shape[-1]))
         size = (max(1, images.shape[-2] // STRIDE), max(1, images.shape[-1] // STRIDE))
         with torch.no_grad():
             features = victim.function(images)
@@ -44,7 +44,7 @@ class Surrogate(GradientAttack):
             ]
             value = mean_of([segpgd(p, progress) for p in pixels])
             # At progress 1 right and wrong pixels weigh alike, so that steps can be compared.
-            track = mean_of([segpgd(p, 1.0) for p in pixels])
-            return LossValues(value, track, track, torch.zeros_like(value, dtype=torch.bool))
+            step_loss = mean_of([segpgd(p, 1.0) for p in pixels])
+            return LossValues(value, step_loss, step_loss, torch.zeros_like(value, dtype=torch.bool))
 
         return judge

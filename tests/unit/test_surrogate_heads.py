@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import robustprobe as rp
-from robustprobe import UserError, proxies
+from robustprobe import UserError
 from robustprobe.encoders import Encoder
+from robustprobe.probing import surrogate_heads
 from robustprobe.probing.surrogate_heads import (
     SURROGATE_TASKS,
     SurrogateTask,
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxies, "SCENES", 16)
+    monkeypatch.setattr(surrogate_heads, "SCENES", 16)
 
 
 def test_places_are_labelled_from_top_to_bottom_and_from_left_to_right() -> None:
@@ -59,7 +60,7 @@ def test_heads_are_fitted_once_for_an_encoder_and_a_size(
     monkeypatch.setenv("ROBUSTPROBE_CACHE", str(tmp_path))
     first = fit_surrogate_heads(tiny_encoder, (16, 16), CPU)
     assert len(first) == len(SURROGATE_TASKS) == len(list(tmp_path.glob("heads/*.safetensors")))
-    monkeypatch.setattr(proxies, "_scenes", None)  # would fail if asked
+    monkeypatch.setattr(surrogate_heads, "_scenes", None)  # would fail if asked
     again = fit_surrogate_heads(tiny_encoder, (16, 16), CPU)
     features = tiny_encoder(torch.rand(2, 3, 16, 16))
     for a, b, layout in zip(first, again, SURROGATE_TASKS, strict=True):
@@ -76,12 +77,12 @@ def test_layout_fools_its_heads_more_than_noise_does(tiny_encoder: Encoder, few_
         pairs = [(head(tiny_encoder(x), (4, 4)).argmax(1) for x in (images, moved)) for head in heads]
         return sum(float((a != b).double().mean()) for a, b in pairs)
 
-    noisy, attacked = (rp.attack(tiny_encoder, images, attack=name).adversarial for name in ("noise", "layout"))
+    noisy, attacked = (rp.attack(tiny_encoder, images, attack=name).adversarial for name in ("noise", "surrogate"))
     assert changed(attacked) > 2 * changed(noisy) + 0.1
 
 
 def test_layout_needs_an_encoder() -> None:
-    with pytest.raises(UserError, match="layout needs an encoder to fit its own heads on"):
-        rp.attack(lambda x: x.mean((2, 3)), torch.rand(2, 3, 8, 8), attack="layout")
-    with pytest.raises(UserError, match="layout has its own objective; leave :l2 out"):
-        rp.attack(lambda x: x.mean((2, 3)), torch.rand(2, 3, 8, 8), attack="layout:l2")
+    with pytest.raises(UserError, match="surrogate needs an encoder to fit its own heads on"):
+        rp.attack(lambda x: x.mean((2, 3)), torch.rand(2, 3, 8, 8), attack="surrogate")
+    with pytest.raises(UserError, match="surrogate has its own objective; leave :l2 out"):
+        rp.attack(lambda x: x.mean((2, 3)), torch.rand(2, 3, 8, 8), attack="surrogate:l2")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from robustprobe import stats
+from robustprobe.metrics import intervals as stats
 from robustprobe.metrics.intervals import Estimate, bootstrap, wilson
 from robustprobe.tasks.base import mean_over_images
 
