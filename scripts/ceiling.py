@@ -112,7 +112,7 @@ def scores(model: Model, chosen: argparse.Namespace, size: Any) -> dict[str, lis
         tallies = [RowCollector(spec, set()) for spec in specs]
         for judgements in evaluate(work):
             for tally, judged in zip(tallies, judgements, strict=True):
-                tally.add(judged)
+                tally.add(judged, work.tasks)
         for tally in tallies:
             estimate = model.task.estimates(tally.columns(chosen.task))[model.task.metric]
             label = "clean" if not target_task else f"{tally.spec.name} {format_eps(tally.spec.eps)}"

@@ -134,7 +134,7 @@ def test_checks_run_on_the_most_common_shape(tiny_encoder: Encoder) -> None:
     job = work(tiny_encoder, "depth", Windows(window=16, stride=8), "depthpgd", varied())
     collector = RowCollector(job.attacks[0], {0, 2, 3, 5})
     for part in judged(job):
-        collector.add(part)
+        collector.add(part, job.tasks)
     assert {"second restart", "eps 0", "black box"} <= {check.name for check in collector.checks(job)["depth"]}
     assert len(collector.columns("depth")["rmse"]) == 6
 

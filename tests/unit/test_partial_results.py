@@ -14,7 +14,14 @@ pytestmark = pytest.mark.unit
 def shard(*ids: str) -> PartialResult:
     values = torch.arange(len(ids), dtype=torch.float32)
     kept = KeptImage(
-        3, ids[0], torch.rand(3, 2, 2), torch.rand(3, 2, 2), values[0], {"depth": values}, {"depth": values}
+        3,
+        ids[0],
+        torch.rand(3, 2, 2),
+        torch.rand(3, 2, 2),
+        values[0],
+        {"depth": values},
+        {"depth": values},
+        {"depth": 0.5},
     )
     rows = {"classification": {"correct": values > 0}}
     piece = BatchRows(values.long(), list(ids), values, values, values, (3, 2), (0.0, 1.0), rows, rows, [kept])

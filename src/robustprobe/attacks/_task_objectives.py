@@ -11,11 +11,6 @@ from robustprobe.core.errors import unknown_name
 from robustprobe.core.types import AttackLosses, LossContext
 
 
-def default_loss(victim: Victim) -> str:
-    """The first of the losses of the victim's task."""
-    return next(iter(cast(AttackLosses, victim.attack_losses).losses))
-
-
 def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
     """The loss `name` of the victim's task; targeted losses go to the likeliest wrong class, run by run to the next.
 

@@ -62,6 +62,9 @@ class Attack(ABC):
     access: ClassVar[str]
     """The task whose model is attacked, `task` for that of any, `encoder` for the encoder alone, or `nothing`."""
 
+    uses_gradient: ClassVar[bool] = True
+    """Whether it needs input gradients; an attack that does not is the sanity check of those that do."""
+
     steps: ClassVar[int] = 20
     """Steps where the user does not say."""
 

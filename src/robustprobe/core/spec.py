@@ -67,6 +67,33 @@ class Spec(BaseModel):
         return fingerprint(self.model_dump(mode="json"))
 
 
+DisplayKind = Literal["classes", "class map", "scalar map", "colours"]
+
+
+class Display(Spec):
+    """How answers and labels of a task are shown.
+
+    `classes`: the likeliest classes with their probabilities. `class map`: (H, W) indices of classes, 255 where there
+    is none. `scalar map`: (H, W) values in `unit`, stored times `scale`, 0 where there is none. `colours`: (H, W, 3).
+    """
+
+    kind: DisplayKind
+    scale: float = 1.0
+    unit: str = ""
+
+
+class Statistic(Spec):
+    """A number that rows of images make, by the names of its columns.
+
+    `mean`: of a column, over images whose value is a number. `proportion`: the share of images with a column true.
+    `ratio`: sum of the first column over sum of the second. `mean_iou`: of per-class pixel counts, the columns being
+    intersection, predicted and labelled.
+    """
+
+    kind: Literal["mean", "proportion", "ratio", "mean_iou"]
+    columns: tuple[str, ...]
+
+
 Norm = Literal["linf", "l2"]
 Iterate = Literal["best", "last"]
 

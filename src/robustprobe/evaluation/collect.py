@@ -1,6 +1,6 @@
 """What is kept of a job's batches: rows, sizes, passes, and a few images to show and to check the attack on."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,14 +9,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustprobe.core.spec import AttackSpec
+from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, attacked_function, victim
-from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, SanityCheck, sample_checks, trace_checks
+from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks
 from robustprobe.results.records import Cost
+from robustprobe.tasks import Task
 
 
 class KeptImage(NamedTuple):
-    """One image with its labels, what the attack made of it, and what each head said of that: logits of a class,
-    the likeliest class of each pixel, or depths.
+    """One image with its labels, what the attack made of it, and by task the head's answer and the score.
+
+    Answers are reduced as `Task.shown_output` does.
     """
 
     position: int
@@ -26,6 +29,7 @@ class KeptImage(NamedTuple):
     damage: Tensor
     targets: dict[str, Tensor]
     answers: dict[str, Tensor]
+    scores: dict[str, float]
 
 
 class BatchRows(NamedTuple):
@@ -43,10 +47,10 @@ class BatchRows(NamedTuple):
     kept: list[KeptImage]
 
 
-def piece_of(judged: JudgedBatch, keep: Collection[int]) -> BatchRows:
-    """A batch without its images, but for those at the places to keep."""
+def piece_of(judged: JudgedBatch, keep: Collection[int], tasks: Mapping[str, Task]) -> BatchRows:
+    """A batch without its images, but for those at the positions to keep."""
     batch, attacked = judged.batch, judged.attacked
-    kept = [_kept(judged, row) for row, position in enumerate(judged.positions) if position in keep]
+    kept = [_kept(judged, row, tasks) for row, position in enumerate(judged.positions) if position in keep]
     made = attacked.images
     return BatchRows(
         positions=torch.tensor(list(judged.positions)),
@@ -62,17 +66,15 @@ def piece_of(judged: JudgedBatch, keep: Collection[int]) -> BatchRows:
     )
 
 
-def _kept(judged: JudgedBatch, row: int) -> KeptImage:
+def _kept(judged: JudgedBatch, row: int, tasks: Mapping[str, Task]) -> KeptImage:
     # Copies: a row would hold the whole batch in memory.
     batch, attacked = judged.batch, judged.attacked
     targets = {task: target[row].clone() for task, target in batch.targets.items()}
-    answers = {task: _answer(task, output[row]) for task, output in judged.outputs.items()}
+    answers = {name: tasks[name].shown_output(output[row]) for name, output in judged.outputs.items()}
+    rows = {name: {c: v[row : row + 1] for c, v in columns.items()} for name, columns in judged.rows.items()}
+    scores = {name: float(tasks[name].score(columns)) for name, columns in rows.items()}
     images = batch.images[row].clone(), attacked.images[row].clone(), attacked.damage[row].clone()
-    return KeptImage(judged.positions[row], batch.ids[row], *images, targets, answers)
-
-
-def _answer(task: str, output: Tensor) -> Tensor:
-    return output.argmax(0).to(torch.uint8) if task == "segmentation" else output.clone()
+    return KeptImage(judged.positions[row], batch.ids[row], *images, targets, answers, scores)
 
 
 def largest_group(kept: Sequence[KeptImage]) -> list[KeptImage]:
@@ -92,9 +94,9 @@ class RowCollector:
         self.pieces: list[BatchRows] = []
         self.order: Tensor | None = None
 
-    def add(self, judged: JudgedBatch) -> None:
+    def add(self, judged: JudgedBatch, tasks: Mapping[str, Task]) -> None:
         """Take note of a batch."""
-        self.take(piece_of(judged, self.positions))
+        self.take(piece_of(judged, self.positions, tasks))
 
     def take(self, piece: BatchRows) -> None:
         """Take note of a piece."""

@@ -20,8 +20,7 @@ from robustprobe.datasets.base import batches
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.batch_invariant import BatchInvariantEncoder, BatchInvariantHead
 from robustprobe.probing.surrogate_heads import fit_surrogate_heads
-from robustprobe.tasks import Head, Model
-from robustprobe.tasks.base import fit_labels
+from robustprobe.tasks import Head, Model, Task
 
 
 class EvaluationSpec(NamedTuple):
@@ -39,6 +38,11 @@ class EvaluationSpec(NamedTuple):
     batch_size: int
     precision: str
     device: torch.device
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The task of each model."""
+        return {name: model.task for name, model in self.models.items()}
 
     @property
     def view(self) -> View:
@@ -109,7 +113,7 @@ def victim(
     if work.target_task:
         model, target = work.models[work.target_task], targets[work.target_task]
         task = model.task
-        labels = fit_labels(target, model.view.output_size(size))
+        labels = task.fit_labels(target, model.view.output_size(size))
         return Victim(function, labels, task.space, task.attack_losses, task.name)
     goals = None
     if any(spec.objective.startswith("towards-") for spec in work.attacks):

@@ -197,7 +197,7 @@ def pair_batch(wanted: int, encoder: Encoder, view: View, data: Dataset) -> int:
     """
     size = data.typical_size
     height, width = view.output_size(size)
-    channels = max((len(space.classes) for task, space in data.labels.items() if task != "classification"), default=0)
+    channels = max(load_task(name, space).map_channels for name, space in data.labels.items())
     most = MOST_OUTPUT_BYTES // (4 * height * width * channels) if channels else wanted
     if not isinstance(view, Resized):
         most = min(most, wanted * encoder.card.input_size[0] * encoder.card.input_size[1] // view.pixels(size))
@@ -246,7 +246,7 @@ def _head_seconds(suite: Suite, pair: EncoderOnDataset, device: torch.device, fo
         task = load_task(name, pair.data.labels[name])
         if probing.is_cached(key, task, pair.encoder.card.widths):
             continue
-        recipe = recipe_of(suite.head, name)
+        recipe = recipe_of(suite.head, task)
         if recipe.augment == "none":
             kept = max(kept, probing.kept_features(pair.encoder, train.views[name], train))
         else:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.spec import ExecutorOptions, code_digest, fingerprint
+from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import offline
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.example_selection import finish_examples
@@ -28,7 +29,6 @@ from robustprobe.evaluation.executors import (
 from robustprobe.evaluation.executors.work import Findings, Heads
 from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder, unpacked
 from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, Plan
-from robustprobe.evaluation.sanity_checks import SanityCheck
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.results.provenance import provenance
 from robustprobe.results.records import CheckFact, HeadFacts, Interval, Record
@@ -311,6 +311,8 @@ def _store_cell(plan: Plan, store: Store, pair: EncoderOnDataset, finished: Fini
         attack=level.attack,
         precision=suite.precision,
         metric=task.metric,
+        statistic=task.statistics.get(task.metric),
+        chance=task.chance(exact),
         unit=task.unit,
         higher_is_better=task.higher_is_better,
         n=len(collector.ids),

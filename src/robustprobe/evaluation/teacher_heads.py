@@ -70,7 +70,7 @@ def _points(work: EvaluationSpec, epoch: int) -> list[CheckpointScore]:
     collectors = [RowCollector(spec, set()) for spec in work.attacks]
     for judgements in evaluate(work):
         for collector, judged in zip(collectors, judgements, strict=True):
-            collector.add(judged)
+            collector.add(judged, work.tasks)
     judges = [work.target_task] if work.target_task else work.judges
     return [_point(work, collector, judge, epoch) for collector in collectors for judge in judges]
 

@@ -16,8 +16,8 @@ from robustprobe.core.types import Features, HeadDesign, LabelSpace
 from robustprobe.datasets import load_dataset
 from robustprobe.datasets.base import batches
 from robustprobe.encoders import Encoder
-from robustprobe.probing.recipes import TaskRecipe
-from robustprobe.tasks import Head, load_task
+from robustprobe.tasks import Head, TaskRecipe
+from robustprobe.tasks.segmentation import Segmentation
 
 STRIDE = 4
 SCENES = 192
@@ -46,7 +46,7 @@ SURROGATE_TASKS = (
 def fit_surrogate_heads(encoder: Encoder, size: tuple[int, int], device: torch.device) -> list[Head]:
     """A head for each of `SURROGATE_TASKS`, for images of `size` (H, W); fitted once and kept in the cache of heads."""
     widths = encoder.card.widths
-    tasks = [load_task("segmentation", LabelSpace(classes=tuple(map(str, range(n))))) for _, n in SURROGATE_TASKS]
+    tasks = [Segmentation(LabelSpace(classes=tuple(map(str, range(n))))) for _, n in SURROGATE_TASKS]
     keys = [fingerprint([encoder.digest, "surrogate", *task, *size, code_digest()]) for task in SURROGATE_TASKS]
     found = [probing.load_head(key, task, widths) for key, task in zip(keys, tasks, strict=True)]
     if any(fitted is None for fitted in found):
@@ -54,7 +54,7 @@ def fit_surrogate_heads(encoder: Encoder, size: tuple[int, int], device: torch.d
         features = _features(encoder, images, device)
         for position, kind in enumerate(SURROGATE_TASKS):
             labels = surrogate_labels(kind, images)
-            data = probing.FeatureSet(*features, {"segmentation": labels}, (labels.shape[1], labels.shape[2]))
+            data = probing.FeatureSet(*features, {tasks[position].name: labels}, (labels.shape[1], labels.shape[2]))
             fit_job = probing.FitJob(tasks[position], RECIPE, widths, data, len(images), 0, device)
             (candidate,) = probing.train_heads(fit_job)
             found[position] = fitted = probing.Fitted(candidate.head, RATE, float("nan"), candidate.design)

@@ -15,13 +15,13 @@ from robustprobe import probing
 from robustprobe.core.device import PeakMemory, return_free_memory
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import AttackSpec, Suite, code_digest
+from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import Encoder, go_offline, load_encoder
 from robustprobe.evaluation.batch_invariant import batch_invariant_models
 from robustprobe.evaluation.collect import BatchRows, KeptImage, checked_again, piece_of
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
 from robustprobe.evaluation.partial_results import PartialResult
 from robustprobe.evaluation.plan import EncoderOnDataset, pair_batch, pair_of
-from robustprobe.evaluation.sanity_checks import SanityCheck
 from robustprobe.probing import Fitted
 from robustprobe.tasks import Model
 
@@ -175,7 +175,7 @@ class WorkerState:
         while left:
             try:
                 for judgements in evaluate(work, left):
-                    batches.append(tuple(piece_of(judged, item.task.keep) for judged in judgements))
+                    batches.append(tuple(piece_of(judged, item.task.keep, work.tasks) for judged in judgements))
                     done = len(batches[-1][0].ids)
                     left = left[done:]
                     notify("", len(item.ids) - len(left), len(item.ids))
