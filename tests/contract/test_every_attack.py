@@ -21,7 +21,7 @@ from robustprobe.core.types import Features, HeadDesign, LabelSpace, LossContext
 from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import embedding_distance
-from robustprobe.tasks import Model, load_task
+from robustprobe.tasks import Model, fitting_attacks, load_task
 from robustprobe.tasks.base import resize
 
 pytestmark = pytest.mark.contract
@@ -44,7 +44,7 @@ def seen_by(case: str) -> str:
 
 
 # Each attack against each kind of victim it may see, as `apgd depth`.
-CASES = [f"{n} {v}".strip() for n in NAMES for v in target_tasks(cast(type[Attack], attacks.get(n)), tasks.names())]
+CASES = [f"{n} {v}".strip() for n in NAMES for v in target_tasks(n, fitting_attacks(tasks.names()))]
 MOVING = [n for n in CASES if n not in ("clean", "min-eps classification")]
 WITH_MODEL = [n for n in CASES if access(n.split()[0]) != "nothing"]
 # Square tries at random: it may not get anywhere in a few queries.

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import robustprobe as rp
-from robustprobe.attacks import Attack, Victim, load_attack
+from robustprobe.attacks import Victim, load_attack
 from robustprobe.attacks.base import target_tasks
 from robustprobe.core.registry import attacks, tasks
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import Features, LabelSpace
 from robustprobe.encoders import Encoder
-from robustprobe.tasks import load_task
+from robustprobe.tasks import fitting_attacks, load_task
 from robustprobe.tasks.base import resize
 
 pytestmark = pytest.mark.unit
@@ -154,7 +154,7 @@ class Small(nn.Module):
         return maps.mean((2, 3)) if self.task == "classification" else maps
 
 
-CASES = [(n, v) for n in attacks.names() for v in target_tasks(cast(type[Attack], attacks.get(n)), tasks.names())]
+CASES = [(n, v) for n in attacks.names() for v in target_tasks(n, fitting_attacks(tasks.names()))]
 
 
 @pytest.mark.parametrize("early_exit", [False, True])

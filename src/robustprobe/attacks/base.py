@@ -1,7 +1,7 @@
 """What every attack is: images in, images inside ball and box out, nothing else changed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, cast, final
 
@@ -138,11 +138,19 @@ class Counter:
         return images.to(self.dtype)
 
 
-def target_tasks(kind: type[Attack], tasks: Iterable[str]) -> list[str]:
-    """Whose models an attack is made against, of the tasks there are; `""` where it sees no head."""
-    if kind.access in ("nothing", "encoder"):
+def target_tasks(name: str, tasks: Mapping[str, Collection[str]]) -> list[str]:
+    """Whose models an attack is made against, of the tasks there are; `""` where it sees no head.
+
+    Args:
+        tasks: by the name of a task the attacks that fit it beside those that name it.
+
+    Raises:
+        UserError: no such attack.
+    """
+    access = cast(type[Attack], attacks.get(name)).access
+    if access in ("nothing", "encoder"):
         return [""]
-    return [task for task in tasks if kind.access in ("task", task)]
+    return [task for task, fitting in tasks.items() if access in ("task", task) or name in fitting]
 
 
 def load_attack(spec: AttackSpec) -> Attack:

@@ -1,6 +1,6 @@
-"""PGD on the cross-entropy of a classifier (Madry et al. 2018)"""
+"""PGD on the default loss of a task, the cross-entropy of a classifier (Madry et al. 2018)"""
 
-from typing import ClassVar, final
+from typing import ClassVar, cast, final
 
 from torch import Tensor
 
@@ -8,13 +8,14 @@ from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Objective
 from robustprobe.attacks._task_objectives import task_objective
 from robustprobe.attacks.base import Victim
+from robustprobe.core.types import AttackLosses
 
 
 @final
 class Pgd(GradientAttack):
-    """An image counts as fooled if any visited iterate fools the classifier."""
+    """An image counts as fooled if any visited iterate fools the classifier; elsewhere the worst iterate is kept."""
 
     access: ClassVar = "classification"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        return task_objective(victim, self.spec.objective or "ce", images)
+        return task_objective(victim, self.spec.objective or cast(AttackLosses, victim.attack_losses).default, images)

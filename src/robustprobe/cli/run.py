@@ -35,6 +35,7 @@ def run(
     *,
     encoder: list[str] | None = None,
     dataset: list[str] | None = None,
+    task: list[str] | None = None,
     attack: list[str] | None = None,
     eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     split: Literal["test", "val"] | None = None,
@@ -76,6 +77,8 @@ def run(
         Encoder to evaluate, such as bundled:photos or my.py:MyEncoder. Repeat for several.
     dataset
         Dataset to report on. Repeat for several.
+    task
+        Task to evaluate; by default every task that a dataset has labels for. Can be given several times.
     attack
         Attack to run, such as ensemble or apgd:dlr; by default clean, noise, embed and each task's own. Repeatable.
     eps
@@ -134,7 +137,14 @@ def run(
         Images that are handed to a worker at once; 0: about a minute's work.
     """
     head = {"train_limit": train_limit, "recipe": recipe, "layers": layers, "pooling": pooling}
-    changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "norm": norm, "seed": seed}
+    changes: dict[str, Any] = {
+        "encoders": encoder,
+        "tasks": task,
+        "attacks": attack,
+        "eps": eps,
+        "norm": norm,
+        "seed": seed,
+    }
     changes |= {"steps": steps, "restarts": restarts, "sanity_images": sanity_images}
     changes |= {
         "batch_size": batch_size,

@@ -199,6 +199,8 @@ class Suite(Spec):
     description: str = ""
     encoders: tuple[str, ...] = Field(min_length=1)
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """None: every task that a dataset has labels for."""
     attacks: tuple[AttackChoice, ...] | None = Field(default=None, min_length=1)
     """None: of `STANDARD_ATTACKS` those that fit the datasets."""
     eps: tuple[Eps, ...] = Field(default=(8 / 255,), min_length=1)

@@ -18,7 +18,7 @@ from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.probing.recipes import recipe_of
 from robustprobe.results.store import Store
-from robustprobe.tasks import load_task
+from robustprobe.tasks import fitting_attacks, load_task
 
 PROBE_PIXELS = 200_000
 MOST_OUTPUT_BYTES = 2**30
@@ -134,9 +134,10 @@ def make_plan(
 
 def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
     """The suite with its attacks named, each of which fits a dataset."""
-    tasks = {task for d in suite.datasets for task in find_dataset(d.name, root=root).labels}
+    known = [task_names(suite, find_dataset(d.name, root=root)) for d in suite.datasets]
+    tasks = fitting_attacks(dict.fromkeys(task for names in known for task in names))
     choices = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
-    fitting = [choice for choice in choices if target_tasks(_kind(choice.name), tasks)]
+    fitting = [choice for choice in choices if target_tasks(choice.name, tasks)]
     for choice in suite.attacks or ():
         if choice not in fitting and not leave_out:
             needs = _kind(choice.name).access
@@ -144,6 +145,21 @@ def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
                 f"attack {choice.name} needs {needs} labels, which no dataset of this run has; leave it out."
             )
     return suite.model_copy(update={"attacks": tuple(fitting)})
+
+
+def task_names(suite: Suite, data: Dataset) -> list[str]:
+    """The tasks that a suite evaluates on a dataset.
+
+    Raises:
+        UserError: the dataset has labels for none of them.
+    """
+    names = [task for task in data.labels if suite.tasks is None or task in suite.tasks]
+    if not names:
+        raise UserError(
+            f"{data.name} has labels for {', '.join(data.labels)}, not for {', '.join(suite.tasks or ())}; "
+            "give one of its tasks with --task, or leave the dataset out."
+        )
+    return names
 
 
 def _kind(attack: str) -> type[Attack]:
@@ -163,10 +179,11 @@ def pair_of(suite: Suite, encoder: Encoder, position: int, root: Path) -> Encode
     """
     wanted = suite.datasets[position]
     found = find_dataset(wanted.name, root=root)
-    serving = probing.preprocessing_for(encoder.card, found, suite.head, wanted.size)
+    names = task_names(suite, found)
+    serving = probing.preprocessing_for(encoder.card, found, suite.head, wanted.size, names)
     data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=serving.size)
     train = probing.train_data(wanted.name, root, serving, suite.head)
-    keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in found.labels}
+    keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in names}
     return EncoderOnDataset(encoder, data, data.digest(), train, keys, ())
 
 
@@ -178,7 +195,7 @@ def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store) -> list[AttackJob]
         )
         for choice in suite.attacks or ()
         for kind in [_kind(choice.name)]
-        for target_task in target_tasks(kind, pair.head_keys)
+        for target_task in target_tasks(choice.name, fitting_attacks(pair.head_keys))
     ]
 
 

@@ -16,7 +16,7 @@ from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.checkpoints import CheckpointScore, checkpoint_names
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
-from robustprobe.tasks import Model
+from robustprobe.tasks import Model, fitting_attacks
 
 Probes = Mapping[str, Model]
 
@@ -60,7 +60,7 @@ def _works(
     for choice in suite.attacks or (AttackChoice(name="clean"), AttackChoice(name="embed")):
         kind = cast(type[Attack], attacks.get(choice.name))
         specs = suite.attack_specs(choice, kind.steps)
-        for task in target_tasks(kind, models):
+        for task in target_tasks(choice.name, fitting_attacks(models)):
             yield EvaluationSpec(
                 student, models, data, specs, task, list(models), suite.batch_size, suite.precision, device
             )

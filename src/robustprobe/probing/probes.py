@@ -40,10 +40,18 @@ class TrainData(NamedTuple):
         return fingerprint([self.train.digest(), self.val.digest(), {t: repr(v) for t, v in self.views.items()}])
 
 
-def preprocessing_for(card: EncoderCard, data: Dataset, spec: HeadSpec, size: Size | None = None) -> Preprocessing:
-    """How a recipe shows the images of a dataset to an encoder, at `size` (H, W) where that is given."""
+def preprocessing_for(
+    card: EncoderCard, data: Dataset, spec: HeadSpec, size: Size | None = None, tasks: Sequence[str] | None = None
+) -> Preprocessing:
+    """How a recipe shows the images of a dataset to an encoder, at `size` (H, W) where that is given.
+
+    Args:
+        tasks: those whose models look at the images; all that the dataset has labels for by default.
+    """
     fitted = size or data.fit_size(card.input_size, card.patch_size)
-    found = preprocessing(spec.recipe, list(data.labels), card.input_size, card.patch_size, data.native_size, fitted)
+    found = preprocessing(
+        spec.recipe, list(tasks or data.labels), card.input_size, card.patch_size, data.native_size, fitted
+    )
     if size is None:
         return found
     views = {t: replace(v, size=size) if isinstance(v, Resized) else v for t, v in found.views.items()}

@@ -1,7 +1,7 @@
 """The contract of a task: all that depends on its kind, from labels and heads to scores and pictures."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast, final
 
 import numpy as np
@@ -87,6 +87,8 @@ class Task(ABC):
     """Losses that attacks raise, by name, and what tells whether an attack succeeded."""
     display: ClassVar[Display]
     """How answers and labels are shown."""
+    attacks: ClassVar[tuple[str, ...]] = ("pgd",)
+    """Attacks made for another task by their own word that fit this one too, raising its default loss."""
     recipes: ClassVar[Mapping[str, TaskRecipe]]
     """How heads are fitted, by the name of the recipe; `fast` at least."""
     label_axes: ClassVar[int] = 2
@@ -182,8 +184,8 @@ class Task(ABC):
         return target.flip(-1) if self.label_axes else target
 
     @abstractmethod
-    def example_targets(self, count: int, size: tuple[int, int]) -> Tensor:
-        """Valid labels (count, ...) of images of `size` (H, W), to measure how long heads take to fit."""
+    def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+        """Random valid labels (count, ...) of images of `size` (H, W): to measure times, and for tests."""
 
     def counted(self, target: Tensor) -> Tensor:
         """The entries of a label that count, flat."""
@@ -235,6 +237,11 @@ def load_task(name: str, space: LabelSpace) -> Task:
 def task_kind(name: str) -> type[Task]:
     """The class of a task by name. Raises UserError for an unknown name."""
     return cast(type[Task], tasks.get(name))
+
+
+def fitting_attacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """By the name of each task the attacks that fit it beside those that name it."""
+    return {name: task_kind(name).attacks for name in names}
 
 
 def as_tensor(label: Label) -> Tensor:

@@ -134,6 +134,7 @@ class Classification(Task):
         KNN_METRIC: Statistic(kind="proportion", columns=("knn_correct",)),
     }
     attack_losses = LOSSES
+    attacks: ClassVar = ()
     display: ClassVar = Display(kind="classes")
     label_axes: ClassVar = 0
     output_axes: ClassVar = 2
@@ -191,8 +192,8 @@ class Classification(Task):
     def check_values(self, label: Tensor) -> Tensor:
         return class_labels(label, self.space, ignored=False)
 
-    def example_targets(self, count: int, size: tuple[int, int]) -> Tensor:
-        return torch.zeros(count, dtype=torch.int64)
+    def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+        return torch.randint(0, len(self.space.classes), (count,), generator=generator)
 
     def describe_labels(self, found: LabelStatistics) -> str:
         return f"{len(found.values)} of {len(self.space.classes)} classes"

@@ -90,6 +90,7 @@ _DESIGN = HeadDesign(pooling="patch")
 # 16-bit depth maps hold thousands of values.
 FEW_DEPTHS = 512
 MOST_SATURATED = 0.05
+EXAMPLE_UNKNOWN, LARGEST_EXAMPLE = 0.1, 100.0
 
 
 @final
@@ -105,6 +106,7 @@ class Depth(Task):
         "delta-1": Statistic(kind="mean", columns=("delta1",)),
     }
     attack_losses = LOSSES
+    attacks: ClassVar = ()
     display: ClassVar = Display(kind="scalar map", scale=1000, unit="m")
     output_axes: ClassVar = 3
     output_words: ClassVar = "(B, h, w)"
@@ -171,8 +173,10 @@ class Depth(Task):
         valid = torch.isfinite(depth) & (depth > self.space.min_depth) & (depth < self.space.max_depth)
         return torch.where(valid, depth, 0)
 
-    def example_targets(self, count: int, size: tuple[int, int]) -> Tensor:
-        return torch.ones(count, *size)
+    def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+        share, unknown = (torch.rand(count, *size, generator=generator) for _ in range(2))
+        low, high = self.space.min_depth, min(self.space.max_depth, LARGEST_EXAMPLE)
+        return torch.where(unknown < EXAMPLE_UNKNOWN, 0, low + (high - low) * (0.1 + 0.8 * share))
 
     def counted(self, target: Tensor) -> Tensor:
         return target[target != 0]

@@ -106,6 +106,7 @@ _DESIGN = HeadDesign(pooling="patch")
 COUNTS = ("intersection", "predicted", "labelled")
 MOST_IGNORED = 0.5
 NO_CLASS = 255
+EXAMPLE_UNKNOWN = 0.1
 
 
 @final
@@ -120,6 +121,7 @@ class Segmentation(Task):
         "pixel accuracy": Statistic(kind="ratio", columns=("intersection", "labelled")),
     }
     attack_losses = LOSSES
+    attacks: ClassVar = ()
     display: ClassVar = Display(kind="class map")
     recipes: ClassVar = {
         "fast": TaskRecipe(designs=(_DESIGN,)),
@@ -171,8 +173,10 @@ class Segmentation(Task):
     def check_values(self, label: Tensor) -> Tensor:
         return class_labels(label, self.space, ignored=True)
 
-    def example_targets(self, count: int, size: tuple[int, int]) -> Tensor:
-        return torch.ones(count, *size, dtype=torch.int64)
+    def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+        classes = torch.randint(0, len(self.space.classes), (count, *size), generator=generator)
+        ignored = torch.rand(count, *size, generator=generator) < EXAMPLE_UNKNOWN
+        return torch.where(ignored, self.space.ignore_index, classes)
 
     def counted(self, target: Tensor) -> Tensor:
         return target[target != self.space.ignore_index]
