@@ -202,3 +202,28 @@ def test_pixels_that_count_hold_one_class_and_ignored_ones_are_at_borders(render
 def test_sizes_no_scene_can_have_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(UserError, match="scenes are square, of 16 to 1024 pixels"):
         load_dataset("scenes", size=size)
+
+
+def test_normals_are_the_slope_of_the_depth() -> None:
+    """The cross product of the differences of points that the depth unprojects to, away from edges."""
+    size, errors = 128, []
+    for identity in ("train-0", "test-3", "val-7"):
+        scene, rendering = sample_scene(identity), render(identity, size)
+        across = ((np.arange(size) + 0.5) / size * 2 - 1) / scene.camera.focal
+        depth = rendering.depth.astype(float)
+        # x to the right, y up, z towards the camera: a pixel's ray goes along -z.
+        points = np.stack([across[None, :] * depth, -across[:, None] * depth, -depth])
+        right, down = points[:, 1:-1, 2:] - points[:, 1:-1, :-2], points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
+        slope = np.cross(down, right, axis=0)
+        slope /= np.sqrt((slope**2).sum(0))
+        normals = rendering.normals[:, 1:-1, 1:-1]
+        same = np.ones(slope.shape[1:], dtype=bool)
+        for rows in (slice(0, -2), slice(1, -1), slice(2, None)):
+            for columns in (slice(0, -2), slice(1, -1), slice(2, None)):
+                same &= rendering.mask[rows, columns] == rendering.mask[1:-1, 1:-1]
+        errors.append(np.degrees(np.arccos(np.clip((slope * normals).sum(0), -1, 1)))[same])
+        assert np.allclose((rendering.normals.astype(float) ** 2).sum(0), 1, atol=1e-5)
+        assert (rendering.normals[2] > -1e-5).mean() > 0.99
+    found = np.concatenate(errors)
+    assert np.median(found) < 0.1
+    assert np.quantile(found, 0.95) < 2

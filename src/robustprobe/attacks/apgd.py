@@ -1,15 +1,14 @@
 """Auto-PGD on the loss of any task: no step size to choose (Croce & Hein 2020)"""
 
-from typing import ClassVar, cast, final
+from typing import ClassVar, final
 
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
 from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Objective, Optimiser
-from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.attacks._task_objectives import default_objective
 from robustprobe.attacks.base import Victim
-from robustprobe.core.types import AttackLosses
 
 
 @final
@@ -23,4 +22,4 @@ class Apgd(GradientAttack):
         return apgd
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        return task_objective(victim, self.spec.objective or cast(AttackLosses, victim.attack_losses).default, images)
+        return default_objective(victim, self.spec.objective, images)

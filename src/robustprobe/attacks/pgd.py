@@ -1,14 +1,13 @@
 """PGD on the default loss of a task, the cross-entropy of a classifier (Madry et al. 2018)"""
 
-from typing import ClassVar, cast, final
+from typing import ClassVar, final
 
 from torch import Tensor
 
 from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Objective
-from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.attacks._task_objectives import default_objective
 from robustprobe.attacks.base import Victim
-from robustprobe.core.types import AttackLosses
 
 
 @final
@@ -18,4 +17,4 @@ class Pgd(GradientAttack):
     access: ClassVar = "classification"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        return task_objective(victim, self.spec.objective or cast(AttackLosses, victim.attack_losses).default, images)
+        return default_objective(victim, self.spec.objective, images)

@@ -1,5 +1,8 @@
-"""Defences: fine-tuning objectives that harden an encoder without labels. One file is one defence."""
+"""Defences: fine-tuning objectives that harden an encoder without labels. One file is one defence; `base.py` is the
+contract.
+"""
 
+from robustprobe.defences._distance import Layers, Tokens, cosine_distance, squared_distance
 from robustprobe.defences.base import (
     Defence,
     FitSurrogates,
@@ -15,9 +18,13 @@ __all__ = [
     "Defence",
     "FitSurrogates",
     "LayerFeatures",
+    "Layers",
     "LossTerms",
     "Options",
     "Recipe",
+    "Tokens",
+    "cosine_distance",
     "defence_kind",
     "load_defence",
+    "squared_distance",
 ]

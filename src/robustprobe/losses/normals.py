@@ -23,6 +23,7 @@ def angular(normals: Tensor, target: Tensor) -> Tensor:
 def angles(normals: Tensor, target: Tensor) -> Tensor:
     """Angle (B, P) of each pixel in radians; 0 where the label is unknown."""
     found = unit(normals)
+    target = target.to(found.dtype)
     cross = torch.linalg.cross(found, target, dim=1)
     sine = (cross.square().sum(1) + TINY).sqrt()
     angle = torch.atan2(sine, (found * target).sum(1)).flatten(1)
