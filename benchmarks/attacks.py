@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 import robustprobe as rp
-from robustprobe.attacks.base import frozen
+from robustprobe.core.freeze import frozen
 
 EPS, STEP = 8 / 255, 2 / 255
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]

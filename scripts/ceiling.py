@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from robustprobe import probing
+from robustprobe.core.freeze import frozen
 from robustprobe.core.spec import AttackSpec, HeadSpec, format_eps, parse_eps
 from robustprobe.core.threat import image_generator
 from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.datasets.base import batches
-from robustprobe.defences._ascent import ascend, frozen, linf
+from robustprobe.defences import ascend, linf
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate

@@ -5,19 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from robustprobe import probing
 from robustprobe.attacks import Attack, Victim, load_attack
-from robustprobe.attacks.base import check_images, frozen
+from robustprobe.attacks.base import check_images
 from robustprobe.attacks.min_eps import MinEps
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks as known_attacks
 from robustprobe.core.spec import AttackChoice, AttackSpec, ExecutorOptions, HeadSpec, Suite, parse_eps, validated
 from robustprobe.core.threat import NORMS
@@ -33,6 +33,9 @@ from robustprobe.probing.surrogate_heads import fit_surrogate_heads
 from robustprobe.report.tables.results import table_rows
 from robustprobe.results.store import Store
 from robustprobe.tasks import Head, Model, Task, resize, task_kind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class AttackResult(NamedTuple):
@@ -261,7 +264,7 @@ def evaluate(
     ray_address: str = "",
     workers: int = 0,
     **options: Any,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Robustness of encoders as a data frame, a row per number with its 95 % interval.
 
     Args:
@@ -300,4 +303,6 @@ def evaluate(
             raise RuntimeError("; ".join(f"{f.label}: {f.reason}" for f in failures))
         wanted = plan.fingerprints()
         rows = [r for r in table_rows(store.records(), transfer=transfer) if r["fingerprint"] in wanted]
+    import pandas as pd
+
     return pd.DataFrame(rows)

@@ -9,8 +9,7 @@ from torch import Tensor
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import defences
 from robustprobe.core.threat import image_generator
-from robustprobe.defences import Defence, LayerFeatures
-from robustprobe.defences._ascent import linf
+from robustprobe.defences import Defence, LayerFeatures, linf
 from robustprobe.defences.base import load_defence
 from robustprobe.encoders import Encoder
 from robustprobe.probing.surrogate_heads import fit_surrogate_heads

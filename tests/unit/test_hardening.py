@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustprobe import UserError
+from robustprobe.core.resize import resized
 from robustprobe.core.threat import image_generator
 from robustprobe.core.types import Features
-from robustprobe.defences import LayerFeatures
-from robustprobe.defences._ascent import ascend, linf
+from robustprobe.defences import LayerFeatures, ascend, linf
 from robustprobe.defences.base import defence_kind, load_defence
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.encoders._timm import create
 from robustprobe.encoders.file import weights_module
 from robustprobe.probing.surrogate_heads import fit_surrogate_heads
-from robustprobe.training.data import open_pool, random_view, resized, shuffle, updates
+from robustprobe.training import data
+from robustprobe.training.data import open_pool, random_view, shuffle, updates
 from robustprobe.training.folder import RunFolder, architecture_of, card_of
-from robustprobe.training.schedule import average, eps_factor, rate_factor
+from robustprobe.training.schedule import averaged, eps_factor, rate_factor, scheduled
 from robustprobe.training.spec import make_spec
 
 pytestmark = pytest.mark.unit
@@ -178,11 +179,31 @@ def test_eps_ramps_up() -> None:
 
 
 def test_average_of_weights() -> None:
-    mean = {"w": torch.tensor([1.0]), "n": torch.tensor(3)}
+    layer = nn.BatchNorm1d(1)
+    mean = averaged(layer, 0.9)
     for value in (2.0, 3.0):
-        average(mean, {"w": torch.tensor([value]), "n": torch.tensor(7)}, 0.9)
-    assert mean["w"].item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3)
-    assert mean["n"].item() == 7
+        nn.init.constant_(layer.weight, value)
+        layer.get_buffer("num_batches_tracked").fill_(7)
+        mean.update_parameters(layer)
+    kept = mean.module.state_dict()
+    assert kept["weight"].item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 3)
+    assert kept["num_batches_tracked"].item() == 7
+
+
+def test_learning_rate_of_a_continued_run_is_that_of_a_whole_one() -> None:
+    def rates(first: int, last: int) -> list[float]:
+        optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+        schedule = scheduled(optimiser, 10, 0.25, first)
+        found = []
+        for _ in range(first, last):
+            found.append(optimiser.param_groups[0]["lr"])
+            optimiser.step()
+            schedule.step()
+        return found
+
+    whole = rates(0, 10)
+    assert whole == [0.3 * rate_factor(step, 10, 0.25) for step in range(10)]
+    assert all(rates(first, 10) == whole[first:] for first in (1, 2, 7))
 
 
 def test_crops_follow_seed_image_and_epoch_and_keep_the_box() -> None:
@@ -208,6 +229,18 @@ def test_updates_are_the_same_whatever_they_are_split_into() -> None:
         assert parts[0].ids[::2] == first[0].ids
         assert torch.equal(parts[0].images[1::2], second[0].images)
     assert sorted(shuffle(10, 0, 3)) == list(range(10))
+
+
+def test_images_are_shuffled_once_per_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, epochs = open_pool(["scenes"], Path("nowhere"), "train", 6, (16, 16)), []
+
+    def noted(count: int, seed: int, epoch: int) -> list[int]:
+        epochs.append(epoch)
+        return shuffle(count, seed, epoch)
+
+    monkeypatch.setattr(data, "shuffle", noted)
+    assert len(list(updates(pool, batch=2, first=1, last=8, seed=0, shares=1, share=[0]))) == 7
+    assert epochs == [0, 1, 2]
 
 
 def test_images_of_several_datasets_have_ids_of_their_own() -> None:

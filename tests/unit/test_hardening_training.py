@@ -1,6 +1,5 @@
 """The trainer: killed and continued, split and joined, stopped by NaN."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -170,7 +169,6 @@ def test_from_python(tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in robust.parameters())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lightning_fabric") is None, reason="the extra train is not installed")
 def test_two_processes_do_what_one_does(teacher: str, tmp_path: Path) -> None:
     given = {**SMALL, "encoder": teacher, "datasets": ["scenes"], "method": "deacl", "batch_size": 4}
     given |= {"learning_rate": 1e-3, "epochs": 1, "limit": 12}

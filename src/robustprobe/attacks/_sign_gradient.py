@@ -1,9 +1,10 @@
-"""Projected gradient ascent with steps of one size."""
+"""PGD with steps of one size, and the best iterate of every image."""
 
 import torch
 from torch import Tensor
 
 from robustprobe.attacks._search import Best, Entries, PerImageRandom, Search, SearchResult
+from robustprobe.core.ascent import projected_ascent
 
 
 def sign_gradient(
@@ -11,20 +12,23 @@ def sign_gradient(
 ) -> SearchResult:
     """PGD (Madry et al. 2018): `x <- project(x + step_size * direction)`, the sign of the gradient under Linf.
 
-    Keeps, entry by entry, the visited iterate of most harm, the start included; or the last one, on request.
+    Keeps for each entry the visited iterate of most damage, the start included; or the last one, on request.
     """
-    current = search.start(images, entries, randomness) if start is None else start
-    best, index = Best(current, search), torch.arange(len(images), device=images.device)
-    for step in range(search.steps):
-        judged, gradient = search.gradient(current, entries, step)
-        best.visit(index, current, judged, step, gradient)
-        if search.stop and judged.success.any():
-            left = (~judged.success).nonzero()[:, 0]
-            index, images, entries = index[left], images[left], entries.part(left)
-            current, gradient = current[left], gradient[left]
-            if not len(left):
-                return best.outcome()
-        current = search.threat.project(search.threat.ascend(current, gradient, search.step_size), images)
-    with torch.no_grad():
-        best.visit(index, current, search.judge(current, entries, search.steps), search.steps)
+    begin = search.start(images, entries, randomness) if start is None else start
+    best, index = Best(begin, search), torch.arange(len(images), device=images.device)
+
+    def gradient(current: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
+        nonlocal index, entries
+        judged, found = search.gradient(current, entries, step)
+        best.visit(index, current, judged, step, found)
+        if not (search.stop and judged.success.any()):
+            return found, None
+        left = (~judged.success).nonzero()[:, 0]
+        index, entries = index[left], entries.part(left)
+        return found, left
+
+    last = projected_ascent(search.threat, images, begin, gradient, steps=search.steps, step_size=search.step_size)
+    if len(last):
+        with torch.no_grad():
+            best.visit(index, last, search.judge(last, entries, search.steps), search.steps)
     return best.outcome()

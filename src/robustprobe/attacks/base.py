@@ -1,16 +1,16 @@
 """What every attack is: images in, images inside ball and box out, nothing else changed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, cast, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustprobe.attacks._search import PerImageRandom, SearchResult
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS, Threat
@@ -172,22 +172,3 @@ def check_images(images: Tensor) -> None:
         raise UserError(
             f"images range from {low:.3g} to {high:.3g}; expected [0, 1]. Move any normalisation into the model."
         )
-
-
-@contextmanager
-def frozen(function: Callable[..., Any]) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients while inside; everything is put back afterwards."""
-    modules = list(function.modules()) if isinstance(function, nn.Module) else []
-    parameters = list(function.parameters()) if isinstance(function, nn.Module) else []
-    modes, flags = [m.training for m in modules], [p.requires_grad for p in parameters]
-    try:
-        for module in modules:
-            module.training = False
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for parameter, flag in zip(parameters, flags, strict=True):
-            parameter.requires_grad_(flag)

@@ -45,7 +45,7 @@ def harden(
     """Fine-tune an encoder without labels so that attacks move its features less.
 
     The same command again continues where it stopped. The result is the encoder file:OUT; OUT/checkpoints holds one
-    for each epoch. Under torchrun the batch is shared by all processes (needs the extra `train`).
+    for each epoch. Under torchrun the batch is shared by all processes.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustprobe.core.resize import resized
 from robustprobe.core.types import FeatureDims, Features
 
 Size = tuple[int, int]
@@ -75,9 +76,7 @@ class Resized(View):
         return f"resized to {self.size[0]} x {self.size[1]}"
 
     def cut(self, images: Tensor) -> Tensor:
-        if images.shape[-2:] == self.size:
-            return images
-        return F.interpolate(images, size=self.size, mode="bilinear", antialias=True).clamp(0, 1)
+        return resized(images, self.size)
 
     def part_size(self, size: Size) -> Size:
         return self.size

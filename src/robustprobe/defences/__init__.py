@@ -2,6 +2,7 @@
 contract.
 """
 
+from robustprobe.defences._ascent import InnerAttack, ascend, linf
 from robustprobe.defences._distance import Layers, Tokens, cosine_distance, squared_distance
 from robustprobe.defences.base import (
     Defence,
@@ -17,14 +18,17 @@ from robustprobe.defences.base import (
 __all__ = [
     "Defence",
     "FitSurrogates",
+    "InnerAttack",
     "LayerFeatures",
     "Layers",
     "LossTerms",
     "Options",
     "Recipe",
     "Tokens",
+    "ascend",
     "cosine_distance",
     "defence_kind",
+    "linf",
     "load_defence",
     "squared_distance",
 ]

@@ -1,13 +1,12 @@
 """The inner attack of every defence: sign steps up an objective from a random start, last iterate."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.ascent import projected_ascent
 from robustprobe.core.threat import Linf, Threat
 
 
@@ -37,28 +36,16 @@ def ascend(
     precision: str = "fp32",
 ) -> Tensor:
     """Images (B, 3, H, W) inside ball and box that raise an objective of images and share of steps done, (B,)."""
-    threat, step = ball.threat, ball.step_share * ball.threat.eps
-    moved = threat.project(images + threat.noise(images, generators), images)
-    velocity = torch.zeros_like(images)
-    for number in range(ball.steps):
+
+    def gradient(moved: Tensor, number: int) -> tuple[Tensor, None]:
         moved = moved.detach().requires_grad_(True)
-        with fast_linear():
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                value = objective(moved, number / ball.steps)
-            (gradient,) = torch.autograd.grad(value.float().sum(), moved)
-        velocity = ball.momentum * velocity + gradient.sign() if ball.momentum else gradient
-        moved = threat.project(threat.ascend(moved.detach(), velocity, step), images)
-    return moved.detach()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            value = objective(moved, number / ball.steps)
+        return torch.autograd.grad(value.float().sum(), moved)[0], None
 
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Inside, no parameter asks for a gradient: an attack needs that of the images alone."""
-    asking = [p for p in module.parameters() if p.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
+    threat = ball.threat
+    start = threat.project(images + threat.noise(images, generators), images)
+    step_size = ball.step_share * threat.eps
+    return projected_ascent(
+        threat, images, start, gradient, steps=ball.steps, step_size=step_size, momentum=ball.momentum
+    )

@@ -7,10 +7,11 @@ from typing import ClassVar, Literal, NamedTuple, cast, final
 import torch
 from torch import Tensor, nn
 
+from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import defences
 from robustprobe.core.spec import Spec, validated
 from robustprobe.core.types import Features
-from robustprobe.defences._ascent import InnerAttack, ascend, frozen
+from robustprobe.defences._ascent import InnerAttack, ascend
 from robustprobe.defences._distance import Layers, Tokens
 from robustprobe.encoders import Encoder
 from robustprobe.tasks import Head

@@ -14,7 +14,7 @@ from torch import nn
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import FeatureDims
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
-from robustprobe.encoders._low_rank import LowRankEncoder
+from robustprobe.encoders._low_rank import LowRankEncoder as LowRankEncoder
 from robustprobe.encoders._options import split_options
 from robustprobe.encoders._timm import Norm, TimmMap, TimmViT, create_at, wrap
 from robustprobe.encoders.base import Encoder, EncoderCard, Source

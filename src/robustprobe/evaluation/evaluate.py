@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustprobe.attacks import Attack, Attacked, Victim, load_attack
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.resize import resized
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import Batch, FeatureDims, Features
 from robustprobe.core.views import View, as_one, last_layers
@@ -118,15 +118,8 @@ def victim(
     goals = None
     if any(spec.objective.startswith("towards-") for spec in work.attacks):
         following = [work.dataset[(position + 1) % len(work.dataset)].image for position in positions]
-        goals = torch.cat([fit_image(image, size) for image in following]).to(work.device)
+        goals = torch.stack([resized(image, size) for image in following]).to(work.device)
     return Victim(function, layers=partial(_layers, work), goals=goals, surrogate_heads=partial(_surrogate_heads, work))
-
-
-def fit_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image (3, h, w) as a batch (1, 3, H, W) of another size."""
-    if image.shape[-2:] == size:
-        return image[None]
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def _layers(work: EvaluationSpec, images: Tensor, which: tuple[int, ...]) -> list[Features]:

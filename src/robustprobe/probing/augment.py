@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustprobe.core.resize import resized
 from robustprobe.core.threat import image_generator
 from robustprobe.core.types import Sample
 from robustprobe.core.views import Size
@@ -57,8 +58,7 @@ class Augmentation:
         ratio = math.exp(math.log(RATIO[0]) + (math.log(RATIO[1]) - math.log(RATIO[0])) * draw())
         h, w = min(height, max(1, round((area / ratio) ** 0.5))), min(width, max(1, round((area * ratio) ** 0.5)))
         top, left = int(draw() * (height - h + 1)), int(draw() * (width - w + 1))
-        part = image[None, :, top : top + h, left : left + w]
-        return F.interpolate(part, size=self.size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+        return resized(image[:, top : top + h, left : left + w], self.size)
 
     def _crop(self, image: Tensor, target: Tensor, draw: Callable[[], float]) -> tuple[Tensor, Tensor]:
         missing = [max(0, wanted - has) for wanted, has in zip(self.size, image.shape[-2:], strict=True)]
@@ -73,5 +73,5 @@ class Augmentation:
 
 def scaled(image: Tensor, factor: float) -> Tensor:
     """An image (3, H, W), `factor` times as large."""
-    size = tuple(max(1, round(side * factor)) for side in image.shape[-2:])
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+    height, width = (max(1, round(side * factor)) for side in image.shape[-2:])
+    return resized(image, (height, width))

@@ -2,15 +2,18 @@
 
 import json
 import os
-from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from robustprobe.core.files import sweep, write_whole
 
 Weights = dict[str, Tensor]
 
@@ -27,7 +30,7 @@ def cache_folder() -> Path:
     """Where heads are kept: $ROBUSTPROBE_CACHE, or `robustprobe` in the user's cache folder."""
     if chosen := os.environ.get("ROBUSTPROBE_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robustprobe"
+    return user_cache_path("robustprobe", appauthor=False)
 
 
 def load_weights(key: str) -> tuple[Weights, dict[str, Any]] | None:
@@ -43,7 +46,7 @@ def load_weights(key: str) -> tuple[Weights, dict[str, Any]] | None:
 def save_weights(key: str, weights: Weights, facts: dict[str, Any]) -> None:
     """Keep weights under a fingerprint. A cache that cannot be written is left as it is."""
     whole = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-    _write(_path("heads", key, "safetensors"), lambda path: save_file(whole, path, metadata={"fit": json.dumps(facts)}))
+    _write(_path("heads", key, "safetensors"), save(whole, metadata={"fit": json.dumps(facts)}))
 
 
 def load_progress(key: str, device: torch.device) -> FitProgress | None:
@@ -57,7 +60,9 @@ def load_progress(key: str, device: torch.device) -> FitProgress | None:
 
 def save_progress(key: str, progress: FitProgress) -> None:
     """Keep the state of a fit until it ends."""
-    _write(_path("unfinished", key, "pt"), lambda path: torch.save(tuple(progress), path))
+    content = BytesIO()
+    torch.save(tuple(progress), content)
+    _write(_path("unfinished", key, "pt"), content.getvalue())
 
 
 def forget_progress(key: str) -> None:
@@ -67,16 +72,11 @@ def forget_progress(key: str) -> None:
             _path("unfinished", key, "pt").unlink(missing_ok=True)
 
 
-def _write(path: Path, save: Callable[[Path], object]) -> None:
-    """A file, whole or not at all."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
+def _write(path: Path, content: bytes) -> None:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError, SafetensorError):
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        sweep([path.parent])
+        write_whole(path, content)
 
 
 def _path(room: str, key: str, kind: str) -> Path:

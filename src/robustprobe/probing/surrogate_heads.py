@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustprobe import probing
+from robustprobe.core.resize import resized
 from robustprobe.core.spec import code_digest, fingerprint
 from robustprobe.core.types import Features, HeadDesign, LabelSpace
 from robustprobe.datasets import load_dataset
@@ -94,8 +95,7 @@ def kmeans(points: Tensor, count: int, seed: int = 0, rounds: int = 25) -> Tenso
 
 def _scenes(size: tuple[int, int]) -> Tensor:
     data = load_dataset("scenes", split="train", limit=SCENES)
-    images = torch.cat([batch.images for batch in batches(data, _CHUNK)])
-    return images if images.shape[-2:] == size else F.interpolate(images, size=size, mode="bilinear")
+    return resized(torch.cat([batch.images for batch in batches(data, _CHUNK)]), size)
 
 
 @torch.no_grad()

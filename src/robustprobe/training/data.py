@@ -3,15 +3,16 @@
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.resize import resized
 from robustprobe.core.spec import fingerprint
 from robustprobe.core.threat import image_generator
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
@@ -110,9 +111,13 @@ def updates(
     batch = min(batch, len(pool))
     with ThreadPoolExecutor(pool.threads) as threads:
 
+        @lru_cache(maxsize=1)
+        def order(epoch: int) -> list[int]:
+            return shuffle(len(pool), seed, epoch)
+
         def request(step: int) -> list[list[Future[tuple[str, Tensor]]]]:
             epoch, number = divmod(step, each)
-            positions = shuffle(len(pool), seed, epoch)[number * batch : (number + 1) * batch]
+            positions = order(epoch)[number * batch : (number + 1) * batch]
             return [[threads.submit(pool.view, p, seed, epoch) for p in positions[s::shares]] for s in share]
 
         pending = request(first) if first < last else []
@@ -152,10 +157,3 @@ def random_view(image: Tensor, size: tuple[int, int], generator: torch.Generator
     top, left = int(draws[2] * (height - tall + 1)), int(draws[3] * (width - wide + 1))
     view = resized(image[:, top : top + tall, left : left + wide], size)
     return view.flip(-1) if draws[4] < 0.5 else view
-
-
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image (3, h, w) as (3, H, W)."""
-    if image.shape[-2:] == size:
-        return image
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)

@@ -1,15 +1,15 @@
-"""One process, or many under torchrun by Lightning Fabric: who does which share, and how sums are made."""
+"""One process, or many under torchrun: which share each one does, and sums over all of them."""
 
+import atexit
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from robustprobe.core.device import find_device
-from robustprobe.core.errors import UserError
 
 
 class Processes(ABC):
@@ -62,38 +62,37 @@ class SingleProcess(Processes):
 
 @final
 class ProcessGroup(Processes):
-    """Processes that torchrun started, joined by Lightning Fabric: NCCL between GPUs, gloo between CPUs."""
+    """Processes that torchrun started, joined by `torch.distributed`: NCCL between GPUs, gloo between CPUs.
+
+    On GPUs each process works on that of its number on its machine.
+    """
 
     def __init__(self, device: str) -> None:
-        try:
-            from lightning_fabric import Fabric
-        except ImportError as error:
-            raise UserError(
-                "several processes need Lightning Fabric; install the extra: pip install 'robustprobe[train]'."
-            ) from error
-        cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
-        nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-        self.fabric: Any = Fabric(
-            accelerator="cuda" if cuda else "cpu",
-            devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            num_nodes=nodes,
-            strategy="ddp",
-        )
-        self.fabric.launch()
-        self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
+        self.device = find_device(device)
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(self.device)
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if on_gpu else "gloo", device_id=self.device if on_gpu else None)
+            if on_gpu:
+                # NCCL warns of resources that were not given back.
+                atexit.register(distributed.destroy_process_group)
+        self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
 
     def summed(self, values: Tensor) -> Tensor:
-        found: Tensor = self.fabric.all_reduce(values, reduce_op="sum")
-        return found
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
 
     def wait(self) -> None:
-        self.fabric.barrier()
+        distributed.barrier()
 
 
 def find_processes(device: str) -> Processes:
     """All processes where torchrun started several, else this one.
 
     Raises:
-        UserError: no such device, or several processes without the extra `train`.
+        UserError: no such device on this machine.
     """
     return ProcessGroup(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else SingleProcess(device)

@@ -15,8 +15,8 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
-from robustprobe.encoders._low_rank import LowRankEncoder
-from robustprobe.encoders._timm import TimmMap, TimmViT
+from robustprobe.encoders.file import LowRankEncoder
+from robustprobe.encoders.timm import TimmMap, TimmViT
 
 PASS = 16
 # Images whose gradients are taken: a backward pass for every channel of both kinds of tokens.

@@ -8,7 +8,6 @@ OUT/card.json, encoder.safetensors  the result, once it is done
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any, NamedTuple, cast, final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.files import write_whole
+from robustprobe.core.files import sweep, write_whole
 from robustprobe.core.spec import format_eps
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import CARD, WEIGHTS, Architecture, NamedArchitecture, build
@@ -135,7 +134,7 @@ class RunFolder:
         if path != self.path:
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
-        save_whole(making / WEIGHTS, weights)
+        _write_tensors(making / WEIGHTS, weights)
         write_whole(making / CARD, (json.dumps(card, indent=2) + "\n").encode())
         if making != path:
             shutil.rmtree(path, ignore_errors=True)
@@ -144,7 +143,7 @@ class RunFolder:
     def save_state(self, saved: TrainingState) -> None:
         """Keep all that continuing needs."""
         facts = {"step": str(saved.step), "seconds": repr(saved.seconds)}
-        save_whole(self.path / STATE, saved.tensors, facts)
+        _write_tensors(self.path / STATE, saved.tensors, facts)
 
     def state(self) -> TrainingState | None:
         """Where the run stands, None at its start. Raises UserError for an unreadable file."""
@@ -165,7 +164,8 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop lines of the log about updates that will be done again, and a line that was cut off."""
+        """Drop lines of the log about updates that will be done again, a line cut off, and files never finished."""
+        sweep([self.path])
         path = self.path / LOG
         kept = [line for line in read_log(path) if line["step"] <= step]
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -182,13 +182,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def save_whole(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> None:
-    """Tensors as a safetensors file that is whole or not there."""
-    making = path.with_name(path.name + ".tmp")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, making, metadata=facts)
-    with making.open("rb") as file:
-        os.fsync(file.fileno())
-    making.replace(path)
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> None:
+    """A safetensors file."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(whole, metadata=facts))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustprobe.core.threat import image_generator
-from robustprobe.defences._ascent import InnerAttack, linf
+from robustprobe.defences import InnerAttack, linf
 from robustprobe.defences.base import Defence
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import weights_module
@@ -22,7 +22,7 @@ from robustprobe.training.distributed import Processes
 from robustprobe.training.feature_rank import reduce_rank
 from robustprobe.training.folder import RunFolder, TrainingState, card_of
 from robustprobe.training.monitor import DriftMonitor, FeatureDrift
-from robustprobe.training.schedule import average, eps_factor, rate_factor
+from robustprobe.training.schedule import averaged, eps_factor, scheduled
 from robustprobe.training.spec import HardenSpec
 
 SAVE_SECONDS = 60.0
@@ -111,7 +111,7 @@ def train(
 class _Trainer:
     def __init__(self, job: TrainingJob, processes: Processes) -> None:
         self.job, self.processes = job, processes
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.rate = 0, 0.0, 0.0
         self.teacher = job.teacher.to(processes.device).freeze()
         self.student = copy.deepcopy(self.teacher)
         self.student.requires_grad_(True)
@@ -120,7 +120,8 @@ class _Trainer:
         self.defence = job.defence.to(processes.device)
         self.parameters = [*self.student.parameters(), *self.defence.parameters()]
         self.optimiser = make_optimiser(job.spec, self.parameters)
-        self.mean = {k: v.clone() for k, v in self.student.state_dict().items()} if job.spec.ema else {}
+        self.schedule = scheduled(self.optimiser, self.job.total, self.job.spec.warmup, self.step)
+        self.mean = averaged(self.student, job.spec.ema) if job.spec.ema else None
         self.exhibit = copy.deepcopy(self.teacher).freeze()
         shown = ImageBatch(job.shown.ids, job.shown.images.to(processes.device))
         self.reduced: tuple[int, Encoder] | None = None
@@ -134,8 +135,6 @@ class _Trainer:
     def update(self, parts: Sequence[ImageBatch]) -> tuple[float, dict[str, float]]:
         job, spec = self.job, self.job.spec
         epoch = self.step // job.each
-        for group in self.optimiser.param_groups:
-            group["lr"] = spec.learning_rate * rate_factor(self.step, job.total, spec.warmup)
         ball = ball_of(spec, eps_factor(self.step, job.total, spec.eps_ramp))
         self.defence.redraw(self.step, image_generator(spec.seed, "", "redraw", self.step))
         self.optimiser.zero_grad(set_to_none=True)
@@ -157,16 +156,18 @@ class _Trainer:
         self.processes.sum_gradients(self.parameters)
         if spec.clip:
             nn.utils.clip_grad_norm_(self.parameters, spec.clip)
+        self.rate = self.optimiser.param_groups[0]["lr"]
         self.optimiser.step()
+        self.schedule.step()
         self.step += 1
-        if self.mean:
-            average(self.mean, self.student.state_dict(), spec.ema)
+        if self.mean is not None:
+            self.mean.update_parameters(self.student)
         return loss, facts
 
     def checkpoint(self) -> FeatureDrift | None:
         """Write the encoder of this epoch where one is due, and look at it."""
         job, spec = self.job, self.job.spec
-        self.exhibit.load_state_dict(self.mean or self.student.state_dict())
+        self.exhibit.load_state_dict(self._weights())
         if not all(bool(torch.isfinite(v).all()) for v in self.exhibit.state_dict().values()):
             raise DivergedError(self._diverged("weights became NaN or infinite"))
         if not self.processes.leads:
@@ -179,7 +180,7 @@ class _Trainer:
 
     def finish(self) -> None:
         """Write the result."""
-        self.exhibit.load_state_dict(self.mean or self.student.state_dict())
+        self.exhibit.load_state_dict(self._weights())
         if self.processes.leads:
             self._write(self.job.folder.path)
         self.processes.wait()
@@ -188,7 +189,7 @@ class _Trainer:
         if not self.processes.leads:
             return
         line: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch, "loss": progress.loss, **progress.facts}
-        line |= {"rate": self.optimiser.param_groups[0]["lr"], "seconds": round(progress.seconds, 2)}
+        line |= {"rate": self.rate, "seconds": round(progress.seconds, 2)}
         self.job.folder.log(line | ({"look": progress.look._asdict()} if progress.look else {}))
 
     def save(self) -> None:
@@ -196,7 +197,8 @@ class _Trainer:
             return
         tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         tensors |= {f"defence.{k}": v for k, v in self.defence.state_dict().items()}
-        tensors |= {f"mean.{k}": v for k, v in self.mean.items()}
+        if self.mean is not None:
+            tensors |= {f"mean.{k}": v for k, v in self._weights().items()}
         for position, values in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{position}.{k}": torch.as_tensor(v) for k, v in values.items() if v is not None}
         self.job.folder.save_state(TrainingState(self.step, self.seconds, tensors))
@@ -211,14 +213,19 @@ class _Trainer:
         self.step, self.seconds = saved.step, saved.seconds
         self.student.load_state_dict(_under(saved.tensors, "student."))
         self.defence.load_state_dict(_under(saved.tensors, "defence."))
-        if self.mean:
-            self.mean = {k: v.to(self.processes.device) for k, v in _under(saved.tensors, "mean.").items()}
+        if self.mean is not None:
+            self.mean.module.load_state_dict(_under(saved.tensors, "mean."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(saved.tensors, "optimiser.").items():
             position, _, key = name.partition(".")
             state.setdefault(int(position), {})[key] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self.schedule = scheduled(self.optimiser, self.job.total, self.job.spec.warmup, self.step)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The student's weights, or their average where one is kept."""
+        return (self.student if self.mean is None else self.mean.module).state_dict()
 
     def _write(self, path: Path) -> None:
         """Write the encoder of now as it is to be used."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustprobe.core.threat import image_generator
 from robustprobe.core.types import Features
-from robustprobe.defences._ascent import ascend, linf
+from robustprobe.defences import ascend, linf
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import class_distance, embedding_distance, patch_distance
 from robustprobe.training.data import ImageBatch

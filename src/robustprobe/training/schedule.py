@@ -1,10 +1,21 @@
-"""How learning rate, eps and averaged weights change over a run."""
+"""How learning rate, eps and averaged weights change over a run.
+
+Learning rate and eps are functions of the update alone, so that a continued run has the same ones to the bit.
+"""
 
 import math
-from collections.abc import Mapping
 
-import torch
-from torch import Tensor
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+def scheduled(optimiser: Optimizer, total: int, warmup: float, done: int) -> LambdaLR:
+    """The learning rate of a run of `total` updates, from update `done` on; see `rate_factor`."""
+    for group in optimiser.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return LambdaLR(optimiser, lambda step: rate_factor(step, total, warmup), done - 1)
 
 
 def rate_factor(step: int, total: int, warmup: float) -> float:
@@ -21,8 +32,8 @@ def eps_factor(step: int, total: int, ramp: float) -> float:
     return min(1.0, (step + 1) / growing) if growing else 1.0
 
 
-@torch.no_grad()
-def average(mean: Mapping[str, Tensor], now: Mapping[str, Tensor], decay: float) -> None:
-    """Move an exponential moving average of weights towards those of now, in place."""
-    for name, value in mean.items():
-        value.lerp_(now[name].to(value), 1 - decay) if value.is_floating_point() else value.copy_(now[name])
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a model's weights, which begins at those of now; buffers are copied."""
+    mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    mean.update_parameters(model)
+    return mean

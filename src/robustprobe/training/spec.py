@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import Eps, Spec, check_eps, validated
-from robustprobe.defences._distance import Tokens
+from robustprobe.defences import Tokens
 from robustprobe.defences.base import Recipe, defence_kind
 
 
