@@ -1,7 +1,7 @@
 """Attacks: threat x objective x optimiser. One file is one attack."""
 
 from robustprobe.attacks._phases import GradientAttack, Phase, PhasedAttack
-from robustprobe.attacks._search import Entries, LossValues, Objective, PerImageRandom, SearchResult, unjudged
+from robustprobe.attacks._search import Entries, LossValues, Objective, Passes, PerImageRandom, SearchResult, unjudged
 from robustprobe.attacks.base import Attack, Attacked, Victim, load_attack
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "GradientAttack",
     "LossValues",
     "Objective",
+    "Passes",
     "PerImageRandom",
     "Phase",
     "PhasedAttack",
