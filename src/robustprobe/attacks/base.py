@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, cast, final
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._search import PerImageRandom, SearchResult
+from robustprobe.attacks._search import Passes, PerImageRandom, SearchResult, ascent_passes, query_passes
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
@@ -16,6 +16,8 @@ from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
 
+# Passes beside those of the search: over the clean image, and over the warm start.
+LOOKS = 2
 Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
 FitSurrogates = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
 
@@ -65,6 +67,9 @@ class Attack(ABC):
     uses_gradient: ClassVar[bool] = True
     """Whether it needs input gradients; an attack that does not is the sanity check of those that do."""
 
+    warm_start: ClassVar[bool] = True
+    """Whether a larger eps starts from the images made under the smaller one, and is therefore no weaker."""
+
     steps: ClassVar[int] = 20
     """Steps where the user does not say."""
 
@@ -82,6 +87,18 @@ class Attack(ABC):
             draws: random numbers, by image.
             previous: adversarial images inside a smaller ball, where there are some.
         """
+
+    def passes(self, losses: AttackLosses | None = None) -> Passes:
+        """The most passes through the victim that the attack makes per image, from which its time is estimated.
+
+        By default one search per restart, and a look at the clean image and at the warm start. Attacks that search
+        otherwise override it.
+
+        Args:
+            losses: how the attacked task wants to be attacked; None where the attack sees no head.
+        """
+        search = (ascent_passes if self.uses_gradient else query_passes)(self.spec.steps).times(self.spec.restarts)
+        return search._replace(forwards=search.forwards + LOOKS)
 
     @final
     def __call__(self, victim: Victim, images: Tensor, ids: Sequence[str]) -> Tensor:

@@ -1,20 +1,33 @@
 """Several strong attacks on a task, the worst case per image, in the manner of AutoAttack"""
 
-from typing import ClassVar, cast, final
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, cast, final
 
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
 from robustprobe.attacks._phases import Phase, PhasedAttack
-from robustprobe.attacks._search import Optimiser
+from robustprobe.attacks._search import Optimiser, Passes, all_passes, ascent_passes, query_passes
 from robustprobe.attacks._square import square
-from robustprobe.attacks._staged import staged_apgd
+from robustprobe.attacks._staged import staged_apgd, staged_passes
 from robustprobe.attacks._task_objectives import task_objective
-from robustprobe.attacks.base import Victim
+from robustprobe.attacks.base import LOOKS, Victim
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import AttackLosses, EnsembleMember
 
-OPTIMISERS: dict[str, Optimiser] = {"apgd": apgd, "staged-apgd": staged_apgd, "square": square}
+
+class MemberOptimiser(NamedTuple):
+    """What raises the loss of a member, and the passes per image it takes for so many steps."""
+
+    run: Optimiser
+    passes: Callable[[int], Passes]
+
+
+OPTIMISERS = {
+    "apgd": MemberOptimiser(apgd, ascent_passes),
+    "staged-apgd": MemberOptimiser(staged_apgd, staged_passes),
+    "square": MemberOptimiser(square, query_passes),
+}
 
 
 @final
@@ -35,11 +48,25 @@ class Ensemble(PhasedAttack):
         losses = cast(AttackLosses, victim.attack_losses)
         return [
             Phase(
-                f"{member.loss} {OPTIMISERS[member.optimiser].__name__}",
+                f"{member.loss} {OPTIMISERS[member.optimiser].run.__name__}",
                 task_objective(victim, member.loss, images),
-                OPTIMISERS[member.optimiser],
-                max(1, round(member.share * self.spec.steps)),
+                OPTIMISERS[member.optimiser].run,
+                self._steps(member),
                 member.runs * self.spec.restarts,
             )
-            for member in losses.ensemble or (EnsembleMember(losses.default),)
+            for member in members(losses)
         ]
+
+    def passes(self, losses: AttackLosses | None = None) -> Passes:
+        """Of an image that no member breaks: broken ones leave sooner."""
+        found = members(cast(AttackLosses, losses))
+        searches = [OPTIMISERS[m.optimiser].passes(self._steps(m)).times(m.runs * self.spec.restarts) for m in found]
+        return all_passes([Passes(len(found) + LOOKS - 1, 0), *searches])
+
+    def _steps(self, member: EnsembleMember) -> int:
+        return max(1, round(member.share * self.spec.steps))
+
+
+def members(losses: AttackLosses) -> tuple[EnsembleMember, ...]:
+    """The attacks of a task's ensemble, or Auto-PGD on its default loss where it names none."""
+    return losses.ensemble or (EnsembleMember(losses.default),)

@@ -226,14 +226,16 @@ class Suite(Spec):
             check_eps(eps, self.norm)
         return self
 
-    def attack_specs(self, choice: AttackChoice, steps: int) -> tuple[AttackSpec, ...]:
+    def attack_specs(self, choice: AttackChoice, steps: int, warm_start: bool = True) -> tuple[AttackSpec, ...]:
         """An attack at every eps, ascending, each started from the one before; `clean` once, at eps 0.
 
         Args:
             steps: what the attack asks for where neither choice nor suite says.
+            warm_start: whether the attack takes a start from a smaller eps; the image itself, of eps 0, is none.
         """
         sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(self.eps)))
         still = choice.name in ("clean", "noise")
+        warm = warm_start and not still and self.iterate != "last"
         return tuple(
             AttackSpec(
                 name=choice.name,
@@ -244,7 +246,7 @@ class Suite(Spec):
                 restarts=1 if still else choice.restarts or self.restarts,
                 iterate=self.iterate,
                 early_exit=choice.early_exit,
-                warm=() if still or self.iterate == "last" else sizes[:position],
+                warm=tuple(size for size in sizes[:position] if size) if warm else (),
                 seed=self.seed,
             )
             for position, eps in enumerate(sizes)
