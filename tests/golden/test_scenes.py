@@ -173,7 +173,7 @@ def inside(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Inner pixels (SIZE - 2, SIZE - 2) whose eight neighbours show the same surface, and none of them an edge."""
     size, centre = len(mask), mask[1:-1, 1:-1]
     around = [mask[i : i + size - 2, j : j + size - 2] == centre for i in range(3) for j in range(3)]
-    return np.all(around, axis=0) & (centre != IGNORE)
+    return np.asarray(np.all(around, axis=0) & (centre != IGNORE))
 
 
 def degrees(a: Array, b: Array) -> Array:
@@ -185,7 +185,7 @@ def test_normals_equal_finite_differences_of_depth() -> None:
     errors: dict[int, list[Array]] = {surface: [] for surface in range(len(SURFACES))}
     for name in NAMES[:20]:
         rendering, scene = render(name, 2 * SIZE), sample_scene(name)
-        found = degrees(normals_of(rendering)[1:-1, 1:-1], normals_from_depth(scene, rendering.depth))
+        found = degrees(normals_of(rendering)[1:-1, 1:-1], normals_from_depth(scene, rendering.depth.astype(float)))
         here, mask = inside(rendering.mask), rendering.mask[1:-1, 1:-1]
         for surface, of_surface in errors.items():
             of_surface.append(found[here & (mask == surface)])
@@ -199,7 +199,7 @@ def test_normals_have_unit_length_and_face_the_camera(renderings: dict[str, Rend
     for name, rendering in renderings.items():
         assert rendering.normals.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(rendering.normals, axis=0), 1, atol=1e-6)
-        assert ((normals_of(rendering) * points(sample_scene(name), rendering.depth)).sum(-1) < 0).all()
+        assert ((normals_of(rendering) * points(sample_scene(name), rendering.depth.astype(float))).sum(-1) < 0).all()
 
 
 def test_normals_of_floor_and_wall_follow_from_the_pitch(renderings: dict[str, Rendering]) -> None:
