@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from robustprobe.core.spec import HeadSpec
 from robustprobe.core.views import Resized
+from robustprobe.datasets.scenes import Scenes
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import Architecture, build
 from robustprobe.probing import Fitted, TrainData, fit_probes, train_data
@@ -30,7 +31,7 @@ SHORT = HeadSpec(train_limit=24, epochs=1, batch_size=8, learning_rates=(3e-3,))
 
 def whole(size: tuple[int, int]) -> Preprocessing:
     """Scenes at a size, seen whole."""
-    return Preprocessing(size, dict.fromkeys(("classification", "segmentation", "depth"), Resized(size=size)))
+    return Preprocessing(size, dict.fromkeys(Scenes.labels, Resized(size=size)))
 
 
 class SceneProbes(NamedTuple):

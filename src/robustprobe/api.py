@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -12,27 +11,35 @@ from torch import Tensor, nn
 
 from robustprobe import probing
 from robustprobe.attacks import Attack, Victim, load_attack
-from robustprobe.attacks.base import check_images
+from robustprobe.attacks.base import check_images, target_tasks
+from robustprobe.attacks.min_eps import MinEps
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.spec import AttackChoice, AttackSpec, ExecutorOptions, HeadSpec, Suite, parse_eps, validated
+from robustprobe.core.spec import (
+    AttackChoice,
+    AttackSpec,
+    DatasetSpec,
+    ExecutorOptions,
+    HeadSpec,
+    Suite,
+    parse_eps,
+    validated,
+)
 from robustprobe.core.threat import NORMS
-from robustprobe.core.types import Features, LabelSpace
-from robustprobe.core.views import View, as_one
+from robustprobe.core.types import Features
 from robustprobe.datasets import find_dataset
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.evaluation.evaluate import reduced
 from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import execute
+from robustprobe.evaluation.victims import encoder_victim, task_victim
 from robustprobe.losses.embedding import embedding_distance, squared_distance
-from robustprobe.probing.surrogate_heads import fit_surrogate_heads
+from robustprobe.probing.surrogate_heads import SurrogateHeads
 from robustprobe.report.tables.results import table_rows
 from robustprobe.results.store import Store
-from robustprobe.tasks import Head, Model, Task, load_task
-from robustprobe.tasks.base import fit_labels, resize
+from robustprobe.tasks import Model, Task, resize, task_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +91,7 @@ def attack(
         early_exit: a classifier's images leave as soon as they are fooled: much cheaper, and no less fooled.
         precision: of the attacked model; scores are measured in fp32 always.
         ids: names the images: random starts follow the id, not the place in the batch.
-        task: `classification`, `segmentation` or `depth`, for a callable of your own.
+        task: a name from `robustprobe list tasks`, for a callable of your own.
         goals: images (B, 3, H, W) whose embedding to approach, for `embed:towards-l2` and its like.
 
     Raises:
@@ -100,33 +107,33 @@ def attack(
     names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
     with frozen(model), fast_linear():
         judge = _judge(model, images, targets, task)
-        victim = _victim(model, spec.name, judge, images, goals)
-        victim = victim._replace(function=reduced(victim.function, precision, images.device.type))
+        victim = _victim(model, spec.name, judge, images, goals, precision)
         adversarial = load_attack(spec)(victim, images, names)
         return AttackResult(adversarial, _score(model, judge, images, adversarial))
 
 
 def _victim(
-    model: Callable[[Tensor], Any], name: str, judge: "_Judge | None", images: Tensor, goals: Tensor | None
+    model: Callable[[Tensor], Any],
+    name: str,
+    judge: "_Judge | None",
+    images: Tensor,
+    goals: Tensor | None,
+    precision: str,
 ) -> Victim:
     """What an attack may see of a model."""
     kind = cast(type[Attack], known_attacks.get(name))
     if kind.access in ("nothing", "encoder"):
-        encoder = model.encoder if isinstance(model, Model) else model
-        if not isinstance(encoder, Encoder):
-            return Victim(model, goals=goals)
-        view = replace(model.view, layers=1) if isinstance(model, Model) else None
-        function = partial(view.embedding, encoder) if view else model
-        surrogate_heads = partial(_proxies, encoder, images.device, view)
-        return Victim(function, layers=partial(_layers, encoder, view), goals=goals, surrogate_heads=surrogate_heads)
-    if judge is None or kind.access not in ("task", judge.task.name):
+        encoder, view = model, None
+        if isinstance(model, Model) and isinstance(model.encoder, Encoder):
+            encoder, view = model.encoder, replace(model.view, layers=1)
+        surrogates = SurrogateHeads(encoder, images.device) if isinstance(encoder, Encoder) else None
+        return encoder_victim(encoder, view, precision=precision, goals=goals, surrogates=surrogates)
+    if judge is None or not target_tasks(name, {judge.task.name: judge.task.attacks}):
         has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
         needs = "a task" if kind.access == "task" else kind.access
         raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
     size = (images.shape[-2], images.shape[-1])
-    size = model.view.output_size(size) if isinstance(model, Model) else size
-    labels = fit_labels(judge.targets, size)
-    return Victim(judge.function, labels, judge.task.space, judge.task.attack_losses, judge.task.name)
+    return task_victim(judge.function, judge.task, judge.targets, size, precision=precision)
 
 
 def minimal_eps(
@@ -149,18 +156,9 @@ def minimal_eps(
         UserError: as `attack`.
     """
     options = {"eps": eps, "norm": norm, "steps": steps, "seed": seed, "ids": ids}
-    found = attack(model, images, targets, attack="min-eps", task="classification", **cast(Any, options))
+    found = attack(model, images, targets, attack="min-eps", task=MinEps.access, **cast(Any, options))
     size = NORMS[norm](parse_eps(eps)).size(found.adversarial - images)
     return torch.where(found.score.to(size.device) > 0, torch.inf, size)
-
-
-def _proxies(encoder: Encoder, device: torch.device, view: View | None, size: tuple[int, int]) -> list[Head]:
-    return fit_surrogate_heads(encoder, view.part_size(size) if view else size, device)
-
-
-def _layers(encoder: Encoder, view: View | None, images: Tensor, which: Sequence[int]) -> list[Features]:
-    found = encoder.layers(view.cut(images) if view else images, which)
-    return [as_one(features, len(images)) for features in found]
 
 
 class _Judge(NamedTuple):
@@ -178,62 +176,30 @@ def _judge(model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | Non
     elif task is None:
         return None
     else:
-        function = model if task == "classification" else _at_image_size(model)
-        judged = load_task(task, _space(task, function, images))
+        kind = task_kind(task)
+        function = _at_image_size(model, kind) if kind.label_axes else model
+        with torch.no_grad():
+            output = kind.check_output(function(images[:1]), task)
+        judged = kind(kind.implied_space(output), task)
     if targets is None:
         raise UserError(f"targets are missing; a score for {judged.name} needs the labels of the images.")
-    return _Judge(function, judged, _check_targets(targets, judged, images))
+    return _Judge(function, judged, judged.check_targets(targets, len(images)))
 
 
-def _at_image_size(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    """The model with its maps upsampled to the image, as heads do; a lone depth channel is dropped."""
+def _at_image_size(model: Callable[[Tensor], Any], kind: type[Task]) -> Callable[[Tensor], Any]:
+    """The model with its maps upsampled to the image, as heads do; a task of (B, h, w) may answer (B, 1, h, w)."""
 
     def maps(images: Tensor) -> Any:
         output = model(images)
-        if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+        flat = kind.output_axes == 3
+        if flat and isinstance(output, Tensor) and output.ndim == 3:
+            output = output[:, None]
+        if not isinstance(output, Tensor) or output.ndim != 4 or (flat and output.shape[1] != 1):
             return output
-        flat = output.ndim == 3 or output.shape[1] == 1
-        output = output[:, None] if output.ndim == 3 else output
         output = resize(output, (images.shape[-2], images.shape[-1]))
         return output[:, 0] if flat else output
 
     return maps
-
-
-def _space(task: str, function: Callable[[Tensor], Tensor], images: Tensor) -> LabelSpace:
-    """The label space a callable's answer implies."""
-    with torch.no_grad():
-        output = function(images[:1])
-    axes = {"classification": 2, "segmentation": 4, "depth": 3}
-    if task not in axes:
-        raise unknown_name("task", task, axes)
-    if not isinstance(output, Tensor) or output.ndim != axes[task]:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        wanted = {"classification": "(B, C)", "segmentation": "(B, C, h, w)", "depth": "(B, h, w)"}[task]
-        raise UserError(f"the model answers {shape}; a {task} model answers {wanted}.")
-    if task == "depth":
-        return LabelSpace(min_depth=0.0, max_depth=float("inf"))
-    return LabelSpace(classes=tuple(str(i) for i in range(output.shape[1])))
-
-
-def _check_targets(targets: Tensor, task: Task, images: Tensor) -> Tensor:
-    axes = 1 if task.name == "classification" else 3
-    if targets.ndim != axes or len(targets) != len(images):
-        wanted = f"({len(images)},)" if axes == 1 else f"({len(images)}, h, w)"
-        raise UserError(f"targets have shape {tuple(targets.shape)}; {task.name} takes {wanted}.")
-    if task.name == "depth":
-        return torch.where(torch.isfinite(targets), targets, 0)
-    if targets.is_floating_point():
-        raise UserError(
-            f"targets have type {targets.dtype}; {task.name} takes whole numbers. Convert them with .long()."
-        )
-    wrong = (targets < 0) | (targets >= len(task.space.classes))
-    if task.name == "segmentation":
-        wrong &= targets != task.space.ignore_index
-    if wrong.any():
-        found, top = int(targets[wrong][0]), len(task.space.classes) - 1
-        raise UserError(f"targets hold label {found}; the model knows 0 to {top}. Mend the labels.")
-    return targets.long()
 
 
 @torch.no_grad()
@@ -275,9 +241,9 @@ def fit_probe(
     if task not in tasks:
         raise unknown_name(f"task of {dataset}", str(task), tasks)
     spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
-    data = probing.train_data(dataset, Path(root), probing.preprocessing_for(encoder.card, found, spec, size), spec)
-    where = find_device(device)
-    return probing.fit_probes(encoder.to(where), data, [task], spec=spec, device=where)[task][0]
+    wanted, where = validated(DatasetSpec, {"name": dataset, "size": size}, "dataset"), find_device(device)
+    heads = probing.plan_heads(encoder.to(where), wanted, spec, root=Path(root))
+    return heads.fit(where, [task])[task][0]
 
 
 def evaluate(

@@ -21,7 +21,7 @@ from robustprobe.core.types import Features, HeadDesign, LabelSpace, LossContext
 from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import embedding_distance
-from robustprobe.tasks import Model, load_task
+from robustprobe.tasks import Model, Task, fitting_attacks, load_task, task_kind
 from robustprobe.tasks.base import resize
 
 pytestmark = pytest.mark.contract
@@ -44,7 +44,7 @@ def seen_by(case: str) -> str:
 
 
 # Each attack against each kind of victim it may see, as `apgd depth`.
-CASES = [f"{n} {v}".strip() for n in NAMES for v in target_tasks(cast(type[Attack], attacks.get(n)), tasks.names())]
+CASES = [f"{n} {v}".strip() for n in NAMES for v in target_tasks(n, fitting_attacks(tasks.names()))]
 MOVING = [n for n in CASES if n not in ("clean", "min-eps classification")]
 WITH_MODEL = [n for n in CASES if access(n.split()[0]) != "nothing"]
 # Square tries at random: it may not get anywhere in a few queries.
@@ -59,18 +59,17 @@ def random_images(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return (values * 1.4 - 0.2).clamp(0, 1).to(dtype)
 
 
-def labels(task: str, model: nn.Module) -> Tensor:
-    """Labels that suit what the model says of `random_images()`; some pixels have none, one class is wrong."""
+def labels(task: Task, model: nn.Module) -> Tensor:
+    """Labels for `random_images()`: where the task has classes, those that the model answers, and one wrong class."""
     generator = torch.Generator().manual_seed(1)
+    random = task.example_targets(COUNT, (16, 16), generator)
+    if random.is_floating_point():
+        return random
     with torch.no_grad():
-        output: Tensor = model(random_images(dtype=next(model.parameters()).dtype))
-    if task == "classification":
-        return (output.argmax(1) + torch.tensor([0, 0, 0, 1])) % 3
-    if task == "segmentation":
-        ignored = torch.rand(output[:, 0].shape, generator=generator) < 0.2
-        return torch.where(ignored, SPACE.ignore_index, output.argmax(1))
-    depth = torch.rand(COUNT, 16, 16, generator=generator) * 9 + 0.5
-    return torch.where(depth < 2, 0.0, depth)
+        answer: Tensor = model(random_images(dtype=next(model.parameters()).dtype)).argmax(1)
+    if not task.label_axes:
+        return (answer + torch.tensor([0, 0, 0, 1])) % 3
+    return torch.where(random == task.no_label, random, answer)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def _victim(encoder: Encoder, kind: str, dtype: torch.dtype) -> Victim:
         torch.manual_seed(0)
         head = task.head(encoder.card.widths, HeadDesign()).to(dtype)
     model = Model(encoder, head, task, Resized(size=(16, 16))).eval().requires_grad_(False)
-    return Victim(model, labels(kind, model), SPACE, task.attack_losses, kind)
+    return Victim(model, labels(task, model), SPACE, task.attack_losses, kind)
 
 
 def part(victim: Victim, index: list[int]) -> Victim:
@@ -319,7 +318,7 @@ class InTraining(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind = kind
+        self.axes = 4 if kind in ("nothing", "encoder") else task_kind(kind).output_axes
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
         self.norm = nn.BatchNorm2d(3)
         self.drop = nn.Dropout(0.5)
@@ -331,9 +330,9 @@ class InTraining(nn.Module):
         if self.success:
             raise RuntimeError("broken model")
         maps = cast(Tensor, self.late_norm(self.drop(self.norm(self.conv(images)))))
-        if self.kind == "classification":
+        if self.axes == 2:
             return maps.mean((2, 3))
-        return maps.mean(1).exp() if self.kind == "depth" else maps
+        return maps.mean(1).exp() if self.axes == 3 else maps
 
 
 def inspect(model: nn.Module) -> dict[str, object]:
@@ -352,8 +351,8 @@ def in_training(request: pytest.FixtureRequest) -> Victim:
         model = InTraining(kind)
     if kind in ("nothing", "encoder"):
         return Victim(model, surrogate_heads=lambda size: [lambda maps, small: resize(cast(Tensor, maps), small)])
-    targets, attack_losses = labels(kind, copy.deepcopy(model).eval()), load_task(kind, SPACE).attack_losses
-    return Victim(model, targets, SPACE, attack_losses, kind)
+    task = load_task(kind, SPACE)
+    return Victim(model, labels(task, copy.deepcopy(model).eval()), SPACE, task.attack_losses, kind)
 
 
 @pytest.mark.parametrize(("name", "in_training"), [(n, n) for n in CASES], indirect=["in_training"], ids=CASES)

@@ -10,6 +10,7 @@ from robustprobe import Dataset, load_dataset
 from robustprobe.core.registry import datasets, tasks
 from robustprobe.datasets import find_dataset
 from robustprobe.datasets.base import SPLITS, Split
+from robustprobe.tasks import load_task
 from tests.folders import LAYOUTS
 
 pytestmark = pytest.mark.contract
@@ -43,12 +44,16 @@ def position(request: pytest.FixtureRequest, written: Path) -> Place:
     return Place(f"{name}:{written / name}" if own else name, written)
 
 
+def name_of(position: Place) -> str:
+    return position.name.partition(":")[0]
+
+
 def load(position: Place, split: Split, limit: int | None = 2) -> Dataset:
     return load_dataset(position.name, root=position.root, split=split, limit=limit)
 
 
 def test_every_dataset_has_a_small_folder() -> None:
-    assert sorted(LAYOUTS) == sorted(NAMES)
+    assert sorted(LAYOUTS) == sorted(datasets.files)
 
 
 def test_it_says_what_labels_sizes_and_terms_are(position: Place) -> None:
@@ -56,9 +61,9 @@ def test_it_says_what_labels_sizes_and_terms_are(position: Place) -> None:
     assert dataset.name == position.name
     assert dataset.labels
     assert set(dataset.labels) <= set(tasks.names())
-    for task, space in dataset.labels.items():
-        if task == "depth":
-            assert 0 < space.min_depth < space.max_depth
+    for space in dataset.labels.values():
+        assert 0 < space.min_depth < space.max_depth
+        if not space.classes:
             continue
         assert len(space.classes) >= 2
         assert len(set(space.classes)) == len(space.classes)
@@ -67,7 +72,7 @@ def test_it_says_what_labels_sizes_and_terms_are(position: Place) -> None:
     assert dataset.licence not in ("", "unknown")
     assert dataset.citation or dataset.licence.startswith("CC0")
     assert dataset.layout
-    assert dataset.by_path or dataset.counts
+    assert dataset.by_path or dataset.counts or name_of(position) in datasets.plugins
     assert dataset.homepage.startswith("http") or dataset.by_path or dataset.licence.startswith("CC0")
 
 
@@ -94,18 +99,16 @@ def test_samples_keep_the_contract(position: Place, split: Split) -> None:
             check_target(task, target, data)
 
 
-def check_target(task: str, target: torch.Tensor, data: Dataset) -> None:
-    space = data.labels[task]
-    if task == "depth":
+def check_target(name: str, target: torch.Tensor, data: Dataset) -> None:
+    task, space = load_task(name, data.labels[name]), data.labels[name]
+    assert target.ndim == task.label_axes
+    assert task.counted(target).numel() > target.numel() / 4
+    assert torch.equal(task.check_values(target), target)
+    if space.classes:
+        assert target.dtype == torch.int64
+        assert set(target.unique().tolist()) <= {*range(len(space.classes)), space.ignore_index}
+    else:
         assert target.dtype == torch.float32
-        assert target.ndim == 2
-        valid = target[target != 0]
-        assert len(valid) > target.numel() / 4
-        assert space.min_depth < valid.min() < valid.max() < space.max_depth
-        return
-    assert target.dtype == torch.int64
-    assert target.ndim == (0 if task == "classification" else 2)
-    assert set(target.unique().tolist()) <= {*range(len(space.classes)), space.ignore_index}
 
 
 def test_labels_and_native_size_are_those_of_every_split(position: Place) -> None:

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import robustprobe as rp
-from robustprobe.attacks import Attack, Victim, load_attack
+from robustprobe.attacks import Victim, load_attack
 from robustprobe.attacks.base import target_tasks
 from robustprobe.core.registry import attacks, tasks
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.types import Features, LabelSpace
+from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
 from robustprobe.encoders import Encoder
-from robustprobe.tasks import load_task
+from robustprobe.tasks import fitting_attacks, load_task
 from robustprobe.tasks.base import resize
 
 pytestmark = pytest.mark.unit
@@ -138,6 +138,9 @@ def test_early_exit_fools_the_same_images_of_a_fragile_model_for_a_fraction_of_t
 
 SPACE = LabelSpace(classes=("a", "b", "c", "d", "e"))
 SMALL = torch.rand(COUNT, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IDS = [str(i) for i in range(COUNT)]
+# Looks at the clean image that an attack announces and need not take, one for each member of an ensemble.
+LOOSE = 6
 
 
 class Small(nn.Module):
@@ -145,33 +148,71 @@ class Small(nn.Module):
 
     def __init__(self, task: str) -> None:
         super().__init__()
-        self.task, self.conv = task, nn.Conv2d(3, 1 if task == "depth" else 5, 3, padding=1)
+        self.conv = nn.Conv2d(3, 5, 3, padding=1)
+        self.head = load_task(task, SPACE).head(FeatureDims(5, 5), HeadDesign()) if task else None
 
     def forward(self, images: Tensor) -> Tensor:
         maps: Tensor = self.conv(images)
-        if self.task == "depth":
-            return 1 + nn.functional.softplus(maps[:, 0])
-        return maps.mean((2, 3)) if self.task == "classification" else maps
+        if self.head is None:
+            return maps
+        answer: Tensor = self.head(Features(maps.mean((2, 3)), maps), (images.shape[-2], images.shape[-1]))
+        return answer
 
 
-CASES = [(n, v) for n in attacks.names() for v in target_tasks(cast(type[Attack], attacks.get(n)), tasks.names())]
+def small_victim(task: str) -> tuple["Counted", Victim]:
+    """A model and what an attack may see of it; class labels are the model's own answers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Counted(Small(task).eval())
+    if not task:
+        return model, Victim(
+            model, surrogate_heads=lambda size: [lambda maps, small: resize(cast(Tensor, maps), small)]
+        )
+    kind = load_task(task, SPACE)
+    labels = kind.example_targets(COUNT, (8, 8), torch.Generator().manual_seed(1))
+    if not kind.label_axes:
+        labels = model.model(SMALL).argmax(1)
+    return model, Victim(model, labels, SPACE, kind.attack_losses, task)
+
+
+CASES = [(n, v) for n in attacks.names() for v in target_tasks(n, fitting_attacks(tasks.names()))]
 
 
 @pytest.mark.parametrize("early_exit", [False, True])
 @pytest.mark.parametrize(("name", "task"), CASES, ids=[f"{n} {v}".strip() for n, v in CASES])
 def test_passes_an_attack_reports_are_those_the_model_saw(name: str, task: str, early_exit: bool) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Counted(Small(task))
-    victim = Victim(model, surrogate_heads=lambda size: [lambda maps, small: resize(cast(Tensor, maps), small)])
-    if task:
-        output = model.model(SMALL)
-        labels = output * 1.1 if task == "depth" else output.argmax(1)
-        victim = Victim(model, labels, SPACE, load_task(task, SPACE).attack_losses, task)
-    spec = AttackSpec(name=name, steps=4, restarts=2, early_exit=early_exit, eps=2 / 255)
-    found = load_attack(spec).run(victim, SMALL, [str(i) for i in range(COUNT)])
+    model, victim = small_victim(task)
+    attack = load_attack(AttackSpec(name=name, steps=4, restarts=2, early_exit=early_exit, eps=2 / 255))
+    found, most = attack.run(victim, SMALL, IDS), attack.passes(victim.attack_losses)
     assert (found.forwards, found.backwards) == (model.forwards, model.backwards)
     assert (found.forwards > 0) is (name not in ("clean", "noise"))
+    assert found.forwards <= COUNT * most.forwards
+    assert found.backwards <= COUNT * most.backwards
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(("name", "task"), CASES, ids=[f"{n} {v}".strip() for n, v in CASES])
+def test_passes_an_attack_announces_are_those_it_makes_where_nothing_breaks(name: str, task: str, warm: bool) -> None:
+    _, victim = small_victim(task)
+    attack = load_attack(AttackSpec(name=name, steps=50, eps=1e-6, warm=(1e-7,) if warm else ()))
+    found = attack.run(victim, SMALL, IDS, SMALL if warm else None)
+    most = attack.passes(victim.attack_losses)
+    if name == "min-eps":
+        # What does not break in the whole ball is tried in no smaller one.
+        assert found.backwards == COUNT * 50
+        return
+    assert most.forwards - LOOSE <= found.forwards / COUNT <= most.forwards
+    assert found.backwards == COUNT * most.backwards
+    if (name, task) == ("ensemble", "classification"):
+        assert (found.forwards, found.backwards) == (COUNT * (657 + warm), COUNT * 250)
+
+
+def test_bisection_announces_the_passes_of_an_image_that_is_hard_to_break() -> None:
+    _, victim = small_victim("classification")
+    attack = load_attack(AttackSpec(name="min-eps", steps=20, eps=1.0))
+    found, most = attack.run(victim, SMALL, IDS), attack.passes()
+    assert COUNT * 20 < found.backwards <= COUNT * most.backwards
+    assert found.forwards <= COUNT * most.forwards
 
 
 def test_passes_through_the_layers_of_an_encoder_count_too(tiny_encoder: Encoder) -> None:

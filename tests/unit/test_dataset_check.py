@@ -22,6 +22,7 @@ from robustprobe.datasets import find_dataset
 from robustprobe.datasets._check import Findings, LabelFindings, check
 from robustprobe.datasets.ade20k import Ade20k
 from robustprobe.datasets.cifar10 import Cifar10
+from robustprobe.tasks import load_task
 from tests.folders import (
     LAYOUTS,
     encoded,
@@ -154,7 +155,7 @@ def test_doubts_are_noted(tmp_path: Path) -> None:
 
 
 def test_of_many_depths_the_extremes_are_kept() -> None:
-    found = LabelFindings("depth", LabelSpace())
+    found = LabelFindings(load_task("depth", LabelSpace()))
     for seed in range(3):
         found.add(torch.rand(200, 200, generator=torch.Generator().manual_seed(seed)) + 1)
         found.add(torch.tensor([[0.5, 7.25, 0.0]]))

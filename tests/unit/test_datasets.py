@@ -120,7 +120,7 @@ def test_place_beyond_the_end_is_an_index_error() -> None:
 @pytest.mark.parametrize(
     ("task", "label", "message"),
     [
-        ("classification", 10, "image test-0 has classification label 10; expected 0 to 9. Mend"),
+        ("classification", 10, "image test-0 has classification label 10; expected 0 to 9. Correct"),
         ("classification", -1, "label -1; expected 0 to 9"),
         ("segmentation", np.array([[0, 2]]), r"segmentation label 2; expected 0 to 1 or 255 \(ignored\)"),
         ("segmentation", np.array([[0, -1]]), "label -1"),

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from robustprobe.metrics import intervals as stats
 from robustprobe.metrics.intervals import Estimate, bootstrap, wilson
-from robustprobe.tasks.base import mean_over_images
 
 pytestmark = pytest.mark.unit
 
@@ -18,7 +17,9 @@ Floats = NDArray[np.float64]
 
 
 def mean_estimate(values: Floats, seed: int = 0) -> Estimate:
-    return bootstrap({"value": values, "counted": np.ones(len(values))}, mean_over_images, seed)
+    return bootstrap(
+        {"value": values, "counted": np.ones(len(values))}, lambda sums: sums["value"] / sums["counted"], seed
+    )
 
 
 def test_bootstrap_interval_covers_the_true_mean_about_95_times_in_100() -> None:

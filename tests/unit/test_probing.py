@@ -26,8 +26,7 @@ from robustprobe.probing import (
     train_heads,
 )
 from robustprobe.probing.fit import Candidate
-from robustprobe.probing.recipes import TaskRecipe
-from robustprobe.tasks import Head, Task, load_task
+from robustprobe.tasks import Head, Task, TaskRecipe, load_task
 from tests.conftest import SHORT, SceneProbes, whole
 
 pytestmark = pytest.mark.unit

@@ -17,8 +17,7 @@ from robustprobe.report.tables.chance import chances
 from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks, share_text
 from robustprobe.results.records import Interval, Record
 from robustprobe.results.store import Store
-from robustprobe.results.union import Found, union_groups
-from tests.unit.test_report_page import SHAPES, fill
+from robustprobe.results.union import Found
 from tests.unit.test_report_tables import OWN, PLAIN, attack, make_record, records_of
 
 pytestmark = pytest.mark.unit
@@ -73,10 +72,10 @@ def found(*encoders: str) -> Board:
 def test_the_board_has_a_bench_a_task_and_the_worst_attack_made_for_it() -> None:
     made = found(PLAIN)
     assert [(b.task, [c.label for c in b.columns]) for b in made.benchmarks] == [
-        (task, ["clean", "noise", "embed", own]) for task, own in OWN.items()
+        (task, ["clean", "noise", "embed", own]) for task, own in sorted(OWN.items())
     ]
     shares = [k.share.value for k in made.rows[0].benchmarks if k and k.share]
-    assert shares == pytest.approx([0.4 / 0.9, 0.1 / 0.6, 0.4 / 0.9])
+    assert shares == pytest.approx([0.4 / 0.9, 0.4 / 0.9, 0.1 / 0.6])
     assert made.rows[0].kept is not None
     assert made.rows[0].kept.value == pytest.approx(sum(shares) / 3)
 
@@ -199,22 +198,21 @@ def test_the_level_of_chance_is_that_of_the_commonest_class(tmp_path: Path) -> N
     ]
     for record, columns in zip(records, rows, strict=True):
         store.write_rows(record.fingerprint, columns)
-    levels = chances([Found(record, store) for record in records], [])
+    levels = chances([Found(record, store) for record in records])
     assert levels == {benchmark_key(records[0]): 0.5, benchmark_key(records[1]): pytest.approx(0.6 / 2)}
 
 
-def test_without_rows_the_level_of_chance_is_that_of_the_classes(tmp_path: Path) -> None:
+def test_the_level_of_chance_is_the_record_s_where_it_has_one(tmp_path: Path) -> None:
     store, records = Store(tmp_path), records_of(PLAIN)
-    fill(store, records)
-    found = [Found(record, store) for record in records]
-    assert chances(found, []) == {}
-    first = next(record for record in records if record.task == "classification")
-    assert chances(found, union_groups([store])) == {benchmark_key(first): 1 / len(SHAPES)}
+    assert chances([Found(record, store) for record in records]) == {}
+    told = [record.model_copy(update={"chance": 0.25}) for record in records]
+    assert set(chances([Found(record, store) for record in told]).values()) == {0.25}
+    assert len(chances([Found(record, store) for record in told])) == len({r.task for r in told})
 
 
 def test_the_heat_map_prints_the_share_that_was_left() -> None:
     figures = heat_figures(found(PLAIN, "other"))
-    assert [f.title.split()[0] for f in figures] == ["Classification", "Segmentation", "Depth"]
+    assert [f.title.split()[0] for f in figures] == ["Classification", "Depth", "Segmentation"]
     assert figures[0].headings == ["encoder", "noise", "embed", "pgd"]
     assert figures[0].rows[0][0] == PLAIN
     assert figures[0].rows[0][3].startswith("44\N{NO-BREAK SPACE}% [")

@@ -17,15 +17,17 @@ import pytest
 from PIL import Image
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.former_names import FORMER_DISPLAYS
+from robustprobe.core.spec import Display
 from robustprobe.report.charts.pictures import (
     Scale,
     amplified,
     class_colours,
-    depth_uri,
     difference,
     mask_uri,
     overlay,
     png_uri,
+    scalar_uri,
     viridis,
 )
 from robustprobe.report.page.checks import checks
@@ -134,7 +136,7 @@ def add_group(store: Store, record: Record) -> None:
             attack=record.attack,
             target_task=record.target_task,
             classes={"classification": SHAPES, "segmentation": SURFACES},
-            max_depth=10.0,
+            displays={task: Display(**known) for task, known in FORMER_DISPLAYS.items()},  # type: ignore[arg-type]
             examples=[example],
         )
     )
@@ -523,7 +525,7 @@ def test_class_colours_differ() -> None:
 
 
 def test_depth_of_one_value_has_a_colour() -> None:
-    assert decoded(depth_uri(np.full((2, 2), 3.0), Scale(3.0, 3.0))).shape == (2, 2, 3)
+    assert decoded(scalar_uri(np.full((2, 2), 3.0), Scale(3.0, 3.0))).shape == (2, 2, 3)
 
 
 def test_png_is_lossless() -> None:

@@ -131,6 +131,13 @@ def test_attacks_of_a_suite_climb_every_eps_from_the_one_before_and_clean_comes_
     assert [a.warm for a in last.attack_specs(AttackChoice(name="pgd"), steps=7)] == [(), ()]
 
 
+def test_no_warm_start_is_recorded_for_an_attack_that_takes_none_nor_from_the_clean_image() -> None:
+    suite = SUITE.model_copy(update={"eps": (0.0, 0.1, 0.2)})
+    choice = AttackChoice(name="pgd")
+    assert [a.warm for a in suite.attack_specs(choice, steps=7)] == [(), (), (0.1,)]
+    assert [a.warm for a in suite.attack_specs(choice, steps=7, warm_start=False)] == [(), (), ()]
+
+
 def test_what_a_choice_says_of_an_attack_comes_before_what_the_suite_says() -> None:
     suite = validated(Suite, {**SUITE.model_dump(), "attacks": ["apgd:dlr", {"name": "pgd", "steps": 3}]}, "it")
     assert suite.attacks is not None

@@ -17,7 +17,7 @@ from PIL import Image
 from robustprobe import UserError
 from robustprobe.core import files as written_files
 from robustprobe.core.files import write_whole
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.spec import AttackSpec, Display
 from robustprobe.results.records import Example, Group, HeadFacts, Interval, Provenance, Record
 from robustprobe.results.store import Store
 
@@ -351,7 +351,7 @@ def group() -> Group:
         attack=AttackSpec(name="clean", eps=0),
         target_task="",
         classes={"classification": ["a", "b"]},
-        max_depth=10.0,
+        displays={"classification": Display(kind="classes")},
         examples=[Example(id="a", position=0, predictions={"classification": [["a", 0.9]]}, truth={})],
     )
 

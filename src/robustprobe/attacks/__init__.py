@@ -1,21 +1,48 @@
-"""Attacks: threat x objective x optimiser. One file is one attack."""
+"""Attacks: threat x objective x optimiser. One file is one attack; `base.py` is the contract."""
 
+from robustprobe.attacks._apgd import apgd
+from robustprobe.attacks._embedding_objectives import embedding_objective
 from robustprobe.attacks._phases import GradientAttack, Phase, PhasedAttack
-from robustprobe.attacks._search import Entries, LossValues, Objective, PerImageRandom, SearchResult, unjudged
-from robustprobe.attacks.base import Attack, Attacked, Victim, load_attack
+from robustprobe.attacks._search import (
+    Best,
+    Entries,
+    LossValues,
+    Objective,
+    Optimiser,
+    Passes,
+    PerImageRandom,
+    Search,
+    SearchResult,
+    everything,
+    unjudged,
+)
+from robustprobe.attacks._sign_gradient import sign_gradient
+from robustprobe.attacks._task_objectives import default_objective, task_objective
+from robustprobe.attacks.base import Attack, Attacked, Victim, load_attack, target_tasks
 
 __all__ = [
     "Attack",
     "Attacked",
+    "Best",
     "Entries",
     "GradientAttack",
     "LossValues",
     "Objective",
+    "Optimiser",
+    "Passes",
     "PerImageRandom",
     "Phase",
     "PhasedAttack",
+    "Search",
     "SearchResult",
     "Victim",
+    "apgd",
+    "default_objective",
+    "embedding_objective",
+    "everything",
     "load_attack",
+    "sign_gradient",
+    "target_tasks",
+    "task_objective",
     "unjudged",
 ]

@@ -1,7 +1,7 @@
 """What optimisers share: what they search, the random numbers they use, and the best image so far."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -142,6 +142,33 @@ class Best:
         gain = (self.top - self.first).clamp(min=torch.finfo(torch.float32).tiny)
         rising = torch.where(self.success, torch.nan, (self.top - self.late) / gain)
         return SearchResult(self.images, self.damage, self.success, self.zeros / self.gradients, rising)
+
+
+class Passes(NamedTuple):
+    """Passes through the victim per image: all of them, and those that go back to the image too."""
+
+    forwards: int
+    backwards: int
+
+    def times(self, count: int) -> "Passes":
+        """As many passes `count` times."""
+        return Passes(self.forwards * count, self.backwards * count)
+
+
+def all_passes(parts: Iterable[Passes]) -> Passes:
+    """Passes of several searches together."""
+    parts = list(parts)
+    return Passes(sum(part.forwards for part in parts), sum(part.backwards for part in parts))
+
+
+def ascent_passes(steps: int) -> Passes:
+    """Passes of a search along gradients, which also looks at where it ends."""
+    return Passes(steps + 1, steps)
+
+
+def query_passes(steps: int) -> Passes:
+    """Passes of a search without gradients, which also looks at where it begins."""
+    return Passes(steps + 1, 0)
 
 
 def everything(images: Tensor) -> Entries:

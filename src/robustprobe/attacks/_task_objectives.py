@@ -11,9 +11,9 @@ from robustprobe.core.errors import unknown_name
 from robustprobe.core.types import AttackLosses, LossContext
 
 
-def default_loss(victim: Victim) -> str:
-    """The first of the losses of the victim's task."""
-    return next(iter(cast(AttackLosses, victim.attack_losses).losses))
+def default_objective(victim: Victim, name: str, images: Tensor) -> Objective:
+    """The loss `name` of the victim's task, or the task's default loss where it is empty."""
+    return task_objective(victim, name or cast(AttackLosses, victim.attack_losses).default, images)
 
 
 def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:

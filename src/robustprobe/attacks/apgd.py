@@ -7,7 +7,7 @@ from torch import Tensor
 from robustprobe.attacks._apgd import apgd
 from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Objective, Optimiser
-from robustprobe.attacks._task_objectives import default_loss, task_objective
+from robustprobe.attacks._task_objectives import default_objective
 from robustprobe.attacks.base import Victim
 
 
@@ -22,4 +22,4 @@ class Apgd(GradientAttack):
         return apgd
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        return task_objective(victim, self.spec.objective or default_loss(victim), images)
+        return default_objective(victim, self.spec.objective, images)

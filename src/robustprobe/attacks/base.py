@@ -1,13 +1,13 @@
 """What every attack is: images in, images inside ball and box out, nothing else changed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, cast, final
 
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._search import PerImageRandom, SearchResult
+from robustprobe.attacks._search import Passes, PerImageRandom, SearchResult, ascent_passes, query_passes
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
@@ -16,6 +16,8 @@ from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
 
+# Passes beside those of the search: over the clean image, and over the warm start.
+LOOKS = 2
 Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
 FitSurrogates = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
 
@@ -62,6 +64,12 @@ class Attack(ABC):
     access: ClassVar[str]
     """The task whose model is attacked, `task` for that of any, `encoder` for the encoder alone, or `nothing`."""
 
+    uses_gradient: ClassVar[bool] = True
+    """Whether it needs input gradients; an attack that does not is the sanity check of those that do."""
+
+    warm_start: ClassVar[bool] = True
+    """Whether a larger eps starts from the images made under the smaller one, and is therefore no weaker."""
+
     steps: ClassVar[int] = 20
     """Steps where the user does not say."""
 
@@ -79,6 +87,18 @@ class Attack(ABC):
             draws: random numbers, by image.
             previous: adversarial images inside a smaller ball, where there are some.
         """
+
+    def passes(self, losses: AttackLosses | None = None) -> Passes:
+        """The most passes through the victim that the attack makes per image, from which its time is estimated.
+
+        By default one search per restart, and a look at the clean image and at the warm start. Attacks that search
+        otherwise override it.
+
+        Args:
+            losses: how the attacked task wants to be attacked; None where the attack sees no head.
+        """
+        search = (ascent_passes if self.uses_gradient else query_passes)(self.spec.steps).times(self.spec.restarts)
+        return search._replace(forwards=search.forwards + LOOKS)
 
     @final
     def __call__(self, victim: Victim, images: Tensor, ids: Sequence[str]) -> Tensor:
@@ -135,11 +155,19 @@ class Counter:
         return images.to(self.dtype)
 
 
-def target_tasks(kind: type[Attack], tasks: Iterable[str]) -> list[str]:
-    """Whose models an attack is made against, of the tasks there are; `""` where it sees no head."""
-    if kind.access in ("nothing", "encoder"):
+def target_tasks(name: str, tasks: Mapping[str, Collection[str]]) -> list[str]:
+    """Whose models an attack is made against, of the tasks there are; `""` where it sees no head.
+
+    Args:
+        tasks: by the name of a task the attacks that fit it beside those that name it.
+
+    Raises:
+        UserError: no such attack.
+    """
+    access = cast(type[Attack], attacks.get(name)).access
+    if access in ("nothing", "encoder"):
         return [""]
-    return [task for task in tasks if kind.access in ("task", task)]
+    return [task for task, fitting in tasks.items() if access in ("task", task) or name in fitting]
 
 
 def load_attack(spec: AttackSpec) -> Attack:

@@ -1,51 +1,33 @@
 """Several strong attacks on a task, the worst case per image, in the manner of AutoAttack"""
 
-from typing import ClassVar, NamedTuple, final
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, cast, final
 
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
 from robustprobe.attacks._phases import Phase, PhasedAttack
-from robustprobe.attacks._search import Optimiser
+from robustprobe.attacks._search import Optimiser, Passes, all_passes, ascent_passes, query_passes
 from robustprobe.attacks._square import square
-from robustprobe.attacks._staged import staged_apgd
-from robustprobe.attacks._task_objectives import default_loss, task_objective
-from robustprobe.attacks.base import Victim
+from robustprobe.attacks._staged import staged_apgd, staged_passes
+from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.attacks.base import LOOKS, Victim
 from robustprobe.core.errors import UserError
+from robustprobe.core.types import AttackLosses, EnsembleMember
 
 
-class EnsembleMember(NamedTuple):
-    """One attack of the ensemble; `share` multiplies the steps of the spec, `runs` its restarts."""
+class MemberOptimiser(NamedTuple):
+    """What raises the loss of a member, and the passes per image it takes for so many steps."""
 
-    loss: str
-    optimiser: Optimiser
-    share: float = 1.0
-    runs: int = 1
+    run: Optimiser
+    passes: Callable[[int], Passes]
 
 
-ENSEMBLES = {
-    "classification": (
-        EnsembleMember("ce", apgd),
-        EnsembleMember("targeted-dlr", apgd, runs=4),
-        EnsembleMember("margin", square, share=8),
-    ),
-    "segmentation": (
-        EnsembleMember("cospgd", apgd),
-        EnsembleMember("js", staged_apgd),
-        EnsembleMember("segpgd", staged_apgd),
-        EnsembleMember("mask-ce", staged_apgd),
-        EnsembleMember("mask-logit", staged_apgd),
-    ),
-    "depth": (
-        EnsembleMember("rmse", apgd),
-        EnsembleMember("nearer", staged_apgd),
-        EnsembleMember("rmse", staged_apgd),
-        EnsembleMember("silog", staged_apgd),
-        EnsembleMember("farther", apgd),
-    ),
+OPTIMISERS = {
+    "apgd": MemberOptimiser(apgd, ascent_passes),
+    "staged-apgd": MemberOptimiser(staged_apgd, staged_passes),
+    "square": MemberOptimiser(square, query_passes),
 }
-
-LEAST_FOR_DLR = 4
 
 
 @final
@@ -63,22 +45,28 @@ class Ensemble(PhasedAttack):
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:
         if self.spec.objective:
             raise UserError(f"ensemble has its own objectives; leave :{self.spec.objective} out.")
-        parts = ENSEMBLES.get(victim.task) or (EnsembleMember(default_loss(victim), apgd),)
-        if victim.task == "classification":
-            parts = tuple(_fitting(part, len(victim.space.classes)) for part in parts)
+        losses = cast(AttackLosses, victim.attack_losses)
         return [
             Phase(
-                f"{part.loss} {part.optimiser.__name__}",
-                task_objective(victim, part.loss, images),
-                part.optimiser,
-                max(1, round(part.share * self.spec.steps)),
-                part.runs * self.spec.restarts,
+                f"{member.loss} {OPTIMISERS[member.optimiser].run.__name__}",
+                task_objective(victim, member.loss, images),
+                OPTIMISERS[member.optimiser].run,
+                self._steps(member),
+                member.runs * self.spec.restarts,
             )
-            for part in parts
+            for member in members(losses)
         ]
 
+    def passes(self, losses: AttackLosses | None = None) -> Passes:
+        """Of an image that no member breaks: broken ones leave sooner."""
+        found = members(cast(AttackLosses, losses))
+        searches = [OPTIMISERS[m.optimiser].passes(self._steps(m)).times(m.runs * self.spec.restarts) for m in found]
+        return all_passes([Passes(len(found) + LOOKS - 1, 0), *searches])
 
-def _fitting(part: EnsembleMember, classes: int) -> EnsembleMember:
-    """A part for as many classes as there are: no more goals than wrong ones, and no DLR below four."""
-    few = part.loss == "targeted-dlr" and classes < LEAST_FOR_DLR
-    return part._replace(loss="targeted-ce" if few else part.loss, runs=min(part.runs, max(1, classes - 1)))
+    def _steps(self, member: EnsembleMember) -> int:
+        return max(1, round(member.share * self.spec.steps))
+
+
+def members(losses: AttackLosses) -> tuple[EnsembleMember, ...]:
+    """The attacks of a task's ensemble, or Auto-PGD on its default loss where it names none."""
+    return losses.ensemble or (EnsembleMember(losses.default),)

@@ -1,14 +1,25 @@
 """The smallest eps that changes a classifier's answer, per image, by bisection with Auto-PGD"""
 
+import math
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
-from robustprobe.attacks._search import Entries, PerImageRandom, Search, SearchResult, everything, visited
+from robustprobe.attacks._search import (
+    Entries,
+    Passes,
+    PerImageRandom,
+    Search,
+    SearchResult,
+    ascent_passes,
+    everything,
+    visited,
+)
 from robustprobe.attacks._task_objectives import task_objective
-from robustprobe.attacks.base import Attack, Victim
+from robustprobe.attacks.base import LOOKS, Attack, Victim
+from robustprobe.core.types import AttackLosses
 
 LEVELS = 64
 """The ball of a broken image is at most eps / LEVELS larger than one in which the attack failed."""
@@ -23,7 +34,13 @@ class MinEps(Attack):
     """
 
     access: ClassVar = "classification"
+    warm_start: ClassVar = False
     steps: ClassVar = 50
+
+    def passes(self, losses: AttackLosses | None = None) -> Passes:
+        """The whole ball, then each halving of the bracket from both starts."""
+        search = ascent_passes(self.spec.steps).times(1 + 2 * int(math.log2(LEVELS)))
+        return search._replace(forwards=search.forwards + LOOKS)
 
     def perturb(
         self, victim: Victim, images: Tensor, randomness: PerImageRandom, previous: Tensor | None

@@ -1,4 +1,4 @@
-"""PGD on the cross-entropy of a classifier (Madry et al. 2018)"""
+"""PGD on the default loss of a task, the cross-entropy of a classifier (Madry et al. 2018)"""
 
 from typing import ClassVar, final
 
@@ -6,15 +6,15 @@ from torch import Tensor
 
 from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Objective
-from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.attacks._task_objectives import default_objective
 from robustprobe.attacks.base import Victim
 
 
 @final
 class Pgd(GradientAttack):
-    """An image counts as fooled if any visited iterate fools the classifier."""
+    """An image counts as fooled if any visited iterate fools the classifier; elsewhere the worst iterate is kept."""
 
     access: ClassVar = "classification"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        return task_objective(victim, self.spec.objective or "ce", images)
+        return default_objective(victim, self.spec.objective, images)

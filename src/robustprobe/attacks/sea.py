@@ -5,9 +5,11 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from robustprobe.attacks._phases import Phase, PhasedAttack
-from robustprobe.attacks._staged import staged_apgd
+from robustprobe.attacks._search import Passes
+from robustprobe.attacks._staged import staged_apgd, staged_passes
 from robustprobe.attacks._task_objectives import task_objective
-from robustprobe.attacks.base import Victim
+from robustprobe.attacks.base import LOOKS, Victim
+from robustprobe.core.types import AttackLosses
 
 LOSSES = ("mask-ce", "segpgd", "js", "mask-logit")
 
@@ -24,6 +26,13 @@ class Sea(PhasedAttack):
     steps: ClassVar = 100
 
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:
-        names = [self.spec.objective] if self.spec.objective else list(LOSSES)
         steps, runs = self.spec.steps, self.spec.restarts
-        return [Phase(n, task_objective(victim, n, images), staged_apgd, steps, runs) for n in names]
+        return [Phase(n, task_objective(victim, n, images), staged_apgd, steps, runs) for n in self._losses]
+
+    def passes(self, losses: AttackLosses | None = None) -> Passes:
+        search = staged_passes(self.spec.steps).times(self.spec.restarts * len(self._losses))
+        return search._replace(forwards=search.forwards + LOOKS)
+
+    @property
+    def _losses(self) -> tuple[str, ...]:
+        return (self.spec.objective,) if self.spec.objective else LOSSES

@@ -1,16 +1,15 @@
 """Square attack: sees the model's answers only, no gradient (Andriushchenko et al. 2020)"""
 
-from typing import ClassVar, final
+from typing import ClassVar, cast, final
 
 from torch import Tensor
 
 from robustprobe.attacks._phases import GradientAttack
 from robustprobe.attacks._search import Objective, Optimiser
 from robustprobe.attacks._square import square
-from robustprobe.attacks._task_objectives import default_loss, task_objective
+from robustprobe.attacks._task_objectives import task_objective
 from robustprobe.attacks.base import Victim
-
-LOSSES = {"classification": "margin", "segmentation": "ce", "depth": "rmse"}
+from robustprobe.core.types import AttackLosses
 
 
 @final
@@ -18,11 +17,13 @@ class Square(GradientAttack):
     """`steps` is the number of queries. On classifiers the loss is the margin, as its authors' is."""
 
     access: ClassVar = "task"
+    uses_gradient: ClassVar = False
     steps: ClassVar = 1000
 
     def optimiser(self) -> Optimiser:
         return square
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        name = self.spec.objective or LOSSES.get(victim.task) or default_loss(victim)
+        losses = cast(AttackLosses, victim.attack_losses)
+        name = self.spec.objective or losses.black_box or losses.default
         return task_objective(victim, name, images)

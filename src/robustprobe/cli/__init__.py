@@ -4,7 +4,7 @@ import shlex
 import signal
 import sys
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.former_names import FORMER_KEYS
@@ -14,33 +14,52 @@ app = App(
     help="How robust is a vision encoder, for everything it will be used for?",
     version=lambda: _version(),
     suppress_keyboard_interrupt=False,
+    # An option has no second form such as --no-dry-run or --empty-encoder unless it asks for one.
+    default_parameter=Parameter(negative=()),
+)
+EVALUATE, LOOK, HARDEN, SET_UP = (
+    Group(name, sort_key=order) for order, name in enumerate(("Evaluate", "Look at results", "Harden", "Set up"))
 )
 _COMMANDS = {
-    "demo": (
-        "run:demo",
-        "Evaluate the bundled encoders on generated scenes: no download, no GPU, about four minutes.",
-    ),
-    "run": ("run:run", "Attack encoders and judge them on every task, as a suite file or options say."),
-    "table": ("results:table", "Print the results of a folder as a table."),
-    "report": ("results:report", "Write the results of folders as one self-contained HTML page."),
-    "view": ("view:view", "Show that page in the browser."),
-    "plot": ("plot:plot", "Draw a chart of the results as SVG, PNG or PDF."),
-    "merge": ("merge:merge", "Copy the results of several folders into one, and name what they disagree on."),
-    "leaderboard": ("leaderboard:leaderboard", "Rank many encoders, as a site with a page for each."),
-    "compare": ("compare:compare", "Print results beside the paper's numbers, or beside those of another folder."),
-    "harden": ("harden:harden", "Fine-tune an encoder without labels so that attacks move its features less."),
-    "curve": ("curve:curve", "Evaluate the checkpoints of a hardening run, as a table and a plot over epochs."),
-    "list": ("listing:list_things", "List encoders, datasets, tasks, attacks, defences or suites by name."),
-    "fetch": ("fetch:fetch", "Get the weights a suite needs, and say which of its datasets are there."),
-    "check": ("check:check", "Try whether an encoder keeps the contract that attacks and heads rely on."),
-    "doctor": ("doctor:doctor", "Show machine, versions, caches and datasets found or missing."),
+    EVALUATE: {
+        "demo": (
+            "run:demo",
+            "Evaluate the bundled encoders on generated scenes: no download, no GPU, about four minutes.",
+        ),
+        "run": ("run:run", "Attack encoders and evaluate them on every task, as a suite file or options say."),
+        "check": ("check:check", "Check that an encoder keeps the contract that attacks and heads rely on."),
+    },
+    LOOK: {
+        "table": ("results:table", "Print the results of a folder as a table."),
+        "report": ("results:report", "Write the results of folders as one self-contained HTML page."),
+        "view": ("view:view", "Show that page in the browser."),
+        "plot": ("plot:plot", "Draw a chart of the results as SVG, PNG or PDF."),
+        "compare": ("compare:compare", "Print results beside the paper's numbers, or beside those of another folder."),
+        "merge": ("merge:merge", "Copy the results of several folders into one, and name what they disagree on."),
+        "leaderboard": ("leaderboard:leaderboard", "Rank many encoders, as a site with a page per encoder."),
+    },
+    HARDEN: {
+        "harden": ("harden:harden", "Fine-tune an encoder without labels so that attacks move its features less."),
+        "curve": ("curve:curve", "Evaluate the checkpoints of a hardening run, as a table and a plot over epochs."),
+    },
+    SET_UP: {
+        "list": ("listing:list_things", "List encoders, datasets, tasks, attacks, defences or suites by name."),
+        "fetch": ("fetch:fetch", "Download the weights a suite needs, and say which of its datasets are there."),
+        "doctor": ("doctor:doctor", "Show the machine, versions, caches, and datasets found or missing."),
+    },
 }
-for _name, (_home, _help) in _COMMANDS.items():
-    app.command(f"robustprobe.cli.{_home}", name=_name, help=_help)
+for _group, _commands in _COMMANDS.items():
+    for _name, (_home, _help) in _commands.items():
+        app.command(f"robustprobe.cli.{_home}", name=_name, help=_help, group=_group)
 
-_data = App(name="data", help="Check a dataset's folder, fetch it, or list what a limit takes.")
+_data = App(
+    name="data",
+    help="Check a dataset's folder, download it, or list the images that a limit takes.",
+    group=SET_UP,
+    default_parameter=Parameter(negative=()),
+)
 _data.command("robustprobe.cli.data:check", name="check", help="Compare a dataset's folder with the official one.")
-_data.command("robustprobe.cli.data:download", name="download", help="Fetch a dataset where that is offered.")
+_data.command("robustprobe.cli.data:download", name="download", help="Download a dataset where that is offered.")
 _data.command("robustprobe.cli.data:ids", name="ids", help="Print the ids of the images that a limit takes.")
 app.command(_data)
 

@@ -49,11 +49,11 @@ def curve(
     suite
         A YAML file or a suite's name; its encoders are replaced by the checkpoints.
     dataset
-        Dataset to report on. Repeat for several.
+        Dataset to report on. Can be given several times.
     attack
-        Attack to run; by default clean, noise, embed and each task's own. Repeatable.
+        Attack to run; by default clean, noise, embed and each task's own. Can be given several times.
     eps
-        Size of the perturbation, such as 8/255. Repeat for several.
+        Size of the perturbation, such as 8/255. Can be given several times.
     split
         test, or val: train images held out, on which heads are chosen too. Choose an epoch there, publish on test.
     limit

@@ -8,38 +8,39 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from robustprobe.cli._console import new_console
+from robustprobe.cli._groups import OBJECTIVE, OUTPUT, SOURCE, TRAINING, WHERE
 
 
 def harden(
     *,
-    encoder: str,
-    dataset: list[str],
-    out: Path,
-    method: str = "deacl",
-    epochs: int | None = None,
-    eps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    steps: int | None = None,
-    tokens: Literal["cls", "patch", "both"] | None = None,
-    layer: list[int] | None = None,
-    option: list[str] | None = None,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int | None = None,
-    optimiser: Literal["sgd", "adamw"] | None = None,
-    learning_rate: float | None = None,
-    momentum: float | None = None,
-    weight_decay: float | None = None,
-    warmup: float | None = None,
-    clip: float | None = None,
-    eps_ramp: float | None = None,
-    ema: float | None = None,
-    feature_rank: int | None = None,
-    augment: bool | None = None,
-    precision: Literal["fp32", "bf16"] | None = None,
-    checkpoint_every: int | None = None,
-    seed: int | None = None,
-    data_root: Path = Path("data"),
-    device: str = "auto",
+    encoder: Annotated[str, SOURCE],
+    dataset: Annotated[list[str], SOURCE],
+    out: Annotated[Path, OUTPUT],
+    method: Annotated[str, OBJECTIVE] = "deacl",
+    epochs: Annotated[int | None, TRAINING] = None,
+    eps: Annotated[str | None, OBJECTIVE, Parameter(allow_leading_hyphen=True)] = None,
+    steps: Annotated[int | None, OBJECTIVE] = None,
+    tokens: Annotated[Literal["cls", "patch", "both"] | None, OBJECTIVE] = None,
+    layer: Annotated[list[int] | None, OBJECTIVE] = None,
+    option: Annotated[list[str] | None, OBJECTIVE] = None,
+    limit: Annotated[int | None, SOURCE] = None,
+    batch_size: Annotated[int | None, TRAINING] = None,
+    accumulate: Annotated[int | None, TRAINING] = None,
+    optimiser: Annotated[Literal["sgd", "adamw"] | None, TRAINING] = None,
+    learning_rate: Annotated[float | None, TRAINING] = None,
+    momentum: Annotated[float | None, TRAINING] = None,
+    weight_decay: Annotated[float | None, TRAINING] = None,
+    warmup: Annotated[float | None, TRAINING] = None,
+    clip: Annotated[float | None, TRAINING] = None,
+    eps_ramp: Annotated[float | None, OBJECTIVE] = None,
+    ema: Annotated[float | None, TRAINING] = None,
+    feature_rank: Annotated[int | None, OBJECTIVE] = None,
+    augment: Annotated[bool | None, TRAINING, Parameter(negative="--no-augment")] = None,
+    precision: Annotated[Literal["fp32", "bf16"] | None, WHERE] = None,
+    checkpoint_every: Annotated[int | None, OUTPUT] = None,
+    seed: Annotated[int | None, TRAINING] = None,
+    data_root: Annotated[Path, WHERE] = Path("data"),
+    device: Annotated[str, WHERE] = "auto",
 ) -> None:
     """Fine-tune an encoder without labels so that attacks move its features less.
 
@@ -51,7 +52,7 @@ def harden(
     encoder
         Encoder to start from, such as bundled:scenes or file:DIR.
     dataset
-        Dataset whose train images are used, without labels. Repeat for several.
+        Dataset whose train images are used, without labels. Can be given several times.
     out
         Folder for the result.
     method
@@ -65,13 +66,13 @@ def harden(
     tokens
         Tokens that the objective reads.
     layer
-        Block whose features are protected, -1 for the last. Repeat for several, the last block last.
+        Block whose features the objective reads, -1 for the last. Can be given several times, the last block last.
     option
-        NAME=VALUE for the method's own options, such as gamma=2. Repeatable.
+        NAME=VALUE for the method's own options, such as gamma=2. Can be given several times.
     limit
         Images of each dataset.
     batch_size
-        Images an update, over all processes.
+        Images per update, over all processes.
     accumulate
         Parts that a batch is worked through in, one after another: less memory, the same result to rounding.
     optimiser
@@ -91,9 +92,10 @@ def harden(
     ema
         Decay of a moving average of the weights, which is then what is kept; 0 for none.
     feature_rank
-        How many the features of the result lie in, those that attacks move least; 0 for all.
+        Rank that the features of the result are reduced to, keeping the directions that attacks move least; 0: no
+        reduction.
     augment
-        Random crops and flips, anew each epoch; else whole images.
+        Random crops and flips, new in each epoch; else whole images.
     precision
         Of the student in training and inner attack.
     checkpoint_every

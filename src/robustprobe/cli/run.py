@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from cyclopts import Parameter
 
 from robustprobe.cli._console import new_console
+from robustprobe.cli._groups import ATTACK, HEADS, OUTPUT, WHAT, WHERE
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.registry import executors
 from robustprobe.core.spec import ExecutorOptions, Suite, validated
@@ -33,38 +34,39 @@ def run(
     suite: str | None = None,
     /,
     *,
-    encoder: list[str] | None = None,
-    dataset: list[str] | None = None,
-    attack: list[str] | None = None,
-    eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
-    split: Literal["test", "val"] | None = None,
-    limit: int | None = None,
-    norm: Literal["linf", "l2"] | None = None,
-    steps: int | None = None,
-    restarts: int | None = None,
-    sanity_images: int | None = None,
-    train_limit: int | None = None,
-    recipe: Literal["fast", "standard", "paper"] | None = None,
-    layers: Literal[1, 4] | None = None,
-    pooling: Literal["cls", "cls+patch"] | None = None,
-    seed: int | None = None,
-    batch_size: int | None = None,
-    examples: Annotated[int | None, EXAMPLES] = None,
-    extreme_examples: int | None = None,
-    precision: Literal["fp32", "bf16"] | None = None,
-    data_root: Path = Path("data"),
-    out: Path = Path("results"),
-    device: str = "auto",
-    arch: str | None = None,
-    only: list[str] | None = None,
-    dry_run: bool = False,
-    offline: bool = False,
-    executor: str = "local",
-    ray_address: str | None = None,
-    workers: int = 0,
-    shard_size: int = 0,
+    encoder: Annotated[list[str] | None, WHAT] = None,
+    dataset: Annotated[list[str] | None, WHAT] = None,
+    task: Annotated[list[str] | None, WHAT] = None,
+    attack: Annotated[list[str] | None, ATTACK] = None,
+    eps: Annotated[list[str] | None, ATTACK, Parameter(allow_leading_hyphen=True)] = None,
+    split: Annotated[Literal["test", "val"] | None, WHAT] = None,
+    limit: Annotated[int | None, WHAT] = None,
+    norm: Annotated[Literal["linf", "l2"] | None, ATTACK] = None,
+    steps: Annotated[int | None, ATTACK] = None,
+    restarts: Annotated[int | None, ATTACK] = None,
+    sanity_images: Annotated[int | None, ATTACK] = None,
+    train_limit: Annotated[int | None, HEADS] = None,
+    recipe: Annotated[Literal["fast", "standard", "paper"] | None, HEADS] = None,
+    layers: Annotated[Literal[1, 4] | None, HEADS] = None,
+    pooling: Annotated[Literal["cls", "cls+patch"] | None, HEADS] = None,
+    seed: Annotated[int | None, ATTACK] = None,
+    batch_size: Annotated[int | None, WHERE] = None,
+    examples: Annotated[int | None, OUTPUT, EXAMPLES] = None,
+    extreme_examples: Annotated[int | None, OUTPUT] = None,
+    precision: Annotated[Literal["fp32", "bf16"] | None, WHERE] = None,
+    data_root: Annotated[Path, WHERE] = Path("data"),
+    out: Annotated[Path, OUTPUT] = Path("results"),
+    device: Annotated[str, WHERE] = "auto",
+    arch: Annotated[str | None, WHAT] = None,
+    only: Annotated[list[str] | None, WHAT] = None,
+    dry_run: Annotated[bool, WHERE] = False,
+    offline: Annotated[bool, WHERE] = False,
+    executor: Annotated[str, WHERE] = "local",
+    ray_address: Annotated[str | None, WHERE] = None,
+    workers: Annotated[int, WHERE] = 0,
+    shard_size: Annotated[int, WHERE] = 0,
 ) -> None:
-    """Attack encoders and judge them on every task, as a suite file or these options say.
+    """Attack encoders and evaluate them on every task, as a suite file or these options say.
 
     The same command again does only what is missing. Options change the suite that is given.
 
@@ -73,13 +75,17 @@ def run(
     suite
         A YAML file, or a name from `robustprobe list suites`.
     encoder
-        Encoder to evaluate, such as bundled:photos or my.py:MyEncoder. Repeat for several.
+        Encoder to evaluate, such as bundled:photos or my.py:MyEncoder. Can be given several times.
     dataset
-        Dataset to report on. Repeat for several.
+        Dataset to report on. Can be given several times.
+    task
+        Task to evaluate; by default every task that a dataset has labels for. Can be given several times.
     attack
-        Attack to run, such as ensemble or apgd:dlr; by default clean, noise, embed and each task's own. Repeatable.
+        Attack to run, such as ensemble or apgd:dlr; by default clean, noise, embed and each task's own.
+        Can be given several times.
     eps
-        Size of the perturbation, such as 8/255. Repeat for several: larger ones start from what smaller ones found.
+        Size of the perturbation, such as 8/255. Can be given several times: larger ones start from what smaller ones
+        found.
     split
         test, or val: train images held out, on which heads are chosen too. Make choices there, publish on test.
     norm
@@ -89,11 +95,11 @@ def run(
     steps
         Steps of each attack; by default what the attack asks for.
     restarts
-        Random starts of each attack; the worst one counts, image by image.
+        Random starts of each attack; the worst result counts, per image.
     sanity_images
-        Images on which each attack is run again, stronger, weaker and blind, to see whether it can be trusted.
+        Images on which each attack is run again, stronger, weaker and without gradients, as sanity checks.
     train_limit
-        Images that heads learn from.
+        Images that heads are trained on.
     recipe
         How heads are fitted and images shown to them: fast (minutes on a CPU), standard (close to the linear
         evaluations of DINOv2 and DINOv3) or paper.
@@ -106,8 +112,8 @@ def run(
     batch_size
         Images attacked at once: memory and speed, not the numbers (to rounding).
     extreme_examples
-        Images kept beside the random ones: for each task so many of the most harmed, the barely broken and the
-        survivors.
+        Images kept beside the random ones: for each task so many of those that lost most, that only just failed and
+        that kept most.
     precision
         Precision of the attacked model; judged in fp32 always.
     data_root
@@ -119,22 +125,30 @@ def run(
     arch
         Architecture of checkpoints given as file:PATH: a timm name, or a short one such as dino_vitb16.
     only
-        Keep only the suite's encoders, datasets or attacks that match, such as cifar10 or 'dinov2*'. Repeatable.
+        Keep only the suite's encoders, datasets or attacks that match, such as cifar10 or 'dinov2*'. Can be given
+        several times.
     dry_run
         Show cells, images, time and disk, measured briefly on this machine, and stop.
     offline
-        Open no connection: weights come from this machine only (see `robustprobe fetch`).
+        Open no connection: use weights of this machine only (see `robustprobe fetch`).
     executor
         local, or ray: on many processes and machines (docs/cluster.md).
     ray_address
-        A Ray cluster that is there, such as auto or HOST:PORT; by default Ray is started on this machine.
+        An existing Ray cluster, such as auto or HOST:PORT; by default Ray is started on this machine.
     workers
         Processes that work at once; 0: as many as there are cores, or GPUs.
     shard_size
         Images that are handed to a worker at once; 0: about a minute's work.
     """
     head = {"train_limit": train_limit, "recipe": recipe, "layers": layers, "pooling": pooling}
-    changes: dict[str, Any] = {"encoders": encoder, "attacks": attack, "eps": eps, "norm": norm, "seed": seed}
+    changes: dict[str, Any] = {
+        "encoders": encoder,
+        "tasks": task,
+        "attacks": attack,
+        "eps": eps,
+        "norm": norm,
+        "seed": seed,
+    }
     changes |= {"steps": steps, "restarts": restarts, "sanity_images": sanity_images}
     changes |= {
         "batch_size": batch_size,
@@ -189,7 +203,7 @@ def _spread(executor: str, address: str, workers: int, shard_size: int) -> Execu
 
 
 class _Options(NamedTuple):
-    """How a run is gone about."""
+    """How a run is done."""
 
     arch: str = ""
     leave_out: bool = False

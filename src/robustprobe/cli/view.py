@@ -1,11 +1,21 @@
 """`robustprobe view`: the page in the browser, from this machine to this machine."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from robustprobe.cli.results import parse_samples
 
 
-def view(folder: Path, /, *more: Path, samples: str = "", browser: bool = True, port: int = 0) -> None:
+def view(
+    folder: Path,
+    /,
+    *more: Path,
+    samples: str = "",
+    browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
+    port: int = 0,
+) -> None:
     """Show the page of a folder, or of several together, in the browser. Ctrl-C ends it.
 
     Only this machine can reach it, and nothing but the page is served.

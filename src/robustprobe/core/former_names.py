@@ -17,3 +17,21 @@ FORMER_KEYS = MappingProxyType(
 
 FORMER_FIELDS = MappingProxyType({"made_for": "target_task", "place": "position"})
 """Fields of records and groups of example images."""
+
+FORMER_STATISTICS = MappingProxyType(
+    {
+        "top-1": {"kind": "proportion", "columns": ["correct"]},
+        "mIoU": {"kind": "mean_iou", "columns": ["intersection", "predicted", "labelled"]},
+        "RMSE": {"kind": "mean", "columns": ["rmse"]},
+    }
+)
+"""How metrics of records before schema 3 are computed from rows."""
+
+FORMER_DISPLAYS = MappingProxyType(
+    {
+        "classification": {"kind": "classes"},
+        "segmentation": {"kind": "class map"},
+        "depth": {"kind": "scalar map", "scale": 1000.0, "unit": "m"},
+    }
+)
+"""How answers in groups before schema 3 are shown."""

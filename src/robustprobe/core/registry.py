@@ -115,6 +115,18 @@ def source_digest(kind: type) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def registered_name(name: str) -> str:
+    """The name that results call a thing by: as it was registered, or `my.py:Class` without folders."""
+    path, colon, attribute = name.rpartition(":")
+    return f"{Path(path).name}:{attribute}" if colon and path.endswith(".py") else name
+
+
+def own_name(kind: type) -> str:
+    """The name of a class that nobody asked for by name: of its file in robustprobe, else its own in lower case."""
+    own = kind.__module__.startswith("robustprobe.")
+    return kind.__module__.rpartition(".")[2] if own else kind.__name__.lower()
+
+
 def load_attribute(path: Path, attribute: str) -> object:
     """An attribute of a Python file. This runs the file's code, once for each process.
 

@@ -67,6 +67,33 @@ class Spec(BaseModel):
         return fingerprint(self.model_dump(mode="json"))
 
 
+DisplayKind = Literal["classes", "class map", "scalar map", "colours"]
+
+
+class Display(Spec):
+    """How answers and labels of a task are shown.
+
+    `classes`: the likeliest classes with their probabilities. `class map`: (H, W) indices of classes, 255 where there
+    is none. `scalar map`: (H, W) values in `unit`, stored times `scale`, 0 where there is none. `colours`: (H, W, 3).
+    """
+
+    kind: DisplayKind
+    scale: float = 1.0
+    unit: str = ""
+
+
+class Statistic(Spec):
+    """A number that rows of images make, by the names of its columns.
+
+    `mean`: of a column, over images whose value is a number. `proportion`: the share of images with a column true.
+    `ratio`: sum of the first column over sum of the second. `mean_iou`: of per-class pixel counts, the columns being
+    intersection, predicted and labelled.
+    """
+
+    kind: Literal["mean", "proportion", "ratio", "mean_iou"]
+    columns: tuple[str, ...]
+
+
 Norm = Literal["linf", "l2"]
 Iterate = Literal["best", "last"]
 
@@ -172,6 +199,8 @@ class Suite(Spec):
     description: str = ""
     encoders: tuple[str, ...] = Field(min_length=1)
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """None: every task that a dataset has labels for."""
     attacks: tuple[AttackChoice, ...] | None = Field(default=None, min_length=1)
     """None: of `STANDARD_ATTACKS` those that fit the datasets."""
     eps: tuple[Eps, ...] = Field(default=(8 / 255,), min_length=1)
@@ -197,14 +226,16 @@ class Suite(Spec):
             check_eps(eps, self.norm)
         return self
 
-    def attack_specs(self, choice: AttackChoice, steps: int) -> tuple[AttackSpec, ...]:
+    def attack_specs(self, choice: AttackChoice, steps: int, warm_start: bool = True) -> tuple[AttackSpec, ...]:
         """An attack at every eps, ascending, each started from the one before; `clean` once, at eps 0.
 
         Args:
             steps: what the attack asks for where neither choice nor suite says.
+            warm_start: whether the attack takes a start from a smaller eps; the image itself, of eps 0, is none.
         """
         sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(self.eps)))
         still = choice.name in ("clean", "noise")
+        warm = warm_start and not still and self.iterate != "last"
         return tuple(
             AttackSpec(
                 name=choice.name,
@@ -215,7 +246,7 @@ class Suite(Spec):
                 restarts=1 if still else choice.restarts or self.restarts,
                 iterate=self.iterate,
                 early_exit=choice.early_exit,
-                warm=() if still or self.iterate == "last" else sizes[:position],
+                warm=tuple(size for size in sizes[:position] if size) if warm else (),
                 seed=self.seed,
             )
             for position, eps in enumerate(sizes)

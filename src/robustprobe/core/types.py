@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from torch import Tensor
 
@@ -39,8 +39,9 @@ class HeadDesign(NamedTuple):
 class Sample(NamedTuple):
     """One image of a dataset.
 
-    `image` is (3, H, W) float32 in [0, 1] on the 8-bit grid; `targets` maps a task to its label: classification a
-    scalar int64, segmentation (h, w) int64, depth (h, w) float32 in metres with 0 where there is no valid depth.
+    `image` is (3, H, W) float32 in [0, 1] on the 8-bit grid; `targets` maps a task to its label, as the task wants it:
+    classification a scalar int64, segmentation (h, w) int64, depth (h, w) float32 in metres with 0 where there is no
+    valid depth, normals (3, h, w) float32 unit vectors with zeros where there is none.
     """
 
     id: str
@@ -86,7 +87,19 @@ class LossContext:
 
 
 AttackLoss = Callable[[Tensor, LossContext], Tensor]
-"""An output and an `LossContext` to one number an image, (B,), that an attack raises."""
+"""An output and a `LossContext` to one number per image, (B,), that an attack raises."""
+
+
+class EnsembleMember(NamedTuple):
+    """One attack of the `ensemble` of a task: a loss and what raises it.
+
+    `share` multiplies the steps of the attack's spec, `runs` its restarts.
+    """
+
+    loss: str
+    optimiser: Literal["apgd", "staged-apgd", "square"] = "apgd"
+    share: float = 1.0
+    runs: int = 1
 
 
 class AttackLosses(NamedTuple):
@@ -95,7 +108,8 @@ class AttackLosses(NamedTuple):
     `losses` by name, the default first; those in `targeted` need a goal class. `damage` grows as the task's score gets
     worse: attacks return the iterate with most of it. `step_loss`, for losses whose weights change with the steps, is
     what adaptive steps compare instead. `success` marks images whose score cannot get worse, where there is such a
-    point.
+    point. `black_box` names the loss of `square`, and `ensemble` lists the attacks of `ensemble`, cheap ones first;
+    where they are not given, it is the default loss, raised by Auto-PGD.
     """
 
     losses: Mapping[str, AttackLoss]
@@ -103,3 +117,27 @@ class AttackLosses(NamedTuple):
     step_loss: AttackLoss | None = None
     success: AttackLoss | None = None
     targeted: frozenset[str] = frozenset()
+    black_box: str = ""
+    ensemble: tuple[EnsembleMember, ...] = ()
+
+    @property
+    def default(self) -> str:
+        """The name of the first loss."""
+        return next(iter(self.losses))
+
+
+class SanityCheck(NamedTuple):
+    """One check: its name, what was measured, whether that is as it should be, and what it means in a sentence."""
+
+    name: str
+    value: float
+    passed: bool
+    meaning: str
+
+
+class LabelStatistics(NamedTuple):
+    """What labels of many images hold: distinct values in ascending order, and how many entries count, of how many."""
+
+    values: Tensor
+    used: int
+    total: int

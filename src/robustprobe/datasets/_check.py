@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.types import LabelSpace
+from robustprobe.core.types import LabelStatistics
 from robustprobe.datasets.base import SPLITS, Dataset, Split, find_dataset
+from robustprobe.tasks import Task, load_task
 
 SAMPLE = 64
-# 16-bit depth maps hold thousands of values.
-FEW_DEPTHS = 512
-MANY_DEPTHS = 16384
+MOST_VALUES = 16384
 
 
 @dataclass
@@ -35,29 +34,27 @@ class SplitFindings:
 class LabelFindings:
     """The values of one task's labels."""
 
-    task: str
-    space: LabelSpace
+    task: Task
     values: Tensor = field(default_factory=lambda: torch.zeros(0))
     used: int = 0
     total: int = 0
 
     def add(self, target: Tensor) -> None:
-        """Note the labels of an image."""
-        used = target[target != (0 if self.task == "depth" else self.space.ignore_index)]
+        """Note the label of an image."""
+        used = self.task.counted(target)
         values = torch.cat([self.values, used.flatten().unique().float()]).unique()
         # Depths that are not rounded would be kept by the million: the extremes and a spread are enough.
         self.values = (
-            values[torch.linspace(0, len(values) - 1, MANY_DEPTHS).long()] if len(values) > MANY_DEPTHS else values
+            values[torch.linspace(0, len(values) - 1, MOST_VALUES).long()] if len(values) > MOST_VALUES else values
         )
         self.used, self.total = self.used + used.numel(), self.total + target.numel()
 
+    @property
+    def statistics(self) -> LabelStatistics:
+        return LabelStatistics(self.values, self.used, self.total)
+
     def __str__(self) -> str:
-        if not len(self.values):
-            return "none"
-        if self.task == "depth":
-            return f"{self.values.min():.2f} to {self.values.max():.2f} m, {self.used / self.total:.0%} valid"
-        share = f", {1 - self.used / self.total:.1%} ignored" if self.task == "segmentation" else ""
-        return f"{len(self.values)} of {len(self.space.classes)} classes{share}"
+        return self.task.describe_labels(self.statistics) if len(self.values) else "none"
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def check_split(dataset: Dataset, sample: int | None) -> SplitFindings:
         empty = next((path for path in dataset.files() if not path.stat().st_size), None)
         if empty:
             raise UserError(f"{empty} is empty. Replace the file.")
-        findings.labels = {task: LabelFindings(task, space) for task, space in dataset.labels.items()}
+        findings.labels = {name: LabelFindings(load_task(name, space)) for name, space in dataset.labels.items()}
         dataset.select(sample)
         for position, index in enumerate(dataset.indices):
             image, targets = dataset[position][1:]
@@ -148,15 +145,7 @@ def grouped(splits: Sequence[SplitFindings]) -> list[str]:
 def doubts(part: SplitFindings) -> list[str]:
     """What is not wrong by the format, but looks it."""
     found = [f"{part.flat} of the images read are of one colour"] if part.flat else []
+    whole = part.looked_at == len(part.ids)
     for label in part.labels.values():
-        if label.task == "depth" and 1 < len(label.values) < FEW_DEPTHS < label.used:
-            step = 1000 * float(label.values.diff().median())
-            found.append(f"depths are {step:.0f} mm apart, as if stored in 8 bits once")
-        if label.task == "segmentation" and label.used < label.total / 2:
-            found.append(f"{1 - label.used / label.total:.0%} of the pixels are ignored")
-        if part.looked_at == len(part.ids) and label.task != "depth":
-            unseen = sorted(set(range(len(label.space.classes))) - {int(value) for value in label.values})
-            if unseen:
-                names = ", ".join(label.space.classes[position] for position in unseen[:5])
-                found.append(f"{len(unseen)} classes have no {label.task} label: {names}{' ...' * (len(unseen) > 5)}")
+        found += label.task.label_warnings(label.statistics, whole)
     return found

@@ -1,4 +1,4 @@
-"""A small ray caster: convex solids on a floor before a wall, with exact class, mask and depth.
+"""A small ray caster: convex solids on a floor before a wall, with exact class, mask, depth and normals.
 
 Per-pixel arithmetic uses only operations that IEEE 754 rounds exactly (+, -, *, /, square root), and all
 randomness comes from one seeded stream, so that a scene is the same on every machine.
@@ -44,12 +44,19 @@ _PLANES: dict[str, tuple[tuple[tuple[float, float, float], float], ...]] = {
 
 class Rendering(NamedTuple):
     """`image` (size, size, 3) uint8; `mask` (size, size) uint8 into SURFACES or IGNORE; `depth` (size, size) metres;
-    `label` index into SHAPES of the object with the largest visible area.
+    `normals` (3, size, size) outward unit vectors; `label` index into SHAPES of the object with the largest visible
+    area.
+
+    Depth and normals are those of the point that the ray through the pixel's centre meets first. Normals are in camera
+    coordinates: x to the right, y up, z along the optical axis towards the camera, so that a surface that faces the
+    camera has (0, 0, 1). Every normal makes an angle of more than 90 degrees with the ray of its pixel; z can still be
+    a little negative far from the image's centre, where rays are not parallel to the optical axis.
     """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     depth: NDArray[np.float32]
+    normals: NDArray[np.float32]
     label: int
 
 
@@ -158,7 +165,14 @@ def render(identity: str, size: int = 64, appearance: str = "") -> Rendering:
     visible = np.bincount(centre.surface, minlength=FIRST_OBJECT + len(scene.solids))[FIRST_OBJECT:]
     label = SHAPES.index(scene.solids[int(visible.argmax())].shape)
     depth = centre.distance.astype(np.float32).reshape(size, size)
-    return Rendering(pixels.reshape(size, size, 3), mask.reshape(size, size), depth, label)
+    normals = _in_camera(scene.camera, centre.normal).astype(np.float32).reshape(3, size, size)
+    return Rendering(pixels.reshape(size, size, 3), mask.reshape(size, size), depth, normals, label)
+
+
+def _in_camera(camera: Camera, normal: Vector) -> Array:
+    """World vectors (3, N) along the camera's axes: right, up, and towards the viewer."""
+    cos, sin = math.cos(camera.pitch), math.sin(camera.pitch)
+    return np.stack([normal[0], cos * normal[1] + sin * normal[2], sin * normal[1] - cos * normal[2]])
 
 
 class _Hit(NamedTuple):

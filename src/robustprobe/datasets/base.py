@@ -8,29 +8,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, cast, final
+from typing import ClassVar, Literal, NamedTuple, cast, final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.registry import datasets, source_digest
+from robustprobe.core.registry import datasets, own_name, registered_name, source_digest
 from robustprobe.core.spec import fingerprint
 from robustprobe.core.types import Batch, LabelSpace, Sample
 from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor
+from robustprobe.tasks import Task, load_task
+from robustprobe.tasks.base import Label
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class RawSample(NamedTuple):
-    """An image as read, and its labels by task: an int, a class map (h, w), or depths (h, w) in metres."""
+    """An image as read, and its labels by task: an int, a class map (h, w), depths (h, w) in metres, and so on."""
 
     image: Image.Image
-    labels: Mapping[str, int | NDArray[Any]]
+    labels: Mapping[str, Label]
 
 
 class Dataset(ABC):
@@ -55,11 +55,10 @@ class Dataset(ABC):
     reading_threads: ClassVar[int] = 4
 
     def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
-        self.root, self.split = root, split
-        # Asked last: it may have to look into the folder.
-        self.size = size or self.native_size
-        self.own_path = ""
+        self.root, self.split, self._size = root, split, size
+        self.own_path = self.registered_name = ""
         self.indices: Sequence[int] = range(0)
+        self._tasks: dict[str, Task] = {}
 
     @property
     @abstractmethod
@@ -112,7 +111,7 @@ class Dataset(ABC):
     @property
     def own_folder(self) -> Path:
         """The folder of the dataset's name, or the one that was named."""
-        return self.root if self.by_path else self.root / self.kind
+        return self.root if self.by_path else self.root / self.kind.rpartition(":")[2]
 
     @final
     def archive_folders(self, *archives: str) -> list[Path]:
@@ -146,6 +145,12 @@ class Dataset(ABC):
 
     @final
     @property
+    def size(self) -> Size | int:
+        """(H, W) images are served at, or the length of their shorter side; the dataset's own by default."""
+        return self._size or self.native_size
+
+    @final
+    @property
     def typical_size(self) -> Size:
         """(H, W) images are served at, or a typical one's where shapes differ."""
         return served_size(self.size, self.native_size)
@@ -153,10 +158,8 @@ class Dataset(ABC):
     @final
     @property
     def kind(self) -> str:
-        """Name of the kind of dataset, without the folder that `imagefolder:PATH` and its like are read from."""
-        kind = type(self)
-        own = kind.__module__.startswith("robustprobe.")
-        return kind.__module__.rpartition(".")[2] if own else kind.__name__
+        """The registered name, without the folder that `imagefolder:PATH` and its like are read from."""
+        return self.registered_name or own_name(type(self))
 
     @final
     @property
@@ -239,29 +242,16 @@ class Dataset(ABC):
         source = source_digest(type(self))
         return fingerprint([self.kind, source, self.split, self.size, self.kept_ids, sizes, *self.settings()])
 
-    def _target(self, task: str, value: int | NDArray[Any], identity: str) -> Tensor:
-        space = self.labels[task]
-        axes = 0 if task == "classification" else 2
-        if np.ndim(value) != axes:
-            raise UserError(
-                f"{self.name}: image {identity} has a {task} label of shape {np.shape(value)}; expected {axes} axes. "
-                "Mend the label file."
-            )
-        if task == "depth":
-            depth = torch.as_tensor(np.asarray(value, dtype=np.float32))
-            valid = torch.isfinite(depth) & (depth > space.min_depth) & (depth < space.max_depth)
-            return torch.where(valid, depth, 0)
-        label = torch.as_tensor(np.asarray(value, dtype=np.int64))
-        wrong = (label < 0) | (label >= len(space.classes))
-        if task == "segmentation":
-            wrong &= label != space.ignore_index
-        if wrong.any():
-            found = int(label[wrong].flatten()[0])
-            raise UserError(
-                f"{self.name}: image {identity} has {task} label {found}; expected 0 to {len(space.classes) - 1}"
-                f"{f' or {space.ignore_index} (ignored)' if task == 'segmentation' else ''}. Mend the label file."
-            )
-        return label
+    def _target(self, name: str, label: Label, identity: str) -> Tensor:
+        try:
+            return self._task(name).check_label(label)
+        except ValueError as error:
+            raise UserError(f"{self.name}: image {identity} has {name} {error}. Correct the label file.") from error
+
+    def _task(self, name: str) -> Task:
+        if name not in self._tasks:
+            self._tasks[name] = load_task(name, self.labels[name])
+        return self._tasks[name]
 
 
 # Dense datasets are served with about this many times the pixels an encoder prefers.
@@ -307,7 +297,7 @@ def find_dataset(
     if kind.by_path and not path:
         raise UserError(f"{head} reads a folder of yours; name it, as {head}:PATH. Expected in it: {kind.layout}.")
     found = kind(Path(path or root), split, size)
-    found.own_path = path
+    found.own_path, found.registered_name = path, registered_name(head)
     return found
 
 

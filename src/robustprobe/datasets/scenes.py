@@ -1,4 +1,4 @@
-"""Generated scenes with class, mask and metric depth of the same image; nothing to download"""
+"""Generated scenes with class, mask, metric depth and surface normals of the same image; nothing to download"""
 
 from functools import lru_cache
 from pathlib import Path
@@ -19,13 +19,15 @@ SIZES: dict[Split, int] = {"train": 4000, "val": 500, "test": 1000}
 @final
 class Scenes(Dataset):
     """Class: the shape of the object with the largest visible area. Mask: floor, wall and shapes, with pixels whose
-    subpixels disagree ignored. Depth: distance along the optical axis at the pixel's centre.
+    subpixels disagree ignored. Depth: distance along the optical axis at the pixel's centre. Normals: of the surface
+    there, x to the right, y up, z towards the camera.
     """
 
     labels: ClassVar = {
         "classification": LabelSpace(classes=SHAPES),
         "segmentation": LabelSpace(classes=SURFACES, ignore_index=IGNORE),
         "depth": LabelSpace(max_depth=10.0),
+        "normals": LabelSpace(),
     }
     native_size: ClassVar = (64, 64)
     counts: ClassVar = {split: (count,) for split, count in SIZES.items()}
@@ -50,6 +52,7 @@ class Scenes(Dataset):
             "classification": scene.label,
             "segmentation": scene.mask,
             "depth": scene.depth,
+            "normals": scene.normals,
         }
         return RawSample(Image.fromarray(scene.image), labels)
 

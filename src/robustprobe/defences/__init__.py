@@ -1,7 +1,9 @@
-"""Defences: fine-tuning objectives that harden an encoder without labels. One file is one defence."""
+"""Defences: fine-tuning objectives that harden an encoder without labels. One file is one defence; `base.py` is the
+contract.
+"""
 
 from robustprobe.defences._ascent import InnerAttack, ascend, linf
-from robustprobe.defences._distance import Tokens
+from robustprobe.defences._distance import Layers, Tokens, cosine_distance, squared_distance
 from robustprobe.defences.base import (
     Defence,
     FitSurrogates,
@@ -18,12 +20,15 @@ __all__ = [
     "FitSurrogates",
     "InnerAttack",
     "LayerFeatures",
+    "Layers",
     "LossTerms",
     "Options",
     "Recipe",
     "Tokens",
     "ascend",
+    "cosine_distance",
     "defence_kind",
     "linf",
     "load_defence",
+    "squared_distance",
 ]

@@ -1,4 +1,4 @@
-"""What is kept of a job's batches: rows, sizes, passes, and a few images to show and to check the attack on."""
+"""What batches of an attack leave, and the columns of rows that they make together."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustprobe.core.spec import AttackSpec
-from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, attacked_function, victim
-from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, SanityCheck, sample_checks, trace_checks
+from robustprobe.core.types import SanityCheck
+from robustprobe.evaluation.sanity_checks import trace_checks
 from robustprobe.results.records import Cost
 
 
 class KeptImage(NamedTuple):
-    """One image with its labels, what the attack made of it, and what each head said of that: logits of a class,
-    the likeliest class of each pixel, or depths.
+    """One image with its labels, what the attack made of it, and by task the head's answer and the score.
+
+    Answers are reduced as `Task.shown_output` does.
     """
 
     position: int
@@ -26,10 +27,16 @@ class KeptImage(NamedTuple):
     damage: Tensor
     targets: dict[str, Tensor]
     answers: dict[str, Tensor]
+    scores: dict[str, float]
 
 
-class BatchRows(NamedTuple):
-    """What is kept of one batch under one eps: columns as in `JudgedBatch`, and a few of the images."""
+class Judged(NamedTuple):
+    """What one batch under one eps leaves, on the CPU: rows by judging task, and a few of the images.
+
+    `positions` (B,) are those in the dataset; `size` (B,) is that of the perturbation; `zero_gradient` and `rising`
+    (B,) are as in `Attacked`; `passes` counts those forward and backward of the whole batch; `ends` are the smallest
+    and the largest pixel. `rows` are columns (B, ...) by task, `rounded` the same of the images rounded to 8 bits.
+    """
 
     positions: Tensor
     ids: list[str]
@@ -43,38 +50,6 @@ class BatchRows(NamedTuple):
     kept: list[KeptImage]
 
 
-def piece_of(judged: JudgedBatch, keep: Collection[int]) -> BatchRows:
-    """A batch without its images, but for those at the places to keep."""
-    batch, attacked = judged.batch, judged.attacked
-    kept = [_kept(judged, row) for row, position in enumerate(judged.positions) if position in keep]
-    made = attacked.images
-    return BatchRows(
-        positions=torch.tensor(list(judged.positions)),
-        ids=batch.ids,
-        size=judged.size,
-        zero_gradient=attacked.zero_gradient,
-        rising=attacked.rising,
-        passes=(attacked.forwards, attacked.backwards),
-        ends=(float(made.min()), float(made.max())),
-        rows=judged.rows,
-        rounded=judged.rounded,
-        kept=kept,
-    )
-
-
-def _kept(judged: JudgedBatch, row: int) -> KeptImage:
-    # Copies: a row would hold the whole batch in memory.
-    batch, attacked = judged.batch, judged.attacked
-    targets = {task: target[row].clone() for task, target in batch.targets.items()}
-    answers = {task: _answer(task, output[row]) for task, output in judged.outputs.items()}
-    images = batch.images[row].clone(), attacked.images[row].clone(), attacked.damage[row].clone()
-    return KeptImage(judged.positions[row], batch.ids[row], *images, targets, answers)
-
-
-def _answer(task: str, output: Tensor) -> Tensor:
-    return output.argmax(0).to(torch.uint8) if task == "segmentation" else output.clone()
-
-
 def largest_group(kept: Sequence[KeptImage]) -> list[KeptImage]:
     """Those of the most common shape: the attack is run again on them as one batch."""
     groups: dict[tuple[object, ...], list[KeptImage]] = {}
@@ -85,19 +60,15 @@ def largest_group(kept: Sequence[KeptImage]) -> list[KeptImage]:
 
 
 class RowCollector:
-    """Collects one attack at one eps, piece by piece in any order; all it says is in the order of the dataset."""
+    """Collects what batches of one attack at one eps leave, in any order; columns are in the order of the dataset."""
 
     def __init__(self, spec: AttackSpec, positions: Collection[int]) -> None:
         self.spec, self.positions = spec, positions
-        self.pieces: list[BatchRows] = []
+        self.pieces: list[Judged] = []
         self.order: Tensor | None = None
 
-    def add(self, judged: JudgedBatch) -> None:
-        """Take note of a batch."""
-        self.take(piece_of(judged, self.positions))
-
-    def take(self, piece: BatchRows) -> None:
-        """Take note of a piece."""
+    def take(self, piece: Judged) -> None:
+        """Add what a batch left."""
         self.pieces.append(piece)
         self.order = None
 
@@ -106,7 +77,7 @@ class RowCollector:
         """Images so far."""
         return sum(len(piece.ids) for piece in self.pieces)
 
-    def _sorted(self, of: Callable[[BatchRows], Tensor]) -> Tensor:
+    def _sorted(self, of: Callable[[Judged], Tensor]) -> Tensor:
         if self.order is None:
             self.order = torch.cat([piece.positions for piece in self.pieces]).argsort()
         return torch.cat([of(piece) for piece in self.pieces])[self.order]
@@ -144,7 +115,7 @@ class RowCollector:
     def columns(self, task: str, rounded: bool = False) -> dict[str, NDArray[Any]]:
         """The rows a judge wrote, by column."""
 
-        def of(piece: BatchRows) -> dict[str, Tensor]:
+        def of(piece: Judged) -> dict[str, Tensor]:
             return (piece.rounded if rounded else piece.rows)[task]
 
         def column(name: str) -> NDArray[Any]:
@@ -152,33 +123,10 @@ class RowCollector:
 
         return {name: column(name) for name in of(self.pieces[0])}
 
-    def checks(self, work: EvaluationSpec) -> dict[str, list[SanityCheck]]:
-        """Checks of the attack, by judging task; none where there was no attack."""
-        found = checked_again(work, self.spec, self.kept)
-        return {task: [*self.trace(), *found.get(task, [])] for task in work.judges}
-
     def trace(self) -> list[SanityCheck]:
-        """What the attack left behind on all images."""
+        """Sanity checks that need no attack to be run again; none where there was no attack."""
         if self.spec.eps == 0:
             return []
         ends = min(p.ends[0] for p in self.pieces), max(p.ends[1] for p in self.pieces)
         zeros, rising = self._sorted(lambda p: p.zero_gradient), self._sorted(lambda p: p.rising)
         return trace_checks(self.spec, ends, self.size, zeros, rising)
-
-
-def checked_again(work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptImage]) -> dict[str, list[SanityCheck]]:
-    """What running the attack again on a few images tells, by judging task."""
-    if not kept or spec.eps == 0 or spec.name == "noise":
-        return {}
-    device, kept = work.device, largest_group(kept)
-    labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}
-    size = (kept[0].image.shape[-2], kept[0].image.shape[-1])
-    sample = CheckedImages(
-        victim(work, attacked_function(work), labels, [k.position for k in kept], size),
-        torch.stack([k.image for k in kept]).to(device),
-        [k.id for k in kept],
-        torch.stack([k.adversarial for k in kept]).to(device),
-        torch.stack([k.damage for k in kept]),
-    )
-    tasks = [work.target_task] if work.target_task else work.judges
-    return sample_checks(spec, sample, {t: JudgingModel(work.models[t], labels[t], work.models[t].task) for t in tasks})

@@ -1,11 +1,10 @@
 """Example images of a run: chosen at random or by harm, the same for every encoder and attack, stored without loss."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,10 +14,7 @@ from robustprobe.datasets import Dataset
 from robustprobe.evaluation.collect import KeptImage
 from robustprobe.results.records import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group
 from robustprobe.results.store import Store
-from robustprobe.tasks.base import fit_labels
-
-TOP = 5
-MILLIMETRES = 1000
+from robustprobe.tasks import Task, load_task, task_kind
 
 
 def example_places(ids: Sequence[str], count: int, seed: int) -> set[int]:
@@ -53,7 +49,7 @@ def write_examples(
             attack=attack,
             target_task=target_task,
             classes={task: list(space.classes) for task, space in labels.items()},
-            max_depth=labels["depth"].max_depth if "depth" in labels else 0.0,
+            displays={task: task_kind(task).display for task in labels},
             examples=examples,
             digests=digests,
         )
@@ -95,32 +91,32 @@ def _example(
 ) -> Example:
     pixels = (one.adversarial * 255).round().byte().permute(1, 2, 0)
     pictures[f"{one.position}.png"] = pixels.numpy()
-    labels = setting.dataset.labels
     predictions: dict[str, Any] = {}
     truth: dict[str, Any] = {}
-    for task, answer in one.answers.items():
-        classes, name = labels[task].classes, f"{one.position}-{task}.png"
-        if task == "classification":
-            predictions[task] = _likeliest(answer, classes)
-        else:
-            predictions[task], pictures[name] = name, _map(task, answer)
-    for task, target in one.targets.items():
-        classes, name = labels[task].classes, f"{one.position}-{task}-truth.png"
-        if task == "classification":
-            truth[task] = classes[int(target)]
-            continue
-        truth[task] = name
-        if clean:
-            size = setting.views[task].output_size((pixels.shape[0], pixels.shape[1]))
-            pictures[name] = _map(task, fit_labels(target[None], size)[0])
-    return Example(id=one.id, position=one.position, chosen=chosen, predictions=predictions, truth=truth)
+    for name, answer in one.answers.items():
+        task = load_task(name, setting.dataset.labels[name])
+        predictions[name] = _stored(task, answer, f"{one.position}-{name}.png", pictures)
+        size = setting.views[name].output_size((pixels.shape[0], pixels.shape[1]))
+        label = task.fit_labels(one.targets[name][None], size)[0]
+        # The labels are the same under every attack, so their pictures are stored once.
+        shown = pictures if clean else {}
+        found = _stored(task, label, f"{one.position}-{name}-truth.png", shown)
+        truth[name] = found if isinstance(found, str) else found[0][0]
+    return Example(
+        id=one.id, position=one.position, chosen=chosen, predictions=predictions, truth=truth, scores=one.scores
+    )
 
 
-def _likeliest(logits: Tensor, classes: Sequence[str]) -> list[list[Any]]:
-    shares, order = logits.softmax(0).topk(min(TOP, len(classes)))
-    return [[classes[int(i)], round(float(s), 4)] for s, i in zip(shares, order, strict=True)]
+def _stored(task: Task, shown: Tensor, name: str, pictures: dict[str, NDArray[Any]]) -> str | list[list[Any]]:
+    """An answer or label as a group stores it: pairs of class and probability, or the name of a picture."""
+    found = task.picture(shown)
+    if isinstance(found, list):
+        return found
+    pictures[file_name(name)] = found
+    return file_name(name)
 
 
-def _map(task: str, values: Tensor) -> NDArray[Any]:
-    levels = values if task == "segmentation" else (values * MILLIMETRES).round()
-    return levels.to(torch.int64).numpy().astype(np.uint8 if task == "segmentation" else np.uint16)
+def file_name(name: str) -> str:
+    """A name as that of a file: the task of `my.py:Task` has a colon and a dot."""
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", name.removesuffix(".png"))
+    return f"{stem[:76]}.png"

@@ -13,25 +13,16 @@ from torch import Tensor
 from robustprobe.attacks import Attacked, Victim, load_attack
 from robustprobe.core.spec import AttackSpec, format_eps
 from robustprobe.core.threat import over_image
+from robustprobe.core.types import SanityCheck
 from robustprobe.tasks import Task
 
 MOST_ZEROS = 0.05
 MOST_RISING = 0.15
 MOST_GAIN = 0.1
-MOST_SATURATED = 0.05
 LARGE_LINF, LARGE_FACTOR = 64 / 255, 8
 MOST_KEPT = 0.5
 QUERIES = 100
 ROUNDING = 1e-6
-
-
-class SanityCheck(NamedTuple):
-    """One check: its name, what was measured, whether that is as it should be, and what it means in a sentence."""
-
-    name: str
-    value: float
-    passed: bool
-    meaning: str
 
 
 class JudgingModel(NamedTuple):
@@ -166,22 +157,7 @@ def _model_checks(judge: JudgingModel, sample: CheckedImages) -> list[SanityChec
     means = "" if spread == 0 else ": it is random, and an attack must average over its randomness"
     text = f"two answers to one image differ by {spread:.2g}{means}"
     checks = [SanityCheck("same answer twice", spread, spread == 0, text)]
-    if judge.task.space.classes and output.ndim > 1:
-        share = float((((output.sum(1) - 1).abs() < 1e-4) & (output.amin(1) >= 0)).double().mean())
-        means = "" if share < 1 else ": these are probabilities, give logits, or gradients vanish"
-        checks.append(
-            SanityCheck("logits", share, share < 1, f"{share:.0%} of outputs are positive and add up to 1{means}")
-        )
-    elif judge.task.name == "depth":
-        space = judge.task.space
-        ends = float(((output <= space.min_depth) | (output >= space.max_depth)).double().mean())
-        means = "" if ends <= MOST_SATURATED else ": they have no gradient, and the attack is blind there"
-        checks.append(
-            SanityCheck(
-                "saturated depth", ends, ends <= MOST_SATURATED, f"{ends:.1%} of depths are at their limits{means}"
-            )
-        )
-    return checks
+    return [*checks, *judge.task.output_checks(output)]
 
 
 def _black_box(spec: AttackSpec, sample: CheckedImages, judge: JudgingModel, scores: Tensor) -> SanityCheck:

@@ -1,29 +1,20 @@
 """How far the difference of two numbers could be off, where both were measured on the same images."""
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustprobe.metrics.dense import mean_iou
+from robustprobe.core.spec import Statistic
 from robustprobe.metrics.intervals import Estimate, bootstrap
+from robustprobe.metrics.statistics import Sums, parts
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
     from robustprobe.results.store import Store
 
 Floats = NDArray[np.float64]
-Sums = Mapping[str, Floats]
 SAME = "Equal on every image, so the paired interval has no width."
-
-
-class Statistic(NamedTuple):
-    """A metric of columns of rows: what each image contributes, and the number that sums of contributions make."""
-
-    columns: tuple[str, ...]
-    contributions: Callable[[dict[str, Floats]], dict[str, Floats]]
-    value: Callable[[Sums], Floats]
 
 
 class Paired(NamedTuple):
@@ -40,28 +31,6 @@ class Side(NamedTuple):
     record: "Record"
 
 
-def _counted(column: str) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
-    """A mean over the images whose value is a number."""
-
-    def contributions(rows: dict[str, Floats]) -> dict[str, Floats]:
-        finite = np.isfinite(rows[column])
-        return {"value": np.where(finite, rows[column], 0), "counted": finite.astype(float)}
-
-    return contributions
-
-
-def _mean(sums: Sums) -> Floats:
-    return np.divide(sums["value"], sums["counted"], out=np.full_like(sums["value"], np.nan), where=sums["counted"] > 0)
-
-
-AREAS = ("intersection", "predicted", "labelled")
-STATISTICS = {
-    "top-1": Statistic(("correct",), _counted("correct"), _mean),
-    "RMSE": Statistic(("rmse",), _counted("rmse"), _mean),
-    "mIoU": Statistic(AREAS, dict, lambda sums: mean_iou(*(sums[name] for name in AREAS))),
-}
-
-
 def paired_difference(first: Side, second: Side) -> Paired:
     """Percentile bootstrap of second minus first: images are drawn jointly for both (`stats.bootstrap`).
 
@@ -72,15 +41,15 @@ def paired_difference(first: Side, second: Side) -> Paired:
     Returns:
         An estimate where both have rows of the same images; otherwise the reason why there is none.
     """
-    metric = first.record.metric
-    if metric != second.record.metric:
+    metric, statistic = first.record.metric, first.record.statistic
+    if metric != second.record.metric or statistic != second.record.statistic:
         return _none(f"the metrics are {metric} and {second.record.metric}")
-    if metric not in STATISTICS:
+    if statistic is None:
         return _none(f"no per-image column is known for {metric}")
     tables = [_table(side) for side in (first, second)]
     if tables[0] is None or tables[1] is None:
         return _none("the rows of the " + ("first" if tables[0] is None else "second") + " are missing or damaged")
-    return _paired(STATISTICS[metric], tables[0], tables[1])
+    return _paired(statistic, tables[0], tables[1])
 
 
 def _none(reason: str) -> Paired:
@@ -115,12 +84,11 @@ def _paired(statistic: Statistic, first: dict[str, Any], second: dict[str, Any])
 
 
 def _bootstrap(statistic: Statistic, own: dict[str, Floats], other: dict[str, Floats]) -> Estimate:
-    joint = {("first", name): values for name, values in statistic.contributions(own).items()}
-    joint |= {("second", name): values for name, values in statistic.contributions(other).items()}
+    sides = {"first": parts(statistic, own), "second": parts(statistic, other)}
     # The bootstrap takes names; which side a column is of is told by its beginning.
-    columns = {f"{side} {name}": values for (side, name), values in joint.items()}
+    joint = {f"{side} {name}": v for side, found in sides.items() for name, v in found.contributions.items()}
 
     def of(side: str, sums: Sums) -> Floats:
-        return statistic.value({name: sums[f"{side} {name}"] for known, name in joint if known == side})
+        return sides[side].value({name: sums[f"{side} {name}"] for name in sides[side].contributions})
 
-    return bootstrap(columns, lambda sums: of("second", sums) - of("first", sums))
+    return bootstrap(joint, lambda sums: of("second", sums) - of("first", sums))

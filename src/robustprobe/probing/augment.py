@@ -9,10 +9,9 @@ from torch import Tensor
 
 from robustprobe.core.resize import resized
 from robustprobe.core.threat import image_generator
-from robustprobe.core.types import LabelSpace, Sample
+from robustprobe.core.types import Sample
 from robustprobe.core.views import Size
-from robustprobe.probing.recipes import Augment
-from robustprobe.tasks.base import fit_labels
+from robustprobe.tasks import Augment, Task
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 SCALE = (0.5, 2.0)
@@ -22,34 +21,33 @@ PADDING = 4 / 32
 class Augmentation:
     """Images (3, H, W) and their labels, changed at random and of `size` (H, W) where the change is a crop."""
 
-    def __init__(self, kind: Augment, size: Size, space: LabelSpace, task: str, seed: int) -> None:
-        self.kind, self.size, self.space, self.task, self.seed = kind, size, space, task, seed
-
-    @property
-    def nothing(self) -> int:
-        """The label of a pixel that is not in the image."""
-        return self.space.ignore_index if self.task == "segmentation" else 0
+    def __init__(self, kind: Augment, size: Size, task: Task, seed: int) -> None:
+        self.kind, self.size, self.task, self.seed = kind, size, task, seed
 
     def __call__(self, sample: Sample, epoch: int) -> Sample:
         """The sample as it is seen in an epoch; label maps come out as large as the image."""
         generator = image_generator(self.seed, sample.id, "augment", epoch)
-        target = sample.targets[self.task]
-        image, target = sample.image, fit_labels(target[None], (sample.image.shape[-2], sample.image.shape[-1]))[0]
+        target = sample.targets[self.task.name]
+        image, target = sample.image, self._fitted(target, (sample.image.shape[-2], sample.image.shape[-1]))
         image, target = self._changed(image, target, lambda: float(torch.rand(1, generator=generator)))
-        return Sample(sample.id, image, {self.task: target})
+        return Sample(sample.id, image, {self.task.name: target})
+
+    def _fitted(self, target: Tensor, size: Size) -> Tensor:
+        return self.task.fit_labels(target[None], size)[0]
 
     def _changed(self, image: Tensor, target: Tensor, draw: Callable[[], float]) -> tuple[Tensor, Tensor]:
         if self.kind == "none":
             return image, target
         if draw() < 0.5:
-            image, target = image.flip(-1), target.flip(-1) if target.ndim else target
+            image, target = image.flip(-1), self.task.flip(target)
         if self.kind == "resized-crop":
             return self._resized_crop(image, draw), target
         if self.kind == "pad-crop":
             border = round(PADDING * self.size[0])
             image = F.pad(image, (border,) * 4)
         if self.kind == "scale-crop":
-            image, target = scaled(image, target, SCALE[0] + (SCALE[1] - SCALE[0]) * draw())
+            image = scaled(image, SCALE[0] + (SCALE[1] - SCALE[0]) * draw())
+            target = self._fitted(target, (image.shape[-2], image.shape[-1]))
         if self.kind in ("pad-crop", "scale-crop", "crop"):
             return self._crop(image, target, draw)
         return image, target
@@ -69,11 +67,11 @@ class Augmentation:
         top, left = (int(draw() * (has - wanted + 1)) for wanted, has in zip(self.size, image.shape[-2:], strict=True))
         where = (..., slice(top, top + self.size[0]), slice(left, left + self.size[1]))
         if target.ndim:
-            target = F.pad(target, pad, value=self.nothing)[where]
+            target = F.pad(target, pad, value=self.task.no_label)[where]
         return image[where], target
 
 
-def scaled(image: Tensor, target: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """An image and its label map, `factor` times as large."""
+def scaled(image: Tensor, factor: float) -> Tensor:
+    """An image (3, H, W), `factor` times as large."""
     height, width = (max(1, round(side * factor)) for side in image.shape[-2:])
-    return resized(image, (height, width)), fit_labels(target[None], (height, width))[0]
+    return resized(image, (height, width))

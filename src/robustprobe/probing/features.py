@@ -17,7 +17,7 @@ from robustprobe.core.views import Size, View
 from robustprobe.datasets import Dataset
 from robustprobe.datasets.base import batches
 from robustprobe.probing.augment import Augmentation
-from robustprobe.tasks.base import fit_labels
+from robustprobe.tasks import fit_labels
 
 CHUNK = 64
 # Features larger than this are kept in a file rather than in memory.
@@ -143,4 +143,4 @@ class Streamed(NamedTuple):
             return target
         down, along = (wanted - has for wanted, has in zip(size, target.shape[-2:], strict=True))
         pad = (along // 2, along - along // 2, down // 2, down - down // 2)
-        return F.pad(target, pad, value=self.augmentation.nothing)
+        return F.pad(target, pad, value=self.augmentation.task.no_label)

@@ -14,8 +14,7 @@ from robustprobe.core.views import last_layers
 from robustprobe.losses.depth import gradient_matching
 from robustprobe.probing.cache import FitProgress, forget_progress, load_progress, save_progress
 from robustprobe.probing.features import FeatureBatch, FeatureSet, Streamed
-from robustprobe.probing.recipes import TaskRecipe
-from robustprobe.tasks import Head, Task
+from robustprobe.tasks import Head, Task, TaskRecipe
 
 # Between two saved states of a fit that may be interrupted.
 SAVE_EVERY_SECONDS = 60.0
@@ -23,13 +22,17 @@ Count = Callable[[int, int], None]
 
 
 class Fitted(NamedTuple):
-    """A head, and how it was chosen: learning rate, score on held-out images, and what it reads."""
+    """A head, and how it was chosen: learning rate, score on held-out images, and what it reads.
+
+    `knn_head` answers by the `knn` nearest train images, where the task has such a head.
+    """
 
     head: Head
     learning_rate: float
     held_out_score: float
     design: HeadDesign = HeadDesign()
     knn_head: Head | None = None
+    knn: int = 0
 
 
 class Candidate:
@@ -46,7 +49,7 @@ class Candidate:
         self.head.to(device)
         self.optimiser = OPTIMISERS[self.recipe.optimiser](self.head.parameters(), self.rate, self.recipe)
 
-    def train_heads(self, part: FeatureBatch, share: float) -> None:
+    def step(self, part: FeatureBatch, share: float) -> None:
         """One step, at `share` of the base learning rate."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * share
@@ -164,7 +167,7 @@ def _teach(fit_job: FitJob, candidates: Sequence[Candidate], begin: FitProgress,
         for part in fit_job.batches(order, epoch):
             share = rate_share(recipe, seen / total, warmup)
             for candidate in candidates:
-                candidate.train_heads(part, share)
+                candidate.step(part, share)
             seen += len(part.target)
             if seen >= total:
                 break

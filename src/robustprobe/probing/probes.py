@@ -21,9 +21,8 @@ from robustprobe.probing.augment import Augmentation
 from robustprobe.probing.cache import Weights, load_weights, save_weights
 from robustprobe.probing.features import CHUNK, FeatureBatch, FeatureSet, Streamed, extract, kept_bytes, label_size
 from robustprobe.probing.fit import Candidate, FitJob, Fitted, fit_head, train_heads
-from robustprobe.probing.recipes import Preprocessing, TaskRecipe, preprocessing, recipe_of
-from robustprobe.tasks import Head, Model, Task, load_task
-from robustprobe.tasks.classification import KnnHead
+from robustprobe.probing.recipes import Preprocessing, preprocessing, recipe_of
+from robustprobe.tasks import Head, Model, Task, TaskRecipe, load_task
 
 Notify = Callable[[str, int, int], None]
 # Train images that the k-NN looks among, at most.
@@ -41,10 +40,18 @@ class TrainData(NamedTuple):
         return fingerprint([self.train.digest(), self.val.digest(), {t: repr(v) for t, v in self.views.items()}])
 
 
-def preprocessing_for(card: EncoderCard, data: Dataset, spec: HeadSpec, size: Size | None = None) -> Preprocessing:
-    """How a recipe shows the images of a dataset to an encoder, at `size` (H, W) where that is given."""
+def preprocessing_for(
+    card: EncoderCard, data: Dataset, spec: HeadSpec, size: Size | None = None, tasks: Sequence[str] | None = None
+) -> Preprocessing:
+    """How a recipe shows the images of a dataset to an encoder, at `size` (H, W) where that is given.
+
+    Args:
+        tasks: those whose models look at the images; all that the dataset has labels for by default.
+    """
     fitted = size or data.fit_size(card.input_size, card.patch_size)
-    found = preprocessing(spec.recipe, list(data.labels), card.input_size, card.patch_size, data.native_size, fitted)
+    found = preprocessing(
+        spec.recipe, list(tasks or data.labels), card.input_size, card.patch_size, data.native_size, fitted
+    )
     if size is None:
         return found
     views = {t: replace(v, size=size) if isinstance(v, Resized) else v for t, v in found.views.items()}
@@ -75,8 +82,8 @@ def load_head(key: str, task: Task, widths: FeatureDims) -> Fitted | None:
         head = task.head(wide(widths, design.layers), design)
         own, other = _parted(weights)
         head.load_state_dict(own)
-        knn_head = _knn(task, other["bank"], other["labels"], facts["knn"]) if other else None
-        fitted = Fitted(head, facts["learning_rate"], facts["held_out_score"], design, knn_head)
+        knn_head = task.knn_head(other["bank"], other["labels"], facts["knn"]) if other else None
+        fitted = Fitted(head, facts["learning_rate"], facts["held_out_score"], design, knn_head, facts.get("knn", 0))
     except (KeyError, ValueError, RuntimeError, TypeError):
         return None
     head.eval().requires_grad_(False)
@@ -88,8 +95,8 @@ def save_head(key: str, fitted: Fitted) -> None:
     facts: dict[str, Any] = {"learning_rate": fitted.learning_rate, "held_out_score": fitted.held_out_score}
     facts["design"] = list(fitted.design)
     weights: Weights = {f"head.{k}": v for k, v in fitted.head.state_dict().items()}
-    if isinstance(fitted.knn_head, KnnHead):
-        facts["knn"] = fitted.knn_head.count
+    if fitted.knn_head is not None:
+        facts["knn"] = fitted.knn
         weights |= {f"knn.{k}": v for k, v in fitted.knn_head.state_dict().items()}
     save_weights(key, weights, facts)
 
@@ -149,7 +156,7 @@ class ProbeFitter:
 
     def fit(self, task: Task, key: str) -> Fitted:
         """The best head of a task's recipe."""
-        recipe = recipe_of(self.spec, task.name)
+        recipe = recipe_of(self.spec, task)
         view = replace(self.data.views[task.name], layers=recipe.layers)
         kept = self._kept(view, recipe.label_stride) if recipe.augment == "none" else None
         source = kept[0] if kept else self._streamed(view, recipe, task)
@@ -157,7 +164,7 @@ class ProbeFitter:
         fit_job = FitJob(task, recipe, widths, source, count, self.spec.seed, self.device, key)
         judge = partial(self._judge_kept, task, kept[1]) if kept else partial(self._judge, task, view)
         fitted = fit_head(fit_job, judge, partial(self.notify, f"learning {task.name}"))
-        return fitted._replace(knn_head=self._knn_head(task, view, kept))
+        return fitted._replace(knn_head=self._knn_head(task, view, kept), knn=self.spec.knn)
 
     def _kept(self, view: View, stride: int) -> tuple[FeatureSet, FeatureSet]:
         if (view, stride) not in self.kept:
@@ -169,7 +176,7 @@ class ProbeFitter:
 
     def _streamed(self, view: View, recipe: TaskRecipe, task: Task) -> Streamed:
         crop = (view.window, view.window) if isinstance(view, Windows) else self._fixed_size(view)
-        augmentation = Augmentation(recipe.augment, crop, task.space, task.name, self.spec.seed)
+        augmentation = Augmentation(recipe.augment, crop, task, self.spec.seed)
         return Streamed(self.encoder, view, self.data.train, augmentation, recipe.label_stride)
 
     def _fixed_size(self, view: View) -> Size:
@@ -193,23 +200,19 @@ class ProbeFitter:
 
     @torch.no_grad()
     def _knn_head(self, task: Task, view: View, kept: tuple[FeatureSet, FeatureSet] | None) -> Head | None:
-        if task.name != "classification" or not self.spec.knn:
+        if not task.has_knn_head or not self.spec.knn:
             return None
         train = self.data.train
         positions = list(range(0, len(train), -(-len(train) // MOST_KNN_IMAGES)))
         if kept:
             cls, labels = kept[0].cls[positions, -self.encoder.card.widths.cls :], kept[0].targets[task.name][positions]
-            return _knn(task, F.normalize(cls, dim=1), labels, self.spec.knn)
+            return task.knn_head(F.normalize(cls, dim=1), labels, self.spec.knn)
         found, labels_found = [], []
         for batch in batches(train, CHUNK, order=positions):
             features = replace(view, layers=1).features(self.encoder, batch.images.to(self.device))
             found.append(F.normalize(features.cls, dim=1).cpu())
             labels_found.append(batch.targets[task.name])
-        return _knn(task, torch.cat(found), torch.cat(labels_found), self.spec.knn)
-
-
-def _knn(task: Task, bank: Tensor, labels: Tensor, count: int) -> KnnHead:
-    return KnnHead(bank, labels, len(task.space.classes), count)
+        return task.knn_head(torch.cat(found), torch.cat(labels_found), self.spec.knn)
 
 
 @torch.no_grad()
@@ -239,15 +242,14 @@ def kept_features(encoder: Encoder, view: View, data: TrainData) -> int:
 
 def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, device: torch.device) -> float:
     """Estimated time to fit the heads of a task on features that are there, from a short fit on random features."""
-    recipe = recipe_of(spec, task.name)
+    recipe = recipe_of(spec, task)
     view = replace(data.views[task.name], layers=recipe.layers)
     part = view.part_size(data.train.typical_size)
     # Maps take time in proportion to their number; a batch of pooled features hardly does.
-    most = recipe.batch_size if task.name == "classification" else 4
+    most = 4 if task.map_channels else recipe.batch_size
     count, widths = min(recipe.batch_size, len(data.train), most), wide(encoder.card.widths, recipe.layers)
     labels = label_size(part, recipe.label_stride)
-    target = torch.zeros(count, dtype=torch.int64) if task.name == "classification" else torch.ones(count, *labels)
-    target = target if task.name == "depth" else target.long()
+    target = task.example_targets(count, labels)
     grid = part[0] // encoder.card.patch_size, part[1] // encoder.card.patch_size
     fake = FeatureSet(
         torch.randn(count, widths.cls), torch.randn(count, widths.patch, *grid), {task.name: target}, labels

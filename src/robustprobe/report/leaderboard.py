@@ -68,7 +68,7 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
             f"no results in {folder} or below; give a folder of folders that `robustprobe run --out` wrote."
         )
     found, groups = finished(folders, "rank"), union_groups([Store(path) for path in folders])
-    records, chance = [f.record for f in found], chances(found, groups)
+    records, chance = [f.record for f in found], chances(found)
     pages: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         pages.setdefault((record.encoder, record.encoder_digest), []).append(record)

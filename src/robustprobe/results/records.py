@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
-from robustprobe.core.former_names import FORMER_ATTACKS, FORMER_FIELDS
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.former_names import FORMER_ATTACKS, FORMER_DISPLAYS, FORMER_FIELDS, FORMER_STATISTICS
+from robustprobe.core.spec import AttackSpec, Display, Statistic
 
 SCHEMA = 3
 """3: attacks and fields have today's names. Files of schema 1 and 2 are read under today's names."""
@@ -112,6 +112,10 @@ class Record(Frozen):
     attack: AttackSpec
     precision: str
     metric: str
+    statistic: Statistic | None = None
+    """How the headline metric is computed from the rows of images."""
+    chance: float | None = None
+    """What the best constant answer scores on these images, by their labels; None where that is not known."""
     unit: str
     higher_is_better: bool
     n: int
@@ -129,7 +133,10 @@ class Record(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _of_any_schema(cls, data: Any) -> Any:
-        return _renamed(data)
+        found = _renamed(data)
+        if isinstance(found, dict) and "statistic" not in found and found.get("metric") in FORMER_STATISTICS:
+            found["statistic"] = FORMER_STATISTICS[found["metric"]]
+        return found
 
     @model_validator(mode="after")
     def _has_its_metric(self) -> "Record":
@@ -177,8 +184,11 @@ class Example(Frozen):
     chosen: tuple[ExampleChoice, ...] = (RANDOM,)
     """Groups of older versions hold random images alone."""
     predictions: dict[str, Any]
-    """By task: classification a list of [class, probability]; other tasks the name of a PNG file."""
+    """By task: a list of [class, probability] where classes are shown, else the name of a PNG file."""
     truth: dict[str, Any]
+    """By task: the name of the class, or of a PNG file."""
+    scores: dict[str, float] = {}
+    """By task: the score of this image; groups of earlier versions have none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -195,7 +205,8 @@ class Group(Frozen):
     attack: AttackSpec
     target_task: str
     classes: dict[str, list[str]]
-    max_depth: float
+    displays: dict[str, Display]
+    """How answers and labels of each task are shown."""
     examples: list[Example]
     digests: dict[PictureName, str] = {}
     """SHA-256 of the PNG files by name; groups of older versions have none."""
@@ -203,4 +214,8 @@ class Group(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _of_any_schema(cls, data: Any) -> Any:
-        return _renamed(data)
+        found = _renamed(data)
+        if isinstance(found, dict) and "displays" not in found and isinstance(found.get("classes"), dict):
+            found.pop("max_depth", None)
+            found["displays"] = {task: FORMER_DISPLAYS[task] for task in found["classes"] if task in FORMER_DISPLAYS}
+        return found

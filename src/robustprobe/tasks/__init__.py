@@ -1,5 +1,38 @@
-"""Tasks: what a head is for. One file is one task."""
+"""Tasks: what a head is for. One file is one task; `base.py` is the contract."""
 
-from robustprobe.tasks.base import Head, Model, Task, load_task
+from robustprobe.metrics.statistics import Columns
+from robustprobe.tasks._recipe import Augment, TaskRecipe
+from robustprobe.tasks.base import (
+    Head,
+    Model,
+    Task,
+    class_labels,
+    fit_labels,
+    fitting_attacks,
+    likeliest,
+    load_task,
+    looks_like_probabilities,
+    missing_classes,
+    on_labels,
+    resize,
+    task_kind,
+)
 
-__all__ = ["Head", "Model", "Task", "load_task"]
+__all__ = [
+    "Augment",
+    "Columns",
+    "Head",
+    "Model",
+    "Task",
+    "TaskRecipe",
+    "class_labels",
+    "fit_labels",
+    "fitting_attacks",
+    "likeliest",
+    "load_task",
+    "looks_like_probabilities",
+    "missing_classes",
+    "on_labels",
+    "resize",
+    "task_kind",
+]

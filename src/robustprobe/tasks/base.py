@@ -1,20 +1,36 @@
-"""What every task is: a head, its training loss, a score per image, and the number a set of scores makes."""
+"""The contract of a task: all that depends on its kind, from labels and heads to scores and pictures."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast, final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast, final
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustprobe.core.registry import tasks
-from robustprobe.core.types import AttackLoss, AttackLosses, FeatureDims, Features, HeadDesign, LabelSpace, LossContext
+from robustprobe.core.errors import UserError
+from robustprobe.core.registry import own_name, tasks
+from robustprobe.core.spec import Display, Statistic
+from robustprobe.core.types import (
+    AttackLoss,
+    AttackLosses,
+    FeatureDims,
+    Features,
+    HeadDesign,
+    LabelSpace,
+    LabelStatistics,
+    LossContext,
+    SanityCheck,
+)
 from robustprobe.core.views import Resized, Size, View
 from robustprobe.metrics.intervals import Estimate
+from robustprobe.metrics.statistics import Columns, estimate
+from robustprobe.tasks._recipe import TaskRecipe
 
-Columns = Mapping[str, NDArray[Any]]
+Label = int | float | NDArray[Any]
+ViewKind = Literal["square", "windows", "padded"]
 
 
 class Head(nn.Module, ABC):
@@ -30,7 +46,7 @@ class Model(nn.Module):
     """Encoder and head: images (B, 3, H, W) in [0, 1] to the task's output. The thing attacked and judged.
 
     `view` says how the encoder is shown the images; an attack acts on the images as they are given. `knn_head`, where
-    there is one, is another head whose opinion is recorded beside the first one's.
+    there is one, is a k-NN head whose answers are recorded beside the first one's.
     """
 
     def __init__(self, encoder: nn.Module, head: Head, task: "Task", view: View, knn_head: Head | None = None) -> None:
@@ -55,25 +71,46 @@ class Model(nn.Module):
 
 
 class Task(ABC):
-    """A task over one label space. Stateless: all numbers come from outputs, labels and rows."""
+    """A task over one label space. Stateless: all numbers come from outputs, labels and rows.
+
+    Derived classes fill the class attributes and the abstract methods; what has a default suits most dense tasks.
+    """
 
     metric: ClassVar[str]
+    """The headline metric; the first key of `statistics`."""
     unit: ClassVar[str]
+    """Unit of the headline metric; `share` for numbers from 0 to 1."""
     higher_is_better: ClassVar[bool]
-    attack_losses: ClassVar[AttackLosses]
-    """Losses that attacks raise by name, and what tells whether they got anywhere."""
+    statistics: ClassVar[Mapping[str, Statistic]]
+    """Metrics over all images, by name: how each is computed from the columns of rows."""
+    attack_losses: AttackLosses
+    """Losses that attacks raise, by name, and what tells whether an attack succeeded."""
+    display: ClassVar[Display]
+    """How answers and labels are shown."""
+    attacks: ClassVar[tuple[str, ...]] = ("pgd",)
+    """Attacks made for another task by their own word that fit this one too, raising its default loss."""
+    recipes: ClassVar[Mapping[str, TaskRecipe]]
+    """How heads are fitted, by the name of the recipe; `fast` at least."""
+    label_axes: ClassVar[int] = 2
+    """Axes of the label of one image: 0 for one number per image, 2 for (h, w), 3 for (c, h, w)."""
+    output_axes: ClassVar[int] = 4
+    """Axes of an output of a batch: 2 for (B, C), 3 for (B, h, w), 4 for (B, C, h, w)."""
+    output_words: ClassVar[str] = "(B, C, h, w)"
+    """The shape of an output of a batch, in words, for error messages."""
+    view: ClassVar[ViewKind] = "windows"
+    """How the recipes `standard` and `paper` show images to a model of this task alone."""
+    has_knn_head: ClassVar[bool] = False
+    """Whether answers of a k-NN head are recorded too; `knn_head` makes it."""
+    no_label: float = 0
+    """The label of a pixel that counts nowhere."""
 
-    def __init__(self, space: LabelSpace) -> None:
+    def __init__(self, space: LabelSpace, name: str = "") -> None:
         self.space = space
-
-    @final
-    @property
-    def name(self) -> str:
-        return type(self).__module__.rpartition(".")[2]
+        self.name = name or own_name(type(self))
 
     @abstractmethod
-    def head(self, widths: FeatureDims, design: HeadDesign) -> Head:
-        """A fresh head on features of these channels, as many as the layers of the design have together."""
+    def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
+        """A new head on features of these channels, as many as the layers of the design have together."""
 
     @abstractmethod
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -85,35 +122,150 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, rows: Mapping[str, Tensor]) -> Tensor:
-        """One number an image (B,), in the unit of the metric."""
+        """One number per image (B,), in the unit of the metric."""
 
     @abstractmethod
+    def chance(self, rows: Columns) -> float | None:
+        """What the best constant answer scores, from the columns that depend on labels alone."""
+
+    @abstractmethod
+    def check_values(self, label: Tensor) -> Tensor:
+        """Labels with any leading axes in the type and range the task wants.
+
+        Raises:
+            ValueError: the first value that makes no sense, and what was expected.
+        """
+
+    @abstractmethod
+    def shown_output(self, output: Tensor) -> Tensor:
+        """The answer for one image, without its batch axis, reduced to what `picture` needs."""
+
+    @abstractmethod
+    def picture(self, shown: Tensor) -> NDArray[Any] | list[list[Any]]:
+        """An answer or label of one image as `display` says: pixels, or pairs of a class and its probability."""
+
+    @final
     def estimates(self, rows: Columns) -> dict[str, Estimate]:
-        """Metrics over all images with their intervals; the headline metric comes first."""
+        """Metrics over all images with their 95 % intervals; those whose columns are missing are left out."""
+        known = {n: s for n, s in self.statistics.items() if all(column in rows for column in s.columns)}
+        return {name: estimate(statistic, rows) for name, statistic in known.items()}
+
+    # Labels.
+
+    @final
+    def check_label(self, label: Label) -> Tensor:
+        """The label of one image as a dataset read it, checked.
+
+        Raises:
+            ValueError: another number of axes, or values that make no sense.
+        """
+        if np.ndim(label) != self.label_axes:
+            raise ValueError(f"label of shape {np.shape(label)}; expected {self.label_axes} axes")
+        return self.check_values(as_tensor(label))
+
+    @final
+    def check_targets(self, targets: Tensor, images: int) -> Tensor:
+        """Labels (B, ...) of a batch of `images`, checked. Raises UserError where they make no sense."""
+        if targets.ndim != 1 + self.label_axes or len(targets) != images:
+            wanted = ", ".join([str(images), *["c", "h", "w"][3 - self.label_axes :]])
+            wanted = f"({wanted},)" if not self.label_axes else f"({wanted})"
+            raise UserError(f"targets have shape {tuple(targets.shape)}; {self.name} takes {wanted}.")
+        try:
+            return self.check_values(targets)
+        except ValueError as error:
+            raise UserError(f"targets hold {error}. Correct the labels.") from error
+
+    def fit_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+        """Labels (B, ...) as training and attacks see them: maps at the size (H, W) of the images, by nearest pixel."""
+        return fit_labels(target, size)
+
+    def flip(self, target: Tensor) -> Tensor:
+        """The label of one image that is mirrored left to right."""
+        return target.flip(-1) if self.label_axes else target
+
+    @abstractmethod
+    def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+        """Random valid labels (count, ...) of images of `size` (H, W): to measure times, and for tests."""
+
+    def counted(self, target: Tensor) -> Tensor:
+        """The entries of a label that count, flat."""
+        return target.flatten()
+
+    def describe_labels(self, found: LabelStatistics) -> str:
+        """What labels hold, in a few words, such as `11 of 11 classes`."""
+        return f"{len(found.values)} values, {found.used / max(1, found.total):.0%} valid"
+
+    def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
+        """What labels hold that is legal but implausible; `whole` where all labels of a split were read."""
+        return []
+
+    # Outputs.
+
+    @classmethod
+    def implied_space(cls, output: Tensor) -> LabelSpace:
+        """The label space that an answer (B, ...) of a user's own model implies."""
+        return LabelSpace()
+
+    @final
+    @classmethod
+    def check_output(cls, output: object, name: str) -> Tensor:
+        """An answer of a user's own model. Raises UserError where it has another shape than the task's outputs."""
+        if not isinstance(output, Tensor) or output.ndim != cls.output_axes:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise UserError(f"the model answers {shape}; a {name} model answers {cls.output_words}.")
+        return output
+
+    @property
+    def map_channels(self) -> int:
+        """Values per pixel of an output map; 0 where outputs are no maps."""
+        return max(1, len(self.space.classes)) if self.label_axes else 0
+
+    def output_checks(self, output: Tensor) -> list[SanityCheck]:
+        """What outputs (B, ...) tell about whether gradients can be trusted."""
+        return []
+
+    def knn_head(self, bank: Tensor, labels: Tensor, count: int) -> Head | None:
+        """A k-NN head on the class tokens (N, D) of train images, of length 1, with their labels; None by default."""
+        return None
 
 
 def load_task(name: str, space: LabelSpace) -> Task:
     """The task of a name over a label space. Raises UserError for an unknown name."""
-    return cast(type[Task], tasks.get(name))(space)
+    return task_kind(name)(space, name)
+
+
+def task_kind(name: str) -> type[Task]:
+    """The class of a task by name. Raises UserError for an unknown name."""
+    return cast(type[Task], tasks.get(name))
+
+
+def fitting_attacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """By the name of each task the attacks that fit it beside those that name it."""
+    return {name: task_kind(name).attacks for name in names}
+
+
+def as_tensor(label: Label) -> Tensor:
+    """A label as a tensor: whole numbers as int64, others as float32."""
+    array = np.asarray(label)
+    return torch.as_tensor(array.astype(np.int64 if array.dtype.kind in "iub" else np.float32))
 
 
 def on_labels(loss: Callable[[Tensor, Tensor], Tensor]) -> AttackLoss:
     """A loss of output and labels, as attacks call it."""
 
-    def call(output: Tensor, aim: LossContext) -> Tensor:
-        return loss(output, aim.target)
+    def call(output: Tensor, context: LossContext) -> Tensor:
+        return loss(output, context.target)
 
     return call
 
 
 def fit_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels as training and attacks see them: maps (B, h, w) at the size of the images, by the nearest pixel.
-
-    Labels (B,) without axes of space stay as they are.
-    """
+    """Label maps (B, h, w) or (B, c, h, w) at another size, by nearest pixel; labels (B,) stay as they are."""
     if target.ndim == 1 or target.shape[-2:] == size:
         return target
-    return F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(target.dtype)
+    maps = target if target.ndim == 4 else target[:, None]
+    found = F.interpolate(maps.float(), size=size, mode="nearest-exact").to(target.dtype)
+    return found if target.ndim == 4 else found[:, 0]
 
 
 def resize(output: Tensor, size: tuple[int, int]) -> Tensor:
@@ -123,7 +275,36 @@ def resize(output: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(output, size=size, mode="bilinear", align_corners=False)
 
 
-def mean_over_images(values: Mapping[str, NDArray[np.floating[Any]]]) -> NDArray[np.float64]:
-    """Statistic for `stats.bootstrap`: sum of `value` over sum of `counted`."""
-    with np.errstate(invalid="ignore"):  # a resample may hold no image that counts: NaN, and left out
-        return np.asarray(values["value"] / values["counted"])
+def class_labels(label: Tensor, space: LabelSpace, ignored: bool) -> Tensor:
+    """Class labels as int64. Raises ValueError for fractions, and for classes that the label space does not know."""
+    if label.is_floating_point():
+        raise ValueError(f"values of type {label.dtype}; expected whole numbers. Convert them with .long()")
+    wrong = (label < 0) | (label >= len(space.classes))
+    if ignored:
+        wrong &= label != space.ignore_index
+    if wrong.any():
+        also = f" or {space.ignore_index} (ignored)" if ignored else ""
+        raise ValueError(f"label {int(label[wrong].flatten()[0])}; expected 0 to {len(space.classes) - 1}{also}")
+    return label.long()
+
+
+def missing_classes(found: LabelStatistics, space: LabelSpace, name: str) -> list[str]:
+    """A warning that names classes without a label, where there are some."""
+    unseen = sorted(set(range(len(space.classes))) - {int(value) for value in found.values})
+    if not unseen:
+        return []
+    names = ", ".join(space.classes[index] for index in unseen[:5])
+    return [f"{len(unseen)} classes have no {name} label: {names}{' ...' * (len(unseen) > 5)}"]
+
+
+def looks_like_probabilities(output: Tensor) -> SanityCheck:
+    """Whether outputs (B, C, ...) are probabilities: their gradients vanish, logits' do not."""
+    share = float((((output.sum(1) - 1).abs() < 1e-4) & (output.amin(1) >= 0)).double().mean())
+    means = "" if share < 1 else ": these are probabilities, give logits, or gradients vanish"
+    return SanityCheck("logits", share, share < 1, f"{share:.0%} of outputs are positive and add up to 1{means}")
+
+
+def likeliest(logits: Tensor, classes: Sequence[str], top: int = 5) -> list[list[Any]]:
+    """The likeliest classes of logits (C,), each with its probability."""
+    shares, order = logits.softmax(0).topk(min(top, len(classes)))
+    return [[classes[int(i)], round(float(s), 4)] for s, i in zip(shares, order, strict=True)]

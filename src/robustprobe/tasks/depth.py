@@ -1,18 +1,31 @@
 """Monocular depth with a linear head on patch tokens; RMSE in metres"""
 
 from collections.abc import Mapping
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustprobe.core.spec import Display, Statistic
 from robustprobe.core.sums import image_sums
-from robustprobe.core.types import AttackLosses, FeatureDims, Features, HeadDesign, LabelSpace, LossContext
+from robustprobe.core.types import (
+    AttackLosses,
+    EnsembleMember,
+    FeatureDims,
+    Features,
+    HeadDesign,
+    LabelSpace,
+    LabelStatistics,
+    LossContext,
+    SanityCheck,
+)
 from robustprobe.losses import depth as losses
-from robustprobe.metrics.intervals import Estimate, bootstrap
-from robustprobe.tasks.base import Columns, Head, Task, mean_over_images, on_labels, resize
+from robustprobe.metrics.statistics import Columns
+from robustprobe.tasks._recipe import TaskRecipe
+from robustprobe.tasks.base import Head, Task, on_labels, resize
 
 BINS = 256
 _FLOOR = 0.1
@@ -28,10 +41,10 @@ class BinsHead(Head):
 
     bins: Tensor
 
-    def __init__(self, widths: FeatureDims, space: LabelSpace, design: HeadDesign) -> None:
+    def __init__(self, dims: FeatureDims, space: LabelSpace, design: HeadDesign) -> None:
         super().__init__()
         self.design = design
-        width = widths.patch + (widths.cls if design.pooling == "cls+patch" else 0)
+        width = dims.patch + (dims.cls if design.pooling == "cls+patch" else 0)
         self.norm = nn.BatchNorm2d(width) if design.standardise else nn.Identity()
         self.conv = nn.Conv2d(width, BINS, 1)
         self.register_buffer("bins", torch.linspace(space.min_depth, space.max_depth, BINS))
@@ -48,9 +61,36 @@ class BinsHead(Head):
         return resize(depth, size)[:, 0]
 
 
-def _harm(output: Tensor, aim: LossContext) -> Tensor:
+def _damage(output: Tensor, context: LossContext) -> Tensor:
     """The error as it is reported: of depths inside the range of the dataset."""
-    return losses.rmse(output.clamp(aim.space.min_depth, aim.space.max_depth), aim.target).double()
+    return losses.rmse(output.clamp(context.space.min_depth, context.space.max_depth), context.target).double()
+
+
+LOSSES = AttackLosses(
+    losses={
+        "rmse": on_labels(losses.rmse),
+        "silog": on_labels(losses.scale_invariant_log),
+        "log-l1": on_labels(losses.log_l1),
+        "abs-rel": on_labels(losses.abs_rel),
+        "delta-margin": on_labels(losses.delta_margin),
+        "nearer": on_labels(losses.nearer),
+        "farther": on_labels(losses.farther),
+    },
+    damage=_damage,
+    black_box="rmse",
+    ensemble=(
+        EnsembleMember("rmse", "apgd"),
+        EnsembleMember("nearer", "staged-apgd"),
+        EnsembleMember("rmse", "staged-apgd"),
+        EnsembleMember("silog", "staged-apgd"),
+        EnsembleMember("farther", "apgd"),
+    ),
+)
+_DESIGN = HeadDesign(pooling="patch")
+# 16-bit depth maps hold thousands of values.
+FEW_DEPTHS = 512
+MOST_SATURATED = 0.05
+EXAMPLE_UNKNOWN, LARGEST_EXAMPLE = 0.1, 100.0
 
 
 @final
@@ -60,40 +100,122 @@ class Depth(Task):
     metric: ClassVar = "RMSE"
     unit: ClassVar = "m"
     higher_is_better: ClassVar = False
-    attack_losses: ClassVar = AttackLosses(
-        losses={
-            "rmse": on_labels(losses.rmse),
-            "silog": on_labels(losses.scale_invariant_log),
-            "log-l1": on_labels(losses.log_l1),
-            "abs-rel": on_labels(losses.abs_rel),
-            "delta-margin": on_labels(losses.delta_margin),
-            "nearer": on_labels(losses.nearer),
-            "farther": on_labels(losses.farther),
-        },
-        damage=_harm,
-    )
+    statistics: ClassVar = {
+        "RMSE": Statistic(kind="mean", columns=("rmse",)),
+        "abs-rel": Statistic(kind="mean", columns=("abs_rel",)),
+        "delta-1": Statistic(kind="mean", columns=("delta1",)),
+    }
+    attack_losses = LOSSES
+    attacks: ClassVar = ()
+    display: ClassVar = Display(kind="scalar map", scale=1000, unit="m")
+    output_axes: ClassVar = 3
+    output_words: ClassVar = "(B, h, w)"
+    view: ClassVar = "padded"
+    recipes: ClassVar = {
+        "fast": TaskRecipe(designs=(_DESIGN,)),
+        "standard": TaskRecipe(
+            learning_rates=(3e-4,),
+            betas=(0.9, 0.99),
+            batch_size=16,
+            steps=38_400,
+            warmup=1500,
+            augment="flip",
+            label_stride=1,
+            clip=35.0,
+            designs=(_DESIGN,),
+        ),
+        "paper": TaskRecipe(
+            learning_rates=(1e-4,),
+            weight_decay=0.01,
+            batch_size=128,
+            schedule="constant",
+            augment="flip",
+            gradient_weight=0.5,
+            label_stride=1,
+            designs=(HeadDesign(1, "cls+patch", False, 4),),
+        ),
+    }
 
-    def head(self, widths: FeatureDims, design: HeadDesign) -> Head:
-        return BinsHead(widths, self.space, design)
+    def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
+        return BinsHead(dims, self.space, design)
 
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:
         return losses.scale_invariant_log(output, target)
 
     def rows(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         depth = resize(output[:, None], (target.shape[-2], target.shape[-1]))[:, 0]
-        return depth_errors(depth.clamp(self.space.min_depth, self.space.max_depth), target)
+        errors = depth_errors(depth.clamp(self.space.min_depth, self.space.max_depth), target)
+        return errors | label_moments(target)
 
     def score(self, rows: Mapping[str, Tensor]) -> Tensor:
         return rows["rmse"].float()
 
-    def estimates(self, rows: Columns) -> dict[str, Estimate]:
-        names = {self.metric: "rmse", "abs-rel": "abs_rel", "delta-1": "delta1"}
-        return {name: _mean(rows[column]) for name, column in names.items()}
+    def chance(self, rows: Columns) -> float | None:
+        """Mean RMSE of the best constant depth: convex in that depth, so a ternary search finds it."""
+        mean, square = (np.asarray(rows[name], dtype=float) for name in ("label_mean", "label_square"))
+        valid = np.isfinite(mean)
+        if not valid.any():
+            return None
+        mean, square = mean[valid], square[valid]
+
+        def error(depth: float) -> float:
+            return float(np.sqrt(np.maximum(square - 2 * depth * mean + depth * depth, 0)).mean())
+
+        low, high = float(mean.min()), float(mean.max())
+        while high - low > 1e-6 * max(1.0, high):
+            third = (high - low) / 3
+            low, high = (low, high - third) if error(low + third) < error(high - third) else (low + third, high)
+        return error((low + high) / 2)
+
+    def check_values(self, label: Tensor) -> Tensor:
+        """Depths as floating point, 0 where they are not finite or outside the range of the dataset."""
+        depth = label if label.is_floating_point() else label.float()
+        valid = torch.isfinite(depth) & (depth > self.space.min_depth) & (depth < self.space.max_depth)
+        return torch.where(valid, depth, 0)
+
+    def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+        share, unknown = (torch.rand(count, *size, generator=generator) for _ in range(2))
+        low, high = self.space.min_depth, min(self.space.max_depth, LARGEST_EXAMPLE)
+        return torch.where(unknown < EXAMPLE_UNKNOWN, 0, low + (high - low) * (0.1 + 0.8 * share))
+
+    def counted(self, target: Tensor) -> Tensor:
+        return target[target != 0]
+
+    def describe_labels(self, found: LabelStatistics) -> str:
+        if not len(found.values):
+            return "none valid"
+        low, high = float(found.values[0]), float(found.values[-1])
+        return f"{low:.2f} to {high:.2f} m, {found.used / max(1, found.total):.0%} valid"
+
+    def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
+        if not 1 < len(found.values) < FEW_DEPTHS < found.used:
+            return []
+        step = 1000 * float(found.values.diff().median())
+        return [f"depths are {step:.0f} mm apart, as if stored in 8 bits once"]
+
+    @classmethod
+    def implied_space(cls, output: Tensor) -> LabelSpace:
+        return LabelSpace(min_depth=0.0, max_depth=float("inf"))
+
+    def output_checks(self, output: Tensor) -> list[SanityCheck]:
+        ends = (output <= self.space.min_depth) | (output >= self.space.max_depth)
+        share = float(ends.double().mean())
+        means = "" if share <= MOST_SATURATED else ": they have no gradient, and the attack is blind there"
+        text = f"{share:.1%} of depths are at their limits{means}"
+        return [SanityCheck("saturated depth", share, share <= MOST_SATURATED, text)]
+
+    def shown_output(self, output: Tensor) -> Tensor:
+        return output.clone()
+
+    def picture(self, shown: Tensor) -> NDArray[Any]:
+        return (shown * self.display.scale).round().to(torch.int64).numpy().astype(np.uint16)
 
 
-def _mean(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> Estimate:
-    counted = np.isfinite(values)
-    return bootstrap({"value": np.where(counted, values, 0), "counted": counted}, mean_over_images)
+def label_moments(target: Tensor) -> dict[str, Tensor]:
+    """Per image mean (m) and mean square (m^2) of valid depths, each (B,), from which a constant's RMSE follows."""
+    valid = (target > 0).flatten(1)
+    depth, count = torch.where(valid, target.flatten(1), 0).double(), valid.sum(1)
+    return {"label_mean": image_sums(depth) / count, "label_square": image_sums(depth.square()) / count}
 
 
 def depth_errors(depth: Tensor, target: Tensor) -> dict[str, Tensor]:

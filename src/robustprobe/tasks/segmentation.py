@@ -1,16 +1,30 @@
 """Semantic segmentation with a linear head on patch tokens; mIoU"""
 
 from collections.abc import Mapping
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustprobe.core.types import AttackLosses, FeatureDims, Features, HeadDesign, LossContext
+from robustprobe.core.spec import Display, Statistic
+from robustprobe.core.types import (
+    AttackLosses,
+    EnsembleMember,
+    FeatureDims,
+    Features,
+    HeadDesign,
+    LabelSpace,
+    LabelStatistics,
+    LossContext,
+    SanityCheck,
+)
 from robustprobe.losses import segmentation as losses
 from robustprobe.metrics.dense import mean_iou
-from robustprobe.metrics.intervals import Estimate, bootstrap
-from robustprobe.tasks.base import Columns, Head, Task, resize
+from robustprobe.metrics.statistics import Columns
+from robustprobe.tasks._recipe import TaskRecipe
+from robustprobe.tasks.base import Head, Task, class_labels, looks_like_probabilities, missing_classes, resize
 
 
 @final
@@ -26,43 +40,73 @@ class DenseHead(Head):
         return resize(self.conv(self.norm(features.patches)), size)
 
 
-def _pixels(output: Tensor, aim: LossContext) -> losses.SegmentationPixels:
-    return aim.shared("pixels", output, lambda: losses.segmentation_pixels(output, aim.target, aim.space.ignore_index))
+def _pixels(output: Tensor, context: LossContext) -> losses.SegmentationPixels:
+    return context.shared(
+        "pixels", output, lambda: losses.segmentation_pixels(output, context.target, context.space.ignore_index)
+    )
 
 
-def _ce(output: Tensor, aim: LossContext) -> Tensor:
-    return losses.segmentation_cross_entropy(_pixels(output, aim))
+def _ce(output: Tensor, context: LossContext) -> Tensor:
+    return losses.segmentation_cross_entropy(_pixels(output, context))
 
 
-def _segpgd(output: Tensor, aim: LossContext) -> Tensor:
-    return losses.segpgd(_pixels(output, aim), aim.progress)
+def _segpgd(output: Tensor, context: LossContext) -> Tensor:
+    return losses.segpgd(_pixels(output, context), context.progress)
 
 
-def _cospgd(output: Tensor, aim: LossContext) -> Tensor:
-    return losses.cospgd(_pixels(output, aim), aim.target)
+def _cospgd(output: Tensor, context: LossContext) -> Tensor:
+    return losses.cospgd(_pixels(output, context), context.target)
 
 
-def _masked_ce(output: Tensor, aim: LossContext) -> Tensor:
-    return losses.masked_cross_entropy(_pixels(output, aim))
+def _masked_ce(output: Tensor, context: LossContext) -> Tensor:
+    return losses.masked_cross_entropy(_pixels(output, context))
 
 
-def _js(output: Tensor, aim: LossContext) -> Tensor:
-    return losses.jensen_shannon(_pixels(output, aim))
+def _js(output: Tensor, context: LossContext) -> Tensor:
+    return losses.jensen_shannon(_pixels(output, context))
 
 
-def _masked_logit(output: Tensor, aim: LossContext) -> Tensor:
-    return losses.masked_logit(_pixels(output, aim), output, aim.target)
+def _masked_logit(output: Tensor, context: LossContext) -> Tensor:
+    return losses.masked_logit(_pixels(output, context), output, context.target)
 
 
-def _harm(output: Tensor, aim: LossContext) -> Tensor:
+def _damage(output: Tensor, context: LossContext) -> Tensor:
     """Wrong pixels come first; between equally wrong iterates the cross-entropy decides, by less than one pixel."""
-    pixels = _pixels(output, aim)
+    pixels = _pixels(output, context)
     loss = losses.segmentation_cross_entropy(pixels).double()
-    return losses.wrong_share(pixels).double() + loss / (1 + loss) / aim.target[0].numel()
+    return losses.wrong_share(pixels).double() + loss / (1 + loss) / context.target[0].numel()
 
 
-def _nothing_left(output: Tensor, aim: LossContext) -> Tensor:
-    return ~_pixels(output, aim).correct.any(1)
+def _nothing_left(output: Tensor, context: LossContext) -> Tensor:
+    return ~_pixels(output, context).correct.any(1)
+
+
+LOSSES = AttackLosses(
+    losses={
+        "cospgd": _cospgd,
+        "segpgd": _segpgd,
+        "ce": _ce,
+        "mask-ce": _masked_ce,
+        "js": _js,
+        "mask-logit": _masked_logit,
+    },
+    damage=_damage,
+    step_loss=_ce,
+    success=_nothing_left,
+    black_box="ce",
+    ensemble=(
+        EnsembleMember("cospgd", "apgd"),
+        EnsembleMember("js", "staged-apgd"),
+        EnsembleMember("segpgd", "staged-apgd"),
+        EnsembleMember("mask-ce", "staged-apgd"),
+        EnsembleMember("mask-logit", "staged-apgd"),
+    ),
+)
+_DESIGN = HeadDesign(pooling="patch")
+COUNTS = ("intersection", "predicted", "labelled")
+MOST_IGNORED = 0.5
+NO_CLASS = 255
+EXAMPLE_UNKNOWN = 0.1
 
 
 @final
@@ -72,22 +116,43 @@ class Segmentation(Task):
     metric: ClassVar = "mIoU"
     unit: ClassVar = "share"
     higher_is_better: ClassVar = True
-    attack_losses: ClassVar = AttackLosses(
-        losses={
-            "cospgd": _cospgd,
-            "segpgd": _segpgd,
-            "ce": _ce,
-            "mask-ce": _masked_ce,
-            "js": _js,
-            "mask-logit": _masked_logit,
-        },
-        damage=_harm,
-        step_loss=_ce,
-        success=_nothing_left,
-    )
+    statistics: ClassVar = {
+        "mIoU": Statistic(kind="mean_iou", columns=COUNTS),
+        "pixel accuracy": Statistic(kind="ratio", columns=("intersection", "labelled")),
+    }
+    attack_losses = LOSSES
+    attacks: ClassVar = ()
+    display: ClassVar = Display(kind="class map")
+    recipes: ClassVar = {
+        "fast": TaskRecipe(designs=(_DESIGN,)),
+        "standard": TaskRecipe(
+            learning_rates=(1e-3,),
+            weight_decay=1e-3,
+            batch_size=16,
+            steps=40_000,
+            warmup=1500,
+            augment="scale-crop",
+            label_stride=1,
+            designs=(_DESIGN,),
+        ),
+        "paper": TaskRecipe(
+            learning_rates=(1e-3,),
+            batch_size=16,
+            epochs=50,
+            warmup=1500,
+            schedule="linear",
+            augment="crop",
+            label_stride=1,
+            designs=(_DESIGN,),
+        ),
+    }
 
-    def head(self, widths: FeatureDims, design: HeadDesign) -> Head:
-        return DenseHead(widths.patch, len(self.space.classes))
+    def __init__(self, space: LabelSpace, name: str = "") -> None:
+        super().__init__(space, name)
+        self.no_label = space.ignore_index
+
+    def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
+        return DenseHead(dims.patch, len(self.space.classes))
 
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:
         return losses.segmentation_cross_entropy(losses.segmentation_pixels(output, target, self.space.ignore_index))
@@ -97,14 +162,47 @@ class Segmentation(Task):
         return confusion_counts(prediction, target, len(self.space.classes), self.space.ignore_index)
 
     def score(self, rows: Mapping[str, Tensor]) -> Tensor:
-        counts = (rows[c].cpu().double().numpy() for c in ("intersection", "predicted", "labelled"))
+        counts = (rows[c].cpu().double().numpy() for c in COUNTS)
         return torch.from_numpy(mean_iou(*counts)).float()
 
-    def estimates(self, rows: Columns) -> dict[str, Estimate]:
-        return {
-            self.metric: bootstrap(rows, lambda s: mean_iou(s["intersection"], s["predicted"], s["labelled"])),
-            "pixel accuracy": bootstrap(rows, lambda s: s["intersection"].sum(-1) / s["labelled"].sum(-1)),
-        }
+    def chance(self, rows: Columns) -> float | None:
+        """MIoU of one class everywhere: the share of its pixels, and nothing for the other classes that occur."""
+        pixels = np.asarray(rows["labelled"], dtype=float).sum(0)
+        return float(pixels.max() / pixels.sum() / (pixels > 0).sum()) if pixels.sum() else None
+
+    def check_values(self, label: Tensor) -> Tensor:
+        return class_labels(label, self.space, ignored=True)
+
+    def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+        classes = torch.randint(0, len(self.space.classes), (count, *size), generator=generator)
+        ignored = torch.rand(count, *size, generator=generator) < EXAMPLE_UNKNOWN
+        return torch.where(ignored, self.space.ignore_index, classes)
+
+    def counted(self, target: Tensor) -> Tensor:
+        return target[target != self.space.ignore_index]
+
+    def describe_labels(self, found: LabelStatistics) -> str:
+        ignored = 1 - found.used / max(1, found.total)
+        return f"{len(found.values)} of {len(self.space.classes)} classes, {ignored:.1%} ignored"
+
+    def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
+        ignored = 1 - found.used / max(1, found.total)
+        warnings = [f"{ignored:.0%} of the pixels are ignored"] if ignored > MOST_IGNORED else []
+        return warnings + (missing_classes(found, self.space, self.name) if whole else [])
+
+    @classmethod
+    def implied_space(cls, output: Tensor) -> LabelSpace:
+        return LabelSpace(classes=tuple(str(index) for index in range(output.shape[1])))
+
+    def output_checks(self, output: Tensor) -> list[SanityCheck]:
+        return [looks_like_probabilities(output)]
+
+    def shown_output(self, output: Tensor) -> Tensor:
+        return output.argmax(0).to(torch.uint8)
+
+    def picture(self, shown: Tensor) -> NDArray[Any]:
+        known = torch.where(shown == self.space.ignore_index, NO_CLASS, shown.long())
+        return known.numpy().astype(np.uint8)
 
 
 def confusion_counts(prediction: Tensor, target: Tensor, classes: int, ignore_index: int) -> dict[str, Tensor]:

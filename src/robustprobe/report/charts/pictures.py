@@ -1,4 +1,4 @@
-"""Pixels of the page: differences, overlays and depth maps as lossless PNG, embedded as data URIs."""
+"""Pixels of the page: differences, overlays and maps as lossless PNG, embedded as data URIs."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ IGNORED_CLASS = 255
 TINT = 0.65
 THUMBNAIL = 48
 _STEPS = 255
-_INVALID_DEPTH = 255
+_INVALID = 255
 _INVALID_COLOUR = (128, 128, 128)
 
 # Viridis of van der Walt and Smith (CC0) at every eighth.
@@ -50,10 +50,11 @@ class Picture(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Ends of a colour scale, in metres."""
+    """Ends of a colour scale, in its unit."""
 
     low: float
     high: float
+    unit: str = "m"
 
 
 def read_array(path: Path) -> NDArray[Any]:
@@ -99,11 +100,11 @@ def viridis(positions: NDArray[np.float64]) -> Pixels:
     return np.stack([np.interp(positions, knots, _VIRIDIS[:, c]) for c in range(3)], axis=1).round().astype(np.uint8)
 
 
-def depth_uri(depth: NDArray[np.float64], scale: Scale) -> str:
-    """Depth (H, W) in metres on a colour scale; 0, no valid depth, is grey."""
+def scalar_uri(values: NDArray[np.float64], scale: Scale) -> str:
+    """Values (H, W) on a colour scale; 0, no valid value, is grey."""
     span = max(scale.high - scale.low, 1e-9)
-    position = np.clip((depth - scale.low) / span, 0, 1)
-    indices = np.where(depth > 0, (position * (_STEPS - 1)).round(), _INVALID_DEPTH).astype(np.uint8)
+    position = np.clip((values - scale.low) / span, 0, 1)
+    indices = np.where(values > 0, (position * (_STEPS - 1)).round(), _INVALID).astype(np.uint8)
     palette = np.concatenate([viridis(np.linspace(0, 1, _STEPS)), np.array([_INVALID_COLOUR], dtype=np.uint8)])
     return png_uri(indices, palette)
 

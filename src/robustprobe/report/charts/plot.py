@@ -10,9 +10,9 @@ from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.files import write_whole
 from robustprobe.report.charts.figures import Figure, curve_figures, eps_figures
 from robustprobe.report.charts.level_figures import heat_figures, trade_figures
-from robustprobe.report.charts.pictures import amplified, class_colours, depth_uri, difference, overlay, png_uri
+from robustprobe.report.charts.pictures import amplified, class_colours, difference, overlay, png_uri, scalar_uri
 from robustprobe.report.page.examples import Gallery, SeenImage, Subject, Wish, choice_text, galleries
-from robustprobe.report.page.viewer import depth_scale
+from robustprobe.report.page.viewer import displays, scalar_scale
 from robustprobe.report.tables.board import TaskOnDatasetKey, board
 from robustprobe.report.tables.chance import chances
 from robustprobe.results.records import Record
@@ -63,7 +63,7 @@ def write_plot(folders: Sequence[Path], kind: str, output: Path, samples: int = 
     if kind == "examples":
         chart = _examples(galleries(groups, records, Wish(samples, math.inf)))
     else:
-        chart = _chart(kind, records, chances(cells, groups))
+        chart = _chart(kind, records, chances(cells))
     if chart is None:
         raise UserError(f"there is nothing to draw as {kind}: {LACKING[kind]}.")
     content = _rendered(chart, output.suffix.lower())
@@ -145,22 +145,41 @@ def _chosen(seen: Sequence[SeenImage]) -> list[SeenImage]:
 
 
 def _pictures(subject: Subject, encoder: str, seen: SeenImage, clean: SeenImage | None) -> list[dict[str, Any]]:
-    guess = next(iter(seen.example.predictions.get("classification", [])), None)
-    found = [(0, "image", png_uri(_large(seen.image)), f"{guess[0]} {guess[1]:.2f}" if guess else "")]
+    shown = displays(subject)
+    named = [t for t, d in shown.items() if d.kind == "classes"]
+    guess = next((seen.example.predictions[t][0] for t in named if seen.example.predictions.get(t)), None)
+    found = [("image", png_uri(_large(seen.image)), f"{guess[0]} {guess[1]:.2f}" if guess else "")]
     if clean is not None and clean is not seen and clean.image.shape == seen.image.shape:
-        found.append((1, "change × 10", png_uri(_large(amplified(difference(clean.image, seen.image)))), ""))
-    if seen.mask is not None and seen.mask.shape == seen.image.shape[:2]:
-        colours = class_colours(len(seen.group.classes.get("segmentation", [])))
-        found.append((2, "segmentation", png_uri(_large(overlay(seen.image, seen.mask, colours))), ""))
-    scale = depth_scale(subject)
-    if seen.depth is not None and scale is not None:
-        name = f"depth, {scale.low:.1f} to {scale.high:.1f} m"
-        found.append((3, name, depth_uri(_large(seen.depth), scale), ""))
+        found.append(("change × 10", png_uri(_large(amplified(difference(clean.image, seen.image)))), ""))
+    found += [(name, uri, "") for task in seen.maps for name, uri in [_map(subject, seen, task)] if uri]
     ahead = f"{encoder}, " if encoder else ""
+    order = ["image", "change × 10"]
     return [
-        {"column": seen.label, "encoder": encoder, "place": k, "line": f"{ahead}{what}", "uri": uri, "note": note}
-        for k, what, uri, note in found
+        {
+            "column": seen.label,
+            "encoder": encoder,
+            "place": order.index(what) if what in order else len(order) + k,
+            "line": f"{ahead}{what}",
+            "uri": uri,
+            "note": note,
+        }
+        for k, (what, uri, note) in enumerate(found)
     ]
+
+
+def _map(subject: Subject, seen: SeenImage, task: str) -> tuple[str, str]:
+    """What a map is called beside its pictures, and the picture; empty where it cannot be drawn."""
+    display, values = displays(subject)[task], seen.maps[task]
+    if display.kind == "class map":
+        if values.shape != seen.image.shape[:2]:
+            return task, ""
+        return task, png_uri(_large(overlay(seen.image, values, class_colours(len(seen.group.classes.get(task, []))))))
+    if display.kind == "colours":
+        return task, png_uri(_large(values))
+    scale = scalar_scale(subject, task, display.unit)
+    if scale is None:
+        return task, ""
+    return f"{task}, {scale.low:.1f} to {scale.high:.1f} {scale.unit}", scalar_uri(_large(values), scale)
 
 
 def _large(picture: "NDArray[Any]") -> "NDArray[Any]":

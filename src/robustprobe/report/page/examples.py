@@ -7,29 +7,29 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from robustprobe.report.charts.pictures import Pixels, read_array
-from robustprobe.report.tables.matrix import attack_order, data_names, task_order
+from robustprobe.report.tables.matrix import attack_order, data_names
 from robustprobe.results.labels import attack_labels, distinctions, eps_text
 from robustprobe.results.records import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group, Record
 from robustprobe.results.union import FoundGroup
 
 
 class SeenImage(NamedTuple):
-    """One image under one attack, and what each head said. Masks (H, W) are class indices, depth (H, W) in metres."""
+    """One image under one attack, and by task what each head answered: class indices (H, W), values (H, W) in the unit
+    of the task, or colours (H, W, 3).
+    """
 
     label: str
     group: Group
     example: Example
     image: Pixels
-    mask: NDArray[Any] | None
-    depth: NDArray[Any] | None
+    maps: dict[str, NDArray[Any]]
 
 
 class Truth(NamedTuple):
-    """What an image shows; None where that is not known."""
+    """What an image shows, by task: the name of a class, or a map; nothing where that is not known."""
 
-    name: str | None
-    mask: NDArray[Any] | None
-    depth: NDArray[Any] | None
+    names: dict[str, str]
+    maps: dict[str, NDArray[Any]]
 
 
 class EncoderImages(NamedTuple):
@@ -48,12 +48,21 @@ class Subject(NamedTuple):
     chosen: tuple[ExampleChoice, ...]
 
 
+class ImageMetric(NamedTuple):
+    """The metric that scores of images are in."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+
 class Gallery(NamedTuple):
-    """The example images of one dataset that are shown, of as many as are `stored`."""
+    """The example images of one dataset that are shown, of as many as are `stored`, and the metrics of the tasks."""
 
     dataset: str
     subjects: list[Subject]
     stored: int
+    metrics: dict[str, ImageMetric]
 
 
 class Wish(NamedTuple):
@@ -79,7 +88,9 @@ def galleries(found: Iterable[FoundGroup], records: Iterable[Record], wish: Wish
     Raises:
         UserError: an image that cannot be read.
     """
-    witness = {record.group: record for record in records}
+    known = list(records)
+    witness = {record.group: record for record in known}
+    metrics = {r.task: ImageMetric(r.metric, r.unit, r.higher_is_better) for r in known}
     groups = sorted((g for g in found if g.group.group in witness), key=lambda g: (g.group.dataset, g.group.encoder))
     by_data: dict[Hashable, list[FoundGroup]] = {}
     for group in groups:
@@ -89,7 +100,7 @@ def galleries(found: Iterable[FoundGroup], records: Iterable[Record], wish: Wish
         by_data.setdefault(key, []).append(group)
     names = data_names([witness[some[0].group.group] for some in by_data.values()])
     return [
-        _gallery(name, _shelves(some, witness), wish._replace(megabytes=wish.megabytes / len(by_data)))
+        _gallery(name, _shelves(some, witness), wish._replace(megabytes=wish.megabytes / len(by_data)), metrics)
         for name, some in zip(names, by_data.values(), strict=True)
     ]
 
@@ -108,7 +119,7 @@ def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Shel
     ]
 
 
-def _gallery(name: str, shelves: list[_Shelf], wish: Wish) -> Gallery:
+def _gallery(name: str, shelves: list[_Shelf], wish: Wish, metrics: dict[str, ImageMetric]) -> Gallery:
     choices = _choices(shelves)
     shown: set[str] = set()
     size = 0.0
@@ -122,7 +133,7 @@ def _gallery(name: str, shelves: list[_Shelf], wish: Wish) -> Gallery:
         for identity, why in choices.items()
         if identity in shown
     ]
-    return Gallery(name, subjects, len(choices))
+    return Gallery(name, subjects, len(choices), metrics)
 
 
 def _choices(shelves: Sequence[_Shelf]) -> dict[str, tuple[ExampleChoice, ...]]:
@@ -135,7 +146,7 @@ def _choices(shelves: Sequence[_Shelf]) -> dict[str, tuple[ExampleChoice, ...]]:
 
 
 def _choice_order(choice: ExampleChoice) -> tuple[object, ...]:
-    return (CHOICE_KINDS.index(choice.kind), task_order(choice.task))
+    return (CHOICE_KINDS.index(choice.kind), choice.task)
 
 
 def _by_turns(choices: Mapping[str, tuple[ExampleChoice, ...]]) -> list[str]:
@@ -168,22 +179,26 @@ def _series(shelf: _Shelf, image_id: str) -> EncoderImages:
     labels = attack_labels([(g.group.attack, g.group.target_task) for g, _ in found])
     seen = [_seen(label, g, e) for label, (g, e) in zip(labels, found, strict=True)]
     clean = [(g, e) for g, e in found if g.group.attack.name == "clean"]
-    truth = _truth(*clean[0]) if clean else Truth(None, None, None)
+    truth = _truth(*clean[0]) if clean else Truth({}, {})
     return EncoderImages(shelf.encoder, truth, seen)
 
 
 def _seen(label: str, found: FoundGroup, example: Example) -> SeenImage:
     image = read_array(found.store.image(found.group.group, f"{example.position}.png"))
-    mask, depth = _maps(found, example.predictions)
-    return SeenImage(label, found.group, example, image, mask, depth)
+    return SeenImage(label, found.group, example, image, _maps(found, example.predictions))
 
 
 def _truth(found: FoundGroup, example: Example) -> Truth:
-    return Truth(example.truth.get("classification"), *_maps(found, example.truth))
+    names = {t: str(n) for t, n in example.truth.items() if _kind(found.group, t) == "classes"}
+    return Truth(names, _maps(found, example.truth))
 
 
-def _maps(found: FoundGroup, files: dict[str, Any]) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    store, group = found.store, found.group.group
-    mask = read_array(store.image(group, files["segmentation"])) if "segmentation" in files else None
-    depth = read_array(store.image(group, files["depth"])) / 1000 if "depth" in files else None
-    return mask, depth
+def _maps(found: FoundGroup, files: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    store, group = found.store, found.group
+    arrays = {t: read_array(store.image(group.group, f)) for t, f in files.items() if _kind(group, t) != "classes"}
+    scales = {task: group.displays[task].scale for task in arrays}
+    return {task: array / scales[task] if scales[task] != 1 else array for task, array in arrays.items()}
+
+
+def _kind(group: Group, task: str) -> str:
+    return group.displays[task].kind if task in group.displays else "classes"

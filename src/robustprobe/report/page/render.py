@@ -79,7 +79,7 @@ def write_page(folders: Path | Sequence[Path], output: Path, wish: Wish | None =
 def read_page(folders: Sequence[Path], wish: Wish | None = None) -> str:
     """The page of folders as text; raises what `write_page` raises on reading."""
     found, groups = finished(folders, "report"), union_groups([Store(folder) for folder in folders])
-    return render_page([f.record for f in found], groups, wish, chance=chances(found, groups))
+    return render_page([f.record for f in found], groups, wish, chance=chances(found))
 
 
 def write_text(output: Path, content: str, what: str) -> None:
@@ -203,7 +203,10 @@ def _transfers(records: list[Record], found: Board) -> list[TransferMatrix]:
 def _megabytes(shown: list[Room]) -> float:
     """What the pictures take of the page."""
     sheets = [sheet for room in shown for exhibit in room.exhibits for sheet in exhibit.sheets]
-    pictures = [p for sheet in sheets for panel in sheet.panels for p in (panel.image, panel.mask, panel.depth) if p]
+    images = [panel.image for sheet in sheets for panel in sheet.panels]
+    maps = [answer.picture for sheet in sheets for row in sheet.rows for answer in row.answers if answer.picture]
+    truths = [row.truth for sheet in sheets for row in sheet.rows if row.truth]
+    pictures = [*images, *maps, *truths]
     return sum(len(p.uri) for p in pictures) / 1e6
 
 

@@ -74,17 +74,17 @@
     return HEAT[low].map((value, k) => value + (index - low) * (HEAT[low + 1][k] - value));
   };
 
-  // The scale's pixels run from its high end down; a depth's colour is one of them.
-  const positions = async (exhibit) => {
-    const scale = await pixels(exhibit.querySelector(".scale img"));
+  // The scale's pixels run from its high end down; a value's colour is one of them.
+  const positions = async (tableRow) => {
+    const scale = await pixels(tableRow.querySelector(".scale img"));
     const found = new Map();
     for (let k = 0; k < STEPS; k += 1) found.set(colour(scale.data, 4 * k), 1 - k / (STEPS - 1));
     return found;
   };
 
-  const depthError = async (exhibit, truth, attacked, words) => {
-    const known = await positions(exhibit);
-    return drawn(truth.width, truth.height, `${words}: error of depth`, (target) => {
+  const scalarError = async (tableRow, truth, attacked, words) => {
+    const known = await positions(tableRow);
+    return drawn(truth.width, truth.height, `${words}: error of ${tableRow.dataset.row}`, (target) => {
       for (let index = 0; index < target.length; index += 4) {
         const own = known.get(colour(truth.data, index));
         const other = known.get(colour(attacked.data, index));
@@ -130,7 +130,7 @@
     return layers;
   };
 
-  const bar = (low, high, stops) => {
+  const bar = (low, high, unit, stops) => {
     const legend = make("p", "ramp");
     const canvas = drawn(64, 1, "", (target) => {
       for (let k = 0; k < 64; k += 1) stops(k / 63).forEach((value, c) => { target[4 * k + c] = value; });
@@ -138,21 +138,23 @@
     canvas.removeAttribute("role");
     canvas.removeAttribute("aria-label");
     canvas.setAttribute("aria-hidden", "true");
-    legend.append(make("span", "", `${low} m`), canvas, make("span", "", `${high} m`));
+    legend.append(make("span", "", `${low} ${unit}`), canvas, make("span", "", `${high} ${unit}`));
     return legend;
   };
 
-  const classRow = (sheet, clean, attacked) => {
-    const cells = [clean, attacked].map((column) => cellOf(sheet, "class", column));
+  const titleOf = (tableRow) => title(tableRow.querySelector(".title").textContent);
+
+  const classesRow = (tableRow, clean, attacked) => {
+    const cells = [clean, attacked].map((column) => tableRow.cells[column]);
     if (!cells[1]?.querySelector(".guesses")) return [];
     const row = make("div", "row bars");
     const [before, after] = cells.map((cell) => cell?.querySelector(".guesses")?.cloneNode(true) ?? null);
     row.append(slot("clean", before, noteOf(cells[0])), slot("attacked", after, noteOf(cells[1])));
-    return [title("Class"), row];
+    return [titleOf(tableRow), row];
   };
 
-  const maskRow = async (sheet, clean, attacked, words) => {
-    const [truth, before, after] = [1, clean, attacked].map((column) => cellOf(sheet, "mask", column));
+  const classMapRow = async (sheet, tableRow, clean, attacked, words) => {
+    const [truth, before, after] = [1, clean, attacked].map((column) => tableRow.cells[column]);
     const masks = [truth, before, after].map(pictureOf);
     if (!masks[2]) return [];
     const images = [clean, clean, attacked].map((column) => pictureOf(cellOf(sheet, "image", column)));
@@ -165,19 +167,19 @@
       slot("attacked", layered(images[2], masks[2]), noteOf(after)),
       slot("changed", changed),
     );
-    const legend = sheet.closest(".scroll").nextElementSibling;
-    const key = legend?.classList.contains("legend") ? [legend.cloneNode(true)] : [];
-    return [title("Segmentation"), row, ...key];
+    const legends = [...sheet.closest(".exhibit").querySelectorAll(".legend")];
+    const own_legend = legends.find((one) => one.dataset.sheet === sheet.dataset.sheet && one.dataset.row === tableRow.dataset.row);
+    return [titleOf(tableRow), row, ...(own_legend ? [own_legend.cloneNode(true)] : [])];
   };
 
-  const depthRow = async (shown, sheet, clean, attacked, words) => {
-    const [truth, before, after] = [1, clean, attacked].map((column) => cellOf(sheet, "depth", column));
+  const scalarMapRow = async (tableRow, clean, attacked, words) => {
+    const [truth, before, after] = [1, clean, attacked].map((column) => tableRow.cells[column]);
     const maps = [truth, before, after].map(pictureOf);
     if (!maps[2]) return [];
     let error = null;
     if (maps[0]) {
       const [own, other] = await Promise.all([pixels(maps[0]), pixels(maps[2])]);
-      if (sameShape(own, other)) error = await depthError(shown, own, other, words);
+      if (sameShape(own, other)) error = await scalarError(tableRow, own, other, words);
     }
     const row = make("div", "row");
     row.append(
@@ -186,17 +188,36 @@
       slot("attacked", copy(maps[2]), noteOf(after)),
       slot("error", error),
     );
-    const { low, high } = shown.dataset;
-    const scale = await pixels(shown.querySelector(".scale img"));
+    const { low, high, unit } = tableRow.dataset;
+    const scale = await pixels(tableRow.querySelector(".scale img"));
     const stop = (share) => {
       const index = 4 * Math.round((1 - share) * (STEPS - 1));
       return [...scale.data.slice(index, index + 3)];
     };
     const ramps = make("div", "ramps");
-    ramps.append(make("span", "", "depth"), bar(Number(low).toFixed(1), Number(high).toFixed(1), stop));
-    ramps.append(make("span", "", "error"), bar("0.0", (high - low).toFixed(1), heat));
-    return [title("Depth"), row, ramps];
+    ramps.append(make("span", "", tableRow.dataset.row), bar(Number(low).toFixed(1), Number(high).toFixed(1), unit, stop));
+    ramps.append(make("span", "", "error"), bar("0.0", (high - low).toFixed(1), unit, heat));
+    return [titleOf(tableRow), row, ramps];
   };
+
+  const coloursRow = (tableRow, clean, attacked) => {
+    const cells = [1, clean, attacked].map((column) => tableRow.cells[column]);
+    const maps = cells.map(pictureOf);
+    if (!maps[2]) return [];
+    const row = make("div", "row");
+    ["truth", "clean", "attacked"].forEach((name, k) => {
+      row.append(slot(name, maps[k] && copy(maps[k]), k ? noteOf(cells[k]) : ""));
+    });
+    return [titleOf(tableRow), row];
+  };
+
+  const rowOf = (sheet, tableRow, clean, attacked, words) =>
+    ({
+      classes: () => classesRow(tableRow, clean, attacked),
+      "class map": () => classMapRow(sheet, tableRow, clean, attacked, words),
+      "scalar map": () => scalarMapRow(tableRow, clean, attacked, words),
+      colours: () => coloursRow(tableRow, clean, attacked),
+    })[tableRow.dataset.kind]();
 
   const card = async (shown, sheet, attack, eps) => {
     const encoder = sheet.caption.textContent;
@@ -219,9 +240,10 @@
       slot(blink ? "clean in its place" : "attacked", copy(blink ? before : after), noteOf(cellOf(sheet, "image", attacked))),
       slot(`change × ${find("amplify").value}`, own && sameShape(own, other) ? change(own, other, words) : null),
     );
-    article.append(row, ...classRow(sheet, clean, attacked));
-    article.append(...(await maskRow(sheet, clean, attacked, words)));
-    article.append(...(await depthRow(shown, sheet, clean, attacked, words)));
+    article.append(row);
+    for (const tableRow of sheet.querySelectorAll("tr[data-kind]")) {
+      article.append(...(await rowOf(sheet, tableRow, clean, attacked, words)));
+    }
     return article;
   };
 

@@ -1,22 +1,23 @@
 """The adversarial viewer's contents: pictures, words and bars for each image, encoder and attack."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustprobe.core.spec import Display
 from robustprobe.report.charts.pictures import (
     IGNORED_CLASS,
     Picture,
     Pixels,
     Scale,
     class_colours,
-    depth_uri,
     difference,
     legend_colours,
     mask_uri,
     png_uri,
+    scalar_uri,
     scale_uri,
     thumbnail_uri,
 )
@@ -34,7 +35,7 @@ class Guess(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One column of a sheet: an image under one attack, and what each head said of it."""
+    """One column of a sheet: an image under one attack."""
 
     label: str
     attack: str
@@ -42,26 +43,40 @@ class Panel(NamedTuple):
     origin: str
     image: Picture
     change: str
+
+
+class Answer(NamedTuple):
+    """What one head answered: the likeliest classes or a picture, and a note."""
+
     guesses: list[Guess]
-    guesses_note: str
-    mask: Picture | None
-    depth: Picture | None
+    picture: Picture | None
+    note: str = ""
 
 
-class ViewerSheet(NamedTuple):
-    """One image and one encoder: the truth, then a panel an attack."""
+class SheetRow(NamedTuple):
+    """One task: the truth, then an answer for each panel. `scale` belongs to scalar maps, `legend` to class maps."""
 
-    encoder: str
+    task: str
+    kind: str
     name: str | None
-    mask: Picture | None
-    depth: Picture | None
-    panels: list[Panel]
+    truth: Picture | None
+    answers: list[Answer]
+    scale: Scale | None
+    scale_picture: Picture | None
     legend: list[tuple[str, str]]
 
 
+class ViewerSheet(NamedTuple):
+    """One image and one encoder: a panel per attack, and a row per task."""
+
+    encoder: str
+    panels: list[Panel]
+    rows: list[SheetRow]
+
+
 class Exhibit(NamedTuple):
-    """One image: its sheets share the colour scale of depths. `harm` is the mean share that own attacks took; `kind`
-    and `tasks` say in short why the image is shown, `reasons` in full.
+    """One image: its sheets share the colour scales of scalar maps. `harm` is the mean share of its clean score that
+    attacks on a task took; `kind` and `tasks` say in short why the image is shown, `reasons` in full.
     """
 
     id: str
@@ -72,8 +87,6 @@ class Exhibit(NamedTuple):
     size: str
     harm: float
     thumbnail: Picture
-    scale: Scale | None
-    scale_picture: Picture | None
     sheets: list[ViewerSheet]
 
 
@@ -95,98 +108,107 @@ class Room(NamedTuple):
 
 def rooms(galleries: Iterable[Gallery]) -> list[Room]:
     """Everything the viewer shows."""
-    return [Room(g.dataset, [_exhibit(g.dataset, subject) for subject in g.subjects], g.stored) for g in galleries]
+    return [Room(g.dataset, [_exhibit(g, subject) for subject in g.subjects], g.stored) for g in galleries]
 
 
-def _exhibit(dataset: str, subject: Subject) -> Exhibit:
-    scale = depth_scale(subject)
+def _exhibit(gallery: Gallery, subject: Subject) -> Exhibit:
     first = subject.series[0].seen[0]
     height, width = first.image.shape[:2]
-    title = f"{dataset} {subject.id}"
+    title = f"{gallery.dataset} {subject.id}"
+    names = [name for series in subject.series for name in series.truth.names.values()]
     return Exhibit(
         id=subject.id,
         kind=subject.chosen[0].kind,
         tasks=", ".join(c.task for c in subject.chosen if c.kind == subject.chosen[0].kind and c.task),
         reasons=[choice_text(choice) for choice in subject.chosen],
-        name=next((s.truth.name for s in subject.series if s.truth.name), None),
+        name=next(iter(names), None),
         size=size_text((height, width)),
-        harm=_harm(subject),
+        harm=_harm(gallery, subject),
         thumbnail=Picture(thumbnail_uri(first.image), ""),
-        scale=scale,
-        scale_picture=Picture(scale_uri(), f"colours from {scale.low:.1f} m to {scale.high:.1f} m") if scale else None,
-        sheets=[_sheet(title, series, scale) for series in subject.series],
+        sheets=[_sheet(title, gallery, subject, series) for series in subject.series],
     )
 
 
-def depth_scale(subject: Subject) -> Scale | None:
-    """One scale for all depths of an image, rounded outwards to tenths of a metre."""
-    maps = [m for s in subject.series for m in (s.truth.depth, *(seen.depth for seen in s.seen)) if m is not None]
-    valid = [m[m > 0] for m in maps if (m > 0).any()]
+def displays(subject: Subject) -> dict[str, Display]:
+    """How the tasks of an image are shown, in the order in which groups name them."""
+    found: dict[str, Display] = {}
+    for series in subject.series:
+        for seen in series.seen:
+            found |= {task: display for task, display in seen.group.displays.items() if task not in found}
+    return found
+
+
+def scalar_scale(subject: Subject, task: str, unit: str) -> Scale | None:
+    """One scale for all values of a task for an image, rounded outwards to tenths of the unit."""
+    holders = [holder for s in subject.series for holder in (s.truth.maps, *(seen.maps for seen in s.seen))]
+    valid = [values[values > 0] for maps in holders if (values := maps.get(task)) is not None and (values > 0).any()]
     if not valid:
         return None
     low, high = min(m.min() for m in valid), max(m.max() for m in valid)
-    return Scale(float(np.floor(low * 10) / 10), float(np.ceil(high * 10) / 10))
+    return Scale(float(np.floor(low * 10) / 10), float(np.ceil(high * 10) / 10), unit)
 
 
-def _harm(subject: Subject) -> float:
+def _harm(gallery: Gallery, subject: Subject) -> float:
     """Mean over encoders and attacks made for a task of what was taken of the clean score of this one image."""
     taken = []
     for series in subject.series:
-        clean = next((s for s in series.seen if s.group.attack.name == "clean"), None)
+        clean = next((s for s in series.seen if s.group.attack.eps == 0), None)
         for seen in series.seen if clean else ():
-            before = _score(clean, series.truth, seen.group.target_task)
-            after = _score(seen, series.truth, seen.group.target_task)
+            task = seen.group.target_task
+            before, after = (_goodness(gallery, one, series.truth, task) for one in (clean, seen))
             if before and after is not None:
                 taken.append(1 - min(1.0, after / before))
     return float(np.mean(taken)) if taken else 0.0
 
 
-def _score(seen: SeenImage | None, truth: Truth, task: str) -> float | None:
-    """How good a prediction for one image is, better up: right or not, IoU, or one over RMSE."""
-    if seen is None:
-        return None
-    if task == "classification":
-        guesses = seen.example.predictions.get("classification") or [[None, 0.0]]
-        return float(guesses[0][0] == truth.name)
-    if task == "segmentation":
-        return image_iou(seen.mask, truth.mask)
-    error = _rmse(seen.depth, truth.depth) if task == "depth" else None
-    return 1 / error if error else None
+def _goodness(gallery: Gallery, seen: SeenImage | None, truth: Truth, task: str) -> float | None:
+    """The score of one image so that more is better: errors are inverted."""
+    found = image_score(gallery, seen, truth, task) if seen else None
+    if found is None or found.higher_is_better:
+        return found.value if found else None
+    return 1 / found.value if found.value else None
 
 
-def _sheet(title: str, series: EncoderImages, scale: Scale | None) -> ViewerSheet:
-    truth, seen = series.truth, series.seen
-    clean = next((s for s in seen if s.group.attack.name == "clean"), None)
-    names = next((s.group.classes["segmentation"] for s in seen if "segmentation" in s.group.classes), [])
-    colours = class_colours(len(names))
-    true_mask = true_depth = None
-    if truth.mask is not None:
-        true_mask = Picture(mask_uri(truth.mask, colours), f"{title}: true classes, {_shares(truth.mask, names)}")
-    if truth.depth is not None and scale is not None:
-        true_depth = Picture(depth_uri(truth.depth, scale), f"{title}: true depth, {_range(truth.depth)}")
+class ImageScore(NamedTuple):
+    """The score of one image, and what it is called."""
+
+    metric: str
+    value: float
+    unit: str
+    higher_is_better: bool
+
+
+def image_score(gallery: Gallery, seen: SeenImage, truth: Truth, task: str) -> ImageScore | None:
+    """The score of one image: as it was stored, or for groups of earlier versions as its pictures tell."""
+    metric = gallery.metrics.get(task)
+    if task in seen.example.scores and metric is not None:
+        return ImageScore(metric.name, seen.example.scores[task], metric.unit, metric.higher_is_better)
+    kind = seen.group.displays[task].kind if task in seen.group.displays else ""
+    own, label = seen.maps.get(task), truth.maps.get(task)
+    if kind == "classes" and task in truth.names:
+        guesses = seen.example.predictions.get(task) or [[None, 0.0]]
+        return ImageScore("right", float(guesses[0][0] == truth.names[task]), "share", True)
+    if kind == "class map" and (iou := image_iou(own, label)) is not None:
+        return ImageScore("IoU", iou, "share", True)
+    if kind == "scalar map" and (error := _rmse(own, label)) is not None:
+        return ImageScore("RMSE", error, seen.group.displays[task].unit, False)
+    return None
+
+
+def _sheet(title: str, gallery: Gallery, subject: Subject, series: EncoderImages) -> ViewerSheet:
+    clean = next((s for s in series.seen if s.group.attack.eps == 0), None)
+    known = displays(subject)
+    answered = [t for t in known if any(t in s.maps or s.example.predictions.get(t) for s in series.seen)]
     return ViewerSheet(
         encoder=series.encoder,
-        name=truth.name,
-        mask=true_mask,
-        depth=true_depth,
-        panels=[_panel(title, s, clean, truth, colours, names, scale) for s in seen],
-        legend=_legend(series, colours, names),
+        panels=[_panel(title, s, clean) for s in series.seen],
+        rows=[_row(title, gallery, subject, series, clean, task) for task in answered],
     )
 
 
-def _panel(
-    title: str,
-    seen: SeenImage,
-    clean: SeenImage | None,
-    truth: Truth,
-    colours: Pixels,
-    names: list[str],
-    scale: Scale | None,
-) -> Panel:
+def _panel(title: str, seen: SeenImage, clean: SeenImage | None) -> Panel:
     where, attack = f"{title}, {seen.label}", seen.group.attack
-    is_clean = attack.name == "clean"
-    guesses = [Guess(str(n), float(p), n == truth.name) for n, p in seen.example.predictions.get("classification", [])]
-    missed = bool(guesses) and truth.name is not None and not any(g.right for g in guesses)
+    is_clean = attack.eps == 0
     eps = eps_text(attack) if attack.eps else ""
     return Panel(
         label=seen.label,
@@ -195,11 +217,76 @@ def _panel(
         origin=_origin(seen),
         image=Picture(png_uri(seen.image), f"{where}: the image" if is_clean else f"{where}: the attacked image"),
         change="" if is_clean or clean is None else _change(clean.image, seen.image),
-        guesses=guesses,
-        guesses_note=f"{truth.name} is not among these" if missed else "",
-        mask=_mask(where, seen, clean, truth, colours, names),
-        depth=_depth(where, seen, truth, scale),
     )
+
+
+def _row(
+    title: str, gallery: Gallery, subject: Subject, series: EncoderImages, clean: SeenImage | None, task: str
+) -> SheetRow:
+    display, truth = displays(subject)[task], series.truth
+    classes = next((s.group.classes[task] for s in series.seen if task in s.group.classes), [])
+    scale = scalar_scale(subject, task, display.unit) if display.kind == "scalar map" else None
+    picture = MapPictures(task, display, classes, scale)
+    shown = f"colours from {scale.low:.1f} {scale.unit} to {scale.high:.1f} {scale.unit}" if scale else ""
+    label = truth.maps.get(task)
+    return SheetRow(
+        task=task,
+        kind=display.kind,
+        name=truth.names.get(task),
+        truth=None if label is None else picture.drawn(label, f"{title}: true {picture.noun}"),
+        answers=[_answer(title, gallery, picture, s, clean, truth) for s in series.seen],
+        scale=scale,
+        scale_picture=Picture(scale_uri(), shown) if scale else None,
+        legend=_legend(series, task, classes) if display.kind == "class map" else [],
+    )
+
+
+class MapPictures(NamedTuple):
+    """How the maps of one task are drawn and described."""
+
+    task: str
+    display: Display
+    classes: list[str]
+    scale: Scale | None
+
+    @property
+    def noun(self) -> str:
+        return "classes" if self.display.kind == "class map" else self.task
+
+    def drawn(self, values: NDArray[Any], alt: str, note: str = "") -> Picture | None:
+        """A map as a picture whose description ends with what it holds."""
+        words = f"{alt}, {self._summary(values)}" if self.display.kind != "colours" else alt
+        words = f"{words}; {note}" if note else words
+        if self.display.kind == "class map":
+            return Picture(mask_uri(values, class_colours(len(self.classes))), words, note)
+        if self.display.kind == "colours":
+            return Picture(png_uri(values), words, note)
+        return Picture(scalar_uri(values, self.scale), words, note) if self.scale else None
+
+    def _summary(self, values: NDArray[Any]) -> str:
+        if self.display.kind == "class map":
+            return _shares(values, self.classes)
+        return _range(values, self.display.unit)
+
+
+def _answer(
+    title: str, gallery: Gallery, picture: MapPictures, seen: SeenImage, clean: SeenImage | None, truth: Truth
+) -> Answer:
+    task, values = picture.task, seen.maps.get(picture.task)
+    if picture.display.kind == "classes":
+        name = truth.names.get(task)
+        guesses = [Guess(str(n), float(p), n == name) for n, p in seen.example.predictions.get(task, [])]
+        missed = bool(guesses) and name is not None and not any(g.right for g in guesses)
+        return Answer(guesses, None, f"{name} is not among these" if missed else "")
+    if values is None:
+        return Answer([], None)
+    score, said = image_score(gallery, seen, truth, task), []
+    if score is not None:
+        said.append(f"{score.metric} {score.value:.2f}{'' if score.unit == 'share' else f' {score.unit}'}")
+    before = clean.maps.get(task) if clean is not None and clean is not seen else None
+    if picture.display.kind == "class map" and before is not None and before.shape == values.shape:
+        said.append(f"{percent_text((before != values).mean())} of pixels changed")
+    return Answer([], picture.drawn(values, f"{title}, {seen.label}: predicted {picture.noun}", ", ".join(said)))
 
 
 def _origin(seen: SeenImage) -> str:
@@ -224,34 +311,10 @@ def image_iou(mask: NDArray[Any] | None, truth: NDArray[Any] | None) -> float | 
     return float(np.mean([((mask == c) & (truth == c)).sum() / ((mask == c) | (truth == c)).sum() for c in classes]))
 
 
-def _mask(
-    where: str, seen: SeenImage, clean: SeenImage | None, truth: Truth, colours: Pixels, names: list[str]
-) -> Picture | None:
-    if seen.mask is None:
+def _rmse(values: NDArray[Any] | None, truth: NDArray[Any] | None) -> float | None:
+    if values is None or truth is None or values.shape != truth.shape or not (truth > 0).any():
         return None
-    said = []
-    if (iou := image_iou(seen.mask, truth.mask)) is not None:
-        said.append(f"IoU {iou:.2f}")
-    if clean is not None and clean is not seen and clean.mask is not None and clean.mask.shape == seen.mask.shape:
-        said.append(f"{percent_text((clean.mask != seen.mask).mean())} of pixels changed")
-    note = ", ".join(said)
-    alt = f"{where}: predicted classes, {_shares(seen.mask, names)}"
-    return Picture(mask_uri(seen.mask, colours), f"{alt}; {note}" if note else alt, note)
-
-
-def _depth(where: str, seen: SeenImage, truth: Truth, scale: Scale | None) -> Picture | None:
-    if seen.depth is None or scale is None:
-        return None
-    rmse = _rmse(seen.depth, truth.depth)
-    error = "" if rmse is None else f"RMSE {rmse:.2f} m"
-    alt = f"{where}: predicted depth, {_range(seen.depth)}"
-    return Picture(depth_uri(seen.depth, scale), f"{alt}; {error}" if error else alt, error)
-
-
-def _rmse(depth: NDArray[Any] | None, truth: NDArray[Any] | None) -> float | None:
-    if depth is None or truth is None or depth.shape != truth.shape or not (truth > 0).any():
-        return None
-    return float(np.sqrt(((depth - truth)[truth > 0] ** 2).mean()))
+    return float(np.sqrt(((values - truth)[truth > 0] ** 2).mean()))
 
 
 def _shares(mask: NDArray[Any], names: list[str]) -> str:
@@ -264,23 +327,19 @@ def _shares(mask: NDArray[Any], names: list[str]) -> str:
     return ", ".join(f"{names[classes[k]]} {percent_text(counts[k] / counted.size)}" for k in order)
 
 
-def _range(depth: NDArray[Any]) -> str:
-    valid = depth[depth > 0]
-    return (
-        f"{valid.min():.1f} m to {valid.max():.1f} m, median {np.median(valid):.1f} m" if valid.size else "none valid"
-    )
+def _range(values: NDArray[Any], unit: str) -> str:
+    valid = values[values > 0]
+    if not valid.size:
+        return "none valid"
+    low, high, middle = valid.min(), valid.max(), np.median(valid)
+    return f"{low:.1f} {unit} to {high:.1f} {unit}, median {middle:.1f} {unit}"
 
 
-def _legend(series: EncoderImages, colours: Pixels, names: list[str]) -> list[tuple[str, str]]:
+def _legend(series: EncoderImages, task: str, names: list[str]) -> list[tuple[str, str]]:
     """Name and colour of the classes that occur anywhere on a sheet."""
     present: set[int] = set()
-    for mask in _masks(series):
-        present.update(int(c) for c in np.unique(mask) if c < len(names))
-    shown = legend_colours(colours)
+    for maps in (series.truth.maps, *(s.maps for s in series.seen)):
+        if task in maps:
+            present.update(int(c) for c in np.unique(maps[task]) if c < len(names))
+    shown = legend_colours(class_colours(len(names)))
     return [(names[c], shown[c]) for c in sorted(present)]
-
-
-def _masks(series: EncoderImages) -> Iterator[NDArray[Any]]:
-    for mask in (series.truth.mask, *(s.mask for s in series.seen)):
-        if mask is not None:
-            yield mask

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from robustprobe.core.spec import AttackSpec, format_eps
 from robustprobe.metrics.intervals import Estimate
-from robustprobe.report.tables.matrix import Column, attack_order, task_order
+from robustprobe.report.tables.matrix import Column, attack_order
 from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks
 from robustprobe.results.labels import attack_labels, distinctions, eps_text
 from robustprobe.results.records import Interval, Record
@@ -149,7 +149,7 @@ def _row_key(record: Record) -> tuple[Hashable, ...]:
 def benchmark_key(record: Record) -> TaskOnDatasetKey:
     """What makes two records belong to one bench: the task and the images."""
     # Encoders are shown images at the size they prefer, so that the size is no part of what is compared.
-    return (*task_order(record.task), record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
+    return (record.task, record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
 
 
 def _column_key(record: Record) -> tuple[AttackSpec, str]:

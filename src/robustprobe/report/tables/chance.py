@@ -1,34 +1,29 @@
-"""What guessing scores: always the commonest class, by the labels that rows hold."""
+"""What a constant answer scores: of each record, or for older ones from the labels that rows hold."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
 
 from robustprobe.core.errors import UserError
 from robustprobe.report.tables.board import TaskOnDatasetKey, benchmark_key
-from robustprobe.results.union import Found, FoundGroup
+from robustprobe.results.union import Found
 
 
-def chances(found: Iterable[Found], groups: Sequence[FoundGroup]) -> dict[TaskOnDatasetKey, float]:
-    """The score of always naming the commonest class, for each choice of images where it is known.
-
-    Without rows it is one over the number of classes. There is none for depth: rows hold no depths.
-    """
-    classes = {g.group.dataset: len(c) for g in groups if (c := g.group.classes.get("classification"))}
+def chances(found: Iterable[Found]) -> dict[TaskOnDatasetKey, float]:
+    """The score of the best constant answer, for each choice of images where it is known."""
     levels: dict[TaskOnDatasetKey, float] = {}
     for key, one in {benchmark_key(f.record): f for f in found}.items():
-        record = one.record
-        level = _level(one)
-        if level is None and record.task == "classification" and record.dataset in classes:
-            level = 1 / classes[record.dataset]
+        level = one.record.chance if one.record.chance is not None else _from_rows(one)
         if level is not None:
             levels[key] = level
     return levels
 
 
-def _level(found: Found) -> float | None:
-    measure = MEASURES.get(found.record.task)
+def _from_rows(found: Found) -> float | None:
+    """For records before schema 3, which do not say."""
+    statistic = found.record.statistic
+    measure = MEASURES.get(statistic.kind) if statistic else None
     if measure is None:
         return None
     try:
@@ -48,7 +43,4 @@ def _commonest_iou(rows: pa.Table) -> float:
     return float(pixels.max() / pixels.sum() / (pixels > 0).sum())
 
 
-MEASURES: Mapping[str, Callable[[pa.Table], float]] = {
-    "classification": _commonest_share,
-    "segmentation": _commonest_iou,
-}
+MEASURES: Mapping[str, Callable[[pa.Table], float]] = {"proportion": _commonest_share, "mean_iou": _commonest_iou}

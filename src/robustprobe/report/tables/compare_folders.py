@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from robustprobe.core.spec import format_eps
 from robustprobe.metrics.paired import Paired, Side, paired_difference
 from robustprobe.report.tables.comparison import Comparison
-from robustprobe.report.tables.matrix import MISSING, attack_order, change_text, metric_text, size_text, task_order
+from robustprobe.report.tables.matrix import MISSING, attack_order, change_text, metric_text, size_text
 from robustprobe.report.tables.results import doubt_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
 from robustprobe.results.labels import attack_labels
@@ -101,7 +101,7 @@ def _newest(records: list["Record"]) -> "Record | None":
 def _order(pair: RecordPair) -> tuple[object, ...]:
     record = pair.any
     attack = attack_order(record.attack, record.target_task, record.task)
-    return (*task_order(record.task), record.dataset, record.encoder, *attack, record.fingerprint)
+    return (record.task, record.dataset, record.encoder, *attack, record.fingerprint)
 
 
 def compare_folders(first: "Store", second: "Store") -> Comparison:

@@ -10,7 +10,6 @@ from robustprobe.results.labels import attack_labels, distinctions
 if TYPE_CHECKING:
     from robustprobe.results.records import Interval, Record
 
-TASKS = ("classification", "segmentation", "depth")
 HEADLESS = ("clean", "noise", "embed", "surrogate")
 MISSING = "—"
 NOT_A_NUMBER = "n/a"
@@ -56,7 +55,7 @@ def in_order(records: Iterable["Record"], transfer: bool) -> list["Record"]:
 def _record_order(record: "Record") -> tuple[object, ...]:
     attack = attack_order(record.attack, record.target_task, record.task)
     return (
-        *task_order(record.task),
+        record.task,
         record.dataset,
         record.encoder,
         *attack,
@@ -65,16 +64,11 @@ def _record_order(record: "Record") -> tuple[object, ...]:
     )
 
 
-def task_order(task: str) -> tuple[int, str]:
-    """Sorts tasks: the three known ones first, then by name."""
-    return (TASKS.index(task) if task in TASKS else len(TASKS), task)
-
-
 def attack_order(attack: AttackSpec, target_task: str, task: str = "") -> tuple[object, ...]:
     """Sorts attacks: clean, noise, embed, others that saw no head, those made for `task`, those for other tasks."""
     origin = 0 if not target_task else 1 if target_task == task else 2
     headless = HEADLESS.index(attack.name) if attack.name in HEADLESS else len(HEADLESS)
-    return (origin, headless, *task_order(target_task), attack.name, attack.eps, attack.model_dump_json())
+    return (origin, headless, target_task, attack.name, attack.eps, attack.model_dump_json())
 
 
 def task_tables(records: Iterable["Record"], transfer: bool = False) -> list[TaskTable]:
@@ -129,7 +123,7 @@ def transfer_matrices(records: Iterable["Record"]) -> list[TransferMatrix]:
 
 
 def _transfer_matrix(name: str, records: list["Record"]) -> TransferMatrix:
-    judges = sorted({r.task for r in records}, key=task_order)
+    judges = sorted({r.task for r in records}, key=str)
     heads = {r.task: f"{r.task}, {r.metric}{'' if r.unit == 'share' else f' in {r.unit}'}" for r in records}
     found: dict[Hashable, dict[str, Record]] = {}
     for record in sorted(records, key=lambda r: r.provenance.started):

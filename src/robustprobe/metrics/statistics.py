@@ -1,0 +1,51 @@
+"""Statistics of rows of images: the value, its interval, and what each image contributes to it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustprobe.core.spec import Statistic
+from robustprobe.metrics.dense import mean_iou
+from robustprobe.metrics.intervals import Estimate, bootstrap, wilson
+
+Floats = NDArray[np.float64]
+Columns = Mapping[str, NDArray[Any]]
+Sums = Mapping[str, Floats]
+
+
+class Parts(NamedTuple):
+    """A statistic in two steps: what each image contributes, (N,) or (N, C), and the number that sums (..., C) make."""
+
+    contributions: Columns
+    value: Callable[[Sums], Floats]
+
+
+def parts(statistic: Statistic, rows: Columns) -> Parts:
+    """The two steps of a statistic of rows. Raises KeyError where a column is missing."""
+    columns = {name: rows[name] for name in statistic.columns}
+    if statistic.kind in ("mean", "proportion"):
+        values = np.asarray(columns[statistic.columns[0]], dtype=float)
+        counted = np.isfinite(values)
+        return Parts({"value": np.where(counted, values, 0), "counted": counted.astype(float)}, _mean)
+    if statistic.kind == "ratio":
+        above, below = statistic.columns
+        return Parts(columns, lambda sums: _summed(sums[above]) / _summed(sums[below]))
+    return Parts(columns, lambda sums: mean_iou(*(sums[name] for name in statistic.columns)))
+
+
+def estimate(statistic: Statistic, rows: Columns) -> Estimate:
+    """The value of a statistic with its 95 % interval: Wilson's for a proportion, else a bootstrap over images."""
+    if statistic.kind == "proportion":
+        correct = rows[statistic.columns[0]]
+        return wilson(int(correct.sum()), len(correct))
+    return bootstrap(*parts(statistic, rows))
+
+
+def _mean(sums: Sums) -> Floats:
+    return np.divide(sums["value"], sums["counted"], out=np.full_like(sums["value"], np.nan), where=sums["counted"] > 0)
+
+
+def _summed(sums: Floats) -> Floats:
+    return np.asarray(sums.sum(-1))
