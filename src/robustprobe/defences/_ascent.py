@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robustprobe.core.ascent import projected_ascent
+from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.threat import Linf, Threat
 
 
@@ -39,9 +40,10 @@ def ascend(
 
     def gradient(moved: Tensor, number: int) -> tuple[Tensor, None]:
         moved = moved.detach().requires_grad_(True)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            value = objective(moved, number / ball.steps)
-        return torch.autograd.grad(value.float().sum(), moved)[0], None
+        with fast_linear():
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                value = objective(moved, number / ball.steps)
+            return torch.autograd.grad(value.float().sum(), moved)[0], None
 
     threat = ball.threat
     start = threat.project(images + threat.noise(images, generators), images)
