@@ -118,7 +118,7 @@ PEERS = ("torchattacks", "foolbox", "ART", "plain loop")
 
 
 class Result(NamedTuple):
-    """Measurements of one library; `ratio` is its speed over the fastest peer's: minimum, median, maximum over rounds."""
+    """Measurements of one library; `ratio` is its speed over the fastest peer's: minimum, median, maximum."""
 
     images_per_second: float
     ratio: tuple[float, float, float]

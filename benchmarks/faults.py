@@ -129,7 +129,7 @@ def contents(out: Path) -> dict[str, Any]:
 
 
 def trial(position: Place, fault: Fault, seed: int, folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Runs killed at random moments until one ends by itself, and whether the results are those of an undisturbed run."""
+    """Runs killed at random moments until one ends by itself, and whether the results equal the undisturbed ones."""
     dice, out = random.Random(seed), folder / f"{fault.name}-{seed}".replace(" ", "-")
     struck, codes, kept = 0, list[int](), list[int]()
     for attempt in range(TRIES):

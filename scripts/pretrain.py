@@ -41,7 +41,7 @@ POINTS = 8
 
 
 class Pool(NamedTuple):
-    """Images `(N, A, 3, H, W)` uint8 in A appearances, the size of views, the batch, and the steps between two batches."""
+    """Images `(N, A, 3, H, W)` uint8 in A appearances, the size of views, the batch, and the steps between batches."""
 
     images: Tensor
     view: tuple[int, int]

@@ -3,7 +3,8 @@
     robustprobe harden --encoder bundled:scenes --dataset scenes --method scripts/projected.py:ProjectedDeacl --out OUT
 
 Encoders that can be downloaded come without the projector of their pre-training, so one is fitted to the frozen teacher
-first: InfoNCE between two random crops of each image (SimCLR, Chen et al. 2020). The student's copy is trained with the student.
+first: InfoNCE between two random crops of each image (SimCLR, Chen et al. 2020). The student's
+copy is trained with the student.
 """
 
 import copy
