@@ -1,6 +1,6 @@
-"""Losses of surface normals (B, 3, h, w) with labels (B, 3, h, w), unit vectors, zeros where unknown; per image (B,).
+"""Losses of surface normals: outputs and labels (B, 3, h, w) to one number per image, (B,).
 
-Outputs need no unit length. An image without a known normal has the loss 0.
+Labels are unit vectors, zeros where unknown; outputs may have any length. The loss of an image without labels is 0.
 """
 
 import torch
@@ -16,7 +16,7 @@ def cosine(normals: Tensor, target: Tensor) -> Tensor:
 
 
 def angular(normals: Tensor, target: Tensor) -> Tensor:
-    """Mean angle between prediction and label in radians; smooth at 0 and at pi, where an arc cosine is not."""
+    """Mean angle between prediction and label in radians; differentiable at 0 and pi, unlike the arc cosine."""
     return masked_mean(angles(normals, target), known(target))
 
 
@@ -31,7 +31,7 @@ def angles(normals: Tensor, target: Tensor) -> Tensor:
 
 
 def unit(normals: Tensor) -> Tensor:
-    """Vectors (B, 3, h, w) of length 1; what has no length stays as it is."""
+    """Vectors (B, 3, h, w) scaled to length 1; zero vectors stay zero."""
     return normals / (normals.square().sum(1, keepdim=True) + TINY).sqrt()
 
 
