@@ -111,9 +111,9 @@ def scores(model: Model, chosen: argparse.Namespace, size: Any) -> dict[str, lis
             encoder, {chosen.task: model}, data, specs, target_task, [chosen.task], 50, "fp32", torch.device("cpu")
         )
         tallies = [RowCollector(spec, set()) for spec in specs]
-        for judgements in evaluate(work):
-            for tally, judged in zip(tallies, judgements, strict=True):
-                tally.add(judged, work.tasks)
+        for batch in evaluate(work):
+            for tally, judged in zip(tallies, batch, strict=True):
+                tally.take(judged)
         for tally in tallies:
             estimate = model.task.estimates(tally.columns(chosen.task))[model.task.metric]
             label = "clean" if not target_task else f"{tally.spec.name} {format_eps(tally.spec.eps)}"

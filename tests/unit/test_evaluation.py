@@ -12,7 +12,8 @@ from robustprobe.core.device import find_device
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, attacked_function, evaluate, victim
+from robustprobe.evaluation.collect import Judged
+from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate, victim
 from robustprobe.evaluation.examples import example_places
 from robustprobe.losses.embedding import embedding_distance
 from robustprobe.tasks import Model
@@ -39,35 +40,47 @@ def work(
     return EvaluationSpec(probes.encoder, models, data, specs, target_task, list(models), batch_size, precision, CPU)
 
 
-def judged(work: EvaluationSpec) -> list[JudgedBatch]:
-    return [judgement for (judgement,) in evaluate(work)]
+def judged(work: EvaluationSpec) -> list[Judged]:
+    return [batch for (batch,) in evaluate(work, keep=range(len(work.dataset)))]
 
 
-def adversarial(parts: list[JudgedBatch]) -> Tensor:
-    return torch.cat([p.attacked.images for p in parts])
+def adversarial(parts: list[Judged]) -> Tensor:
+    return torch.stack([one.adversarial for part in parts for one in part.kept])
 
 
 def test_every_image_is_judged_once_by_every_head(scene_probes: SceneProbes, data: Dataset) -> None:
     parts = judged(work(scene_probes, data, "noise"))
-    assert [len(p.batch.ids) for p in parts] == [3, 3, 1]
-    assert [i for p in parts for i in p.batch.ids] == data.kept_ids
+    assert [len(p.ids) for p in parts] == [3, 3, 1]
+    assert [i for p in parts for i in p.ids] == data.kept_ids
+    assert [i for p in parts for i in p.positions.tolist()] == list(range(7))
     for part in parts:
-        assert part.rows.keys() == part.rounded.keys() == part.outputs.keys() == {*data.labels}
-        for task, output in part.outputs.items():
-            model = scene_probes.fitted[task][0]
-            torch.testing.assert_close(output, model(part.attacked.images))
+        assert part.rows.keys() == part.rounded.keys() == {*data.labels}
+        for one in part.kept:
+            assert one.answers.keys() == one.scores.keys() == {*data.labels}
+            for task, answer in one.answers.items():
+                model = scene_probes.fitted[task][0]
+                torch.testing.assert_close(answer, model.task.shown_output(model(one.adversarial[None])[0]))
+
+
+def test_only_images_to_keep_are_kept_and_no_memory_of_their_batch(scene_probes: SceneProbes, data: Dataset) -> None:
+    parts = [batch for (batch,) in evaluate(work(scene_probes, data, "noise"), keep={1, 6})]
+    assert [one.position for part in parts for one in part.kept] == [1, 6]
+    for part in parts:
+        for one in part.kept:
+            for tensor in (one.image, one.adversarial, one.damage, *one.targets.values(), *one.answers.values()):
+                assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 def test_rows_are_of_the_adversarial_images_and_rounded_rows_of_their_8_bit_version(
     scene_probes: SceneProbes, data: Dataset
 ) -> None:
     (part,) = judged(work(scene_probes, data, "embed", batch_size=10))
-    model = scene_probes.fitted["depth"][0]
-    for images, rows in ((part.attacked.images, part.rows), ((part.attacked.images * 255).round() / 255, part.rounded)):
-        expected = model.task.rows(model(images), part.batch.targets["depth"])["rmse"]
-        torch.testing.assert_close(rows["depth"]["rmse"], expected)
+    model, made = scene_probes.fitted["depth"][0], adversarial([part])
+    clean, targets = (torch.stack(some) for some in zip(*[(s.image, s.targets["depth"]) for s in data], strict=True))
+    for images, rows in ((made, part.rows), ((made * 255).round() / 255, part.rounded)):
+        torch.testing.assert_close(rows["depth"]["rmse"], model.task.rows(model(images), targets)["rmse"])
     assert not torch.equal(part.rows["depth"]["rmse"], part.rounded["depth"]["rmse"])
-    torch.testing.assert_close(part.size, (part.attacked.images - part.batch.images).abs().amax((1, 2, 3)))
+    torch.testing.assert_close(part.size, (made - clean).abs().amax((1, 2, 3)))
 
 
 @pytest.mark.parametrize("attack", ["noise", "embed", "pgd", "segpgd", "depthpgd"])
@@ -83,18 +96,21 @@ def test_reduced_precision_stays_in_the_ball_and_is_judged_in_fp32(
     scene_probes: SceneProbes, data: Dataset, attack: str
 ) -> None:
     for part in judged(work(scene_probes, data, attack, "bf16")):
-        assert part.attacked.images.dtype == torch.float32
+        made = adversarial([part])
+        assert made.dtype == torch.float32
         assert part.size.max() <= 8 / 255 + 1e-6
-        for task, output in part.outputs.items():
-            assert output.dtype == torch.float32
-            torch.testing.assert_close(output, scene_probes.fitted[task][0](part.attacked.images))
+        for task, rows in part.rows.items():
+            model = scene_probes.fitted[task][0]
+            expected = model.task.rows(model(made), torch.stack([one.targets[task] for one in part.kept]))
+            for name, column in expected.items():
+                torch.testing.assert_close(rows[name], column)
 
 
 def test_attack_sees_no_more_than_it_may(scene_probes: SceneProbes, data: Dataset) -> None:
     targets = {task: torch.zeros(1, 20, 20) for task in data.labels} | {"classification": torch.zeros(1)}
     for name in ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd"):
         job, task = work(scene_probes, data, name), TARGET_TASK.get(name, "")
-        seen = victim(job, attacked_function(job), targets, [0], (16, 16))
+        seen = victim(job, targets, [0], (16, 16))
         assert seen.goals is None
         if not task:
             images = torch.rand(2, 3, 16, 16)
