@@ -1,4 +1,4 @@
-"""Losses are finite, one number an image, and sensitive to what they must be sensitive to."""
+"""Losses are finite, one number per image, and sensitive to what they must be sensitive to."""
 
 from collections.abc import Callable
 
