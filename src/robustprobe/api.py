@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -12,27 +11,35 @@ from torch import Tensor, nn
 
 from robustprobe import probing
 from robustprobe.attacks import Attack, Victim, load_attack
-from robustprobe.attacks.base import check_images
+from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.attacks.min_eps import MinEps
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.spec import AttackChoice, AttackSpec, ExecutorOptions, HeadSpec, Suite, parse_eps, validated
+from robustprobe.core.spec import (
+    AttackChoice,
+    AttackSpec,
+    DatasetSpec,
+    ExecutorOptions,
+    HeadSpec,
+    Suite,
+    parse_eps,
+    validated,
+)
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features
-from robustprobe.core.views import View, as_one
 from robustprobe.datasets import find_dataset
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.evaluation.evaluate import reduced
 from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import execute
+from robustprobe.evaluation.victims import encoder_victim, task_victim
 from robustprobe.losses.embedding import embedding_distance, squared_distance
-from robustprobe.probing.surrogate_heads import fit_surrogate_heads
+from robustprobe.probing.surrogate_heads import SurrogateHeads
 from robustprobe.report.tables.results import table_rows
 from robustprobe.results.store import Store
-from robustprobe.tasks import Head, Model, Task, resize, task_kind
+from robustprobe.tasks import Model, Task, resize, task_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,33 +107,33 @@ def attack(
     names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
     with frozen(model), fast_linear():
         judge = _judge(model, images, targets, task)
-        victim = _victim(model, spec.name, judge, images, goals)
-        victim = victim._replace(function=reduced(victim.function, precision, images.device.type))
+        victim = _victim(model, spec.name, judge, images, goals, precision)
         adversarial = load_attack(spec)(victim, images, names)
         return AttackResult(adversarial, _score(model, judge, images, adversarial))
 
 
 def _victim(
-    model: Callable[[Tensor], Any], name: str, judge: "_Judge | None", images: Tensor, goals: Tensor | None
+    model: Callable[[Tensor], Any],
+    name: str,
+    judge: "_Judge | None",
+    images: Tensor,
+    goals: Tensor | None,
+    precision: str,
 ) -> Victim:
     """What an attack may see of a model."""
     kind = cast(type[Attack], known_attacks.get(name))
     if kind.access in ("nothing", "encoder"):
-        encoder = model.encoder if isinstance(model, Model) else model
-        if not isinstance(encoder, Encoder):
-            return Victim(model, goals=goals)
-        view = replace(model.view, layers=1) if isinstance(model, Model) else None
-        function = partial(view.embedding, encoder) if view else model
-        surrogate_heads = partial(_proxies, encoder, images.device, view)
-        return Victim(function, layers=partial(_layers, encoder, view), goals=goals, surrogate_heads=surrogate_heads)
-    if judge is None or kind.access not in ("task", judge.task.name):
+        encoder, view = model, None
+        if isinstance(model, Model) and isinstance(model.encoder, Encoder):
+            encoder, view = model.encoder, replace(model.view, layers=1)
+        surrogates = SurrogateHeads(encoder, images.device) if isinstance(encoder, Encoder) else None
+        return encoder_victim(encoder, view, precision=precision, goals=goals, surrogates=surrogates)
+    if judge is None or not target_tasks(name, {judge.task.name: judge.task.attacks}):
         has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
         needs = "a task" if kind.access == "task" else kind.access
         raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
     size = (images.shape[-2], images.shape[-1])
-    size = model.view.output_size(size) if isinstance(model, Model) else size
-    labels = judge.task.fit_labels(judge.targets, size)
-    return Victim(judge.function, labels, judge.task.space, judge.task.attack_losses, judge.task.name)
+    return task_victim(judge.function, judge.task, judge.targets, size, precision=precision)
 
 
 def minimal_eps(
@@ -152,15 +159,6 @@ def minimal_eps(
     found = attack(model, images, targets, attack="min-eps", task=MinEps.access, **cast(Any, options))
     size = NORMS[norm](parse_eps(eps)).size(found.adversarial - images)
     return torch.where(found.score.to(size.device) > 0, torch.inf, size)
-
-
-def _proxies(encoder: Encoder, device: torch.device, view: View | None, size: tuple[int, int]) -> list[Head]:
-    return fit_surrogate_heads(encoder, view.part_size(size) if view else size, device)
-
-
-def _layers(encoder: Encoder, view: View | None, images: Tensor, which: Sequence[int]) -> list[Features]:
-    found = encoder.layers(view.cut(images) if view else images, which)
-    return [as_one(features, len(images)) for features in found]
 
 
 class _Judge(NamedTuple):
@@ -243,9 +241,9 @@ def fit_probe(
     if task not in tasks:
         raise unknown_name(f"task of {dataset}", str(task), tasks)
     spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
-    data = probing.train_data(dataset, Path(root), probing.preprocessing_for(encoder.card, found, spec, size), spec)
-    where = find_device(device)
-    return probing.fit_probes(encoder.to(where), data, [task], spec=spec, device=where)[task][0]
+    wanted, where = validated(DatasetSpec, {"name": dataset, "size": size}, "dataset"), find_device(device)
+    heads = probing.plan_heads(encoder.to(where), wanted, spec, root=Path(root))
+    return heads.fit(where, [task])[task][0]
 
 
 def evaluate(

@@ -13,7 +13,8 @@ from robustprobe.attacks.base import target_tasks
 from robustprobe.core.registry import attacks, tasks
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
-from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, evaluate
+from robustprobe.evaluation.collect import Judged
+from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
 from robustprobe.metrics.dense import mean_iou
 from robustprobe.tasks import Task, fitting_attacks, load_task
 from tests.conftest import SceneProbes
@@ -201,17 +202,15 @@ def test_miou_is_of_summed_counts_and_no_mean_over_images() -> None:
     assert task.estimates(rows)["mIoU"].value == float(mean_iou(sums[0], sums[1], sums[2]))
 
 
-def judged(
-    probes: SceneProbes, attack: AttackSpec, target_task: str = "", precision: str = "fp32"
-) -> list[JudgedBatch]:
+def judged(probes: SceneProbes, attack: AttackSpec, target_task: str = "", precision: str = "fp32") -> list[Judged]:
     data = load_dataset("scenes", root=Path("nowhere"), limit=12, size=(16, 16))
     models = {task: model for task, (model, _) in probes.fitted.items()}
     device = torch.device("cpu")
     work = EvaluationSpec(probes.encoder, models, data, (attack,), target_task, list(models), 5, precision, device)
-    return [judgement for (judgement,) in evaluate(work)]
+    return [batch for (batch,) in evaluate(work, keep=range(len(data)))]
 
 
-def rows_of(parts: list[JudgedBatch], rounded: bool = False) -> dict[str, Tensor]:
+def rows_of(parts: list[Judged], rounded: bool = False) -> dict[str, Tensor]:
     rows = [p.rounded if rounded else p.rows for p in parts]
     return {f"{t} {c}": torch.cat([r[t][c] for r in rows]) for t in rows[0] for c in rows[0][t]}
 

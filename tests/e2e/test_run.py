@@ -164,7 +164,9 @@ def test_interrupt_ends_with_130_and_what_to_do(suite_file: Path, tmp_path: Path
     assert len(Store(tmp_path).records()) == 1
 
 
-@pytest.mark.parametrize(("broken", "records"), [("probing.fit_probes", 0), ("evaluation.run._store_cell", 0)])
+@pytest.mark.parametrize(
+    ("broken", "records"), [("probing.head_plan.fit_probes", 0), ("evaluation.run._store_cell", 0)]
+)
 def test_what_fails_is_named_and_ends_with_2(
     call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, records: int
 ) -> None:

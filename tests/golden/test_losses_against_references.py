@@ -1,12 +1,14 @@
 """Losses against loops written out and NumPy."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from robustprobe.core.types import Features
-from robustprobe.losses import depth, embedding, segmentation
+from robustprobe.losses import depth, embedding, normals, segmentation
 
 pytestmark = pytest.mark.golden
 
@@ -60,6 +62,43 @@ def test_scale_invariant_log_equals_numpy() -> None:
     found = depth.scale_invariant_log(metres, target)
     expected = [numpy_scale_invariant_log(d, t) for d, t in zip(metres, target, strict=True)]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+def normal_maps() -> tuple[Tensor, Tensor]:
+    """Predictions of any length (4, 3, 5, 7) near and far from unit labels, of which some are missing."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.nn.functional.normalize(torch.randn(4, 3, 5, 7, generator=generator, dtype=torch.float64), dim=1)
+    spread = torch.tensor([0.05, 0.3, 1, 3], dtype=torch.float64)[:, None, None, None]
+    noise = spread * torch.randn(target.shape, generator=generator, dtype=torch.float64)
+    lengths = 3 * torch.rand(4, 1, 5, 7, generator=generator, dtype=torch.float64) + 0.01
+    missing = torch.rand(4, 1, 5, 7, generator=generator) < 0.3
+    return (target + noise) * lengths, torch.where(missing, 0, target)
+
+
+def numpy_cosines(prediction: Tensor, target: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    """Cosine at each pixel with a label, for one image (3, h, w)."""
+    p, t = prediction.numpy().reshape(3, -1).T, target.numpy().reshape(3, -1).T
+    known = np.abs(t).sum(1) > 0
+    p, t = p[known], t[known]
+    return np.asarray((p * t).sum(1) / np.linalg.norm(p, axis=1) / np.linalg.norm(t, axis=1))
+
+
+def test_losses_of_normals_equal_numpy() -> None:
+    prediction, target = normal_maps()
+    cosines = [numpy_cosines(p, t) for p, t in zip(prediction, target, strict=True)]
+    references = {
+        normals.cosine: [(1 - c).mean() for c in cosines],
+        normals.angular: [np.arccos(c).mean() for c in cosines],
+    }
+    for loss, expected in references.items():
+        np.testing.assert_allclose(loss(prediction, target).numpy(), expected, rtol=1e-7)
+        np.testing.assert_allclose(loss(prediction.float(), target.float()).numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [normals.cosine, normals.angular])
+def test_gradients_of_losses_of_normals_equal_finite_differences(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    prediction, target = normal_maps()
+    assert torch.autograd.gradcheck(lambda p: loss(p, target), prediction.requires_grad_(True))
 
 
 def test_embedding_distance_weighs_cls_like_all_patches_together() -> None:

@@ -13,6 +13,7 @@ from robustprobe.metrics.dense import mean_iou
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.tasks import load_task
 from robustprobe.tasks.depth import depth_errors
+from robustprobe.tasks.normals import angular_errors
 from robustprobe.tasks.segmentation import confusion_counts
 
 pytestmark = pytest.mark.golden
@@ -109,3 +110,32 @@ def test_image_without_valid_depth_does_not_poison_the_mean() -> None:
 @pytest.mark.parametrize("valid", [[True, False], [False, False]])
 def test_resamples_without_valid_depth_give_no_warning(valid: list[bool]) -> None:
     assert np.isnan(estimates_of_depth(valid)["RMSE"].value) == (not any(valid))
+
+
+def test_angular_errors_equal_numpy() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(3, 3, 6, 5))
+    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    prediction = (target + rng.normal(size=target.shape) * 0.3) * rng.uniform(0.01, 9, (3, 1, 6, 5))
+    target[0, :, :2] = target[2] = 0
+    found = angular_errors(torch.from_numpy(prediction), torch.from_numpy(target))
+    for i in range(2):
+        known = np.abs(target[i]).sum(0) > 0
+        p, t = prediction[i][:, known], target[i][:, known]
+        angles = np.degrees(np.arccos((p * t).sum(0) / np.linalg.norm(p, axis=0)))
+        assert float(found["angle"][i]) == pytest.approx(angles.mean(), rel=1e-5)
+        assert float(found["within_11"][i]) == (angles < 11.25).mean()
+        assert float(found["within_30"][i]) == (angles < 30).mean()
+    assert all(bool(values[2].isnan()) and values.dtype == torch.float64 for values in found.values())
+
+
+def test_angular_errors_by_hand() -> None:
+    target = torch.tensor([0.0, 0, 1]).reshape(1, 3, 1, 1).expand(6, 3, 1, 1)
+    tilt = torch.deg2rad(torch.tensor([0.0, 11.2, 29.9, 90, 180], dtype=torch.float64))
+    length = torch.tensor([5.0, 1e-6, 1e6, 1, 2], dtype=torch.float64)
+    prediction = torch.stack([tilt.sin() * length, torch.zeros(5), tilt.cos() * length], 1)
+    nothing = torch.zeros(1, 3)
+    found = angular_errors(torch.cat([prediction, nothing])[..., None, None], target)
+    assert found["angle"].tolist() == pytest.approx([0, 11.2, 29.9, 90, 180, 90], abs=1e-4)
+    assert found["within_11"].tolist() == [1, 1, 0, 0, 0, 0]
+    assert found["within_30"].tolist() == [1, 1, 1, 0, 0, 0]

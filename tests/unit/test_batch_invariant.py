@@ -10,7 +10,7 @@ from robustprobe import Encoder, EncoderCard, FeatureDims, Features, load_datase
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.sums import image_sums, mean_of, sum_of
 from robustprobe.encoders import Encoder as AnyEncoder
-from robustprobe.evaluation.batch_invariant import BatchInvariantEncoder, batch_invariant_models, cuts, invariant_sizes
+from robustprobe.evaluation.batch_invariant import BatchInvariantEncoder, batch_invariant, cuts, invariant_sizes
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
 from robustprobe.probing import fit_probes, preprocessing_for, train_data
 from tests.conftest import SHORT
@@ -26,15 +26,16 @@ def work_with(name: str, images: int) -> EvaluationSpec:
     data = load_dataset("scenes", root=Path("nowhere"), limit=images)
     train = train_data("scenes", Path("nowhere"), preprocessing_for(encoder.card, data, SHORT), SHORT)
     probes = fit_probes(encoder, train, list(data.labels), spec=SHORT, device=CPU)
-    whole, models = batch_invariant_models(encoder, {task: model for task, (model, _) in probes.items()})
-    return EvaluationSpec(whole, models, data, (), "", list(models), images, "fp32", CPU)
+    models = {task: model for task, (model, _) in probes.items()}
+    return batch_invariant(EvaluationSpec(encoder, models, data, (), "", list(models), images, "fp32", CPU))
 
 
 def columns(work: EvaluationSpec, batch_size: int, order: list[int]) -> dict[str, Tensor]:
     """All that a store would hold of the images, in the order of the dataset."""
-    found = [judged for (judged,) in evaluate(work._replace(batch_size=batch_size), order)]
-    named = {"perturbation": [part.size for part in found], "image": [part.attacked.images for part in found]}
-    named |= {"harm": [part.attacked.damage for part in found]}
+    found = [judged for (judged,) in evaluate(work._replace(batch_size=batch_size), order, keep=order)]
+    named = {"perturbation": [part.size for part in found]}
+    named |= {"image": [torch.stack([one.adversarial for one in part.kept]) for part in found]}
+    named |= {"damage": [torch.stack([one.damage for one in part.kept]) for part in found]}
     for task in work.judges:
         for column in found[0].rows[task]:
             named[f"{task} {column}"] = [part.rows[task][column] for part in found]

@@ -19,8 +19,8 @@ from robustprobe.core.types import FeatureDims, HeadDesign
 from robustprobe.core.views import Padded, Resized, View, Windows
 from robustprobe.datasets.base import RawSample, batches
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.collect import RowCollector
-from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, attacked_function, evaluate, victim
+from robustprobe.evaluation.collect import Judged, RowCollector
+from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate, victim
 from robustprobe.evaluation.plan import pair_batch
 from robustprobe.tasks import load_task
 
@@ -69,18 +69,30 @@ def work(encoder: Encoder, task: str, view: View, attack: str, data: Dataset, ba
     return EvaluationSpec(encoder, models, data, (spec,), target_task, [task], batch_size, "fp32", torch.device("cpu"))
 
 
-def judged(job: EvaluationSpec) -> list[JudgedBatch]:
-    return [judgement for (judgement,) in evaluate(job)]
+def judged(job: EvaluationSpec) -> list[Judged]:
+    return [batch for (batch,) in evaluate(job, keep=range(len(job.dataset)))]
+
+
+def stacked(part: Judged) -> tuple[Tensor, Tensor]:
+    """Images and adversarial images of a batch, all of which were kept."""
+    return torch.stack([one.image for one in part.kept]), torch.stack([one.adversarial for one in part.kept])
 
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("task", OWN)
 def test_the_attacks_clean_prediction_is_the_evaluations(task: str, view: View, tiny_encoder: Encoder) -> None:
     data = varied()
-    attacked = attacked_function(work(tiny_encoder, task, view, OWN[task], data))
+    job = work(tiny_encoder, task, view, OWN[task], data)
     for part in judged(work(tiny_encoder, task, view, "clean", data)):
+        images, _ = stacked(part)
+        targets = torch.stack([one.targets[task] for one in part.kept])
+        seen = victim(job, {task: targets}, part.positions.tolist(), (images.shape[-2], images.shape[-1]))
         with fast_linear(), torch.no_grad():
-            assert torch.equal(attacked(part.batch.images), part.outputs[task])
+            output = seen.function(images)
+        for name, column in job.models[task].task.rows(output, targets).items():
+            assert torch.equal(column, part.rows[task][name])
+        for one, answer in zip(part.kept, output, strict=True):
+            assert torch.equal(job.models[task].task.shown_output(answer), one.answers[task])
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -89,15 +101,16 @@ def test_images_of_several_sizes_are_attacked_and_scored_as_each_alone(
     task: str, attack: str, view: View, tiny_encoder: Encoder
 ) -> None:
     together = judged(work(tiny_encoder, task, view, attack, varied()))
-    assert [name for part in together for name in part.batch.ids] == varied().kept_ids
-    assert len({tuple(part.attacked.images.shape[1:]) for part in together}) == 3
+    assert [name for part in together for name in part.ids] == varied().kept_ids
+    assert len({tuple(one.adversarial.shape) for part in together for one in part.kept}) == 3
     alone = judged(work(tiny_encoder, task, view, attack, varied(), batch_size=1))
     for name in together[0].rows[task]:
         ours, theirs = (torch.cat([part.rows[task][name] for part in run]) for run in (together, alone))
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     for part in together:
         assert part.size.max() <= 8 / 255 + 1e-6
-        assert part.outputs[task].shape[-2:] == view.output_size(tuple(part.batch.images.shape[-2:]))  # type: ignore[arg-type]
+        for one in part.kept:
+            assert one.answers[task].shape[-2:] == view.output_size((one.image.shape[-2], one.image.shape[-1]))
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -115,9 +128,11 @@ def test_attacks_on_the_encoder_see_what_the_models_see(attack: str, view: View,
     job = work(tiny_encoder, "segmentation", view, "embed", varied())
     job = job._replace(attacks=(AttackSpec(name=attack, steps=2),))
     for part in judged(job):
-        moved = attacked_function(job)(part.attacked.images).patches - attacked_function(job)(part.batch.images).patches
+        images, made = stacked(part)
+        function = victim(job, {}, part.positions.tolist(), (images.shape[-2], images.shape[-1])).function
+        moved = function(made).patches - function(images).patches
         assert moved.flatten(1).abs().amax(1).min() > 0
-        assert len(moved) == len(part.batch.ids)
+        assert len(moved) == len(part.ids)
 
 
 def test_labels_of_the_victim_are_as_large_as_its_output(tiny_encoder: Encoder) -> None:
@@ -125,7 +140,7 @@ def test_labels_of_the_victim_are_as_large_as_its_output(tiny_encoder: Encoder) 
         job = work(tiny_encoder, "segmentation", view, "segpgd", varied())
         for batch in batches(job.dataset, 3):
             size = (batch.images.shape[-2], batch.images.shape[-1])
-            seen = victim(job, attacked_function(job), batch.targets, [0], size)
+            seen = victim(job, batch.targets, [0], size)
             assert seen.targets is not None
             assert seen.targets.shape[-2:] == job.models["segmentation"](batch.images).shape[-2:]
 
@@ -134,8 +149,9 @@ def test_checks_run_on_the_most_common_shape(tiny_encoder: Encoder) -> None:
     job = work(tiny_encoder, "depth", Windows(window=16, stride=8), "depthpgd", varied())
     collector = RowCollector(job.attacks[0], {0, 2, 3, 5})
     for part in judged(job):
-        collector.add(part, job.tasks)
-    assert {"second restart", "eps 0", "black box"} <= {check.name for check in collector.checks(job)["depth"]}
+        collector.take(part)
+    checks = check_again(job, job.attacks[0], collector.kept)
+    assert {"second restart", "eps 0", "black box"} <= {check.name for check in checks["depth"]}
     assert len(collector.columns("depth")["rmse"]) == 6
 
 
@@ -161,8 +177,9 @@ def test_layers_of_several_blocks_are_judged_together() -> None:
     spec = AttackSpec(name="depthpgd", steps=2)
     job = EvaluationSpec(encoder, {"depth": two}, data, (spec,), "depth", ["depth"], 2, "fp32", torch.device("cpu"))
     (part,) = judged(job)
-    expected: Tensor = two(part.attacked.images)
-    torch.testing.assert_close(part.outputs["depth"], expected)
+    _, made = stacked(part)
+    expected: Tensor = two(made)
+    torch.testing.assert_close(torch.stack([one.answers["depth"] for one in part.kept]), expected)
     assert job.view.layers == 1
 
 

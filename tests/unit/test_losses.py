@@ -1,4 +1,4 @@
-"""Losses are finite, one number an image, and sensitive to what they must be sensitive to."""
+"""Losses are finite, one number per image, and sensitive to what they must be sensitive to."""
 
 from collections.abc import Callable
 
@@ -12,6 +12,7 @@ from robustprobe.core.registry import tasks
 from robustprobe.core.types import AttackLoss, AttackLosses, LabelSpace, LossContext
 from robustprobe.losses import classification, segmentation
 from robustprobe.losses import depth as depth_losses
+from robustprobe.losses import normals as normal_losses
 from robustprobe.losses._masked import masked_mean
 from robustprobe.tasks import load_task
 
@@ -126,6 +127,10 @@ def metres(seed: int = 0) -> Tensor:
     return 0.5 + 4 * torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(seed))
 
 
+def unit_normals(seed: int = 0, size: tuple[int, int] = (4, 6)) -> Tensor:
+    return F.normalize(torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
 # By task and case: an output, and its label.
 AWKWARD: dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]] = {
     "classification": {
@@ -166,6 +171,19 @@ AWKWARD: dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]] = {
         "huge": lambda: (1e4 * metres(), metres(1)),
         "label is tiny": lambda: (metres(), 1e-3 * metres(1)),
     },
+    "normals": {
+        "ordinary": lambda: (2 * unit_normals() + 0.1 * unit_normals(1), unit_normals()),
+        "no label": lambda: (unit_normals(), torch.zeros(3, 3, 4, 6)),
+        "one label": lambda: (unit_normals(1), torch.where(torch.arange(24).reshape(4, 6) == 0, unit_normals(), 0)),
+        "prediction is the target": lambda: (unit_normals(), unit_normals()),
+        "prediction along the target": lambda: (3 * unit_normals(), unit_normals()),
+        "prediction is the opposite": lambda: (-unit_normals(), unit_normals()),
+        "prediction is 0": lambda: (torch.zeros(3, 3, 4, 6), unit_normals()),
+        "prediction along an axis": lambda: (torch.eye(3)[:, :, None, None] * torch.ones(3, 3, 4, 6), unit_normals()),
+        "tiny": lambda: (1e-30 * unit_normals(1), unit_normals()),
+        "barely a direction": lambda: (2e-8 * unit_normals(1), unit_normals()),
+        "huge": lambda: (1e9 * unit_normals(1), unit_normals()),
+    },
 }
 
 
@@ -175,7 +193,7 @@ def measures(attack_losses: AttackLosses) -> dict[str, AttackLoss]:
     return {**attack_losses.losses, **extra}
 
 
-LOSSES = [(task, name) for task in tasks.names() for name in measures(load_task(task, SPACE).attack_losses)]
+LOSSES = [(task, name) for task in AWKWARD for name in measures(load_task(task, SPACE).attack_losses)]
 CASES = [(task, name, case) for task, name in LOSSES for case in AWKWARD[task]]
 
 
@@ -185,7 +203,7 @@ def aim_at(label: Tensor) -> LossContext:
 
 
 def test_every_task_has_its_awkward_cases() -> None:
-    assert AWKWARD.keys() == {*tasks.names()}
+    assert AWKWARD.keys() == {*tasks.files}
 
 
 @pytest.mark.parametrize(("task", "name", "case"), CASES)
@@ -217,7 +235,7 @@ def test_no_loss_compares_images(task: str, name: str, case: str) -> None:
     torch.testing.assert_close(torch.cat(alone), together)
 
 
-@pytest.mark.parametrize("task", [t for t in tasks.names() if load_task(t, SPACE).attack_losses.success])
+@pytest.mark.parametrize("task", [t for t in AWKWARD if load_task(t, SPACE).attack_losses.success])
 def test_broken_images_are_those_without_anything_correct(task: str) -> None:
     success = load_task(task, SPACE).attack_losses.success
     assert success is not None
@@ -282,3 +300,53 @@ def test_correct_pixels_are_those_argmax_calls_correct(ties: bool) -> None:
     expected = (logits.argmax(1) == target) & (target != IGNORE)
     assert torch.equal(segmentation.segmentation_pixels(logits, target, IGNORE).correct, expected.flatten(1))
     assert bool(((logits == logits.amax(1, keepdim=True)).sum(1) > 1).any()) is ties
+
+
+NORMAL_LOSSES = [normal_losses.cosine, normal_losses.angular]
+
+
+def test_losses_of_normals_at_known_angles() -> None:
+    target = torch.tensor([0.0, 0, 1]).reshape(1, 3, 1, 1).expand(4, 3, 2, 2)
+    output = torch.tensor([[0.0, 0, 5], [0, 2, 2], [0, 0, 0], [0, 0, -3]])[..., None, None].expand(4, 3, 2, 2)
+    assert normal_losses.cosine(output, target).tolist() == pytest.approx([0, 1 - 0.5**0.5, 1, 2])
+    assert normal_losses.angular(output, target).rad2deg().tolist() == pytest.approx([0, 45, 90, 180])
+
+
+@pytest.mark.parametrize("loss", NORMAL_LOSSES)
+def test_a_prediction_of_length_0_is_drawn_towards_its_label(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    output, target = torch.zeros(1, 3, 1, 1, requires_grad=True), torch.tensor([0.6, 0, 0.8]).reshape(1, 3, 1, 1)
+    (gradient,) = torch.autograd.grad(loss(output, target).sum(), output)
+    torch.testing.assert_close(gradient, -target)
+
+
+@pytest.mark.parametrize("loss", NORMAL_LOSSES)
+def test_pixels_without_a_normal_have_no_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    output, target = AWKWARD["normals"]["one label"]()
+    (gradient,) = torch.autograd.grad(loss(output.requires_grad_(True), target).sum(), output)
+    assert torch.equal((gradient != 0).any(1), (target != 0).any(1))
+
+
+@pytest.mark.parametrize("length", [1e-6, 1e-3, 1e3])
+@pytest.mark.parametrize("loss", NORMAL_LOSSES)
+def test_losses_of_normals_do_not_change_with_the_length_of_the_prediction(
+    loss: Callable[[Tensor, Tensor], Tensor], length: float
+) -> None:
+    output, target = unit_normals(1), unit_normals()
+    torch.testing.assert_close(loss(length * output, target), loss(output, target))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (7, 5), (64, 64), (223, 225)])
+@pytest.mark.parametrize("loss", NORMAL_LOSSES)
+def test_losses_of_normals_of_a_lone_image_have_the_bits_they_have_in_a_batch(
+    loss: Callable[[Tensor, Tensor], Tensor], size: tuple[int, int]
+) -> None:
+    output, target = unit_normals(0, size) + 0.5 * unit_normals(1, size), unit_normals(0, size)
+    target[:, :, 0] = 0
+    output.requires_grad_(True)
+    together = loss(output, target)
+    (gradient,) = torch.autograd.grad(together.sum(), output)
+    for i in range(3):
+        image = output[[i]].detach().requires_grad_(True)
+        alone = loss(image, target[[i]])
+        assert torch.equal(alone, together[[i]])
+        assert torch.equal(torch.autograd.grad(alone.sum(), image)[0], gradient[[i]])

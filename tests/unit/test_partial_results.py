@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustprobe.evaluation.collect import BatchRows, KeptImage
+from robustprobe.evaluation.collect import Judged, KeptImage
 from robustprobe.evaluation.partial_results import DamagedError, PartialResult, PartialResultFolder, packed, unpacked
 
 pytestmark = pytest.mark.unit
@@ -24,7 +24,7 @@ def shard(*ids: str) -> PartialResult:
         {"depth": 0.5},
     )
     rows = {"classification": {"correct": values > 0}}
-    piece = BatchRows(values.long(), list(ids), values, values, values, (3, 2), (0.0, 1.0), rows, rows, [kept])
+    piece = Judged(values.long(), list(ids), values, values, values, (3, 2), (0.0, 1.0), rows, rows, [kept])
     return PartialResult(ids, [(piece,)], 2**30)
 
 
@@ -47,8 +47,10 @@ def test_a_flipped_bit_is_found_and_the_shard_thrown_away(tmp_path: Path, where:
     with pytest.raises(DamagedError):
         unpacked(bytes(content))
     folder = PartialResultFolder(tmp_path, "job")
-    folder.keep(shard("a"), bytes(content))
-    folder.keep(shard("b"), packed(shard("b")))
+    folder.keep(shard("a"))
+    folder.keep(shard("b"))
+    (damaged,) = [path for path in folder.folder.iterdir() if unpacked(path.read_bytes()).ids == ("a",)]
+    damaged.write_bytes(content)
     assert [found.ids for found in folder.load(["a", "b"])] == [("b",)]
     assert len(list(folder.folder.iterdir())) == 1
 
@@ -56,7 +58,7 @@ def test_a_flipped_bit_is_found_and_the_shard_thrown_away(tmp_path: Path, where:
 def test_no_image_is_taken_twice(tmp_path: Path) -> None:
     folder = PartialResultFolder(tmp_path, "job")
     for one in (shard("a", "b"), shard("b", "c"), shard("d"), shard("x")):
-        folder.keep(one, packed(one))
+        folder.keep(one)
     found = [name for one in folder.load(["a", "b", "c", "d"]) for name in one.ids]
     assert len(found) == len(set(found)) == 3
     assert "d" in found

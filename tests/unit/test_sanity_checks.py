@@ -13,7 +13,7 @@ from robustprobe.attacks import Victim, load_attack
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import LabelSpace, SanityCheck
 from robustprobe.evaluation.collect import RowCollector
-from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
+from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate
 from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks
 from robustprobe.tasks import Task, load_task
 from tests.conftest import SceneProbes
@@ -234,10 +234,11 @@ def tallied(probes: SceneProbes, attack: str, target_task: str) -> dict[str, lis
     judges = [target_task] if target_task else list(models)
     work = EvaluationSpec(probes.encoder, models, data, (spec,), target_task, judges, 4, "fp32", torch.device("cpu"))
     collector = RowCollector(spec, {0, 2, 4, 5})
-    for (judged,) in evaluate(work):
-        collector.add(judged, work.tasks)
+    for (judged,) in evaluate(work, keep={0, 1, 2, 4, 5}):
+        collector.take(judged)
     assert [kept.position for kept in collector.kept] == [0, 2, 4, 5]
-    return collector.checks(work)
+    found = check_again(work, spec, collector.kept)
+    return {task: [*collector.trace(), *found.get(task, [])] for task in work.judges}
 
 
 OF_A_TASK = {"classification": {"logits"}, "segmentation": {"logits"}, "depth": {"saturated depth"}}

@@ -44,8 +44,13 @@ _PLANES: dict[str, tuple[tuple[tuple[float, float, float], float], ...]] = {
 
 class Rendering(NamedTuple):
     """`image` (size, size, 3) uint8; `mask` (size, size) uint8 into SURFACES or IGNORE; `depth` (size, size) metres;
-    `normals` (3, size, size) unit vectors: x to the right, y up, z towards the camera; `label` index into SHAPES of the
-    object with the largest visible area.
+    `normals` (3, size, size) outward unit vectors; `label` index into SHAPES of the object with the largest visible
+    area.
+
+    Depth and normals are those of the point that the ray through the pixel's centre meets first. Normals are in camera
+    coordinates: x to the right, y up, z along the optical axis towards the camera, so that a surface that faces the
+    camera has (0, 0, 1). Every normal makes an angle of more than 90 degrees with the ray of its pixel; z can still be
+    a little negative far from the image's centre, where rays are not parallel to the optical axis.
     """
 
     image: NDArray[np.uint8]

@@ -5,7 +5,7 @@ otherwise. An attack multiplies that: one sign of one gradient is another image.
 one image at a time, and encoders see batches only of sizes that were found to give the bits of images seen alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.types import Features
+from robustprobe.core.views import Size
 from robustprobe.encoders import Encoder
+from robustprobe.evaluation.evaluate import EvaluationSpec
+from robustprobe.probing.surrogate_heads import SurrogateHeads
 from robustprobe.tasks import Head, Model
 
 # Pixels and images that are shown at once at most: where a CPU gains no more from a larger batch.
@@ -123,10 +126,18 @@ def _ones(features: Features) -> list[Features]:
     ]
 
 
-def batch_invariant_models(encoder: Encoder, models: Mapping[str, Model]) -> tuple[Encoder, dict[str, Model]]:
-    """An encoder and its models, whose answers for an image on the CPU do not depend on the rest of the batch."""
-    steady = BatchInvariantEncoder(encoder)
-    return steady, {task: _steady_model(steady, model) for task, model in models.items()}
+def batch_invariant(work: EvaluationSpec) -> EvaluationSpec:
+    """The work with an encoder and heads whose answers for an image on the CPU do not depend on the rest of the batch.
+
+    Surrogate heads are fitted on the encoder as it is, since fits have batches of their own.
+    """
+    encoder, fit = BatchInvariantEncoder(work.encoder), work.surrogates or SurrogateHeads(work.encoder, work.device)
+    models = {task: _steady_model(encoder, model) for task, model in work.models.items()}
+
+    def surrogates(size: Size) -> list[Head]:
+        return [BatchInvariantHead(head) for head in fit(size)]
+
+    return work._replace(encoder=encoder, models=models, surrogates=surrogates)
 
 
 def _steady_model(encoder: Encoder, model: Model) -> Model:

@@ -1,6 +1,6 @@
-"""What is kept of a job's batches: rows, sizes, passes, and a few images to show and to check the attack on."""
+"""What batches of an attack leave, and the columns of rows that they make together."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +10,8 @@ from torch import Tensor
 
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import SanityCheck
-from robustprobe.evaluation.evaluate import EvaluationSpec, JudgedBatch, attacked_function, victim
-from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks
+from robustprobe.evaluation.sanity_checks import trace_checks
 from robustprobe.results.records import Cost
-from robustprobe.tasks import Task
 
 
 class KeptImage(NamedTuple):
@@ -32,8 +30,13 @@ class KeptImage(NamedTuple):
     scores: dict[str, float]
 
 
-class BatchRows(NamedTuple):
-    """What is kept of one batch under one eps: columns as in `JudgedBatch`, and a few of the images."""
+class Judged(NamedTuple):
+    """What one batch under one eps leaves, on the CPU: rows by judging task, and a few of the images.
+
+    `positions` (B,) are those in the dataset; `size` (B,) is that of the perturbation; `zero_gradient` and `rising`
+    (B,) are as in `Attacked`; `passes` counts those forward and backward of the whole batch; `ends` are the smallest
+    and the largest pixel. `rows` are columns (B, ...) by task, `rounded` the same of the images rounded to 8 bits.
+    """
 
     positions: Tensor
     ids: list[str]
@@ -47,36 +50,6 @@ class BatchRows(NamedTuple):
     kept: list[KeptImage]
 
 
-def piece_of(judged: JudgedBatch, keep: Collection[int], tasks: Mapping[str, Task]) -> BatchRows:
-    """A batch without its images, but for those at the positions to keep."""
-    batch, attacked = judged.batch, judged.attacked
-    kept = [_kept(judged, row, tasks) for row, position in enumerate(judged.positions) if position in keep]
-    made = attacked.images
-    return BatchRows(
-        positions=torch.tensor(list(judged.positions)),
-        ids=batch.ids,
-        size=judged.size,
-        zero_gradient=attacked.zero_gradient,
-        rising=attacked.rising,
-        passes=(attacked.forwards, attacked.backwards),
-        ends=(float(made.min()), float(made.max())),
-        rows=judged.rows,
-        rounded=judged.rounded,
-        kept=kept,
-    )
-
-
-def _kept(judged: JudgedBatch, row: int, tasks: Mapping[str, Task]) -> KeptImage:
-    # Copies: a row would hold the whole batch in memory.
-    batch, attacked = judged.batch, judged.attacked
-    targets = {task: target[row].clone() for task, target in batch.targets.items()}
-    answers = {name: tasks[name].shown_output(output[row]) for name, output in judged.outputs.items()}
-    rows = {name: {c: v[row : row + 1] for c, v in columns.items()} for name, columns in judged.rows.items()}
-    scores = {name: float(tasks[name].score(columns)) for name, columns in rows.items()}
-    images = batch.images[row].clone(), attacked.images[row].clone(), attacked.damage[row].clone()
-    return KeptImage(judged.positions[row], batch.ids[row], *images, targets, answers, scores)
-
-
 def largest_group(kept: Sequence[KeptImage]) -> list[KeptImage]:
     """Those of the most common shape: the attack is run again on them as one batch."""
     groups: dict[tuple[object, ...], list[KeptImage]] = {}
@@ -87,19 +60,15 @@ def largest_group(kept: Sequence[KeptImage]) -> list[KeptImage]:
 
 
 class RowCollector:
-    """Collects one attack at one eps, piece by piece in any order; all it says is in the order of the dataset."""
+    """Collects what batches of one attack at one eps leave, in any order; columns are in the order of the dataset."""
 
     def __init__(self, spec: AttackSpec, positions: Collection[int]) -> None:
         self.spec, self.positions = spec, positions
-        self.pieces: list[BatchRows] = []
+        self.pieces: list[Judged] = []
         self.order: Tensor | None = None
 
-    def add(self, judged: JudgedBatch, tasks: Mapping[str, Task]) -> None:
-        """Take note of a batch."""
-        self.take(piece_of(judged, self.positions, tasks))
-
-    def take(self, piece: BatchRows) -> None:
-        """Take note of a piece."""
+    def take(self, piece: Judged) -> None:
+        """Add what a batch left."""
         self.pieces.append(piece)
         self.order = None
 
@@ -108,7 +77,7 @@ class RowCollector:
         """Images so far."""
         return sum(len(piece.ids) for piece in self.pieces)
 
-    def _sorted(self, of: Callable[[BatchRows], Tensor]) -> Tensor:
+    def _sorted(self, of: Callable[[Judged], Tensor]) -> Tensor:
         if self.order is None:
             self.order = torch.cat([piece.positions for piece in self.pieces]).argsort()
         return torch.cat([of(piece) for piece in self.pieces])[self.order]
@@ -146,7 +115,7 @@ class RowCollector:
     def columns(self, task: str, rounded: bool = False) -> dict[str, NDArray[Any]]:
         """The rows a judge wrote, by column."""
 
-        def of(piece: BatchRows) -> dict[str, Tensor]:
+        def of(piece: Judged) -> dict[str, Tensor]:
             return (piece.rounded if rounded else piece.rows)[task]
 
         def column(name: str) -> NDArray[Any]:
@@ -154,33 +123,10 @@ class RowCollector:
 
         return {name: column(name) for name in of(self.pieces[0])}
 
-    def checks(self, work: EvaluationSpec) -> dict[str, list[SanityCheck]]:
-        """Checks of the attack, by judging task; none where there was no attack."""
-        found = checked_again(work, self.spec, self.kept)
-        return {task: [*self.trace(), *found.get(task, [])] for task in work.judges}
-
     def trace(self) -> list[SanityCheck]:
-        """What the attack left behind on all images."""
+        """Sanity checks that need no attack to be run again; none where there was no attack."""
         if self.spec.eps == 0:
             return []
         ends = min(p.ends[0] for p in self.pieces), max(p.ends[1] for p in self.pieces)
         zeros, rising = self._sorted(lambda p: p.zero_gradient), self._sorted(lambda p: p.rising)
         return trace_checks(self.spec, ends, self.size, zeros, rising)
-
-
-def checked_again(work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptImage]) -> dict[str, list[SanityCheck]]:
-    """What running the attack again on a few images tells, by judging task."""
-    if not kept or spec.eps == 0 or spec.name == "noise":
-        return {}
-    device, kept = work.device, largest_group(kept)
-    labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}
-    size = (kept[0].image.shape[-2], kept[0].image.shape[-1])
-    sample = CheckedImages(
-        victim(work, attacked_function(work), labels, [k.position for k in kept], size),
-        torch.stack([k.image for k in kept]).to(device),
-        [k.id for k in kept],
-        torch.stack([k.adversarial for k in kept]).to(device),
-        torch.stack([k.damage for k in kept]),
-    )
-    tasks = [work.target_task] if work.target_task else work.judges
-    return sample_checks(spec, sample, {t: JudgingModel(work.models[t], labels[t], work.models[t].task) for t in tasks})

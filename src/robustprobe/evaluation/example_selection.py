@@ -19,7 +19,7 @@ from robustprobe.evaluation.collect import KeptImage
 from robustprobe.evaluation.examples import ExampleContext, add_examples
 from robustprobe.evaluation.executors import AttackTask, FitHeads, JudgeImages, RunSpec, WorkerState
 from robustprobe.evaluation.executors.work import Heads
-from robustprobe.evaluation.plan import AttackJob, Cell, EncoderOnDataset, EpsLevel, Plan
+from robustprobe.evaluation.plan import AttackJob, Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.results.records import ChoiceKind, ExampleChoice, Group, Record
 from robustprobe.results.store import Store
 from robustprobe.tasks import Task, load_task
@@ -101,19 +101,19 @@ class _Finish:
     def __init__(self, plan: Plan, store: Store, run_spec: RunSpec, notify: Tell, say: Callable[[str], None]) -> None:
         self.plan, self.store, self.notify, self.say = plan, store, notify, say
         self.worker = WorkerState(run_spec, plan.pairs)
-        self.heads: dict[int, Heads] = {}
+        self.heads: dict[PairKey, Heads] = {}
         self.lost: list[FailedExamples] = []
 
     def finish(self) -> list[FailedExamples]:
         """Choose and complete, dataset by dataset."""
-        by_data: dict[Hashable, list[int]] = {}
-        for number, pair in enumerate(self.plan.pairs):
-            by_data.setdefault(_images_of(pair), []).append(number)
-        for numbers in by_data.values():
-            self._dataset([self.plan.pairs[number] for number in numbers], numbers)
+        by_data: dict[Hashable, list[EncoderOnDataset]] = {}
+        for pair in self.plan.pairs:
+            by_data.setdefault(_images_of(pair), []).append(pair)
+        for pairs in by_data.values():
+            self._dataset(pairs)
         return self.lost
 
-    def _dataset(self, pairs: Sequence[EncoderOnDataset], numbers: Sequence[int]) -> None:
+    def _dataset(self, pairs: Sequence[EncoderOnDataset]) -> None:
         try:
             choices = self._choices(pairs)
         except (UserError, RuntimeError, OSError) as error:
@@ -121,10 +121,10 @@ class _Finish:
             return
         if not choices:
             return
-        for number, pair in zip(numbers, pairs, strict=True):
-            for position, job in enumerate(pair.jobs):
+        for pair in pairs:
+            for number, job in enumerate(pair.jobs):
                 try:
-                    self._complete(number, position, choices)
+                    self._complete(pair, number, choices)
                 except UnwritableError:
                     raise
                 except (UserError, RuntimeError, OSError, MemoryError) as error:
@@ -178,35 +178,35 @@ class _Finish:
         other = np.stack([np.mean(some[1:], axis=0) for some in scores])
         return KeptScores(own[0], _over(own[1:], own[0]), other[1:])
 
-    def _complete(self, number: int, position: int, choices: Choices) -> None:
+    def _complete(self, pair: EncoderOnDataset, number: int, choices: Choices) -> None:
         """Add the chosen images that examples of a job lack; nothing where the job has no examples."""
-        pair, job = self.plan.pairs[number], self.plan.pairs[number].jobs[position]
+        job = pair.jobs[number]
         groups = {level.group: self.store.group(level.group) for level in job.levels}
         known = [group for group in groups.values() if group]
         lacking = sorted({p for group in known for p in choices if not _has(group, p)})
-        kept = self._made_again(number, position, lacking) if lacking else [[] for _ in groups]
+        kept = self._made_again(pair, number, lacking) if lacking else [[] for _ in groups]
         for group, some in zip(groups.values(), kept, strict=True):
             if group:
                 new = [one for one in some if not _has(group, one.position)]
-                setting = ExampleContext(pair.encoder.card.name, pair.data, pair.train.views)
+                setting = ExampleContext(pair.encoder.card.name, pair.data, pair.heads.views)
                 add_examples(self.store, group, setting, new, choices)
 
-    def _made_again(self, number: int, position: int, positions: Sequence[int]) -> list[list[KeptImage]]:
+    def _made_again(self, pair: EncoderOnDataset, number: int, positions: Sequence[int]) -> list[list[KeptImage]]:
         """Images at places of a dataset attacked by a job, an eps each."""
-        pair, job = self.plan.pairs[number], self.plan.pairs[number].jobs[position]
-        if number not in self.heads:
+        key, job = pair.key, pair.jobs[number]
+        if key not in self.heads:
             self.say(f"{pair.label}: {len(positions)} images chosen by harm are attacked again, to be shown")
-            self.heads[number] = self.worker.fit(FitHeads(number), _unheard)
+            self.heads[key] = self.worker.fit(FitHeads(key), _unheard)
         label = f"{pair.label}: examples of {job.name}"
         names = tuple(pair.data.kept_ids[p] for p in positions)
         task = AttackTask(
-            number, position, job.target_task, tuple(level.attack for level in job.levels), frozenset(positions)
+            key, number, job.target_task, tuple(level.attack for level in job.levels), frozenset(positions)
         )
 
         def notify(stage: str, done: int, total: int) -> None:
             self.notify(label, done, total)
 
-        shard = self.worker.judge(JudgeImages(task, names, 0), self.heads[number], notify, self.say)
+        shard = self.worker.judge(JudgeImages(task, names, 0), self.heads[key], notify, self.say)
         return [[one for pieces in shard.batches for one in pieces[k].kept] for k in range(len(job.levels))]
 
 

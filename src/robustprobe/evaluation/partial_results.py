@@ -19,16 +19,16 @@ import torch
 
 from robustprobe.core.files import write_whole
 from robustprobe.core.spec import fingerprint
-from robustprobe.evaluation.collect import BatchRows, KeptImage
+from robustprobe.evaluation.collect import Judged, KeptImage
 
 _CHECKSUM = 32
 
 
 class PartialResult(NamedTuple):
-    """Some images of a job, judged: for each batch a piece an eps; and the most memory in bytes that was held."""
+    """Some images of a job, judged: for each batch what it left at each eps; and the most memory held, in bytes."""
 
     ids: tuple[str, ...]
-    batches: list[tuple[BatchRows, ...]]
+    batches: list[tuple[Judged, ...]]
     peak: int | None = None
 
 
@@ -58,12 +58,12 @@ def unpacked(content: bytes) -> PartialResult:
         raise DamagedError(str(error)) from error
 
 
-def _plain_piece(piece: BatchRows) -> dict[str, Any]:
+def _plain_piece(piece: Judged) -> dict[str, Any]:
     return piece._asdict() | {"kept": [one._asdict() for one in piece.kept]}
 
 
-def _piece(data: dict[str, Any]) -> BatchRows:
-    return BatchRows(**data | {"kept": [KeptImage(**one) for one in data["kept"]]})
+def _piece(data: dict[str, Any]) -> Judged:
+    return Judged(**data | {"kept": [KeptImage(**one) for one in data["kept"]]})
 
 
 class PartialResultFolder:
@@ -86,10 +86,10 @@ class PartialResultFolder:
                 found.append(shard)
         return found
 
-    def keep(self, shard: PartialResult, content: bytes) -> None:
+    def keep(self, shard: PartialResult) -> None:
         """Write a shard, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / f"{fingerprint(shard.ids)}.pt", content)
+        write_whole(self.folder / f"{fingerprint(shard.ids)}.pt", packed(shard))
 
     def remove(self) -> None:
         """Forget all shards of the job: its cells are written."""

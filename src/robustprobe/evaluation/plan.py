@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 import torch
 
 from robustprobe import probing
-from robustprobe.attacks import Attack
+from robustprobe.attacks import Attack, Passes, load_attack
 from robustprobe.attacks.base import target_tasks
 from robustprobe.core.device import seconds_of
 from robustprobe.core.errors import UserError
@@ -16,7 +16,6 @@ from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Su
 from robustprobe.core.views import Resized, Size, View
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.probing.recipes import recipe_of
 from robustprobe.results.store import Store
 from robustprobe.tasks import fitting_attacks, load_task
 
@@ -59,15 +58,27 @@ class AttackJob(NamedTuple):
         return f"{label} against {self.target_task}" if self.target_task else label
 
 
-class EncoderOnDataset(NamedTuple):
-    """An encoder at a dataset: images to report on and their digest, data its heads learn from, and its jobs."""
+class PairKey(NamedTuple):
+    """Names an encoder on a dataset within a run: the index of each in the suite."""
 
+    encoder: int
+    dataset: int
+
+
+class EncoderOnDataset(NamedTuple):
+    """An encoder on a dataset: images to report on and their digest, the heads that judge, and the attacks."""
+
+    key: PairKey
     encoder: Encoder
     data: Dataset
     digest: str
-    train: probing.TrainData
-    head_keys: dict[str, str]
+    heads: probing.HeadPlan
     jobs: tuple[AttackJob, ...]
+
+    @property
+    def head_keys(self) -> dict[str, str]:
+        """Fingerprints of the heads, by task."""
+        return self.heads.keys
 
     @property
     def left(self) -> list[AttackJob]:
@@ -90,8 +101,8 @@ class Plan(NamedTuple):
     pairs: tuple[EncoderOnDataset, ...]
     seconds: float
     kept_bytes: int = 0
-    objects: bool = False
-    """Whether encoders were given as objects, not by name."""
+    encoders: tuple[Encoder, ...] = ()
+    """Encoders that were given as objects, in place of the suite's names."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -121,15 +132,17 @@ def make_plan(
         UserError: anything that cannot be resolved, before any work is done.
     """
     suite = _with_attacks(suite, root, leave_out)
-    loaded_before = list(encoders)
-    loaded = loaded_before or [load_encoder(name) for name in suite.encoders]
+    given = tuple(encoders)
+    loaded = given or tuple(load_encoder(name) for name in suite.encoders)
     pairs = tuple(
-        _pair(suite, e.to(device), position, root, store) for e in loaded for position in range(len(suite.datasets))
+        _pair(suite, PairKey(index, dataset), encoder.to(device), root, store)
+        for index, encoder in enumerate(loaded)
+        for dataset in range(len(suite.datasets))
     )
     clock = PassClock(device)
     estimates = [_estimate(suite, pair, clock) for pair in pairs if pair.left]
-    seconds, kept = sum(e[0] for e in estimates), max((e[1] for e in estimates), default=0)
-    return Plan(suite, root, device, pairs, seconds, kept, bool(loaded_before))
+    seconds, kept = sum(e.seconds for e in estimates), max((e.kept_bytes for e in estimates), default=0)
+    return Plan(suite, root, device, pairs, seconds, kept, given)
 
 
 def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
@@ -166,32 +179,32 @@ def _kind(attack: str) -> type[Attack]:
     return cast(type[Attack], attacks.get(attack))
 
 
-def _pair(suite: Suite, encoder: Encoder, position: int, root: Path, store: Store) -> EncoderOnDataset:
-    pair = pair_of(suite, encoder, position, root)
+def _pair(suite: Suite, key: PairKey, encoder: Encoder, root: Path, store: Store) -> EncoderOnDataset:
+    pair = load_pair(suite, key, encoder, root)
     return pair._replace(jobs=tuple(_jobs(suite, pair, store)))
 
 
-def pair_of(suite: Suite, encoder: Encoder, position: int, root: Path) -> EncoderOnDataset:
-    """An encoder at the dataset at a place of the suite, without its jobs.
+def load_pair(suite: Suite, key: PairKey, encoder: Encoder, root: Path) -> EncoderOnDataset:
+    """An encoder on a dataset of the suite, without the attacks.
 
     Raises:
         UserError: the dataset is not here.
     """
-    wanted = suite.datasets[position]
-    found = find_dataset(wanted.name, root=root)
-    names = task_names(suite, found)
-    serving = probing.preprocessing_for(encoder.card, found, suite.head, wanted.size, names)
-    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=serving.size)
-    train = probing.train_data(wanted.name, root, serving, suite.head)
-    keys = {task: probing.head_fingerprint(encoder.digest, task, train, suite.head) for task in names}
-    return EncoderOnDataset(encoder, data, data.digest(), train, keys, ())
+    wanted = suite.datasets[key.dataset]
+    names = task_names(suite, find_dataset(wanted.name, root=root))
+    heads = probing.plan_heads(encoder, wanted, suite.head, root=root, tasks=names)
+    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=heads.size)
+    return EncoderOnDataset(key, encoder, data, data.digest(), heads, ())
 
 
 def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store) -> list[AttackJob]:
     return [
         AttackJob(
             target_task,
-            tuple(_level(suite, pair, store, spec, target_task) for spec in suite.attack_specs(choice, kind.steps)),
+            tuple(
+                _level(suite, pair, store, spec, target_task)
+                for spec in suite.attack_specs(choice, kind.steps, kind.warm_start)
+            ),
         )
         for choice in suite.attacks or ()
         for kind in [_kind(choice.name)]
@@ -239,37 +252,32 @@ class PassClock:
         return self.known[key]
 
 
-def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> tuple[float, int]:
-    """Seconds of a bench, from one attack step on a few images and one training step of each missing head, and bytes
-    of features that are kept meanwhile.
+def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> probing.HeadCost:
+    """Seconds for what a pair lacks, from one pass each way and one training step of each missing head, and bytes of
+    features that are kept while heads learn.
     """
-    view = next(iter(pair.train.views.values()))
+    view = next(iter(pair.heads.views.values()))
     size = pair.data.typical_size
     part = view.part_size(size)
     parts = view.pixels(size) / (part[0] * part[1])
     forward, step = (parts * seconds for seconds in clock.seconds(pair.encoder, part))
-    levels = [level for job in pair.left for level in job.levels]
-    harmed = 3 * suite.extreme_examples * len(pair.head_keys) if suite.examples else 0
-    extra = 1 + (2 * min(suite.sanity_images, len(pair.data)) + min(harmed, len(pair.data))) / len(pair.data)
-    attacking = sum(level.attack.steps * level.attack.restarts * step * extra + 3 * forward for level in levels)
-    heads, kept = _head_seconds(suite, pair, clock.device, forward)
-    return attacking * len(pair.data) + heads, kept
+    shown = 3 * suite.extreme_examples * len(pair.head_keys) if suite.examples else 0
+    extra = 1 + (2 * min(suite.sanity_images, len(pair.data)) + min(shown, len(pair.data))) / len(pair.data)
+    attacking = 0.0
+    for job in pair.left:
+        for level in job.levels:
+            passes = _passes(pair, job.target_task, level.attack)
+            searched = (passes.forwards - passes.backwards) * forward + passes.backwards * step
+            # Adversarial images are judged twice: as they are, and rounded to 8 bits.
+            attacking += searched * extra + 2 * forward
+    heads = pair.heads.cost(forward, clock.device)
+    return heads._replace(seconds=attacking * len(pair.data) + heads.seconds)
 
 
-def _head_seconds(suite: Suite, pair: EncoderOnDataset, device: torch.device, forward: float) -> tuple[float, int]:
-    """Seconds until missing heads are fitted, of `forward` an image, and bytes of features kept for them."""
-    seconds, kept, train = 0.0, 0, pair.train
-    for name, key in pair.head_keys.items():
-        task = load_task(name, pair.data.labels[name])
-        if probing.is_cached(key, task, pair.encoder.card.widths):
-            continue
-        recipe = recipe_of(suite.head, task)
-        if recipe.augment == "none":
-            kept = max(kept, probing.kept_features(pair.encoder, train.views[name], train))
-        else:
-            seconds += forward * (probing.images_seen(recipe, len(train.train)) + len(train.val))
-        seconds += probing.fit_seconds(task, train, pair.encoder, suite.head, device)
-    return seconds + (forward * (len(train.train) + len(train.val)) if kept else 0.0), kept
+def _passes(pair: EncoderOnDataset, target_task: str, spec: AttackSpec) -> Passes:
+    """The most passes that an attack makes per image."""
+    losses = load_task(target_task, pair.data.labels[target_task]).attack_losses if target_task else None
+    return load_attack(spec).passes(losses)
 
 
 def _one_step(encoder: Encoder, images: torch.Tensor) -> None:

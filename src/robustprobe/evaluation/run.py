@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from robustprobe.core.errors import UnwritableError, UserError
-from robustprobe.core.spec import ExecutorOptions, code_digest, fingerprint
+from robustprobe.core.spec import ExecutorOptions, Suite, code_digest, fingerprint
 from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import offline
 from robustprobe.evaluation.collect import RowCollector
@@ -20,18 +20,19 @@ from robustprobe.evaluation.executors import (
     FitHeads,
     JudgeImages,
     LostError,
+    Outcome,
     RunListener,
     RunSpec,
     WorkItem,
-    WorkResult,
     load_executor,
 )
 from robustprobe.evaluation.executors.work import Findings, Heads
-from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder, unpacked
-from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, Plan
+from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder
+from robustprobe.evaluation.plan import Cell, EncoderOnDataset, PairKey, Plan
 from robustprobe.metrics.intervals import Estimate
+from robustprobe.probing import Fitted
 from robustprobe.results.provenance import provenance
-from robustprobe.results.records import CheckFact, HeadFacts, Interval, Record
+from robustprobe.results.records import CheckFact, HeadFacts, Interval, Provenance, Record
 from robustprobe.results.store import Store
 from robustprobe.tasks import load_task
 
@@ -82,16 +83,16 @@ def execute(
 class _RunningJob:
     """A job, what there is of it so far, and how many of its images are missing."""
 
-    def __init__(self, plan: Plan, store: Store, pair: int, number: int) -> None:
-        self.position, self.job = plan.pairs[pair], plan.pairs[pair].left[number]
-        self.suite, data = plan.suite, plan.pairs[pair].data
+    def __init__(self, plan: Plan, store: Store, pair: EncoderOnDataset, number: int, heads: Heads) -> None:
+        self.pair, self.heads, self.job, self.suite = pair, heads, pair.left[number], plan.suite
+        data = pair.data
         self.start = time.monotonic()
         shown, checked = (
             example_places(data.kept_ids, n, self.suite.seed) for n in (self.suite.examples, self.suite.sanity_images)
         )
         self.shown = shown
         specs = tuple(level.attack for level in self.job.levels)
-        self.task = AttackTask(pair, number, self.job.target_task, specs, frozenset(shown | checked))
+        self.task = AttackTask(pair.key, number, self.job.target_task, specs, frozenset(shown | checked))
         self.collectors = [RowCollector(spec, checked) for spec in specs]
         names = [cell.fingerprint for cell in self.job.cells]
         self.folder = PartialResultFolder(store.folder, fingerprint([names, sorted(self.task.keep)]))
@@ -101,9 +102,9 @@ class _RunningJob:
 
     def take(self, shard: PartialResult) -> None:
         """Count a shard in."""
-        for pieces in shard.batches:
-            for collector, piece in zip(self.collectors, pieces, strict=True):
-                collector.take(piece)
+        for batch in shard.batches:
+            for collector, judged in zip(self.collectors, batch, strict=True):
+                collector.take(judged)
         for name in shard.ids:
             del self.missing[name]
         if shard.peak is not None:
@@ -111,7 +112,7 @@ class _RunningJob:
 
     @property
     def label(self) -> str:
-        return f"{self.position.label}: {self.job.name}"
+        return f"{self.pair.label}: {self.job.name}"
 
 
 class _Run:
@@ -120,12 +121,12 @@ class _Run:
     def __init__(self, plan: Plan, store: Store, notify: Notify, options: ExecutorOptions, say: Say) -> None:
         self.plan, self.store, self.notify, self.options, self.say = plan, store, notify, options, say
         self.failures: list[Failure] = []
-        self.running: dict[tuple[int, int], _RunningJob] = {}
-        self.heads: dict[int, Heads] = {}
+        self.pairs = {pair.key: pair for pair in plan.pairs}
+        self.running: dict[tuple[PairKey, int], _RunningJob] = {}
 
     def execute(self) -> list[Failure]:
         """Do it."""
-        wanted = [number for number, pair in enumerate(self.plan.pairs) if pair.left]
+        wanted = [key for key, pair in self.pairs.items() if pair.left]
         if wanted:
             self._measure(wanted)
         if self.plan.suite.examples and self.plan.suite.extreme_examples:
@@ -133,54 +134,53 @@ class _Run:
             self.failures += [_failure(label, error) for label, error in lost]
         return self.failures
 
-    def _measure(self, wanted: Sequence[int]) -> None:
-        """Attack and judge what benches lack."""
+    def _measure(self, wanted: Sequence[PairKey]) -> None:
+        """Attack and judge what pairs lack."""
         watch = RunListener(self._progress, self.say)
         with load_executor(self._run_spec(), self.plan.pairs, self.options, watch) as executor:
-            for number in wanted:
-                executor.add(FitHeads(number))
+            for key in wanted:
+                executor.add(FitHeads(key))
             try:
-                for done in executor.results():
-                    self._take(executor, done)
+                for item, outcome in executor.results():
+                    self._take(executor, item, outcome)
             except LostError as error:
                 self.failures.append(Failure("the rest of the run", str(error)))
 
     def _run_spec(self) -> RunSpec:
         plan, suite = self.plan, self.plan.suite
-        encoders = tuple(pair.encoder for pair in plan.pairs[:: len(suite.datasets)])
-        digests = tuple((pair.encoder.digest, pair.digest) for pair in plan.pairs)
-        key = fingerprint([suite.model_dump(mode="json"), str(plan.root), str(plan.device), digests])
+        digests = {key: (pair.encoder.digest, pair.digest) for key, pair in self.pairs.items()}
+        key = fingerprint([suite.model_dump(mode="json"), str(plan.root), str(plan.device), list(digests.items())])
         return RunSpec(
             key,
             suite,
             plan.root.absolute(),
             str(plan.device),
-            encoders if plan.objects else None,
+            plan.encoders,
             digests,
             code_digest(),
             Path.cwd(),
             offline(),
         )
 
-    def _take(self, executor: Executor, done: WorkResult) -> None:
-        if done.error is not None:
-            self._failed(executor, done.item, done.error)
+    def _take(self, executor: Executor, item: WorkItem, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            self._failed(executor, item, outcome)
             return
         try:
-            if isinstance(done.item, FitHeads):
-                self._fitted(executor, done.item, done.value)
-            elif isinstance(done.item, JudgeImages):
-                self._judged(executor, done.item, done.value)
+            if isinstance(item, FitHeads):
+                self._fitted(executor, item, cast(Heads, outcome))
+            elif isinstance(item, JudgeImages):
+                self._judged(executor, item, cast(PartialResult, outcome))
             else:
-                self._checked(done.item, done.value)
+                self._checked(item, cast(Findings, outcome))
         except UnwritableError:
             raise
         except (UserError, RuntimeError, OSError) as error:
-            self._failed(executor, done.item, error)
+            self._failed(executor, item, error)
 
     def _failed(self, executor: Executor, item: WorkItem, error: Exception) -> None:
         if isinstance(item, FitHeads):
-            label = f"{self.plan.pairs[item.pair].label}: heads"
+            label = f"{self.pairs[item.pair].label}: heads"
         else:
             running = self._running(item.task)
             if running.failed:
@@ -190,12 +190,11 @@ class _Run:
         self.failures.append(_failure(label, error))
 
     def _fitted(self, executor: Executor, item: FitHeads, heads: Heads) -> None:
-        pair = self.plan.pairs[item.pair]
-        self.heads[item.pair] = heads
-        count = len(pair.train.train)
+        pair = self.pairs[item.pair]
+        count = pair.heads.train_images
         self.notify(RunProgress(f"{pair.label}: heads", count, count, finished=True))
         for number in range(len(pair.left)):
-            running = _RunningJob(self.plan, self.store, item.pair, number)
+            running = _RunningJob(self.plan, self.store, pair, number, heads)
             self.running[item.pair, number] = running
             for shard in running.folder.load(pair.data.kept_ids):
                 running.take(shard)
@@ -216,13 +215,12 @@ class _Run:
         share = -(-images // slots) if slots > 1 else images
         return max(FEWEST, min(MOST, a_minute, share))
 
-    def _judged(self, executor: Executor, item: JudgeImages, content: bytes) -> None:
+    def _judged(self, executor: Executor, item: JudgeImages, shard: PartialResult) -> None:
         running = self._running(item.task)
-        shard = unpacked(content)
         with self.store.writing(running.folder.folder):
-            running.folder.keep(shard, content)
+            running.folder.keep(shard)
         running.take(shard)
-        total = len(running.position.data)
+        total = len(running.pair.data)
         self.notify(RunProgress(running.label, total - len(running.missing), total))
         if not running.missing and not running.failed:
             self._all_judged(executor, running)
@@ -232,18 +230,16 @@ class _Run:
 
     def _checked(self, item: CheckAttack, found: Findings) -> None:
         running = self._running(item.task)
-        job, pair, total = running.job, running.position, len(running.position.data)
-        setting = ExampleContext(pair.encoder.card.name, pair.data, pair.train.views)
-        seconds = (time.monotonic() - running.start) / len(job.levels)
-        for level, collector, extra in zip(job.levels, running.collectors, found, strict=True):
+        job, pair, total = running.job, running.pair, len(running.pair.data)
+        setting = ExampleContext(pair.encoder.card.name, pair.data, pair.heads.views)
+        seconds, peak = (time.monotonic() - running.start) / len(job.levels), max(running.peaks, default=None)
+        source = provenance(seconds, str(self.plan.device), peak)
+        for number, (level, collector, extra) in enumerate(zip(job.levels, running.collectors, found, strict=True)):
             shown = [one for one in collector.everything_kept if one.position in running.shown]
             write_examples(self.store, level.group, setting, level.attack, job.target_task, shown)
             for cell in level.cells:
                 checks = [*collector.trace(), *extra.get(cell.task, [])]
-                finished = FinishedCell(
-                    job.target_task, level, cell, collector, checks, seconds, max(running.peaks, default=None)
-                )
-                _store_cell(self.plan, self.store, pair, finished, self.heads[item.pair])
+                _store_cell(self.store, running, number, cell, checks, source)
         running.folder.remove()
         del self.running[item.pair, item.task.number]
         self.notify(RunProgress(running.label, total, total, finished=True))
@@ -256,10 +252,10 @@ class _Run:
 
     def _progress(self, item: WorkItem, stage: str, done: int, total: int) -> None:
         if isinstance(item, FitHeads):
-            self.notify(RunProgress(f"{self.plan.pairs[item.pair].label}: heads, {stage}", done, total))
+            self.notify(RunProgress(f"{self.pairs[item.pair].label}: heads, {stage}", done, total))
         elif isinstance(item, JudgeImages):
             running = self._running(item.task)
-            total = len(running.position.data)
+            total = len(running.pair.data)
             self.notify(RunProgress(running.label, total - len(running.missing) + done, total))
 
 
@@ -267,23 +263,11 @@ def _failure(label: str, error: Exception) -> Failure:
     return Failure(label, str(error) or type(error).__name__, isinstance(error, UserError))
 
 
-class FinishedCell(NamedTuple):
-    """A cell whose images are all judged."""
-
-    target_task: str
-    level: EpsLevel
-    cell: Cell
-    collector: RowCollector
-    checks: list[SanityCheck]
-    seconds: float
-    peak_memory: int | None
-
-
-def _store_cell(plan: Plan, store: Store, pair: EncoderOnDataset, finished: FinishedCell, heads: Heads) -> None:
-    cell, level, collector = finished.cell, finished.level, finished.collector
-    fitted = heads[cell.task]
-    task = load_task(cell.task, pair.data.labels[cell.task])
-    view = replace(pair.train.views[cell.task], layers=fitted.design.layers)
+def _store_cell(
+    store: Store, running: _RunningJob, number: int, cell: Cell, checks: Sequence[SanityCheck], source: Provenance
+) -> None:
+    """Write the rows of a cell at the eps of a `number`, then its record."""
+    collector = running.collectors[number]
     exact, rounded = collector.columns(cell.task), collector.columns(cell.task, rounded=True)
     columns: dict[str, Any] = {
         "id": collector.ids,
@@ -292,7 +276,8 @@ def _store_cell(plan: Plan, store: Store, pair: EncoderOnDataset, finished: Fini
         **{f"{name}_8bit": v for name, v in rounded.items()},
     }
     digest = store.write_rows(cell.fingerprint, columns)
-    card, suite, data = pair.encoder.card, plan.suite, pair.data
+    pair, level, suite = running.pair, running.job.levels[number], running.suite
+    card, data, task = pair.encoder.card, pair.data, load_task(cell.task, pair.data.labels[cell.task])
     record = Record(
         fingerprint=cell.fingerprint,
         group=level.group,
@@ -307,7 +292,7 @@ def _store_cell(plan: Plan, store: Store, pair: EncoderOnDataset, finished: Fini
         image_size=data.size,
         image_ids_digest=fingerprint(collector.ids),
         task=cell.task,
-        target_task=finished.target_task,
+        target_task=running.job.target_task,
         attack=level.attack,
         precision=suite.precision,
         metric=task.metric,
@@ -319,21 +304,26 @@ def _store_cell(plan: Plan, store: Store, pair: EncoderOnDataset, finished: Fini
         metrics=_intervals(task.estimates(exact)),
         metrics_8bit=_intervals(task.estimates(rounded)),
         largest_perturbation=float(collector.size.max()),
-        checks=tuple(CheckFact(**check._asdict()) for check in finished.checks),
+        checks=tuple(CheckFact(**check._asdict()) for check in checks),
         cost=collector.cost,
-        head=HeadFacts(
-            fingerprint=pair.head_keys[cell.task],
-            recipe=suite.head.model_dump(mode="json"),
-            learning_rate=fitted.learning_rate,
-            reads=f"{fitted.design.pooling} of {fitted.design.layers}",
-            view=view.label,
-            held_out_score=fitted.held_out_score,
-            train_images=len(pair.train.train),
-        ),
+        head=_head_facts(pair, suite, cell.task, running.heads[cell.task]),
         rows_sha256=digest,
-        provenance=provenance(finished.seconds, str(plan.device), finished.peak_memory),
+        provenance=source,
     )
     store.write_record(record)
+
+
+def _head_facts(pair: EncoderOnDataset, suite: Suite, task: str, fitted: Fitted) -> HeadFacts:
+    view = replace(pair.heads.views[task], layers=fitted.design.layers)
+    return HeadFacts(
+        fingerprint=pair.head_keys[task],
+        recipe=suite.head.model_dump(mode="json"),
+        learning_rate=fitted.learning_rate,
+        reads=f"{fitted.design.pooling} of {fitted.design.layers}",
+        view=view.label,
+        held_out_score=fitted.held_out_score,
+        train_images=pair.heads.train_images,
+    )
 
 
 def _intervals(metrics: Mapping[str, Estimate]) -> dict[str, Interval]:

@@ -16,6 +16,7 @@ from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.checkpoints import CheckpointScore, checkpoint_names
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
+from robustprobe.evaluation.plan import task_names
 from robustprobe.tasks import Model, fitting_attacks
 
 Probes = Mapping[str, Model]
@@ -46,12 +47,10 @@ def kept_heads(suite: Suite, folder: Path, root: Path, device: torch.device) -> 
 def _probes(
     suite: Suite, teacher: Encoder, wanted: DatasetSpec, root: Path, device: torch.device
 ) -> tuple[Dataset, Probes]:
-    found = find_dataset(wanted.name, root=root)
-    serving = probing.preprocessing_for(teacher.card, found, suite.head, wanted.size)
-    train = probing.train_data(wanted.name, root, serving, suite.head)
-    fitted = probing.fit_probes(teacher, train, list(found.labels), spec=suite.head, device=device)
-    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=serving.size)
-    return data, {task: model for task, (model, _) in fitted.items()}
+    names = task_names(suite, find_dataset(wanted.name, root=root))
+    heads = probing.plan_heads(teacher, wanted, suite.head, root=root, tasks=names)
+    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=heads.size)
+    return data, {task: model for task, (model, _) in heads.fit(device).items()}
 
 
 def _works(
@@ -59,7 +58,7 @@ def _works(
 ) -> Iterator[EvaluationSpec]:
     for choice in suite.attacks or (AttackChoice(name="clean"), AttackChoice(name="embed")):
         kind = cast(type[Attack], attacks.get(choice.name))
-        specs = suite.attack_specs(choice, kind.steps)
+        specs = suite.attack_specs(choice, kind.steps, kind.warm_start)
         for task in target_tasks(choice.name, fitting_attacks(models)):
             yield EvaluationSpec(
                 student, models, data, specs, task, list(models), suite.batch_size, suite.precision, device
@@ -68,9 +67,9 @@ def _works(
 
 def _points(work: EvaluationSpec, epoch: int) -> list[CheckpointScore]:
     collectors = [RowCollector(spec, set()) for spec in work.attacks]
-    for judgements in evaluate(work):
-        for collector, judged in zip(collectors, judgements, strict=True):
-            collector.add(judged, work.tasks)
+    for batch in evaluate(work):
+        for collector, judged in zip(collectors, batch, strict=True):
+            collector.take(judged)
     judges = [work.target_task] if work.target_task else work.judges
     return [_point(work, collector, judge, epoch) for collector in collectors for judge in judges]
 

@@ -4,7 +4,7 @@ Small segmenters of self-made classes, where a token lies and what colour it has
 read the same features, so what moves these across their borders moves real ones too.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -44,11 +44,34 @@ SURROGATE_TASKS = (
 )
 
 
-def fit_surrogate_heads(encoder: Encoder, size: tuple[int, int], device: torch.device) -> list[Head]:
-    """A head for each of `SURROGATE_TASKS`, for images of `size` (H, W); fitted once and kept in the cache of heads."""
+@final
+class SurrogateHeads:
+    """The surrogate heads of one encoder, by size (H, W) of the images: loaded or fitted when first asked for.
+
+    They are held from then on, so that all images of a run meet the same heads even if the source is edited meanwhile.
+    """
+
+    def __init__(self, encoder: Encoder, device: torch.device, code: str = "") -> None:
+        self.encoder, self.device, self.code = encoder, device, code
+        self.known: dict[tuple[int, int], list[Head]] = {}
+
+    def __call__(self, size: tuple[int, int]) -> list[Head]:
+        self.code = self.code or code_digest()
+        if size not in self.known:
+            self.known[size] = fit_surrogate_heads(self.encoder, size, self.device, self.code)
+        return self.known[size]
+
+
+def fit_surrogate_heads(encoder: Encoder, size: tuple[int, int], device: torch.device, code: str = "") -> list[Head]:
+    """A head for each of `SURROGATE_TASKS`, for images of `size` (H, W); fitted once and kept in the cache of heads.
+
+    Args:
+        code: digest of the code that the heads depend on, where it is known.
+    """
+    code = code or code_digest()
     widths = encoder.card.widths
     tasks = [Segmentation(LabelSpace(classes=tuple(map(str, range(n))))) for _, n in SURROGATE_TASKS]
-    keys = [fingerprint([encoder.digest, "surrogate", *task, *size, code_digest()]) for task in SURROGATE_TASKS]
+    keys = [fingerprint([encoder.digest, "surrogate", *task, *size, code]) for task in SURROGATE_TASKS]
     found = [probing.load_head(key, task, widths) for key, task in zip(keys, tasks, strict=True)]
     if any(fitted is None for fitted in found):
         images = _scenes(size)

@@ -1,6 +1,6 @@
 """Where the work of a run is done: in this process, or by Ray on many machines."""
 
-from robustprobe.evaluation.executors.base import Executor, LostError, RunListener, WorkResult, load_executor
+from robustprobe.evaluation.executors.base import Executor, LostError, Outcome, RunListener, load_executor
 from robustprobe.evaluation.executors.work import (
     AttackTask,
     CheckAttack,
@@ -18,10 +18,10 @@ __all__ = [
     "FitHeads",
     "JudgeImages",
     "LostError",
+    "Outcome",
     "RunListener",
     "RunSpec",
     "WorkItem",
-    "WorkResult",
     "WorkerState",
     "load_executor",
 ]

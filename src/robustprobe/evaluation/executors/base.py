@@ -4,11 +4,12 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, cast, final
+from typing import NamedTuple, cast, final
 
 from robustprobe.core.registry import executors
 from robustprobe.core.spec import ExecutorOptions
-from robustprobe.evaluation.executors.work import Heads, RunSpec, WorkItem
+from robustprobe.evaluation.executors.work import Findings, Heads, Rank, RunSpec, WorkItem
+from robustprobe.evaluation.partial_results import PartialResult
 from robustprobe.evaluation.plan import EncoderOnDataset
 
 
@@ -16,12 +17,8 @@ class LostError(RuntimeError):
     """The executor itself is gone, and nothing more can be done in this process."""
 
 
-class WorkResult(NamedTuple):
-    """A unit of work, and what came of it: a value, or the error that it failed with in the end."""
-
-    item: WorkItem
-    value: Any
-    error: Exception | None = None
+Outcome = Heads | PartialResult | Findings | Exception
+"""What comes of a work item: of `FitHeads`, `JudgeImages` and `CheckAttack` in this order, or why it failed."""
 
 
 class RunListener(NamedTuple):
@@ -38,13 +35,12 @@ class Executor(ABC):
         self, run_spec: RunSpec, pairs: Sequence[EncoderOnDataset], options: ExecutorOptions, watch: RunListener
     ) -> None:
         self.run_spec, self.pairs, self.options, self.watch = run_spec, pairs, options, watch
-        self.queue: list[tuple[tuple[int, int, int], int, WorkItem]] = []
-        self.heads: dict[int, Heads] = {}
+        self.queue: list[tuple[Rank, int, WorkItem]] = []
         self.added = 0
 
     @abstractmethod
-    def results(self) -> Iterator[WorkResult]:
-        """Units as they end, until none is left; more may be added meanwhile. Raises LostError."""
+    def results(self) -> Iterator[tuple[WorkItem, Outcome]]:
+        """Work items as they end, until none is left; more may be added meanwhile. Raises LostError."""
 
     @property
     @abstractmethod

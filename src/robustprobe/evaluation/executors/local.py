@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import final
 
 from robustprobe.core.errors import UserError
-from robustprobe.evaluation.executors.base import Executor, WorkResult
-from robustprobe.evaluation.executors.work import FitHeads, JudgeImages, WorkerState, WorkItem
-from robustprobe.evaluation.partial_results import packed
+from robustprobe.evaluation.executors.base import Executor, Outcome
+from robustprobe.evaluation.executors.work import FitHeads, Heads, JudgeImages, WorkerState, WorkItem
+from robustprobe.evaluation.plan import PairKey
 
 
 @final
@@ -15,7 +15,7 @@ class Local(Executor):
     """Does the unit that comes first in the plan, then the next."""
 
     def open(self) -> None:
-        pass
+        self.heads: dict[PairKey, Heads] = {}
 
     def close(self) -> None:
         pass
@@ -24,17 +24,17 @@ class Local(Executor):
     def slots(self) -> int:
         return 1
 
-    def results(self) -> Iterator[WorkResult]:
+    def results(self) -> Iterator[tuple[WorkItem, Outcome]]:
         worker = WorkerState(self.run_spec, self.pairs)
         while self.queue:
             item = heapq.heappop(self.queue)[2]
             try:
-                done = WorkResult(item, self._do(worker, item))
+                outcome = self._do(worker, item)
             except (UserError, RuntimeError, OSError, MemoryError) as error:
-                done = WorkResult(item, None, error)
-            yield done
+                outcome = error
+            yield item, outcome
 
-    def _do(self, worker: WorkerState, item: WorkItem) -> object:
+    def _do(self, worker: WorkerState, item: WorkItem) -> Outcome:
         def notify(stage: str, done: int, total: int) -> None:
             self.watch.progress(item, stage, done, total)
 
@@ -43,5 +43,5 @@ class Local(Executor):
             return self.heads[item.pair]
         heads = self.heads[item.pair]
         if isinstance(item, JudgeImages):
-            return packed(worker.judge(item, heads, notify, self.watch.say))
+            return worker.judge(item, heads, notify, self.watch.say)
         return worker.check(item, heads)

@@ -10,15 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, cast, final
 
 import torch
 
 from robustprobe.core.device import cores
 from robustprobe.core.errors import UserError
-from robustprobe.evaluation.executors.base import Executor, LostError, WorkResult
+from robustprobe.evaluation.executors.base import Executor, LostError, Outcome
 from robustprobe.evaluation.executors.work import CheckAttack, FitHeads, JudgeImages, RunSpec, WorkerState, WorkItem
-from robustprobe.evaluation.partial_results import packed
+from robustprobe.evaluation.plan import PairKey
 
 ATTEMPTS = 4
 FIRST_PAUSE = 1.0
@@ -56,7 +56,7 @@ class Ray(Executor):
         asked = {"num_cpus": self.threads, "num_gpus": int(gpu), "max_calls": 0, "max_retries": 0}
         self.task = self.ray.remote(**asked)(work_of)
         self.book = self.ray.put(self.run_spec)
-        self.references: dict[int, Any] = {}
+        self.references: dict[PairKey, Any] = {}
         self.later: list[tuple[float, int, Attempt]] = []
         self.paces: list[float] = []
         self.door, self.looked = self._socket(), 0.0
@@ -73,7 +73,7 @@ class Ray(Executor):
     def slots(self) -> int:
         return self.workers
 
-    def results(self) -> Iterator[WorkResult]:
+    def results(self) -> Iterator[tuple[WorkItem, Outcome]]:
         under_way: dict[Any, Attempt] = {}
         while self.queue or under_way or self.later:
             self._start(under_way)
@@ -86,12 +86,12 @@ class Ray(Executor):
             for reference in ready:
                 attempt = under_way.pop(reference)
                 copies = _copies(under_way, attempt.item)
-                done = self._ended(reference, attempt, copies)
-                if done is not None:
+                outcome = self._ended(reference, attempt, copies)
+                if outcome is not None:
                     for copy in copies:
                         del under_way[copy]
                         self.ray.cancel(copy, force=True)
-                    yield done
+                    yield attempt.item, outcome
 
     def _start(self, under_way: dict[Any, Attempt]) -> None:
         """Hand out as many units as keep every worker busy."""
@@ -119,7 +119,7 @@ class Ray(Executor):
         reference = self.task.remote(self.book, attempt.item, heads, self.threads)
         under_way[reference] = attempt._replace(began=time.monotonic())
 
-    def _ended(self, reference: Any, attempt: Attempt, copies: dict[Any, Attempt]) -> WorkResult | None:
+    def _ended(self, reference: Any, attempt: Attempt, copies: dict[Any, Attempt]) -> Outcome | None:
         """What came of a unit; None where it is tried again, later each time, or a copy of it is under way still."""
         item = attempt.item
         try:
@@ -129,12 +129,12 @@ class Ray(Executor):
                 raise self._lost() from error
             cause = getattr(error, "cause", None)
             if isinstance(cause, UserError):
-                return WorkResult(item, None, cause)
+                return cause
             reason = _first_line(cause or error)
             if copies:
                 return None
             if attempt.number >= ATTEMPTS:
-                return WorkResult(item, None, RuntimeError(f"{reason} (tried {ATTEMPTS} times)"))
+                return RuntimeError(f"{reason} (tried {ATTEMPTS} times)")
             pause = FIRST_PAUSE * 2 ** (attempt.number - 1)
             self.watch.say(
                 f"a worker failed ({reason}); its shard is tried again in {pause:.0f} s, nothing else is lost"
@@ -148,7 +148,7 @@ class Ray(Executor):
             self.references[item.pair] = self.ray.put(value)
         if isinstance(item, JudgeImages):
             self.paces.append((time.monotonic() - attempt.began) / len(item.ids))
-        return WorkResult(item, value)
+        return cast(Outcome, value)
 
     def _socket(self) -> str:
         """Where Ray on this machine listens; empty where it is asked through another machine."""
@@ -262,7 +262,7 @@ def work_of(run_spec: RunSpec, item: WorkItem, heads: Any, threads: int) -> tupl
     if isinstance(item, FitHeads):
         return worker.fit(item, _unheard), remarks
     if isinstance(item, JudgeImages):
-        return packed(worker.judge(item, heads, _unheard, remarks.append)), remarks
+        return worker.judge(item, heads, _unheard, remarks.append), remarks
     return worker.check(item, heads), remarks
 
 

@@ -5,25 +5,23 @@ Encoders, datasets and heads are loaded once for a process, not for every shard.
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from robustprobe import probing
 from robustprobe.core.device import PeakMemory, return_free_memory
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import AttackSpec, Suite, code_digest
 from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import Encoder, go_offline, load_encoder
-from robustprobe.evaluation.batch_invariant import batch_invariant_models
-from robustprobe.evaluation.collect import BatchRows, KeptImage, checked_again, piece_of
-from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
+from robustprobe.evaluation.batch_invariant import batch_invariant
+from robustprobe.evaluation.collect import Judged, KeptImage
+from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate
 from robustprobe.evaluation.partial_results import PartialResult
-from robustprobe.evaluation.plan import EncoderOnDataset, pair_batch, pair_of
+from robustprobe.evaluation.plan import EncoderOnDataset, PairKey, load_pair, pair_batch
 from robustprobe.probing import Fitted
-from robustprobe.tasks import Model
+from robustprobe.probing.surrogate_heads import SurrogateHeads
 
 # Images between two times that free memory is given back.
 TRIM_EVERY = 256
@@ -34,29 +32,35 @@ Heads = Mapping[str, Fitted]
 class RunSpec(NamedTuple):
     """What a process must know to take part in a run, wherever it is.
 
-    `encoders` are objects where the caller gave objects, else None: then they are loaded by their names. `digests` are
-    those of the encoder and of the images of every bench, and `code` that of robustprobe, as the process that ordered
-    the work sees them.
+    `encoders` are objects where the caller gave objects, else there are none: then they are loaded by their names.
+    `digests` are those of the encoder and of the images of every pair, and `code` that of robustprobe, as the process
+    that ordered the work sees them.
     """
 
     key: str
     suite: Suite
     root: Path
     device: str
-    encoders: tuple[Encoder, ...] | None
-    digests: tuple[tuple[str, str], ...]
+    encoders: tuple[Encoder, ...]
+    digests: Mapping[PairKey, tuple[str, str]]
     code: str
     folder: Path
     """The working folder: what `my.py:Class` and `imagefolder:PATH` are relative to."""
     offline: bool = False
 
 
+Rank = tuple[PairKey, int, int]
+"""Work items are done in this order: by pair, then by attack, then by part of the images."""
+
+
 class AttackTask(NamedTuple):
-    """An attack at ascending eps against the model of one task or none, at one bench; `keep` are places of images
-    that are to be shown, or to check the attack on.
+    """An attack at ascending eps against the model of one task or none, of one encoder on one dataset.
+
+    `number` tells the attacks of a pair apart; `keep` are positions of images that are to be shown, or to check the
+    attack on.
     """
 
-    pair: int
+    pair: PairKey
     number: int
     target_task: str
     attacks: tuple[AttackSpec, ...]
@@ -64,12 +68,12 @@ class AttackTask(NamedTuple):
 
 
 class FitHeads(NamedTuple):
-    """The heads of a bench."""
+    """The heads of an encoder on a dataset."""
 
-    pair: int
+    pair: PairKey
 
     @property
-    def rank(self) -> tuple[int, int, int]:
+    def rank(self) -> Rank:
         """What comes first."""
         return self.pair, -1, 0
 
@@ -82,11 +86,11 @@ class JudgeImages(NamedTuple):
     number: int
 
     @property
-    def pair(self) -> int:
+    def pair(self) -> PairKey:
         return self.task.pair
 
     @property
-    def rank(self) -> tuple[int, int, int]:
+    def rank(self) -> Rank:
         """What comes first."""
         return self.pair, self.task.number, self.number
 
@@ -98,11 +102,11 @@ class CheckAttack(NamedTuple):
     kept: tuple[Sequence[KeptImage], ...]
 
     @property
-    def pair(self) -> int:
+    def pair(self) -> PairKey:
         return self.task.pair
 
     @property
-    def rank(self) -> tuple[int, int, int]:
+    def rank(self) -> Rank:
         """What comes first."""
         return self.pair, self.task.number, -1
 
@@ -116,33 +120,29 @@ class WorkerState:
 
     def __init__(self, run_spec: RunSpec, pairs: Sequence[EncoderOnDataset] = ()) -> None:
         self.run_spec, self.device = run_spec, torch.device(run_spec.device)
-        self.pairs = dict(enumerate(pairs))
-        self.models: dict[int, tuple[Encoder, Mapping[str, Model]]] = {}
-        self.works: dict[tuple[int, int], EvaluationSpec] = {}
-        self.positions: dict[int, dict[str, int]] = {}
-        self.most: dict[int, int] = {}
+        self.pairs = {pair.key: pair for pair in pairs}
+        self.encoders = dict(enumerate(run_spec.encoders))
+        self.surrogates: dict[int, SurrogateHeads] = {}
+        self.judging: dict[PairKey, EvaluationSpec] = {}
+        self.works: dict[tuple[PairKey, int], EvaluationSpec] = {}
+        self.positions: dict[PairKey, dict[str, int]] = {}
+        self.most: dict[PairKey, int] = {}
         if run_spec.offline:
             go_offline()
 
-    @cached_property
-    def encoders(self) -> dict[int, Encoder]:
-        """Encoders that are loaded."""
-        return dict(enumerate(self.run_spec.encoders or ()))
-
-    def pair(self, number: int) -> EncoderOnDataset:
-        """An encoder at a dataset.
+    def pair(self, key: PairKey) -> EncoderOnDataset:
+        """An encoder on a dataset.
 
         Raises:
             UserError: they are not here, or not those that the run is about.
         """
-        if number not in self.pairs:
+        if key not in self.pairs:
             suite = self.run_spec.suite
-            which, position = divmod(number, len(suite.datasets))
-            if which not in self.encoders:
-                self.encoders[which] = load_encoder(suite.encoders[which])
-            encoder = self.encoders[which].freeze().to(self.device)
-            pair = pair_of(suite, encoder, position, self.run_spec.root)
-            wanted = (*self.run_spec.digests[number], self.run_spec.code)
+            if key.encoder not in self.encoders:
+                self.encoders[key.encoder] = load_encoder(suite.encoders[key.encoder])
+            encoder = self.encoders[key.encoder].freeze().to(self.device)
+            pair = load_pair(suite, key, encoder, self.run_spec.root)
+            wanted = (*self.run_spec.digests[key], self.run_spec.code)
             found = (encoder.digest, pair.digest, code_digest())
             names = f"weights of {encoder.card.name}", f"files of {pair.data.name}", "robustprobe"
             for what, here, there in zip(names, found, wanted, strict=True):
@@ -151,32 +151,24 @@ class WorkerState:
                         f"{what} on {platform.node()}: not the same as on the machine that started the run. "
                         "See `robustprobe doctor --cluster`."
                     )
-            self.pairs[number] = pair
-        return self.pairs[number]
+            self.pairs[key] = pair
+        return self.pairs[key]
 
     def fit(self, item: FitHeads, notify: Notify) -> Heads:
-        """Heads of a bench, from the cache where they were fitted before; on the CPU."""
-        pair = self.pair(item.pair)
-        probes = probing.fit_probes(
-            pair.encoder,
-            pair.train,
-            list(pair.head_keys),
-            spec=self.run_spec.suite.head,
-            device=self.device,
-            notify=notify,
-        )
+        """Heads of a pair, from the cache where they were fitted before; on the CPU."""
+        probes = self.pair(item.pair).heads.fit(self.device, notify=notify)
         return {task: fitted for task, (_, fitted) in probes.items()}
 
     def judge(self, item: JudgeImages, heads: Heads, notify: Notify, say: Callable[[str], None]) -> PartialResult:
         """Attack and judge a shard; with smaller batches where memory does not suffice."""
-        work, positions = self._work(item.task, heads), self._places(item.pair)
-        left, batches = [positions[name] for name in item.ids], list[tuple[BatchRows, ...]]()
+        work, positions = self._work(item.task, heads), self._positions(item.pair)
+        left, batches = [positions[name] for name in item.ids], list[tuple[Judged, ...]]()
         peak = PeakMemory(self.device)
         while left:
             try:
-                for judgements in evaluate(work, left):
-                    batches.append(tuple(piece_of(judged, item.task.keep, work.tasks) for judged in judgements))
-                    done = len(batches[-1][0].ids)
+                for judged in evaluate(work, left, item.task.keep):
+                    batches.append(judged)
+                    done = len(judged[0].ids)
                     left = left[done:]
                     notify("", len(item.ids) - len(left), len(item.ids))
                     if (len(left) + done) // TRIM_EVERY != len(left) // TRIM_EVERY:
@@ -190,8 +182,7 @@ class WorkerState:
     def check(self, item: CheckAttack, heads: Heads) -> Findings:
         """Run attacks again on the images that were kept for that, by eps and judging task."""
         work = self._work(item.task, heads)
-        pairs = zip(item.task.attacks, item.kept, strict=True)
-        return [checked_again(work, spec, kept) for spec, kept in pairs]
+        return [check_again(work, spec, kept) for spec, kept in zip(item.task.attacks, item.kept, strict=True)]
 
     def _smaller(self, task: AttackTask, work: EvaluationSpec, say: Callable[[str], None]) -> EvaluationSpec:
         """The work with half the batch, from now on."""
@@ -207,45 +198,45 @@ class WorkerState:
         self.works[task.pair, task.number] = work._replace(batch_size=half)
         return self.works[task.pair, task.number]
 
-    def _places(self, number: int) -> dict[str, int]:
-        if number not in self.positions:
-            self.positions[number] = {name: position for position, name in enumerate(self.pair(number).data.kept_ids)}
-        return self.positions[number]
+    def _positions(self, key: PairKey) -> dict[str, int]:
+        if key not in self.positions:
+            self.positions[key] = {name: position for position, name in enumerate(self.pair(key).data.kept_ids)}
+        return self.positions[key]
 
     def _work(self, task: AttackTask, heads: Heads) -> EvaluationSpec:
         key = task.pair, task.number
         if key not in self.works:
-            self.works[key] = self._new_work(task, heads)
+            judging = self._judging(task.pair, heads)
+            self.works[key] = judging._replace(
+                attacks=task.attacks,
+                target_task=task.target_task,
+                batch_size=min(judging.batch_size, self.most.get(task.pair, judging.batch_size)),
+            )
         return self.works[key]
 
-    def _new_work(self, task: AttackTask, heads: Heads) -> EvaluationSpec:
-        suite, pair = self.run_spec.suite, self.pair(task.pair)
-        encoder, models = self._models(task.pair, heads)
-        batch = pair_batch(suite.batch_size, encoder, next(iter(models.values())).view, pair.data)
-        batch = min(batch, self.most.get(task.pair, batch))
-        return EvaluationSpec(
-            encoder,
-            models,
-            pair.data,
-            task.attacks,
-            task.target_task,
-            list(models),
-            batch,
-            suite.precision,
-            self.device,
-        )
-
-    def _models(self, number: int, heads: Heads) -> tuple[Encoder, Mapping[str, Model]]:
-        """Encoder and models of a bench: on the CPU in fp32 those whose bits do not depend on the batch."""
-        if number not in self.models:
-            pair = self.pair(number)
-            models = {
-                name: probing.model_of(pair.encoder, pair.train, name, fitted, self.device)
-                for name, fitted in heads.items()
-            }
-            steady = self.device.type == "cpu" and self.run_spec.suite.precision == "fp32"
-            self.models[number] = batch_invariant_models(pair.encoder, models) if steady else (pair.encoder, models)
-        return self.models[number]
+    def _judging(self, key: PairKey, heads: Heads) -> EvaluationSpec:
+        """The models of a pair without an attack: on the CPU in fp32 those whose bits do not depend on the batch."""
+        if key not in self.judging:
+            suite, pair = self.run_spec.suite, self.pair(key)
+            models = {name: pair.heads.model(name, fitted, self.device) for name, fitted in heads.items()}
+            batch = pair_batch(suite.batch_size, pair.encoder, next(iter(models.values())).view, pair.data)
+            if key.encoder not in self.surrogates:
+                self.surrogates[key.encoder] = SurrogateHeads(pair.encoder, self.device, self.run_spec.code)
+            work = EvaluationSpec(
+                encoder=pair.encoder,
+                models=models,
+                dataset=pair.data,
+                attacks=(),
+                target_task="",
+                judges=list(models),
+                batch_size=batch,
+                precision=suite.precision,
+                device=self.device,
+                surrogates=self.surrogates[key.encoder],
+            )
+            invariant = self.device.type == "cpu" and suite.precision == "fp32"
+            self.judging[key] = batch_invariant(work) if invariant else work
+        return self.judging[key]
 
 
 def out_of_memory(error: BaseException) -> bool:

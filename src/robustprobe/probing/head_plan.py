@@ -1,0 +1,112 @@
+"""What the heads of an encoder on a dataset depend on and cost, before they are fitted."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from robustprobe.core.spec import DatasetSpec, HeadSpec
+from robustprobe.core.views import Size, View
+from robustprobe.datasets import find_dataset
+from robustprobe.encoders import Encoder
+from robustprobe.probing.fit import Fitted
+from robustprobe.probing.probes import (
+    Notify,
+    TrainData,
+    fit_probes,
+    fit_seconds,
+    head_fingerprint,
+    images_seen,
+    is_cached,
+    kept_features,
+    model_of,
+    preprocessing_for,
+    train_data,
+)
+from robustprobe.probing.recipes import recipe_of
+from robustprobe.tasks import Model, load_task
+
+
+class HeadCost(NamedTuple):
+    """What fitting the missing heads takes: an estimate in seconds, and the bytes of features kept meanwhile."""
+
+    seconds: float
+    kept_bytes: int
+
+
+class HeadPlan(NamedTuple):
+    """The heads of one encoder on one dataset: the images they learn from, and their names in the cache by task.
+
+    `size` is the one that images of the dataset are loaded at: (H, W), or the length of the shorter side.
+    """
+
+    encoder: Encoder
+    data: TrainData
+    spec: HeadSpec
+    size: Size | int
+    keys: dict[str, str]
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """How the model of each task sees the images."""
+        return self.data.views
+
+    @property
+    def train_images(self) -> int:
+        """Images the heads learn from."""
+        return len(self.data.train)
+
+    def cost(self, forward: float, device: torch.device) -> HeadCost:
+        """What it takes to fit the heads that are not in the cache, from one short training step each.
+
+        Args:
+            forward: seconds that a forward pass of the encoder takes per image.
+        """
+        seconds, kept, encoder = 0.0, 0, self.encoder
+        for name, key in self.keys.items():
+            task = load_task(name, self.data.train.labels[name])
+            if is_cached(key, task, encoder.card.widths):
+                continue
+            recipe = recipe_of(self.spec, task)
+            if recipe.augment == "none":
+                kept = max(kept, kept_features(encoder, self.views[name], self.data))
+            else:
+                seconds += forward * (images_seen(recipe, self.train_images) + len(self.data.val))
+            seconds += fit_seconds(task, self.data, encoder, self.spec, device)
+        extracted = self.train_images + len(self.data.val) if kept else 0
+        return HeadCost(seconds + forward * extracted, kept)
+
+    def fit(
+        self,
+        device: torch.device,
+        tasks: Sequence[str] | None = None,
+        notify: Notify = lambda stage, done, total: None,
+    ) -> dict[str, tuple[Model, Fitted]]:
+        """The models of `tasks`, all by default; heads come from the cache where they were fitted before."""
+        names = list(tasks or self.keys)
+        return fit_probes(self.encoder, self.data, names, spec=self.spec, device=device, notify=notify)
+
+    def model(self, task: str, fitted: Fitted, device: torch.device) -> Model:
+        """Encoder and a head that was fitted on it."""
+        return model_of(self.encoder, self.data, task, fitted, device)
+
+
+def plan_heads(
+    encoder: Encoder, dataset: DatasetSpec, spec: HeadSpec, *, root: Path, tasks: Sequence[str] | None = None
+) -> HeadPlan:
+    """The heads that a recipe fits on an encoder for a dataset, none of them fitted yet.
+
+    Args:
+        tasks: those that are evaluated together, since that decides how images are shown; by default all that the
+            dataset has labels for.
+
+    Raises:
+        UserError: unknown names, or the images are not here.
+    """
+    found = find_dataset(dataset.name, root=root)
+    names = list(tasks or found.labels)
+    serving = preprocessing_for(encoder.card, found, spec, dataset.size, names)
+    data = train_data(dataset.name, root, serving, spec)
+    keys = {task: head_fingerprint(encoder.digest, task, data, spec) for task in names}
+    return HeadPlan(encoder, data, spec, serving.size, keys)
