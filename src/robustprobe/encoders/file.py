@@ -1,4 +1,4 @@
-"""A checkpoint, as file:PATH?arch=NAME, or a folder with card.json and encoder.safetensors, as file:DIR"""
+"""A checkpoint, file:PATH?arch=NAME, or a folder with card.json and encoder.safetensors, file:DIR"""
 
 import json
 from collections.abc import Mapping
