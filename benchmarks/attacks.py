@@ -3,10 +3,10 @@
     uv run python benchmarks/attacks.py --out benchmarks/results/attacks-cpu.json
     uv run python benchmarks/attacks.py --device cuda --model vit_base_patch16_224 --batch 128
 
-Contenders take turns, so that a machine whose speed drifts is unfair to none; a ratio is taken within one round. The
-model classifies all images correctly, so that nobody gains by images that are wrong anyway. Memory is the peak of a
-process of its own for each contender, less what it held before the attack. FLOPs are counted, not computed, over the
-floor of (2 + 1.5 a) forward passes a step, a being the share of attention products.
+Libraries run in turn, so that a machine whose speed drifts affects all alike; a ratio is taken within one round. The
+model classifies all images correctly, so that no library gains by images that are wrong anyway. Memory is the peak of a
+separate process per library, less what it held before the attack. FLOPs are counted, not computed, relative to the
+floor of (2 + 1.5 a) forward passes per step, where a is the share of attention products.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def ours(**options: Any) -> Attack:
 
 
 def plain_loop(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """As research code writes it: weights ask for gradients, `.backward()`, float32, last iterate."""
+    """As in research code: weights require grad, `.backward()`, float32, last iterate."""
     adversarial = (images + (torch.rand_like(images) * 2 - 1) * EPS).clamp(0, 1)
     for _ in range(STEPS):
         adversarial.requires_grad_(True)
@@ -118,7 +118,7 @@ PEERS = ("torchattacks", "foolbox", "ART", "plain loop")
 
 
 class Result(NamedTuple):
-    """What a contender did; `ratio` is its speed over the fastest peer's: least, median and most of the rounds."""
+    """Measurements of one library; `ratio` is its speed over the fastest peer's: minimum, median, maximum."""
 
     images_per_second: float
     ratio: tuple[float, float, float]
@@ -178,7 +178,7 @@ def _correct(model: nn.Module, size: int, count: int, device: str) -> tuple[Tens
 
 
 def seconds(attack: Attack, setting: Setting) -> tuple[float, float]:
-    """Time of an attack, and the accuracy it left."""
+    """Time of an attack (s), and the accuracy left."""
     for parameter in setting.model.parameters():
         parameter.requires_grad_(True)
         parameter.grad = None
@@ -207,7 +207,7 @@ if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
 
 
 class NoModules:
-    """Says that everything happens at the top."""
+    """A module tracker that reports all FLOPs at the top level."""
 
     parents = frozenset({"Global"})
 
@@ -219,7 +219,7 @@ class NoModules:
 
 
 def counted(call: Callable[[], object]) -> tuple[int, int]:
-    """FLOPs of a call, and those of them in attention products."""
+    """FLOPs of a call, and the part of them in attention products."""
     counter = FlopCounterMode(display=False)
     # Its own tracker of modules hooks inputs, which `autograd.grad` with a leaf as input does not bear.
     counter.mod_tracker = cast(Any, NoModules())
@@ -231,7 +231,7 @@ def counted(call: Callable[[], object]) -> tuple[int, int]:
 
 
 def flops(setting: Setting) -> dict[str, float]:
-    """FLOPs of each contender over the floor of the steps and the last judgement."""
+    """FLOPs of each library over the floor of the steps and the last evaluation."""
     images, labels = setting.images[:4], setting.labels[:4]
     with frozen(setting.model), torch.no_grad():
         forward, attention = counted(lambda: setting.model(images))
@@ -245,7 +245,7 @@ def flops(setting: Setting) -> dict[str, float]:
 
 
 def peak_memory(options: argparse.Namespace, name: str) -> float:
-    """MiB an attack adds to a process of its own."""
+    """Peak memory (MiB) that an attack adds to a separate process."""
     command = [sys.executable, __file__, "--memory-of", name, "--model", options.model, "--size", str(options.size)]
     command += ["--batch", str(options.batch), "--device", options.device]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

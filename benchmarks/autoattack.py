@@ -1,9 +1,9 @@
-"""`ensemble` against AutoAttack's standard version: the accuracy each leaves, and what it costs.
+"""`ensemble` against AutoAttack's standard version: the accuracy each leaves, and its cost.
 
     uv run python benchmarks/autoattack.py --encoder bundled:scenes-deacl --eps 2/255 --limit 64
 
-Costs are images passed through the model, counted inside the model: forward, and backward where the input asks for a
-gradient. Both attack the same images, all of them classified correctly.
+Costs are images passed through the model, counted inside the model: forward, and backward where the input requires
+grad. Both attack the same images, all of them classified correctly.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from robustprobe.core.spec import parse_eps
 
 
 class Counted(nn.Module):
-    """A model that counts the images it is shown."""
+    """A model that counts the images passed through it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Kills runs at random moments, starts them again, and compares what they leave with an undisturbed run.
+"""Kill runs at random moments, start them again, and compare the results with those of an undisturbed run.
 
 uv run python benchmarks/faults.py --out benchmarks/results/faults-cpu.json
 """
@@ -34,7 +34,7 @@ TRIES = 6
 
 
 class Fault(NamedTuple):
-    """What is done to a run: a signal to the process that started it, to a worker or to Ray's own on this machine."""
+    """How a run is disturbed: a signal to the process that started it, to a worker or to Ray's own on this machine."""
 
     name: str
     executor: str
@@ -55,7 +55,7 @@ FAULTS = (
 
 
 class Place(NamedTuple):
-    """Where runs of a benchmark read and write."""
+    """Folders that the runs of a benchmark read and write."""
 
     suite: Path
     cache: Path
@@ -70,7 +70,7 @@ class Place(NamedTuple):
 
 
 def descendants(process: int) -> Iterator[tuple[int, str]]:
-    """Processes below one, with their titles."""
+    """Child processes of a process, at any depth, with their titles."""
     try:
         children = [int(word) for task in Path(f"/proc/{process}/task").iterdir() for word in _words(task / "children")]
     except OSError:
@@ -88,7 +88,7 @@ def _words(path: Path) -> list[str]:
 
 
 def victims(process: subprocess.Popen[str], kind: str) -> list[int]:
-    """Processes of a run that a fault may strike."""
+    """Processes of a run that a fault may kill."""
     if kind == "driver":
         return [process.pid]
     if kind == "worker":
@@ -104,7 +104,7 @@ def parts(out: Path) -> int:
 
 
 def strike(process: subprocess.Popen[str], fault: Fault, out: Path, dice: random.Random) -> bool:
-    """Wait for a random amount of work and a little longer, and strike. False where the run was over before."""
+    """Wait for a random amount of work and a little longer, then kill. False where the run had ended before."""
     wanted, before = dice.randint(0, 12), parts(out)
     while process.poll() is None and parts(out) - before < wanted:
         time.sleep(0.005)
@@ -119,7 +119,7 @@ def strike(process: subprocess.Popen[str], fault: Fault, out: Path, dice: random
 
 
 def contents(out: Path) -> dict[str, Any]:
-    """Rows and verdicts by cell, examples with the digests of their images by group."""
+    """Rows and records by cell, examples with the checksums of their images by group."""
     store = Store(out)
     cells = {
         record.fingerprint: (store.rows(record.fingerprint).to_pydict(), record.metrics, record.checks)
@@ -129,7 +129,7 @@ def contents(out: Path) -> dict[str, Any]:
 
 
 def trial(position: Place, fault: Fault, seed: int, folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Runs struck at random moments until one ends by itself, and whether the results are the undisturbed ones."""
+    """Runs killed at random moments until one ends by itself, and whether the results equal the undisturbed ones."""
     dice, out = random.Random(seed), folder / f"{fault.name}-{seed}".replace(" ", "-")
     struck, codes, kept = 0, list[int](), list[int]()
     for attempt in range(TRIES):

@@ -1,4 +1,4 @@
-"""How much of an attack's time is spent outside forward and backward passes: losses, steps, bookkeeping.
+"""Share of an attack's time outside forward and backward passes: losses, steps, bookkeeping.
 
 uv run python benchmarks/overhead.py --encoder timm:vit_small_patch16_224.random --size 224 --out results.json
 """

@@ -1,4 +1,4 @@
-"""How long the page of a thousand cells takes, and how large it is: `python benchmarks/page.py [ENCODERS] [FOLDER]`.
+"""Time and size of the page of a thousand cells: `python benchmarks/page.py [ENCODERS] [FOLDER]`.
 
 Twelve encoders on three tasks under seven attacks at four sizes, transfer included, without example images. Prints
 seconds from the start of a process that imports nothing beforehand.
@@ -27,7 +27,7 @@ HARM = {"clean": 0.0, "noise": 0.02, "embed": 0.5, "surrogate": 0.4}
 
 
 def fabricated(encoders: list[str]) -> list[Record]:
-    """Records as a large suite would leave them; numbers fall with eps, and later encoders keep less."""
+    """Records as of a large suite; scores fall with eps, and later encoders keep less."""
     return [
         _record(encoder, k, name, eps, task)
         for k, encoder in enumerate(encoders)

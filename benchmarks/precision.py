@@ -1,4 +1,4 @@
-"""What bf16 changes: the same attacks made in bf16 and in fp32, all judged in fp32.
+"""The effect of bf16: the same attacks made in bf16 and in fp32, all judged in fp32.
 
 uv run python benchmarks/precision.py --encoder bundled:scenes-deacl --limit 500 --eps 1/255 --eps 4/255
 uv run python benchmarks/precision.py --encoder bundled:photos-deacl --dataset cifar10 --data-root ../shared/data

@@ -1,9 +1,9 @@
-"""Throughput of one and two Ray workers of a thread each, the cost of a shard beside its work, time to first result.
+"""Throughput of one and two Ray workers with one thread each, overhead per shard, time to the first result.
 
 uv run python benchmarks/scaling.py --out benchmarks/results/scaling-cpu.json
 
-Pairs of runs, one after the other, with heads from the cache; the median of their ratios is what counts, since other
-work on the machine changes from minute to minute. Give the machine to it: two workers need two free cores.
+Pairs of runs, one after the other, with heads from the cache; the result is the median of their ratios, since the
+load of the machine changes from minute to minute. Two workers need two free cores.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SUITE: dict[str, Any] = {
 
 
 def run(images: int, shard: int, workers: int, suite: dict[str, Any] = SUITE) -> tuple[float, float]:
-    """Seconds of a run with workers that are there already, and until its first shard came back."""
+    """Seconds of a run with workers that are running already, and until its first shard is finished."""
     with tempfile.TemporaryDirectory() as out:
         data = suite | {"datasets": [{"name": "scenes", "limit": images}]}
         store = Store(Path(out)).prepare()
@@ -54,14 +54,14 @@ def run(images: int, shard: int, workers: int, suite: dict[str, Any] = SUITE) ->
 
 
 def started(workers: int) -> Any:
-    """Ray with room for so many workers of one thread each."""
+    """Ray with resources for that many workers of one thread each."""
     ray = import_ray()
     ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level="error", log_to_driver=False)
     return ray
 
 
 def measured(workers: int, images: int) -> dict[str, float]:
-    """Images a second once encoders are loaded, and seconds to the first result with processes that are still cold."""
+    """Images per second once encoders are loaded, and seconds to the first result with cold processes."""
     ray = started(workers)
     try:
         cold = run(16 * workers, 16, workers)[1]
@@ -72,8 +72,8 @@ def measured(workers: int, images: int) -> dict[str, float]:
 
 
 def overhead(shards: int) -> dict[str, float]:
-    """What a shard more costs where its work is one clean image: seconds until it is done, with one worker, and
-    processor seconds of the process that hands them out and writes, which serves all workers of a cluster.
+    """Overhead of one more shard of a single clean image: seconds until it is done, with one worker, and
+    processor seconds of the driver, which serves all workers of a cluster.
     """
     ray, idle = started(1), SUITE | {"attacks": ["clean"]}
     try:

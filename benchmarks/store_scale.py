@@ -1,8 +1,8 @@
-"""A large store: how long it takes to open, to table, to report and to merge.
+"""A large store of results: time to open, tabulate, report and merge it.
 
 uv run python benchmarks/store_scale.py --cells 10000 --rows 1000 --out benchmarks/results/store-scale.json
 
-Cells are of 20 encoders, 5 datasets, 3 tasks and as many attacks as it takes, without example images.
+Cells are of 20 encoders, 5 datasets, 3 tasks and as many attacks as needed, without example images.
 """
 
 import argparse
@@ -37,7 +37,7 @@ OWN = {"classification": "pgd", "segmentation": "segpgd", "depth": "depthpgd"}
 
 
 def generate(folder: Path, cells: int, rows: int) -> Store:
-    """A store of that many cells with that many rows each, not flushed to the disk one by one as by a run."""
+    """A store of that many cells with that many rows each, without the flush per file that a run does."""
     store, generator = Store(folder).prepare(), np.random.default_rng(0)
     ids = [f"test-{i:08d}" for i in range(rows)]
     for cell in range(cells):
@@ -53,7 +53,7 @@ def generate(folder: Path, cells: int, rows: int) -> Store:
 
 
 def record(cell: int, rows: int, digest: str) -> Record:
-    """The record of a cell: encoder, dataset, task and attack count up like digits."""
+    """The record of cell number N: encoder, dataset, task and attack are the digits of N."""
     encoder, position = cell % ENCODERS, cell // ENCODERS
     dataset, position = position % DATASETS, position // DATASETS
     task, position = list(METRICS)[position % 3], position // 3
@@ -109,7 +109,7 @@ def record(cell: int, rows: int, digest: str) -> Record:
 
 
 def rows_correct(folder: Path) -> int:
-    """How many rows of a store say that an image was correct, by a scan of one column."""
+    """Number of correct images in a store, by a scan of one column."""
     column = pyarrow.dataset.dataset(folder, format="parquet").to_table(columns=["correct"])["correct"]
     return int(pyarrow.compute.sum(column).as_py())
 

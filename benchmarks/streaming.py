@@ -1,8 +1,8 @@
-"""A run streams: memory and time per image from 100 to 10,000 images, each count in a process of its own.
+"""Memory and time per image of runs over 100 to 10,000 images, each count in a separate process.
 
 uv run python benchmarks/streaming.py --out benchmarks/results/streaming.json
 
-With `--clean` nothing is attacked, which leaves reading, judging and keeping of rows, for up to 100,000 images.
+With `--clean` nothing is attacked, which leaves reading, evaluation and rows, for up to 100,000 images.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SIDE = 32
 
 @final
 class Noise(rp.Dataset):
-    """Images of noise with a class and a depth map, made when they are asked for."""
+    """Images of noise with a class and a depth map, generated on access."""
 
     labels: ClassVar = {"classification": LabelSpace(classes=("a", "b", "c")), "depth": LabelSpace()}
     native_size: ClassVar = (SIDE, SIDE)
@@ -44,7 +44,7 @@ class Noise(rp.Dataset):
 
 
 def measure(count: int, attacks: list[str]) -> dict[str, Any]:
-    """Seconds an image, and MiB held at the most, of a run over that many images."""
+    """Seconds per image, and peak memory (MiB), of a run over that many images."""
     suite: dict[str, Any] = {"steps": 2, "head": {"train_limit": 64, "epochs": 1}, "sanity_images": 0}
     with tempfile.TemporaryDirectory() as out:
         data = f"{Path(__file__).resolve()}:Noise"
@@ -58,7 +58,7 @@ def measure(count: int, attacks: list[str]) -> dict[str, Any]:
 
 
 def peak_mib() -> float:
-    """Most memory this process has held; `getrusage` would begin with what its parent held."""
+    """Peak memory (MiB) of this process; `getrusage` would include the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
 

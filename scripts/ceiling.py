@@ -2,8 +2,8 @@
 
     python scripts/ceiling.py --encoder bundled:scenes --dataset scenes --task depth --limit 1000 --epochs 4
 
-The head is first fitted as `robustprobe run` fits it; then both learn from attacked images alone. Attacks in training
-raise the loss that the head is trained with. Prints the scores of that very head, clean and under the task's attack.
+The head is first fitted as `robustprobe run` fits it; then encoder and head are trained on attacked images alone, with
+attacks that maximise the training loss. Prints the scores of this head, clean and under the task-specific attack.
 """
 
 import argparse
@@ -36,7 +36,7 @@ HEAD_RATE = 1e-3
 
 
 def starting_model(chosen: argparse.Namespace) -> tuple[Model, Any]:
-    """The encoder under a head fitted as usual, and the size that images are served at."""
+    """The encoder with a head fitted as usual, and the size (H, W) that images are served at."""
     spec = HeadSpec(train_limit=chosen.train_limit)
     encoder = load_encoder(chosen.encoder).freeze()
     data = find_dataset(chosen.dataset, root=chosen.data_root)
@@ -47,7 +47,7 @@ def starting_model(chosen: argparse.Namespace) -> tuple[Model, Any]:
 
 
 def train_tensors(chosen: argparse.Namespace, size: Any) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W), and labels that are as large."""
+    """Images (N, 3, H, W), and labels at the size of the images."""
     data = load_dataset(chosen.dataset, root=chosen.data_root, split="train", limit=chosen.limit, size=size)
     parts = list(batches(data, BATCH))
     images = torch.cat([part.images for part in parts])
@@ -89,14 +89,14 @@ def train(model: Model, images: Tensor, labels: Tensor, chosen: argparse.Namespa
 
 
 def flip(values: Tensor, which: Tensor) -> Tensor:
-    """Images or label maps mirrored where `which` says so; class labels as they are."""
+    """Images or label maps, mirrored where `which` is true; class labels unchanged."""
     if values.ndim == 1:
         return values
     return torch.where(which.view(-1, *[1] * (values.ndim - 1)), values.flip(-1), values)
 
 
 def scores(model: Model, chosen: argparse.Namespace, size: Any) -> dict[str, list[float]]:
-    """The headline metric with its interval, clean and by eps."""
+    """The headline metric with its interval, clean and at each eps."""
     data = load_dataset(chosen.dataset, root=chosen.data_root, limit=chosen.test_limit, size=size)
     sizes = [parse_eps(eps) for eps in chosen.attack_eps]
     attack_specs = [

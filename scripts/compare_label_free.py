@@ -1,20 +1,20 @@
-"""Compare label-free objectives with the attacks that know the head, on all three tasks.
+"""Compare label-free objectives with task-specific attacks on classification, segmentation and depth.
 
     python scripts/compare_label_free.py                                # two encoders on generated scenes
     python scripts/compare_label_free.py --data photos --data-root ../shared/data
 
-One adversarial image is made for an image, and the heads of all its tasks judge it. `share` is the damage to the task's
-metric over that of the task's own sign-gradient attack with as many steps, at the same eps. Intervals are 95 % paired
-bootstraps over images, numerator and denominator together; `mean` averages the shares of the three tasks.
+One adversarial image is made per image and judged by the heads of all its tasks. `share` is the damage to the task's
+metric over that of the task-specific sign-gradient attack with as many steps, at the same eps. Intervals are
+95 % paired bootstraps over images, numerator and denominator together; `mean` averages the shares of the three tasks.
 
-An objective of the layout group attacks heads that nobody trained for a task: segmenters of tokens by their place in
-the image and by clusters of colour and place, fitted on unlabelled images with the recipe of real heads. Their labels
-are their own answers on the clean image. `layout-generated` fits them on generated scenes, whatever the data: an
-attack with it needs the encoder and the image alone.
+Objectives called `surrogate...` attack surrogate heads: segmentation heads of the position in the image and of clusters
+of colour and position, fitted on unlabelled images with the recipe of real heads. Their labels in the attack are their
+own predictions on the clean image. `surrogate`, as the attack of that name, fits them on generated scenes, whatever the
+data, so that it needs the encoder and the image alone; `surrogate-unlabelled` fits them on train images of the dataset.
 
 Measured on one shared core: an objective takes 10 to 25 s for 100 scenes, and 15 to 35 s for 48 small and twice 16
-large photographs. Everything here is thus about eight minutes for scenes and fifteen for photos, with heads already
-cached; fitting those takes two and four minutes more.
+large photographs. The whole comparison takes about eight minutes for scenes and fifteen for photos with cached
+heads; fitting these takes two and four minutes more.
 """
 
 import argparse
@@ -50,7 +50,7 @@ from robustprobe.probing.surrogate_heads import RECIPE, SURROGATE_TASKS, Surroga
 from robustprobe.tasks import Head, Model, load_task
 from robustprobe.tasks.base import fit_labels
 
-OWN = {"classification": "ce", "segmentation": "segpgd", "depth": "silog"}
+TASK_LOSSES = {"classification": "ce", "segmentation": "segpgd", "depth": "silog"}
 OPTIMISERS = {"sign": sign_gradient, "apgd": apgd}
 SETS = {
     "scenes": (("bundled:scenes", "bundled:scenes-deacl"), ("scenes",)),
@@ -63,8 +63,8 @@ Loss = Callable[[Features, Features, Entries, float], Tensor]
 Rows = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
-class Place(NamedTuple):
-    """An encoder, the images of one dataset it is attacked on, their judges, and unlabelled images beside them."""
+class Setting(NamedTuple):
+    """An encoder, the attacked images of one dataset, the models that judge them, and unlabelled train images."""
 
     encoder: Encoder
     ids: tuple[str, ...]
@@ -94,14 +94,15 @@ def tokens(features: Features) -> Tensor:
     return features.patches.flatten(2).transpose(1, 2)
 
 
-def prepare(encoder: Encoder, dataset: str, options: argparse.Namespace) -> Place:
+def prepare(encoder: Encoder, dataset: str, options: argparse.Namespace) -> Setting:
     """Heads, attacked images and unlabelled train images of a dataset."""
     found = find_dataset(dataset, root=options.data_root)
     size = found.fit_size(encoder.card.input_size, encoder.card.patch_size)
     limit = TRAIN_LIMIT.get(dataset)
     models = {
         task: robustprobe.fit_probe(encoder, dataset, task=task, root=options.data_root, train_limit=limit)
-        for task in found.labels
+        for task in TASK_LOSSES
+        if task in found.labels
     }
     # Dense photographs have three times the tokens: fewer of them.
     dense = max(1, round(size[0] * size[1] / (encoder.card.input_size[0] * encoder.card.input_size[1])))
@@ -109,7 +110,7 @@ def prepare(encoder: Encoder, dataset: str, options: argparse.Namespace) -> Plac
     (batch,) = batches(data, len(data))
     train = load_dataset(dataset, root=options.data_root, split="train", limit=BANK // dense, size=size)
     unlabelled = torch.cat([b.images for b in batches(train, CHUNK)])
-    return Place(encoder, tuple(batch.ids), batch.images, batch.targets, models, unlabelled)
+    return Setting(encoder, tuple(batch.ids), batch.images, batch.targets, models, unlabelled)
 
 
 @torch.no_grad()
@@ -119,9 +120,9 @@ def features_of(encoder: Encoder, images: Tensor) -> Features:
     return Features(torch.cat([f.cls for f in parts]), torch.cat([f.patches for f in parts]))
 
 
-def statistics(position: Place) -> Statistics:
+def statistics(setting: Setting) -> Statistics:
     """Natural variation of features over the unlabelled images."""
-    features = features_of(position.encoder, position.unlabelled)
+    features = features_of(setting.encoder, setting.unlabelled)
     flat = tokens(features).flatten(0, 1)
     flat = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:4096]]
     cls_std, std = features.cls.std(0) + 1e-6, flat.std(0) + 1e-6
@@ -133,17 +134,17 @@ def statistics(position: Place) -> Statistics:
 # --- distances
 
 
-def l2(position: Place, natural: Statistics) -> Loss:
+def l2(setting: Setting, natural: Statistics) -> Loss:
     """EmbedAttack: squared L2 of the class token and of the patch tokens, mean over tokens."""
     return lambda now, clean, entries, progress: embedding_distance(now, clean)
 
 
-def l2_class(position: Place, natural: Statistics) -> Loss:
+def l2_class(setting: Setting, natural: Statistics) -> Loss:
     """Squared L2 of the class token."""
     return lambda now, clean, entries, progress: class_distance(now, clean)
 
 
-def cosine_standardised(position: Place, natural: Statistics) -> Loss:
+def cosine_standardised(setting: Setting, natural: Statistics) -> Loss:
     """Cosine distance of class token and patch tokens, standardised with natural statistics."""
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
@@ -156,7 +157,7 @@ def cosine_standardised(position: Place, natural: Statistics) -> Loss:
 # --- contrast, pseudo-classes, random heads
 
 
-def contrast(position: Place, natural: Statistics, temperature: float = 0.1) -> Loss:
+def contrast(setting: Setting, natural: Statistics, temperature: float = 0.1) -> Loss:
     """InfoNCE of each token against its own clean self and 1,024 natural tokens, by squared distance; class too."""
     bank, cls_bank = natural.bank[:1024], natural.cls_bank
 
@@ -174,8 +175,8 @@ def contrast(position: Place, natural: Statistics, temperature: float = 0.1) -> 
     return loss
 
 
-def pseudo_classes(position: Place, natural: Statistics, count: int = 30, heads: int = 3) -> Loss:
-    """Cross-entropy of linear heads on k-means clusters of class tokens and of patch tokens, against clean answers."""
+def pseudo_classes(setting: Setting, natural: Statistics, count: int = 30, heads: int = 3) -> Loss:
+    """Cross-entropy of linear heads on k-means clusters of class and patch tokens, against clean predictions."""
     pairs = [
         (_cluster_head(natural.cls_bank, count, seed), _cluster_head(natural.bank, count, seed))
         for seed in range(heads)
@@ -193,8 +194,8 @@ def pseudo_classes(position: Place, natural: Statistics, count: int = 30, heads:
     return loss
 
 
-def random_heads(position: Place, natural: Statistics, heads: int = 20, classes: int = 10) -> Loss:
-    """Mean cross-entropy of random linear classifiers on standardised tokens, against their clean answers."""
+def random_heads(setting: Setting, natural: Statistics, heads: int = 20, classes: int = 10) -> Loss:
+    """Mean cross-entropy of random linear classifiers on standardised tokens, against their clean predictions."""
     generator = torch.Generator().manual_seed(1)
     width = len(natural.mean)
     on_class, on_tokens = (3 * torch.randn(width, heads * classes, generator=generator) / width**0.5 for _ in range(2))
@@ -229,24 +230,24 @@ def _cluster_head(points: Tensor, count: int, seed: int) -> Callable[[Tensor], T
     return lambda values: values @ fixed + offset
 
 
-# --- layout
+# --- surrogate heads
 
 
-def layout_head(encoder: Encoder, images: Tensor, features: Features, layout: SurrogateTask) -> Head:
-    """A segmenter of self-made classes, fitted as real heads are, at one learning rate."""
-    labels = surrogate_labels(layout, images)
-    task = load_task("segmentation", LabelSpace(classes=tuple(map(str, range(layout.classes)))))
+def surrogate_head(encoder: Encoder, images: Tensor, features: Features, kind: SurrogateTask) -> Head:
+    """A segmentation head of classes made from images alone, fitted as real heads are, at one learning rate."""
+    labels = surrogate_labels(kind, images)
+    task = load_task("segmentation", LabelSpace(classes=tuple(map(str, range(kind.classes)))))
     size = (labels.shape[1], labels.shape[2])
     data = probing.FeatureSet(features.cls, features.patches, {"segmentation": labels}, size)
     fit_job = probing.FitJob(task, RECIPE, encoder.card.widths, data, len(images), 0, torch.device("cpu"))
     return probing.train_heads(fit_job)[0].head
 
 
-def layout_on(position: Place, images: Tensor, parts: tuple[SurrogateTask, ...]) -> Loss:
-    """Mean SegPGD loss of layout heads, against their own answers on the clean image."""
-    features = features_of(position.encoder, images)
-    heads = [layout_head(position.encoder, images, features, part) for part in parts]
-    size = (position.images.shape[-2] // 4, position.images.shape[-1] // 4)
+def surrogate_loss(setting: Setting, images: Tensor, parts: tuple[SurrogateTask, ...]) -> Loss:
+    """Mean SegPGD loss of surrogate heads, against their own predictions on the clean image."""
+    features = features_of(setting.encoder, images)
+    heads = [surrogate_head(setting.encoder, images, features, part) for part in parts]
+    size = (setting.images.shape[-2] // 4, setting.images.shape[-1] // 4)
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
         total = torch.zeros(len(now.cls))
@@ -259,27 +260,27 @@ def layout_on(position: Place, images: Tensor, parts: tuple[SurrogateTask, ...])
     return loss
 
 
-def generated(position: Place) -> Tensor:
+def generated(setting: Setting) -> Tensor:
     """Generated scenes at the size of the attacked images."""
     data = load_dataset("scenes", split="train", limit=GENERATED)
     images = torch.cat([batch.images for batch in batches(data, CHUNK)])
-    size = (position.images.shape[-2], position.images.shape[-1])
+    size = (setting.images.shape[-2], setting.images.shape[-1])
     return images if images.shape[-2:] == size else F.interpolate(images, size=size, mode="bilinear")
 
 
-def layout_rows(position: Place, natural: Statistics) -> Loss:
-    """One layout head: five rows."""
-    return layout_on(position, position.unlabelled, (SurrogateTask("rows", 5),))
+def surrogate_rows(setting: Setting, natural: Statistics) -> Loss:
+    """One surrogate head: five rows."""
+    return surrogate_loss(setting, setting.unlabelled, (SurrogateTask("rows", 5),))
 
 
-def layout(position: Place, natural: Statistics) -> Loss:
-    """Six layout heads, fitted on unlabelled train images."""
-    return layout_on(position, position.unlabelled, SURROGATE_TASKS)
+def surrogate_unlabelled(setting: Setting, natural: Statistics) -> Loss:
+    """Six surrogate heads, fitted on unlabelled train images."""
+    return surrogate_loss(setting, setting.unlabelled, SURROGATE_TASKS)
 
 
-def layout_and_class(position: Place, natural: Statistics) -> Loss:
-    """`surrogate`, and the cosine distance of the standardised class token."""
-    dense = layout(position, natural)
+def surrogate_and_class(setting: Setting, natural: Statistics) -> Loss:
+    """`surrogate-unlabelled` plus the cosine distance of the standardised class token."""
+    dense = surrogate_unlabelled(setting, natural)
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
         (a, _), (b, _) = natural.standardised(now), natural.standardised(clean)
@@ -288,14 +289,14 @@ def layout_and_class(position: Place, natural: Statistics) -> Loss:
     return loss
 
 
-def layout_generated(position: Place, natural: Statistics) -> Loss:
-    """Six layout heads, fitted on generated scenes."""
-    return layout_on(position, generated(position), SURROGATE_TASKS)
+def surrogate(setting: Setting, natural: Statistics) -> Loss:
+    """Six surrogate heads, fitted on generated scenes."""
+    return surrogate_loss(setting, generated(setting), SURROGATE_TASKS)
 
 
-def l2_and_layout(position: Place, natural: Statistics) -> Loss:
-    """Logarithms of `l2` and of `layout-generated`, added: a step counts by what it multiplies, not by what it adds."""
-    dense = layout_generated(position, natural)
+def l2_and_surrogate(setting: Setting, natural: Statistics) -> Loss:
+    """Sum of the logarithms of `l2` and `surrogate`, so that relative changes count."""
+    dense = surrogate(setting, natural)
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
         moved = embedding_distance(now, clean)
@@ -304,9 +305,9 @@ def l2_and_layout(position: Place, natural: Statistics) -> Loss:
     return loss
 
 
-def geometric(position: Place, natural: Statistics) -> Loss:
-    """Logarithms of the class token's distance, of the patch tokens' distance, and of `layout-generated`, added."""
-    dense = layout_generated(position, natural)
+def geometric(setting: Setting, natural: Statistics) -> Loss:
+    """Sum of the logarithms of the class token's distance, the patch tokens' distance and `surrogate`."""
+    dense = surrogate(setting, natural)
 
     def loss(now: Features, clean: Features, entries: Entries, progress: float) -> Tensor:
         moved = (class_distance(now, clean) + 1e-6).log() + (patch_distance(now, clean) + 1e-6).log()
@@ -315,18 +316,18 @@ def geometric(position: Place, natural: Statistics) -> Loss:
     return loss
 
 
-OBJECTIVES: dict[str, Callable[[Place, Statistics], Loss]] = {
+OBJECTIVES: dict[str, Callable[[Setting, Statistics], Loss]] = {
     "l2": l2,
     "l2-cls": l2_class,
     "cosine-standardised": cosine_standardised,
     "contrast": contrast,
     "pseudo-classes": pseudo_classes,
     "random-heads": random_heads,
-    "layout-rows": layout_rows,
-    "surrogate": layout,
-    "layout-and-class": layout_and_class,
-    "layout-generated": layout_generated,
-    "l2-and-layout": l2_and_layout,
+    "surrogate-rows": surrogate_rows,
+    "surrogate-unlabelled": surrogate_unlabelled,
+    "surrogate-and-class": surrogate_and_class,
+    "surrogate": surrogate,
+    "l2-and-surrogate": l2_and_surrogate,
     "geometric": geometric,
 }
 
@@ -334,12 +335,12 @@ OBJECTIVES: dict[str, Callable[[Place, Statistics], Loss]] = {
 # --- attack and judge
 
 
-def label_free(position: Place, loss: Loss, images: Tensor) -> Objective:
+def label_free(setting: Setting, loss: Loss, images: Tensor) -> Objective:
     """A loss of features as an objective."""
-    clean = features_of(position.encoder, images)
+    clean = features_of(setting.encoder, images)
 
     def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
-        now = position.encoder(x)
+        now = setting.encoder(x)
         origin = Features(clean.cls[entries.rows], clean.patches[entries.rows])
         value = loss(now, origin, entries, progress)
         with torch.no_grad():
@@ -350,20 +351,20 @@ def label_free(position: Place, loss: Loss, images: Tensor) -> Objective:
     return judge
 
 
-def head_aware(position: Place, task: str, images: Tensor, first: int) -> Objective:
-    """The loss of the task's own attack."""
-    model = position.models[task]
+def task_specific(setting: Setting, task: str, images: Tensor, first: int) -> Objective:
+    """The loss of the task-specific attack."""
+    model = setting.models[task]
     size = (images.shape[-2], images.shape[-1])
-    labels = fit_labels(position.targets[task][first : first + len(images)], size)
+    labels = fit_labels(setting.targets[task][first : first + len(images)], size)
     victim = Victim(model, labels, model.task.space, model.task.attack_losses, task)
-    return task_objective(victim, OWN[task], images)
+    return task_objective(victim, TASK_LOSSES[task], images)
 
 
-def perturbed(position: Place, objective: Callable[[Tensor, int], Objective], options: argparse.Namespace) -> Tensor:
-    """Adversarial images; restarts keep the iterate the objective itself likes best."""
+def perturbed(setting: Setting, objective: Callable[[Tensor, int], Objective], options: argparse.Namespace) -> Tensor:
+    """Adversarial images; of all restarts the iterate with the largest objective."""
     found, eps = [], parse_eps(options.eps)
-    for first in range(0, len(position.images), CHUNK):
-        images, ids = position.images[first : first + CHUNK], position.ids[first : first + CHUNK]
+    for first in range(0, len(setting.images), CHUNK):
+        images, ids = setting.images[first : first + CHUNK], setting.ids[first : first + CHUNK]
         search = Search(Linf(eps), objective(images, first), options.steps, eps / 4)
         randomness, rows, result = PerImageRandom(options.seed, ids, "compare"), torch.arange(len(images)), None
         for run in range(options.restarts):
@@ -376,12 +377,12 @@ def perturbed(position: Place, objective: Callable[[Tensor, int], Objective], op
 
 
 @torch.no_grad()
-def judged(position: Place, images: Tensor) -> Rows:
-    """What every head of the place says of images."""
-    features = features_of(position.encoder, images)
+def judged(setting: Setting, images: Tensor) -> Rows:
+    """Rows of every head of the setting on images."""
+    features = features_of(setting.encoder, images)
     rows = {}
-    for name, model in position.models.items():
-        columns = model.task.rows(model.head(features, model.size), position.targets[name])
+    for name, model in setting.models.items():
+        columns = model.task.rows(model.head(features, model.size), setting.targets[name])
         rows[name] = {column: values.numpy() for column, values in columns.items()}
     return rows
 
@@ -395,14 +396,14 @@ def metric(task: str, rows: Mapping[str, NDArray[Any]], weights: NDArray[Any]) -
 
 
 class Line(NamedTuple):
-    """One objective on one task: the metric, and the share of the own attack's damage, each a value and resamples."""
+    """One objective on one task: the metric, and the share (1 + resamples,) of the task-specific attack's damage."""
 
     value: float
     share: NDArray[np.float64]
 
 
 def compared(task: str, clean: Rows, own: Rows, found: Rows) -> Line:
-    """Metric and share; the first of `share` is that of all images, the others are resamples."""
+    """Metric and share; the first of `share` is over all images, the others over resamples."""
     count = len(next(iter(found[task].values())))
     randomness = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     weights = np.concatenate([np.ones((1, count)), randomness])
@@ -416,30 +417,30 @@ def interval(share: NDArray[np.float64]) -> str:
     return f"{share[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def table(encoder: Encoder, positions: list[Place], options: argparse.Namespace) -> None:
-    """Prints a row an objective, tasks side by side."""
-    sources = [judged(position, position.images) for position in positions]
+def table(encoder: Encoder, settings: list[Setting], options: argparse.Namespace) -> None:
+    """Print one row per objective, tasks side by side."""
+    sources = [judged(setting, setting.images) for setting in settings]
     own: list[dict[str, Rows]] = []
-    for position, clean in zip(positions, sources, strict=True):
+    for setting, clean in zip(settings, sources, strict=True):
         found = {}
-        for task in position.models:
-            images = perturbed(position, lambda x, first, p=position, t=task: head_aware(p, t, x, first), options)  # type: ignore[misc]
-            found[task] = judged(position, images)
+        for task in setting.models:
+            images = perturbed(setting, lambda x, first, p=setting, t=task: task_specific(p, t, x, first), options)  # type: ignore[misc]
+            found[task] = judged(setting, images)
         own.append(found)
-        for task in position.models:
-            ones = np.ones(len(position.images))
+        for task in setting.models:
+            ones = np.ones(len(setting.images))
             scores = {name: float(metric(task, rows[task], ones)) for name, rows in {"clean": clean, **found}.items()}
             shown = ", ".join(f"{n if n == 'clean' else 'attack on ' + n} {v:.3f}" for n, v in scores.items())
-            print(f"{encoder.card.name} {task}, n={len(position.images)}: {shown}", flush=True)
-    naturals = [statistics(position) for position in positions]
+            print(f"{encoder.card.name} {task}, n={len(setting.images)}: {shown}", flush=True)
+    naturals = [statistics(setting) for setting in settings]
     for name in options.objective or OBJECTIVES:
         start = time.monotonic()
         lines: dict[str, Line] = {}
-        for position, natural, clean, known in zip(positions, naturals, sources, own, strict=True):
-            loss = OBJECTIVES[name](position, natural)
-            attacked = perturbed(position, lambda x, _, p=position, f=loss: label_free(p, f, x), options)  # type: ignore[misc]
-            rows = judged(position, attacked)
-            lines |= {task: compared(task, clean, known[task], rows) for task in position.models}
+        for setting, natural, clean, known in zip(settings, naturals, sources, own, strict=True):
+            loss = OBJECTIVES[name](setting, natural)
+            attacked = perturbed(setting, lambda x, _, p=setting, f=loss: label_free(p, f, x), options)  # type: ignore[misc]
+            rows = judged(setting, attacked)
+            lines |= {task: compared(task, clean, known[task], rows) for task in setting.models}
         mean = np.mean([line.share for line in lines.values()], axis=0)
         cells = " | ".join(f"{task[:5]} {line.value:.3f} {interval(line.share)}" for task, line in lines.items())
         seconds = time.monotonic() - start
@@ -450,9 +451,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=SETS, default="scenes")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--encoder", action="append", help="instead of the two bundled ones; may be given again")
-    parser.add_argument("--dataset", action="append", help="instead of all of --data; may be given again")
-    parser.add_argument("--objective", action="append", choices=OBJECTIVES, help="instead of all; may be given again")
+    parser.add_argument(
+        "--encoder", action="append", help="instead of the two bundled ones; can be given several times"
+    )
+    parser.add_argument("--dataset", action="append", help="instead of all of --data; can be given several times")
+    parser.add_argument(
+        "--objective", action="append", choices=OBJECTIVES, help="instead of all; can be given several times"
+    )
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--limit", type=int, default=64, help="images of 64 pixels; a third of it for larger ones")
     parser.add_argument("--eps", default="8/255")
@@ -464,8 +469,8 @@ def main() -> None:
     encoders, sets = SETS[options.data]
     for name in options.encoder or encoders:
         encoder = robustprobe.load_encoder(name)
-        positions = [prepare(encoder, dataset, options) for dataset in options.dataset or sets]
-        table(encoder, positions, options)
+        settings = [prepare(encoder, dataset, options) for dataset in options.dataset or sets]
+        table(encoder, settings, options)
 
 
 if __name__ == "__main__":

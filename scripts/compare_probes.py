@@ -1,4 +1,4 @@
-"""Compare an encoder with a randomly initialised twin and with raw pixels, under the same probes.
+"""Compare an encoder with the same architecture of random weights and with raw pixels, under the same probes.
 
 For the cards of the bundled encoders:
 
@@ -24,7 +24,7 @@ from robustprobe.probing import fit_probes, preprocessing_for, train_data
 
 
 class RawPixels(Encoder):
-    """CLS: the image at half size; patches: their own pixels."""
+    """Features without weights: CLS is the image at half size, patch tokens are the pixels of each patch."""
 
     def __init__(self, size: tuple[int, int], patch: int) -> None:
         widths = raw_widths(size, patch)
@@ -42,7 +42,7 @@ def raw_widths(size: tuple[int, int], patch: int) -> FeatureDims:
 
 
 def candidates(folder: Path) -> list[Encoder]:
-    """The encoder of a folder, its architecture before any training, and raw pixels."""
+    """The encoder of a folder, its architecture with random weights, and raw pixels."""
     trained = load_folder(folder, "trained")
     torch.manual_seed(0)
     untrained = build(Architecture.model_validate(read_card(folder)["architecture"]), "random weights")

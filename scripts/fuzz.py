@@ -1,8 +1,8 @@
-"""Long runs of the readers' fuzzer, guided by coverage: finds bytes on which anything but a UserError escapes.
+"""Fuzz one reader of files, guided by coverage: finds bytes that raise anything but a UserError.
 
 uv run --with atheris python -m scripts.fuzz READER [--seconds 300] [--found tests/unit/found]
 
-The readers are those of `tests/readers.py`. What is found is written to `--found`, where the tests take it up.
+The readers are those of `tests/readers.py`. Failing inputs are written to `--found`, where the tests pick them up.
 """
 
 import argparse

@@ -8,8 +8,8 @@ light). The first view has a share of its patches masked. Three terms are minimi
   (dense contrastive learning, Wang et al. 2021; Pinheiro et al. 2020);
 * L1 distance between predicted and true pixels of the masked patches (SimMIM, Xie et al. 2022).
 
-The bundled encoders were made by these two commands, in 26 and 37 minutes on two CPU cores that did other work as well;
-their cards say what to expect of them. A checkpoint is written every 100 steps; the same command continues from it.
+The bundled encoders were made by these two commands, in 26 and 37 minutes on two shared CPU cores; their cards have the
+expected scores. A checkpoint is written every 100 steps; the same command continues from it.
 
     python scripts/pretrain.py --data scenes --steps 800 --out training/scenes
     python scripts/pretrain.py --data photos --data-root ../shared/data --steps 500 --out training/photos
@@ -41,7 +41,7 @@ POINTS = 8
 
 
 class Pool(NamedTuple):
-    """Images `(N, A, 3, H, W)` uint8 in A appearances, the size of views, the batch, and every how many steps."""
+    """Images `(N, A, 3, H, W)` uint8 in A appearances, the size of views, the batch, and the steps between batches."""
 
     images: Tensor
     view: tuple[int, int]
@@ -57,7 +57,7 @@ class Views(NamedTuple):
 
 
 class Pretrainer(nn.Module):
-    """The encoder with the three heads that exist only in training."""
+    """The encoder with the three heads that are used in training only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
 
 
 def common_points(first: Tensor, second: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The same image points in the coordinates of both views, each `(B, count, 2)` in [-1, 1]."""
+    """Common image points in the coordinates of each of two views, both `(B, count, 2)` in [-1, 1]."""
     low = torch.maximum(*(t[:, :, 2] - t[:, :, :2].diagonal(dim1=1, dim2=2).abs() for t in (first, second)))
     high = torch.minimum(*(t[:, :, 2] + t[:, :, :2].diagonal(dim1=1, dim2=2).abs() for t in (first, second)))
     u = torch.rand(len(first), count, 2, device=first.device)

@@ -1,9 +1,10 @@
-"""DeACL behind a projector, as its authors' own code has it; an example of a defence in a file of one's own.
+"""DeACL behind a projector, as in its authors' code; an example of a defence in a user's own file.
 
     robustprobe harden --encoder bundled:scenes --dataset scenes --method scripts/projected.py:ProjectedDeacl --out OUT
 
 Encoders that can be downloaded come without the projector of their pre-training, so one is fitted to the frozen teacher
-first: InfoNCE between two random crops of each image (SimCLR, Chen et al. 2020). The student's copy learns with it.
+first: InfoNCE between two random crops of each image (SimCLR, Chen et al. 2020). The student's
+copy is trained with the student.
 """
 
 import copy
@@ -26,7 +27,7 @@ CROPS = 8
 
 @final
 class ProjectedDeacl(Defence):
-    """DeACL's two terms between projected class tokens. The teacher's projector stays as it was fitted."""
+    """DeACL's two terms between projected class tokens. The teacher's projector is frozen after its fit."""
 
     recipe: ClassVar = Recipe(optimiser="sgd", learning_rate=0.05, epochs=100, batch_size=256, eps=8 / 255, steps=5)
 
@@ -52,7 +53,7 @@ def distance(projector: nn.Module, a: list[Features], other: nn.Module, b: list[
 
 
 def fitted_projector(teacher: Encoder, images: Tensor) -> nn.Module:
-    """A projector of two layers that tells images (N, 3, H, W) apart, whichever crop is shown."""
+    """A two-layer projector, trained by InfoNCE to match two random crops of each image (N, 3, H, W)."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         crops = torch.stack([cropped_tokens(teacher, images) for _ in range(CROPS)])

@@ -218,7 +218,7 @@ def test_what_was_downloaded_is_read(tmp_path: Path, served: Path) -> None:
 
 def test_an_archive_that_is_not_the_official_one_is_refused(tmp_path: Path, served: Path) -> None:
     served.write_bytes(served.read_bytes() + b"x")
-    with pytest.raises(UserError, match=r"CIFAR10 could not be downloaded: .*or fetch the archive from https://"):
+    with pytest.raises(UserError, match=r"CIFAR10 could not be downloaded: .*or download the archive from https://"):
         find_dataset("cifar10", root=tmp_path / "data").download()
 
 

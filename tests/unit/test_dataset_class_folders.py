@@ -122,14 +122,14 @@ def test_imagenet_is_found_where_archives_unpack_to(tmp_path: Path, place: str) 
 def test_a_class_that_train_has_not_is_refused(tmp_path: Path) -> None:
     write_classes(tmp_path, {"train": 2})
     write_classes(tmp_path, {"test": 2}, ("cat", "horse"))
-    with pytest.raises(UserError, match=r"test/horse is no class of .*train; expected the same folders"):
+    with pytest.raises(UserError, match=r"test/horse is not a class of .*train; expected the same folders"):
         own(tmp_path)
 
 
 def test_images_without_class_folders_are_refused(tmp_path: Path) -> None:
     write_classes(tmp_path / "imagenet", {"train": 2})
     save(tmp_path / "imagenet" / "val" / "ILSVRC2012_val_00000001.JPEG", photo(0))
-    with pytest.raises(UserError, match=r"val has no folders of classes; see https.*moved into folders"):
+    with pytest.raises(UserError, match=r"val has no folders of classes; see https.*moved into one folder"):
         load_dataset("imagenet", root=tmp_path)
 
 

@@ -100,7 +100,7 @@ def cut_mat(folder: Path) -> None:
         (lambda folder: savemat(folder / "splits.mat", {"x": 1}), r"splits\.mat has no list testNdxs"),
         (lambda folder: (folder / "splits.mat").write_bytes(b"x"), r"splits\.mat has no list testNdxs"),
         (spoil_splits, "lists images that .* does not hold"),
-        (drop_depths, "has no rawDepths. Fetch the labelled"),
+        (drop_depths, "has no rawDepths. Download the labelled"),
         (cut_mat, r"labeled\.mat cannot be read"),
     ],
 )
@@ -189,7 +189,7 @@ def turned_map(folder: Path) -> None:
     ("spoil", "message"),
     [
         (lambda folder: (folder / "depth/test/0.png").unlink(), r"test/0\.jpg has no label map .*depth/test/0\.png"),
-        (grey_map, r"depth/test/0\.png has 8 bits a pixel; expected 16 bits"),
+        (grey_map, r"depth/test/0\.png has 8 bits per pixel; expected 16-bit"),
         (colour_map, r"depth/test/0\.png has shape .*; expected one channel"),
         (other_size, r"0\.jpg is 20 x 30 and its label .*0\.png is 5 x 7"),
         (turned_map, r"0\.jpg is 20 x 30 and its label .*0\.png is 30 x 20"),

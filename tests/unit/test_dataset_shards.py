@@ -129,8 +129,8 @@ def special(kind: bytes) -> tarfile.TarInfo:
         (lambda p: shard(p, ("a.cls", b"1")), "holds a without an image"),
         (lambda p: shard(p, ("a.png", IMAGE), ("a.jpg", IMAGE), ("a.cls", b"1")), "holds a twice"),
         (lambda p: shard(p, *A, ("b.cls", b"1"), ("b.png", IMAGE), ("a.txt", b"")), "two places"),
-        (lambda p: shard(p, ("a.png", IMAGE), ("a.cls", b"dog")), "expected the number of a class"),
-        (lambda p: shard(p, ("a.png", IMAGE), ("a.cls", b"1" * 10**6)), "expected the number of a class"),
+        (lambda p: shard(p, ("a.png", IMAGE), ("a.cls", b"dog")), "expected the index of a class"),
+        (lambda p: shard(p, ("a.png", IMAGE), ("a.cls", b"1" * 10**6)), "expected the index of a class"),
         (lambda p: shard(p, *A, extra=special(tarfile.SYMTYPE)), "a link, a device"),
         (lambda p: shard(p, *A, extra=special(tarfile.LNKTYPE)), "a link, a device"),
         (lambda p: shard(p, *A, extra=special(tarfile.CHRTYPE)), "a link, a device"),
@@ -155,7 +155,7 @@ def test_a_shard_that_is_cut_off_or_damaged_does_not_end_early(tmp_path: Path) -
         whole[: starts[4] + 5] + b"?" + whole[starts[4] + 6 :],
     ):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"cut off or damaged after|cannot be read"):
+        with pytest.raises(UserError, match=r"truncated or damaged after|cannot be read"):
             load_dataset(f"webdataset:{tmp_path}")
 
 

@@ -231,5 +231,5 @@ def test_devices_are_found_or_refused() -> None:
     assert find_device("cpu") == CPU
     assert find_device("auto").type in ("cpu", "cuda")
     for name in ("gpu", "cuda:99", "", "meta:x"):
-        with pytest.raises(UserError, match=f"device '{name}' is not to be had here: .*Use cpu"):
+        with pytest.raises(UserError, match=f"device '{name}' is not available on this machine: .*Use cpu"):
             find_device(name)

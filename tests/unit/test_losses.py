@@ -1,4 +1,4 @@
-"""Losses are finite, one number an image, and sensitive to what they must be sensitive to."""
+"""Losses are finite, one number per image, and sensitive to what they must be sensitive to."""
 
 from collections.abc import Callable
 
@@ -266,7 +266,7 @@ def test_targeted_losses_raise_the_goal(name: str) -> None:
 @pytest.mark.parametrize(("name", "classes"), [("dlr", 2), ("targeted-dlr", 3)])
 def test_dlr_with_too_few_classes_is_an_error_that_names_another_loss(name: str, classes: int) -> None:
     loss = load_task("classification", SPACE).attack_losses.losses[name]
-    with pytest.raises(UserError, match=f"{name} needs {classes + 1} classes or more, the model has {classes}; take"):
+    with pytest.raises(UserError, match=f"{name} needs {classes + 1} classes or more, the model has {classes}; use"):
         loss(torch.zeros(1, classes), aim_at(torch.zeros(1, dtype=torch.int64)))
 
 

@@ -193,7 +193,7 @@ def test_pickles_of_other_arrays_than_whole_numbers_are_refused(kind: Any) -> No
 def test_a_list_of_files_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
     folder = write_camvid(tmp_path / "camvid", {"train": 4, "test": 1, "val": 1})
     (folder / "test.txt").write_text("/test/../../../secret.png testannot/test_0.png\n")
-    with pytest.raises(UserError, match=r"test\.txt line 1 leads out of the dataset's folder"):
+    with pytest.raises(UserError, match=r"test\.txt line 1 points outside the dataset's folder"):
         load_dataset("camvid", root=tmp_path)
 
 

@@ -42,7 +42,7 @@ def size_text(size: tuple[int, int] | int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words a person plans by."""
+    """Seconds in rounded words."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -70,7 +70,7 @@ class Display:
         self.bars.stop()
 
     def say(self, text: str) -> None:
-        """Tell in a line what happened on the way."""
+        """Print a line about something that happened during the run."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def update(self, progress: RunProgress) -> None:

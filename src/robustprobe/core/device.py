@@ -1,4 +1,4 @@
-"""Which device work runs on, what a call takes there, and memory given back."""
+"""Devices: their choice by name, time of a call, peak memory, and the return of free memory."""
 
 import ctypes
 import os
@@ -14,12 +14,12 @@ from robustprobe.core.errors import UserError
 
 # A measurement that takes longer is not repeated.
 SLOW_SECONDS = 0.5
-# What Linux tells a process of itself.
+# Linux's interface to the memory statistics of this process.
 PROCESS = Path("/proc/self")
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Seconds of a call: of the first where it is slow, else the mean of two that follow it warm."""
+    """Seconds of a call: of the first if it is slow, else the mean of two more calls after this warm-up."""
     start = time.monotonic()
     call()
     first = time.monotonic() - start
@@ -31,10 +31,10 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name; `auto` is CUDA where there is one.
+    """The device of a name; `auto` is CUDA where it is available, else the CPU.
 
     Raises:
-        UserError: no such device on this machine.
+        UserError: the device is not available on this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,18 +42,20 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' is not to be had here: {str(error).splitlines()[0]}. Use cpu.") from error
+        raise UserError(
+            f"device '{name}' is not available on this machine: {str(error).splitlines()[0]}. Use cpu."
+        ) from error
     return device
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @final
 class PeakMemory:
-    """Most memory held from now on: on a GPU of tensors there, on a CPU by this process, where Linux tells."""
+    """Peak memory in bytes from now on: of tensors on a GPU; of the whole process on a CPU, on Linux only."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.known = device, True
@@ -67,7 +69,7 @@ class PeakMemory:
 
     @property
     def bytes(self) -> int | None:
-        """The peak so far; None where it cannot be told."""
+        """The peak so far; None where it is unknown."""
         if not self.known:
             return None
         if self.device.type == "cuda":
@@ -80,10 +82,10 @@ class PeakMemory:
 
 
 def return_free_memory() -> None:
-    """Gives memory that is free back to the system, where the C library is glibc.
+    """Return free memory to the operating system, where the C library is glibc.
 
-    It keeps what threads that read images have freed, in pieces, for each of them: a run over 10,000 images grew to
-    2.1 GB without this.
+    glibc keeps the memory that reading threads have freed, in fragments per thread: without this call a run over 10,000
+    images grew to 2.1 GB.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

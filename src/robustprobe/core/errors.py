@@ -1,19 +1,19 @@
-"""Errors that are the user's to mend: one message, no traceback."""
+"""Errors that the user can correct: one message, no traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what was asked or given. The message says what came, what was expected and what to do."""
+    """A mistake in the input. The message says what was given, what was expected and what to do."""
 
 
 class UnwritableError(UserError):
-    """Results cannot be written. What is there is whole; whatever a run does next could not be kept either."""
+    """Results cannot be written: the disk is full or read-only. Files written before are whole; the run must stop."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the known name that is most like this one; empty where none is."""
+    """` Did you mean 'x'?` for the known name that is most similar; empty where none is similar."""
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
 

@@ -1,4 +1,4 @@
-"""Image files that others made: opened with their format and size checked before a pixel is decoded."""
+"""Safe reading of image files from others: format and size are checked before any pixel is decoded."""
 
 import warnings
 from pathlib import Path
@@ -8,21 +8,21 @@ from PIL import Image
 
 from robustprobe.core.errors import UserError
 
-# Pillow knows some that start other programs (EPS) or are of no use here.
+# Pillow's other formats start other programs (EPS) or are not needed.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
-# 89 million, where Pillow begins to warn: an RGB image of a quarter of a GiB.
+# 89 million, from where Pillow warns: an RGB image of a quarter of a GiB.
 MOST_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 
-# What it warns of is an error here.
+# `check_pixels` raises an error instead of Pillow's warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def opened(source: Path | IO[bytes], formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """An image whose header has been read.
+    """An image with only its header read.
 
     Raises:
         UserError: more than `MOST_PIXELS`.
-        OSError: no image of these formats, or what Pillow raises.
+        OSError: not an image of these formats, or another error of Pillow.
     """
     try:
         image = Image.open(source, formats=formats)
@@ -37,7 +37,7 @@ def check_pixels(height: int, width: int, what: str) -> None:
     if height * width > MOST_PIXELS:
         raise UserError(
             f"{what} would have {height} x {width} pixels; at most {MOST_PIXELS:,} are read, because a small file can "
-            "declare any number. Replace it, or make it smaller."
+            "declare any number. Replace it, or reduce its size."
         )
 
 

@@ -1,4 +1,4 @@
-"""Suites that come with robustprobe, and suites in files."""
+"""Suites by name or file, and parts of them."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ def find_suite(name: str) -> Suite:
 def narrowed(suite: Suite, patterns: Sequence[str]) -> Suite:
     """The suite with only those encoders, datasets and attacks that match a pattern.
 
-    Encoders, datasets and attacks that no pattern speaks of stay.
+    Where no pattern matches any encoder, all encoders stay; likewise for datasets and attacks.
 
     Raises:
-        UserError: a pattern that matches nothing.
+        UserError: a pattern matches nothing.
     """
     attacks = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
     names = {

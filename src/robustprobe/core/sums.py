@@ -1,4 +1,4 @@
-"""Sums for each image that come out the same for an image alone and among others."""
+"""Batch-invariant sums per image: the same bits for an image alone and in a batch."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -8,16 +8,17 @@ from torch import Tensor
 
 
 def image_sums(values: Tensor) -> Tensor:
-    """Sum of each image's values (B, ...), (B,).
+    """Sum (B,) of the values (B, ...) of each image.
 
-    A lone image goes in twice: torch splits a sum with a single result among threads, and then rounds otherwise.
+    A single image is summed as one of two: torch splits a sum with a single result among threads, which rounds
+    differently.
     """
     flat = values.flatten(1)
     return flat.expand(2, -1).sum(1)[:1] if len(flat) == 1 else flat.sum(1)
 
 
 def sum_of(values: Sequence[Tensor]) -> Tensor:
-    """Sum of tensors (B,), one after another: a reduction across a stack rounds by the place in the batch."""
+    """Sum of tensors (B,), one after another: a reduction across a stack rounds by the index in the batch."""
     return reduce(torch.add, values)
 
 

@@ -1,4 +1,4 @@
-"""Threat models: which images count as perturbed versions of an image, and how to move among them."""
+"""Threat models: which perturbed images are allowed, and steps and projections among them."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from robustprobe.core.sums import image_sums
 
 
 def image_generator(seed: int, image_id: str, *purpose: object) -> torch.Generator:
-    """The random stream of one image and one purpose, whatever batch, order or device the image comes in."""
+    """The random stream of one image and one purpose, independent of batch, order and device."""
     key = "\0".join([str(seed), image_id, *(str(p) for p in purpose)])
     state = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 2**63
     return torch.Generator().manual_seed(state)
@@ -26,15 +26,15 @@ class Threat(ABC):
 
     @abstractmethod
     def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Random perturbations (B, 3, H, W) in the ball, one generator an image."""
+        """Random perturbations (B, 3, H, W) in the ball, with one generator per image."""
 
     @abstractmethod
     def stretch(self, perturbation: Tensor) -> Tensor:
-        """Perturbations scaled to the surface of the ball, image by image."""
+        """Perturbations scaled to the surface of the ball, per image."""
 
     @abstractmethod
     def ascend(self, images: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
-        """One step of steepest ascent, not yet projected; `step_size` may differ by image, (B, 1, 1, 1)."""
+        """One step of steepest ascent, without projection; `step_size` is one number or per image, (B, 1, 1, 1)."""
 
     @abstractmethod
     def clip(self, perturbation: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Threat(ABC):
 
     @final
     def cast(self, adversarial: Tensor, images: Tensor) -> Tensor:
-        """`adversarial` in the dtype of `images`, rounded towards them where rounding would leave the ball."""
+        """`adversarial` in the dtype of `images`, rounded towards `images` where rounding would leave the ball."""
         cast = adversarial.to(images.dtype)
         if cast.dtype in (torch.float32, torch.float64):
             return cast
@@ -65,7 +65,7 @@ class Threat(ABC):
 
 @final
 class Linf(Threat):
-    """Every pixel value may move by at most eps."""
+    """Every pixel value may change by at most eps."""
 
     def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         randomness = [torch.rand(images.shape[1:], generator=g) for g in generators]
@@ -89,10 +89,10 @@ class Linf(Threat):
 
 @final
 class L2(Threat):
-    """The squared changes of all values of an image may add up to at most eps squared."""
+    """The L2 norm of the perturbation of an image is at most eps."""
 
     def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Uniform in the ball: a Gaussian direction, and a radius that spreads points evenly over the volume."""
+        """Uniform in the ball: a Gaussian direction, and a radius distributed as in the volume of the ball."""
         randomness = [torch.randn(images.shape[1:], generator=g) for g in generators]
         radii = torch.tensor([float(torch.rand(1, generator=g, dtype=torch.float64)) for g in generators])
         share = radii.to(images) ** (1 / images[0].numel())
@@ -106,7 +106,7 @@ class L2(Threat):
 
     def clip(self, perturbation: Tensor) -> Tensor:
         size = self.size(perturbation)
-        # Rounding of the product could leave the ball by a few units in the last place.
+        # The rounded product could lie outside the ball by a few units in the last place.
         inside = self.eps * (1 - 4 * torch.finfo(perturbation.dtype).eps) / size.clamp(min=TINY)
         return perturbation * over_image(torch.where(size > self.eps, inside, 1.0))
 
@@ -117,7 +117,7 @@ class L2(Threat):
         return L2(self.eps * factor)
 
     def _unit(self, direction: Tensor) -> Tensor:
-        # Gradients may be too small to be squared in float32.
+        # The squares of small gradients underflow in float32.
         direction = direction / over_image(direction.abs().flatten(1).amax(1)).clamp(min=TINY)
         return direction / over_image(self.size(direction)).clamp(min=TINY)
 
@@ -127,7 +127,7 @@ TINY = 1e-30
 
 
 def over_image(values: Tensor) -> Tensor:
-    """One value an image, (B,), as (B, 1, 1, 1)."""
+    """One value per image, (B,), as (B, 1, 1, 1)."""
     return values[:, None, None, None]
 
 

@@ -1,4 +1,4 @@
-"""The values that pass between rooms."""
+"""Data types that several rooms share: features, samples, batches, label spaces, attack losses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ Made = TypeVar("Made")
 
 
 class Features(NamedTuple):
-    """What an encoder says of a batch: `cls` (B, D) and `patches` (B, D, h, w)."""
+    """Output of an encoder for a batch: class tokens `cls` (B, D) and patch tokens `patches` (B, D, h, w)."""
 
     cls: Tensor
     patches: Tensor
@@ -24,10 +24,11 @@ class FeatureDims(NamedTuple):
 
 
 class HeadDesign(NamedTuple):
-    """What of the features a head reads, and what it does with them first.
+    """Which features a head reads, and how they are prepared.
 
     `layers` counts blocks from the last; `pooling` is `cls`, `patch` or `cls+patch`; `standardise` puts a BatchNorm
-    before the linear layer; `upsample` enlarges maps before what is not linear.
+    before the linear layer; `upsample` is the factor by which
+    maps are enlarged before the non-linear part of the head.
     """
 
     layers: int = 1
@@ -39,7 +40,7 @@ class HeadDesign(NamedTuple):
 class Sample(NamedTuple):
     """One image of a dataset.
 
-    `image` is (3, H, W) float32 in [0, 1] on the 8-bit grid; `targets` maps a task to its label, as the task wants it:
+    `image` is (3, H, W) float32 in [0, 1] on the 8-bit grid; `targets` maps a task to its label, as the task defines:
     classification a scalar int64, segmentation (h, w) int64, depth (h, w) float32 in metres with 0 where there is no
     valid depth, normals (3, h, w) float32 unit vectors with zeros where there is none.
     """
@@ -59,7 +60,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """What the labels of one task mean in one dataset. Depths are in metres."""
+    """The meaning of the labels of one task in one dataset: class names, ignored index, range of depths in metres."""
 
     classes: tuple[str, ...] = ()
     ignore_index: int = 255
@@ -69,8 +70,8 @@ class LabelSpace:
 
 @dataclass(frozen=True)
 class LossContext:
-    """What an attack's loss is told beside the model's output: labels and what they mean, the share of steps already
-    done, and for targeted losses of a classifier the classes (B,) to move towards.
+    """Input of an attack's loss beside the model's output: labels `target` and their label space, the share of steps
+    done (`progress`, from 0 to 1), and for targeted losses of a classifier the target classes `goal` (B,).
     """
 
     target: Tensor
@@ -80,18 +81,18 @@ class LossContext:
     _shared: dict[str, tuple[Tensor, Any]] = field(default_factory=dict)
 
     def shared(self, name: str, output: Tensor, make: Callable[[], Made]) -> Made:
-        """What several losses of one output are made of: made once."""
+        """A quantity that several losses of one output need, computed once by `make`."""
         if name not in self._shared or self._shared[name][0] is not output:
             self._shared[name] = (output, make())
         return cast(Made, self._shared[name][1])
 
 
 AttackLoss = Callable[[Tensor, LossContext], Tensor]
-"""An output and a `LossContext` to one number per image, (B,), that an attack raises."""
+"""An output and a `LossContext` to one number per image, (B,), which an attack maximises."""
 
 
 class EnsembleMember(NamedTuple):
-    """One attack of the `ensemble` of a task: a loss and what raises it.
+    """One attack of the `ensemble` of a task: a loss and its optimiser.
 
     `share` multiplies the steps of the attack's spec, `runs` its restarts.
     """
@@ -103,13 +104,13 @@ class EnsembleMember(NamedTuple):
 
 
 class AttackLosses(NamedTuple):
-    """How a task wants to be attacked.
+    """How a task is attacked.
 
-    `losses` by name, the default first; those in `targeted` need a goal class. `damage` grows as the task's score gets
-    worse: attacks return the iterate with most of it. `step_loss`, for losses whose weights change with the steps, is
-    what adaptive steps compare instead. `success` marks images whose score cannot get worse, where there is such a
-    point. `black_box` names the loss of `square`, and `ensemble` lists the attacks of `ensemble`, cheap ones first;
-    where they are not given, it is the default loss, raised by Auto-PGD.
+    `losses` by name, the default first; those in `targeted` need a target class. `damage` grows as the task's score
+    gets worse: attacks return the iterate with the largest damage. `step_loss` replaces the loss in the comparisons of
+    adaptive steps, for losses whose weights change with the steps. `success` marks images whose score cannot get worse,
+    for tasks where that exists. `black_box` names the loss of `square`, and `ensemble` lists the members of the attack
+    `ensemble`, cheap ones first; by default both use the default loss, `ensemble` with Auto-PGD.
     """
 
     losses: Mapping[str, AttackLoss]
@@ -127,7 +128,7 @@ class AttackLosses(NamedTuple):
 
 
 class SanityCheck(NamedTuple):
-    """One check: its name, what was measured, whether that is as it should be, and what it means in a sentence."""
+    """One sanity check: its name, the measured value, whether it passed, and its meaning in a sentence."""
 
     name: str
     value: float
@@ -136,7 +137,7 @@ class SanityCheck(NamedTuple):
 
 
 class LabelStatistics(NamedTuple):
-    """What labels of many images hold: distinct values in ascending order, and how many entries count, of how many."""
+    """Statistics of labels of many images: distinct values in ascending order, number of used and of all entries."""
 
     values: Tensor
     used: int

@@ -1,6 +1,6 @@
-"""The two official editions of CIFAR beside parquet: Python pickles and binary rows."""
+"""The official archives of CIFAR: Python pickles and binary rows."""
 
-import pickle  # only its Python version, which keeps what it remembers in a dictionary
+import pickle  # only its pure-Python unpickler, see `ArrayUnpickler`
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -21,35 +21,35 @@ NUMBERS = ("u1", "i4", "i8")
 
 
 def plain_type(code: bytes | str, *_: Any) -> np.dtype[Any]:
-    """The type of pixels or labels. Raises UserError for any other: of objects, say, or made of parts."""
+    """The dtype of pixels or labels. Raises UserError for any other, such as objects or structures."""
     name = code.decode("latin-1") if isinstance(code, bytes) else str(code)
     if name not in NUMBERS:
-        raise UserError(f"a pickle holds an array of type {name[:20]}, which official files do not. Fetch it again.")
+        raise UserError(f"a pickle holds an array of type {name[:20]}, which official files do not. Download it again.")
     return np.dtype(name)
 
 
 @final
 class ArrayUnpickler(pickle._Unpickler):
-    """Admits containers and arrays of whole numbers only: loading any other pickle may run code.
+    """Unpickles containers and integer arrays only: loading any other pickle may run code.
 
-    Python's own one: the fast one makes room for as many objects as a file of a few bytes says it has.
+    A subclass of the pure-Python unpickler: the C version allocates memory for as many objects as a file declares.
     """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):
-            # How Python 3 writes bytes for Python 2. Other codecs would be imported by name.
+            # Python 3 writes bytes this way for Python 2. Other codecs would be imported by name.
             return lambda text, codec: text.encode("latin-1")
         if name == "dtype" and module == "numpy":
             return plain_type
         if (module, name) in ARRAY_PARTS:
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         raise UserError(
-            f"a pickle asks for {module}.{name}, which official files do not; it is not loaded. Fetch the file again."
+            f"a pickle asks for {module}.{name}, which official files do not; it is not loaded. Download it again."
         )
 
 
 def pickles(folder: Path, names: Sequence[str], labels: bytes) -> TableEdition:
-    """Python files, each a dictionary with `data` (N, 3072) and the labels under the given key."""
+    """Pickled dictionaries with `data` (N, 3072) and the labels under the given key."""
 
     def read(files: Sequence[Path]) -> ImageTable:
         parts = []
@@ -63,14 +63,14 @@ def pickles(folder: Path, names: Sequence[str], labels: bytes) -> TableEdition:
 
 
 def binary(folder: Path, names: Sequence[str], label_bytes: int) -> TableEdition:
-    """Binary files of rows: label bytes, of which the last counts, then 3072 bytes of red, green and blue planes."""
+    """Binary files of rows: label bytes, of which the last is used, then 3072 bytes of red, green and blue planes."""
 
     def read(files: Sequence[Path]) -> ImageTable:
         parts = []
         for path in files:
             stored = np.fromfile(path, np.uint8)
             if stored.size % (label_bytes + PIXELS):
-                raise UserError(f"{path} has {stored.size} bytes, not a whole number of rows. Fetch the file again.")
+                raise UserError(f"{path} has {stored.size} bytes, not a whole number of rows. Download the file again.")
             parts.append(stored.reshape(-1, label_bytes + PIXELS))
         rows = np.concatenate(parts)
         return pixel_table(rows[:, label_bytes - 1], rows[:, label_bytes:].reshape(-1, *SHAPE), str(folder))

@@ -1,4 +1,4 @@
-"""Photographs in a folder for each class."""
+"""Classification datasets stored as one folder per class."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,19 +15,19 @@ from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 
 
 class ClassMember(NamedTuple):
-    """An image, by its path below the dataset's folder, and its class."""
+    """An image, by its path relative to the dataset's folder, and the index of its class."""
 
     id: str
     label: int
 
 
 class ClassFolderDataset(Dataset):
-    """Classes are the folders' names in order. Images are served as squares from their centre."""
+    """Classes are the sorted names of the folders. Images are served as square centre crops."""
 
     crop: ClassVar = "centre"
     native_size: ClassVar = (224, 224)
     turned: ClassVar[bool]
-    """Whether images are turned as their EXIF orientation says."""
+    """Whether images are rotated by their EXIF orientation."""
 
     @cached_property
     def labels(self) -> dict[str, LabelSpace]:
@@ -65,7 +65,7 @@ class ClassFolderDataset(Dataset):
 
     @cached_property
     def _classes(self) -> Sequence[str]:
-        # Of train, where it is there: a class that heads never saw is a mistake in the other splits.
+        # Of train, if it exists: a class that is not in train is an error in the other splits.
         return self._class_folders(self._official[0])
 
     def _class_folders(self, split: Split) -> list[str]:
@@ -87,7 +87,7 @@ class ClassFolderDataset(Dataset):
         for name in self._class_folders(split):
             if name not in place:
                 raise UserError(
-                    f"{self.folder / split / name} is no class of {self.folder / self._official[0]}; "
+                    f"{self.folder / split / name} is not a class of {self.folder / self._official[0]}; "
                     "expected the same folders of classes in every split. Rename or remove it."
                 )
             files = image_names(self.folder / split / name)

@@ -1,4 +1,4 @@
-"""Downloads by torchvision, which checks what arrives."""
+"""Downloads by torchvision, which verifies checksums."""
 
 import tarfile
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from robustprobe.core.errors import UserError
 
 
 def fetch(name: str, folder: Path, homepage: str, **options: Any) -> None:
-    """Let the torchvision dataset of this name fetch and check its official archive into `folder`.
+    """Download and verify the official archive of the torchvision dataset `name` into `folder`.
 
     Raises:
-        UserError: the archive did not arrive, or is not the official one.
+        UserError: the download failed, or the archive is not the official one.
     """
     import torchvision
 
@@ -25,17 +25,17 @@ def fetch(name: str, folder: Path, homepage: str, **options: Any) -> None:
             getattr(torchvision.datasets, name)(folder, download=True, **options)
     except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
         raise UserError(
-            f"{name} could not be downloaded: {error}. Try again, or fetch the archive from {homepage} "
+            f"{name} could not be downloaded: {error}. Try again, or download the archive from {homepage} "
             f"and unpack it into {folder}."
         ) from error
 
 
 @contextmanager
 def inside_only() -> Iterator[None]:
-    """Within it, archives are unpacked into their folder alone. Raises UserError where Python cannot do so.
+    """Context that lets archives be unpacked into their own folder only. Raises UserError if Python lacks the filter.
 
-    Whoever unpacks them: a member with an absolute name or `..`, a link that leads out, and a device are errors.
-    Python does so with zip archives, and from 3.14 on with tar archives too.
+    Members with an absolute name or `..`, links that point outside, and devices are errors, also in torchvision's code.
+    Python does this by default for zip archives, and from 3.14 on for tar archives too.
     """
     if not hasattr(tarfile, "data_filter"):
         raise UserError("Python 3.11.4 or newer is needed to unpack archives safely; unpack it yourself, or update.")

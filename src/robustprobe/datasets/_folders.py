@@ -1,4 +1,4 @@
-"""Folders of files, listed by name without opening one."""
+"""Listing of images and label maps in folders, without opening a file."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from robustprobe.datasets._images import IMAGE_SUFFIXES
 
 
 class ImageAndLabel(NamedTuple):
-    """An image and its label map. `key` is what it is held out by."""
+    """An image and its label map. `key` decides whether it belongs to the held-out part of train."""
 
     id: str
     image: Path
@@ -22,7 +22,7 @@ def require(path: Path, layout: str) -> Path:
     """`path`, if it exists.
 
     Raises:
-        UserError: it does not; the message describes the expected layout.
+        UserError: it does not exist; the message describes the expected layout.
     """
     if not path.exists():
         raise UserError(f"no {path}; expected {layout}. Give the folder that holds the datasets with --data-root.")
@@ -30,14 +30,14 @@ def require(path: Path, layout: str) -> Path:
 
 
 def image_names(folder: Path) -> list[str]:
-    """Paths of the images below a folder, relative to it, in order; links are followed. Hidden files are left out."""
+    """Sorted paths of the images below a folder, relative to it. Links are followed, hidden files are left out."""
     return sorted(_walk(folder, "", set()))
 
 
 def _walk(folder: Path, prefix: str, above: set[str]) -> Iterator[str]:
     here = os.path.realpath(folder)
     if here in above:
-        return  # a link to a folder it lies in
+        return  # a link to a folder that contains it
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):

@@ -1,4 +1,4 @@
-"""Image files as they come: every mode, orientation and size."""
+"""Images, masks and depth maps from files of any mode, orientation and size."""
 
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,17 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """The image in 8-bit RGB. Transparency is dropped, as torchvision's loaders do; 16-bit grey keeps its high byte.
 
     Raises:
-        UserError: a mode whose range of values is not known.
+        UserError: a mode with an unknown range of values.
     """
     if image.mode == "F":
-        raise UserError(f"{shown(image)} holds floating-point numbers of unknown range; save it with 8 bits a channel.")
+        raise UserError(
+            f"{shown(image)} holds floating-point numbers of unknown range; save it with 8 bits per channel."
+        )
     if image.mode.startswith("I"):
         # Pillow clips 16-bit grey at 255 instead of scaling it.
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
-            raise UserError(f"{shown(image)} holds values outside 16 bits; save it with 8 bits a channel.")
+            raise UserError(f"{shown(image)} holds values outside 16 bits; save it with 8 bits per channel.")
         image = Image.fromarray((levels // 257).astype(np.uint8))
     return image.convert("RGB")
 
@@ -45,7 +47,9 @@ def to_tensor(image: Image.Image, size: Size) -> Tensor:
 
 
 def served_size(size: Size | int, stored: Size) -> Size:
-    """(H, W) an image of `stored` size is resized to; its shape is kept where only the shorter side is given."""
+    """The size (H, W) that an image of `stored` size is resized to; a single number sets the shorter side and keeps the
+    aspect ratio.
+    """
     if not isinstance(size, int):
         return size
     shorter = min(stored)
@@ -53,7 +57,7 @@ def served_size(size: Size | int, stored: Size) -> Size:
 
 
 def centre_crop(image: Image.Image, side: int) -> Image.Image:
-    """The central square of `side` pixels after the shorter side was resized to 256/224 of it."""
+    """The central square of `side` pixels, after resizing the shorter side to 256/224 of `side`."""
     shorter = int(side / CROP_SHARE)
     scale = shorter / min(image.size)
     width, height = (max(shorter, int(length * scale)) for length in image.size)
@@ -64,12 +68,12 @@ def centre_crop(image: Image.Image, side: int) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says."""
+    """The image rotated by its EXIF orientation."""
     return ImageOps.exif_transpose(image)
 
 
 def loaded(path: Path) -> Image.Image:
-    """The decoded image. Raises OSError naming the file where it is broken, whatever Pillow raises."""
+    """The decoded image. Raises OSError with the name of the file, whatever Pillow raises."""
     try:
         image = opened(path)
         image.load()
@@ -81,7 +85,8 @@ def loaded(path: Path) -> Image.Image:
 
 
 def open_matching(path: Path, shape: Size, label: Path) -> Image.Image:
-    """The image of a label map of `shape` (H, W): as stored, or turned as its EXIF says where only that matches.
+    """The image of a label map of `shape` (H, W): as stored, or rotated by its EXIF orientation if only
+    that matches.
 
     Raises:
         UserError: neither matches.
@@ -92,7 +97,7 @@ def open_matching(path: Path, shape: Size, label: Path) -> Image.Image:
             return candidate
     raise UserError(
         f"{path} is {image.height} x {image.width} and its label {label} is {shape[0]} x {shape[1]}; "
-        "expected the same size. Replace the wrong one."
+        "expected the same size. Replace one of them."
     )
 
 
@@ -100,31 +105,31 @@ def read_mask(path: Path) -> NDArray[Any]:
     """Class indices (h, w) of a grey or palette image; a palette's indices, not its colours.
 
     Raises:
-        UserError: a colour image, or one without whole numbers.
+        UserError: a colour image, or one of floating-point values.
     """
     mask = loaded(path)
     if mask.mode not in ("L", "P", "1") and not mask.mode.startswith("I"):
         raise UserError(
-            f"{path} is an image of mode {mask.mode}; expected class indices, one channel or a palette a pixel. "
-            "Fetch the mask as it was released, or convert its colours to indices."
+            f"{path} is an image of mode {mask.mode}; expected class indices in one channel, or a palette. "
+            "Download the mask again, or convert its colours to indices."
         )
     return np.array(mask)
 
 
 def read_depth(path: Path, scale: float) -> NDArray[np.float32]:
-    """Depth (h, w) in metres of a 16-bit PNG that stores `scale` units a metre.
+    """Depth (h, w) in metres of a 16-bit PNG that stores `scale` units per metre.
 
     Raises:
         UserError: more than one channel, or 8 bits.
     """
     stored = np.array(loaded(path))
     if stored.ndim != 2:
-        raise UserError(f"{path} has shape {stored.shape}; expected one channel, a depth a pixel. Replace it.")
+        raise UserError(f"{path} has shape {stored.shape}; expected one channel with a depth per pixel. Replace it.")
     if stored.dtype.itemsize < 2:
-        raise UserError(f"{path} has 8 bits a pixel; expected 16 bits of depth. Fetch the 16-bit depth maps.")
+        raise UserError(f"{path} has 8 bits per pixel; expected 16-bit depth. Download the 16-bit depth maps.")
     return (stored / scale).astype(np.float32)
 
 
 def shown(image: Image.Image) -> str:
-    """What to call an image in a message."""
+    """The name of an image in error messages."""
     return str(getattr(image, "filename", "")) or f"an image of mode {image.mode}"

@@ -1,4 +1,4 @@
-"""Text files that list the files of each sample on a line."""
+"""Text files that list the files of one sample per line."""
 
 from pathlib import Path
 
@@ -19,18 +19,18 @@ def read_list(path: Path, columns: str) -> list[list[str]]:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}. Fetch the list again.") from error
+        raise UserError(f"{path} cannot be read: {error}. Download the list again.") from error
     rows = [line.split() for line in text.splitlines() if line.strip()]
     for number, row in enumerate(rows, 1):
         if len(row) < len(columns.split()):
-            raise UserError(f"{path} line {number} is '{' '.join(row)}'; expected '{columns}'. Mend the list.")
+            raise UserError(f"{path} line {number} is '{' '.join(row)}'; expected '{columns}'. Correct the list.")
         if any(".." in Path(field).parts for field in row):
-            raise UserError(f"{path} line {number} leads out of the dataset's folder ('..'). Mend the list.")
+            raise UserError(f"{path} line {number} points outside the dataset's folder ('..'). Correct the list.")
     return rows
 
 
 def existing(folder: Path, rows: list[list[str]], columns: int) -> list[Path]:
-    """The listed files under `folder`, from the first columns of each row. Raises UserError for one that is missing."""
+    """Paths of the files in the first `columns` of each row. Raises UserError for a missing file."""
     paths = [folder / name.lstrip("/") for row in rows for name in row[:columns]]
     for path in paths:
         require(path, "the file that the list names")

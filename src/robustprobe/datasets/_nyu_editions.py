@@ -25,7 +25,7 @@ LISTS = {
     "test": ("nyu_test.txt", "nyudepthv2_test_files_with_gt.txt"),
 }
 SPLITS_KEYS: dict[str, str] = {"train": "trainNdxs", "test": "testNdxs"}
-# BTS blackens the white frame around the photographs when it writes them out of the MATLAB file.
+# BTS sets the white frame of the photographs to black when it exports them from the MATLAB file.
 FRAME_ROWS, FRAME_COLUMNS = slice(7, 474), slice(7, 632)
 
 
@@ -37,7 +37,7 @@ class RawDepth(NamedTuple):
 
 
 class NyuEdition(Protocol):
-    """The images of a split."""
+    """One published form of NYU Depth v2: the images and depths of a split."""
 
     @property
     def ids(self) -> list[str]: ...
@@ -48,13 +48,13 @@ class NyuEdition(Protocol):
 
 
 def list_of(folder: Path, split: str) -> Path | None:
-    """The list of the official `train` or `test`, if it is there."""
+    """The list file of the official `train` or `test`, if it exists."""
     return next((folder / name for name in LISTS[split] if (folder / name).is_file()), None)
 
 
 @final
 class ListedFiles:
-    """Lines of `rgb depth focal`, as BTS wrote them; depth is a 16-bit PNG in millimetres."""
+    """BTS's list files of `rgb depth focal`; depth is a 16-bit PNG in millimetres."""
 
     def __init__(self, folder: Path, split: Split) -> None:
         self.folder, self.split = folder, split
@@ -71,7 +71,9 @@ class ListedFiles:
         image, depth = (self.base_folder / name.lstrip("/") for name in self.rows[index][:2])
         metres = read_depth(depth, MILLIMETRES)
         if metres.shape != SHAPE:
-            raise UserError(f"{depth} has shape {metres.shape}; expected {SHAPE}, one depth in mm a pixel. Replace it.")
+            raise UserError(
+                f"{depth} has shape {metres.shape}; expected {SHAPE}, one depth in mm per pixel. Replace it."
+            )
         return RawDepth(open_matching(image, SHAPE, depth), metres)
 
     def files(self) -> list[Path]:
@@ -79,7 +81,7 @@ class ListedFiles:
 
     @property
     def base_folder(self) -> Path:
-        """The folder the list's names start from: BTS keeps train and test apart."""
+        """The folder that paths in the list are relative to: BTS uses one for train and one for test."""
         apart = self.folder / ("official_splits/test" if self.split == "test" else "sync")
         return apart if apart.is_dir() else self.folder
 
@@ -89,14 +91,16 @@ class ListedFiles:
 
 @final
 class LabelledMat:
-    """`nyu_depth_v2_labeled.mat` with `splits.mat`: raw depth, not in-filled, and the ids of BTS's lists.
+    """`nyu_depth_v2_labeled.mat` with `splits.mat`: raw depth, without in-painting, with the ids of BTS's lists.
 
     Images are read one by one: the file has 2.8 GB.
     """
 
     def __init__(self, folder: Path, split: Split) -> None:
         self.path, self.split = folder / "nyu_depth_v2_labeled.mat", split
-        self.splits = require(folder / "splits.mat", "splits.mat, the official 795 and 654 images, beside it")
+        self.splits = require(
+            folder / "splits.mat", "splits.mat, the official split into 795 and 654 images, beside it"
+        )
 
     @cached_property
     def members(self) -> list[tuple[str, int]]:
@@ -124,12 +128,12 @@ class LabelledMat:
         try:
             file = h5py.File(self.path, "r")
             missing = {"images", "rawDepths", "sceneTypes"} - set(file)
-            # Asked before anything is read: a small file can declare an array of any size.
+            # Shapes are checked before data is read: a small file can declare an array of any size.
             shapes = [] if missing else [file[name].shape for name in ("images", "rawDepths", "sceneTypes")]
         except Exception as error:
-            raise UserError(f"{self.path} cannot be read: {error}. Fetch the file again.") from error
+            raise UserError(f"{self.path} cannot be read: {error}. Download the file again.") from error
         if missing:
-            raise UserError(f"{self.path} has no {', '.join(sorted(missing))}. Fetch the labelled data set again.")
+            raise UserError(f"{self.path} has no {', '.join(sorted(missing))}. Download the labelled dataset again.")
         if shapes[0][1:] != (3, *SHAPE[::-1]) or shapes[1][1:] != SHAPE[::-1] or len(shapes[2]) != 2:
             raise UserError(f"{self.path} holds images {shapes[0]} and depths {shapes[1]}; expected 480 x 640.")
         return file
@@ -138,14 +142,14 @@ class LabelledMat:
         _, loadmat = matlab_readers()
         key = SPLITS_KEYS[split]
         try:
-            # MATLAB counts from 1.
+            # MATLAB's indices start at 1.
             if self.splits.stat().st_size > MOST_SPLITS:
                 raise ValueError(f"it has more than {MOST_SPLITS:,} bytes")
             rows = [int(number) - 1 for number in loadmat(self.splits, variable_names=[key])[key].flatten()]
         except Exception as error:
-            raise UserError(f"{self.splits} has no list {key}: {error}. Fetch the file again.") from error
+            raise UserError(f"{self.splits} has no list {key}: {error}. Download the file again.") from error
         if not all(0 <= row < len(self.stored["images"]) for row in rows):
-            raise UserError(f"{self.splits} lists images that {self.path} does not hold. Fetch both again.")
+            raise UserError(f"{self.splits} lists images that {self.path} does not hold. Download both again.")
         return sorted((f"{self._scene(row)}/rgb_{row:05d}", row) for row in rows)
 
     def _scene(self, row: int) -> str:
@@ -155,7 +159,9 @@ class LabelledMat:
                 raise ValueError(f"a name of {letters.size} letters")
             return "".join(chr(letter) for letter in letters[()].flatten())
         except Exception as error:
-            raise UserError(f"{self.path} names no scene for image {row}: {error}. Fetch the file again.") from error
+            raise UserError(
+                f"{self.path} has no scene name for image {row}: {error}. Download the file again."
+            ) from error
 
 
 def matlab_readers() -> tuple[Any, Any]:

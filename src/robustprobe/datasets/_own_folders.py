@@ -1,4 +1,4 @@
-"""One's own images with label maps: `images/SPLIT`, and a folder of maps with the same names."""
+"""The user's own images with label maps: `images/SPLIT`, and a folder of maps with the same names."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from robustprobe.datasets.base import SPLITS, Split
 
 
 def found_splits(folder: Path, layout: str) -> list[Split]:
-    """The splits that have a folder of images. Raises UserError where there is none."""
+    """The splits that have a folder of images. Raises UserError if there is none."""
     found = [split for split in SPLITS if (folder / "images" / split).is_dir()]
     if not found:
         raise UserError(f"no images/train, images/val or images/test in {folder}; expected {layout}.")
@@ -24,7 +24,7 @@ def own_pairs(folder: Path, maps: str, split: Split, layout: str) -> list[ImageA
 
 
 def first_size(folder: Path, layout: str) -> Size:
-    """(H, W) of the first image of the first split. Raises UserError where there is none, or it cannot be read."""
+    """Size (H, W) of the first image of the first split. Raises UserError if there is none, or it cannot be read."""
     images = folder / "images" / found_splits(folder, layout)[0]
     names = image_names(images)
     if not names:

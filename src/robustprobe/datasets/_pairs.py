@@ -1,4 +1,4 @@
-"""Photographs with a label map each, in files of their own."""
+"""Datasets of images with one label map each, stored as separate files."""
 
 from abc import abstractmethod
 from collections.abc import Container, Sequence
@@ -19,11 +19,11 @@ IGNORE = 255
 
 
 class PairDataset(Dataset):
-    """Lists pairs of files by official split."""
+    """A dataset of pairs of image and label map, listed by official split."""
 
     @abstractmethod
     def pairs(self, split: Split) -> list[ImageAndLabel]:
-        """The pairs of an official split, in their official order. Nothing is opened."""
+        """The pairs of an official split, in their official order, without opening a file."""
 
     def official(self) -> Container[str]:
         """The official splits that have labels; see `read_split`."""
@@ -48,11 +48,11 @@ class PairDataset(Dataset):
 
 
 class MaskDataset(PairDataset):
-    """Masks as large as their images, whose stored values stand for classes."""
+    """Masks of the size of their images; a table maps stored values to classes."""
 
     @abstractmethod
     def table(self, mask: Path) -> Sequence[int]:
-        """The class of every stored value, 255 for one that is ignored. The value 255 is ignored in every dataset."""
+        """The class of every stored value, 255 for ignored ones. The stored value 255 is always ignored."""
 
     @final
     def read(self, index: int) -> RawSample:
@@ -63,7 +63,7 @@ class MaskDataset(PairDataset):
 
 
 def look_up(table: Sequence[int], stored: NDArray[Any], path: Path) -> NDArray[np.int64]:
-    """The class of every stored value.
+    """The class (h, w) of every stored value.
 
     Raises:
         UserError: a value outside the table that is not 255.
@@ -72,7 +72,7 @@ def look_up(table: Sequence[int], stored: NDArray[Any], path: Path) -> NDArray[n
     if wrong.any():
         raise UserError(
             f"{path} holds the value {stored[wrong][0]}; expected 0 to {len(table) - 1}, or {IGNORE} (ignored). "
-            "Fetch the mask as it was released, or mend it."
+            "Download the mask again, or correct it."
         )
     full = np.full(IGNORE + 1, IGNORE, np.int64)
     full[: len(table)] = table

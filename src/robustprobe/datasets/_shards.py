@@ -1,4 +1,4 @@
-"""Tar archives of samples, listed by their headers and read in place: nothing is unpacked, nothing held."""
+"""Tar archives of samples, listed by their headers and read in place, without unpacking."""
 
 import os
 import tarfile
@@ -14,7 +14,7 @@ BLOCK = 512
 
 
 class ShardMember(NamedTuple):
-    """A file of a shard: the sample it is of, its ending, and where its bytes lie."""
+    """A file of a shard: key of its sample, extension, offset and size in bytes."""
 
     key: str
     ending: str
@@ -23,7 +23,7 @@ class ShardMember(NamedTuple):
 
 
 def expanded(pattern: str) -> list[str]:
-    """The names that `a-{000..002}.tar` stands for; ranges keep their zeros. Raises UserError for over 100,000."""
+    """Names that a pattern such as `a-{000..002}.tar` stands for. Raises UserError for over 100,000."""
     before, opening, rest = pattern.partition("{")
     inside, closing, after = rest.partition("}")
     first, dots, last = inside.partition("..")
@@ -36,37 +36,39 @@ def expanded(pattern: str) -> list[str]:
 
 
 def members(shard: Path) -> Iterator[ShardMember]:
-    """The files of an uncompressed tar archive, by their headers alone. `a/b.seg.png` is of sample `a/b`.
+    """The files of an uncompressed tar archive, by their headers alone. `a/b.seg.png` belongs to sample `a/b`.
 
     Raises:
-        UserError: compressed, cut off or damaged; or a link, a device, or more than 256 MiB among them.
+        UserError: compressed, truncated or damaged; or a member is a link, a device or larger than 256 MiB.
     """
     try:
         with tarfile.open(shard, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined] # which would hold every header
+                tar.members.clear()  # type: ignore[attr-defined] # which would keep every header in memory
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse() or member.size > MOST_MEMBER_BYTES:
                     raise UserError(
                         f"{shard} holds {member.name[:80]!r}, a link, a device or a file over {MOST_MEMBER_BYTES:,} "
-                        "bytes; expected plain files. Write the shard anew."
+                        "bytes; expected plain files. Write the shard again."
                     )
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 yield ShardMember(folder + slash + stem, ending.lower(), member.offset_data, member.size)
-            # A damaged header looks like the end to tarfile, but for the zeros that an end is made of.
+            # tarfile takes a damaged header for the end of the archive; a real end consists of zeros.
             end = tar.offset
     except (OSError, tarfile.TarError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{shard} cannot be read as an uncompressed tar archive: {error}. Fetch it again.") from error
+        raise UserError(
+            f"{shard} cannot be read as an uncompressed tar archive: {error}. Download it again."
+        ) from error
     if read_at(shard, end, BLOCK) != bytes(BLOCK):
-        raise UserError(f"{shard} is cut off or damaged after {end:,} bytes. Fetch it again.")
+        raise UserError(f"{shard} is truncated or damaged after {end:,} bytes. Download it again.")
 
 
 def read_at(shard: Path, start: int, size: int) -> bytes:
-    """Bytes of a file."""
+    """`size` bytes of a file from offset `start`."""
     descriptor = os.open(shard, os.O_RDONLY)
     try:
         return os.pread(descriptor, size, start)

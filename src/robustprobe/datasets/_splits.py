@@ -1,4 +1,4 @@
-"""Official splits to ours: `train`, `val` for choosing, `test` for reporting."""
+"""Mapping of official splits to `train`, `val` (for choices) and `test` (for reported numbers)."""
 
 import hashlib
 from collections.abc import Callable, Container, Sequence
@@ -14,13 +14,13 @@ def read_split(
 ) -> list[Item]:
     """The items of one of our splits.
 
-    `test` is the official test, or val where there is no test with labels. `val` is the official val, or a tenth of
-    train where val is reported on or missing.
+    `test` is the official test, or val if test has no labels. `val` is the official val, or a tenth of train if val is
+    missing or serves as `test`.
 
     Args:
-        official: names of the splits that were published or found.
+        official: names of the splits that were published with labels.
         read: lists the items of an official split.
-        key: what an item is held out by; whatever the order, the same items are.
+        key: names an item; the held-out part of train depends on keys alone, not on their order.
     """
     if split == "test":
         return read("test" if "test" in official else "val")
@@ -31,7 +31,7 @@ def read_split(
 
 
 def held_out(ids: Sequence[str], split: Split, share: float = 0.1) -> list[int]:
-    """Places of the train ids that belong to `train` or `val` where a dataset has no official split for choosing."""
+    """Indices of the train ids that belong to `train` or `val`, for datasets without an official validation split."""
     order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
     count = max(1, round(share * len(ids)))
     return sorted(order[:count] if split == "val" else order[count:])

@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face dataset as they stream by, and the few that are wanted kept in a file of no name."""
+"""Streaming of Hugging Face datasets; the images of a run are kept in a temporary file."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -10,12 +10,12 @@ from robustprobe.core.errors import UserError
 
 LABELS = ("label", "labels", "fine_label", "cls", "class", "target")
 IMAGES = ("image", "img", "jpg", "png", "picture", "pixels")
-# In `datasets` 4 the code that some repositories brought along was dropped for good.
+# From version 4 on, `datasets` does not run code of repositories.
 NEEDED = 4
 
 
 class StreamColumns(NamedTuple):
-    """The names of the columns that hold images and classes, and the classes' names, where those are told."""
+    """Names of the columns of images and of classes, and the names of the classes if they are given."""
 
     image: str
     label: str
@@ -24,10 +24,10 @@ class StreamColumns(NamedTuple):
 
 @final
 class StreamSource:
-    """A dataset of the hub, or a folder in a layout `datasets` knows, of which nothing is downloaded as a whole.
+    """A dataset of the hub, or a folder that `datasets` can load, streamed without a full download.
 
     Raises:
-        UserError: `datasets` is not installed, or cannot make sense of the name.
+        UserError: `datasets` is not installed, or does not find the name.
     """
 
     def __init__(self, name: str, revision: str | None) -> None:
@@ -37,18 +37,18 @@ class StreamSource:
 
     @property
     def splits(self) -> list[str]:
-        """The names of the splits, as they are published."""
+        """The published names of the splits."""
         known = self.builder.info.splits or self.builder.config.data_files or {}
         return [str(split) for split in known]
 
     @property
     def files(self) -> list[str]:
-        """The files behind the splits, which for the hub name the commit."""
+        """The files of all splits; for the hub their names contain the commit."""
         listed = self.builder.config.data_files or {}
         return sorted(str(file) for files in listed.values() for file in files)
 
     def columns(self, split: str) -> StreamColumns:
-        """Which columns are read. Raises UserError where there is no image or no class among them."""
+        """The columns to read. Raises UserError if there is no image or no class column."""
         features = self._features(self.stream(split))
         image = next((n for n, f in features.items() if type(f).__name__ == "Image"), None)
         image = image or next((n for n in IMAGES if n in features), None)
@@ -62,13 +62,13 @@ class StreamSource:
         return StreamColumns(image, label, tuple(getattr(features[label], "names", None) or ()))
 
     def labels(self, split: str, column: str) -> list[int]:
-        """The class of every row, in order, for which no image is read."""
+        """The class of every row, in order, without reading an image."""
         stream = self.stream(split).select_columns([column])
         try:
             return cast(list[int], self._asked(lambda: [int(row[column]) for row in stream]))
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"hfstream:{self.name} has classes in {column} that are no numbers: {error}. Number them."
+                f"hfstream:{self.name} has classes in {column} that are not numbers: {error}. Use class indices."
             ) from error
 
     def images(self, split: str, column: str, first: int) -> Iterator[bytes]:
@@ -80,13 +80,13 @@ class StreamSource:
             yield self._bytes(row[column])
 
     def stream(self, split: str) -> Any:
-        """Rows as `datasets` reads them."""
+        """Rows as an iterable dataset of `datasets`."""
         return self._asked(
             lambda: self.library.load_dataset(self.name, revision=self.revision, split=split, streaming=True)
         )
 
     def _features(self, stream: Any) -> Any:
-        # To resolve them leaves a reader behind that has begun and does not end with the process.
+        # Resolving features starts a reader that does not end with the process, so it is the last resort.
         return stream.features or self._asked(lambda: stream._resolve_features().features)
 
     def _bytes(self, value: Any) -> bytes:
@@ -94,7 +94,7 @@ class StreamSource:
         if isinstance(stored.get("bytes"), bytes):
             return cast(bytes, stored["bytes"])
         if not isinstance(stored.get("path"), str):
-            raise UserError(f"hfstream:{self.name} has a row without an image. Leave it out.")
+            raise UserError(f"hfstream:{self.name} has a row without an image. Remove it.")
         from datasets.download.streaming_download_manager import xopen
 
         with closing(xopen(stored["path"], "rb")) as file:
@@ -109,32 +109,32 @@ class StreamSource:
             raise UserError(f"hfstream:{self.name} cannot be read: {error}.") from error
         except Exception as error:
             raise UserError(
-                f"hfstream:{self.name} cannot be read: {type(error).__name__}: {error}. Give a folder, or a name of "
-                "the hub where there is a network."
+                f"hfstream:{self.name} cannot be read: {type(error).__name__}: {error}. Give a folder, or, with "
+                "a network connection, a name of the hub."
             ) from error
 
 
 @final
 class Spool:
-    """Images by row, read from a stream once, in order, and kept in a temporary file as they were stored.
+    """Images by row: read once from a stream, in order, and kept as stored bytes in a temporary file.
 
-    Rows that are not wanted pass by. The file goes with the process.
+    Rows that are not wanted are skipped. The file is deleted with the process.
     """
 
     def __init__(self, images: Callable[[int], Iterator[bytes]]) -> None:
         self.images = images
-        self.file = tempfile.TemporaryFile(prefix="robustprobe-")  # noqa: SIM115 - as long as the dataset
-        self.archive_folders: dict[int, tuple[int, int]] = {}
+        self.file = tempfile.TemporaryFile(prefix="robustprobe-")  # noqa: SIM115 - open as long as the dataset
+        self.spans: dict[int, tuple[int, int]] = {}
         self.lock = Lock()
         self.stream: Iterator[bytes] = iter(())
         self.next = -1
 
     def get(self, row: int, wanted: Callable[[int], bool]) -> bytes:
-        """The image of a row. Raises UserError where the stream ends before it."""
+        """The stored bytes of the image of a row. Raises UserError if the stream ends before it."""
         with self.lock:
-            if row not in self.archive_folders:
+            if row not in self.spans:
                 self._advance(row, wanted)
-            start, size = self.archive_folders[row]
+            start, size = self.spans[row]
             self.file.seek(start)
             return self.file.read(size)
 
@@ -146,10 +146,10 @@ class Spool:
                 content = next(self.stream)
             except StopIteration:
                 raise UserError(f"the stream has {self.next} rows, and row {row} was listed. Run it again.") from None
-            if self.next == row or (wanted(self.next) and self.next not in self.archive_folders):
+            if self.next == row or (wanted(self.next) and self.next not in self.spans):
                 start = self.file.seek(0, 2)
                 self.file.write(content)
-                self.archive_folders[self.next] = (start, len(content))
+                self.spans[self.next] = (start, len(content))
             self.next += 1
 
 
@@ -157,7 +157,7 @@ def _library() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise UserError("hfstream: datasets need datasets: pip install 'robustprobe[datasets]'.") from error
+        raise UserError("hfstream needs the library datasets: pip install 'robustprobe[datasets]'.") from error
     if int(datasets.__version__.partition(".")[0]) < NEEDED:
         raise UserError(f"datasets {datasets.__version__} runs code of repositories; update it to {NEEDED} or newer.")
     datasets.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""Small photographs in tables: rows of an image and a class, in several official layouts."""
+"""Classification datasets stored as tables of small images and classes, in several official formats."""
 
 import io
 from abc import abstractmethod
@@ -20,20 +20,20 @@ from robustprobe.datasets._folders import require
 from robustprobe.datasets._splits import held_out
 from robustprobe.datasets.base import Dataset, RawSample, Split
 
-# Photographs are compressed already: their tables hardly swell.
+# Images are compressed already, so that tables of them hardly expand.
 MOST_SWELLING = 100
 SMALL = 2**26
 
 
 class ImageTable(NamedTuple):
-    """The class of every row, and the image of a row."""
+    """The class of every row, and a function from a row to its image."""
 
     labels: NDArray[np.int64]
     image: Callable[[int], Image.Image]
 
 
 class TableEdition(NamedTuple):
-    """One way the same rows are published: the files of a split, and how they are read."""
+    """One published format of the same rows: the files of a split, and the function that reads them."""
 
     files: list[Path]
     read: Callable[[Sequence[Path]], ImageTable]
@@ -42,12 +42,12 @@ class TableEdition(NamedTuple):
 class TableDataset(Dataset):
     """Rows in their official order, so that an id means the same image in every edition.
 
-    A tenth of train, the same for everyone, is `val`.
+    A fixed tenth of train is `val`.
     """
 
     @abstractmethod
     def editions(self, split: Split) -> Iterable[TableEdition]:
-        """The editions of the official `train` or `test` that may be there, the preferred one first."""
+        """The possible editions of the official `train` or `test`, the preferred one first."""
 
     @final
     def ids(self) -> list[str]:
@@ -68,10 +68,10 @@ class TableDataset(Dataset):
 
     @final
     def remarks(self) -> list[str]:
-        with suppress(Exception):  # a broken image is named where it is read
+        with suppress(Exception):  # an unreadable image is reported where it is read
             if not len(self._table.labels) or self._table.image(0).format != "JPEG":
                 return []
-            return ["images are stored as JPEG, not without loss as published: not for a reported number"]
+            return ["images are stored as JPEG, not lossless as published: do not report numbers on them"]
         return []
 
     @property
@@ -92,7 +92,9 @@ class TableDataset(Dataset):
             if edition.files:
                 missing = next((path for path in edition.files if not path.is_file()), None)
                 if missing:
-                    raise UserError(f"no {missing}; the other files of {self.kind} are there. Fetch them again.")
+                    raise UserError(
+                        f"no {missing}, although the other files of {self.kind} exist. Download them again."
+                    )
                 return edition
         raise UserError(f"no {self._file_split} images of {self.kind} in {self.folder}; expected {self.layout}.")
 
@@ -106,19 +108,19 @@ class TableDataset(Dataset):
         except Exception as error:
             raise UserError(
                 f"{files[0].parent} cannot be read as {self.kind}: {type(error).__name__}: {error}. "
-                "Fetch the files again."
+                "Download the files again."
             ) from error
 
 
 def parquet(folders: Iterable[Path], split: Split, image: str, label: str) -> TableEdition:
-    """The parquet files of the Hugging Face hub, with the names of their columns."""
+    """An edition as parquet files of the Hugging Face hub; `image` and `label` are the names of columns."""
 
     def read(files: Sequence[Path]) -> ImageTable:
         for path in files:
             check_declared(path)
         table = pa.concat_tables([pq.read_table(path, columns=[image, label]) for path in files])
         if table[label].null_count:
-            raise UserError(f"{files[0].parent} holds rows without a label. Fetch the files again.")
+            raise UserError(f"{files[0].parent} holds rows without a label. Download the files again.")
 
         def decode(row: int) -> Image.Image:
             return opened(io.BytesIO(table[image][row].as_py()["bytes"]))
@@ -129,7 +131,7 @@ def parquet(folders: Iterable[Path], split: Split, image: str, label: str) -> Ta
 
 
 def check_declared(path: Path) -> None:
-    """Raises UserError for a parquet file that declares far more than it can hold."""
+    """Raises UserError for a parquet file that declares far more data than its size allows."""
     metadata, stored = pq.read_metadata(path), path.stat().st_size
     declared = sum(metadata.row_group(position).total_byte_size for position in range(metadata.num_row_groups))
     if declared > MOST_SWELLING * stored + SMALL:
@@ -142,10 +144,10 @@ def pixel_table(labels: Any, planes: NDArray[np.uint8], name: str) -> ImageTable
     """Rows of `planes` (N, 3, H, W).
 
     Raises:
-        UserError: as many labels as images were expected.
+        UserError: the numbers of labels and images differ.
     """
     if len(labels) != len(planes):
-        raise UserError(f"{name} holds {len(planes)} images and {len(labels)} labels. Fetch the files again.")
+        raise UserError(f"{name} holds {len(planes)} images and {len(labels)} labels. Download the files again.")
     return ImageTable(
         np.asarray(labels, dtype=np.int64),
         lambda row: Image.fromarray(np.ascontiguousarray(planes[row].transpose(1, 2, 0))),
@@ -153,6 +155,6 @@ def pixel_table(labels: Any, planes: NDArray[np.uint8], name: str) -> ImageTable
 
 
 def all_or_none(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The named files of an edition, missing ones too, if any of them is there; else none."""
+    """The named files of an edition, including missing ones, if any of them exists; else an empty list."""
     paths = [folder / name for name in names]
     return paths if any(path.is_file() for path in paths) else []

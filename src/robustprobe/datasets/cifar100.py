@@ -1,4 +1,4 @@
-"""CIFAR-100: small photographs of a hundred classes"""
+"""CIFAR-100: classification of 32 x 32 photographs into a hundred classes"""
 
 from collections.abc import Iterator
 from typing import ClassVar, final
@@ -22,14 +22,14 @@ CLASSES = tuple(NAMES.split())
 
 @final
 class Cifar100(TableDataset):
-    """The hundred fine classes; the parquet files of `uoft-cs/cifar100`, which keep the official order, or the official
-    archives.
+    """The hundred fine classes, from the parquet files of `uoft-cs/cifar100`, which have the official order, or the
+    official archives.
     """
 
     labels: ClassVar = {"classification": LabelSpace(classes=CLASSES)}
     native_size: ClassVar = (32, 32)
     counts: ClassVar = {"train": (50_000,), "test": (10_000,)}
-    licence: ClassVar = "research use customary"
+    licence: ClassVar = "used for research by custom"
     citation: ClassVar = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
     homepage: ClassVar = "https://www.cs.toronto.edu/~kriz/cifar.html"
     archives: ClassVar = ("cifar-100-python", "cifar-100-binary")
@@ -40,7 +40,7 @@ class Cifar100(TableDataset):
         for folder in self.archive_folders("cifar-100-python"):
             yield pickles(folder, [split], b"fine_labels")
         for folder in self.archive_folders("cifar-100-binary"):
-            # A coarse label comes before the fine one.
+            # Each row has the coarse label before the fine one.
             yield binary(folder, [f"{split}.bin"], 2)
 
     def download(self) -> None:

@@ -1,4 +1,4 @@
-"""Cityscapes: streets in nineteen classes, 1024 x 2048"""
+"""Cityscapes: segmentation of street scenes into nineteen classes, 1024 x 2048 pixels"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from robustprobe.datasets._folders import ImageAndLabel, image_names, require
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.datasets.base import Split
 
-# Names in the order of the train ids, with the label id each is annotated by.
+# Names in the order of the train ids, with the label id of each in the annotation files.
 LABEL_IDS = {
     "road": 7,
     "sidewalk": 8,
@@ -37,15 +37,15 @@ IMAGE, LABELS, TRAIN_LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFi
 
 @final
 class Cityscapes(MaskDataset):
-    """Fine annotations: 19 of the 34 label ids are classes, the rest is ignored.
+    """Fine annotations: 19 of the 34 label ids are classes, the others are ignored.
 
-    `test` is the official val, as the test set has no public labels; a tenth of train is `val`.
+    `test` is the official val, since the test set has no public labels; a tenth of train is `val`.
     """
 
     labels: ClassVar = {"segmentation": LabelSpace(classes=tuple(LABEL_IDS), ignore_index=IGNORE)}
     native_size: ClassVar = (1024, 2048)
     counts: ClassVar = {"train": (2_975,), "test": (500,)}
-    licence: ClassVar = "non-commercial research, by its terms; registration needed"
+    licence: ClassVar = "non-commercial research by its terms; registration needed"
     citation: ClassVar = "Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016"
     homepage: ClassVar = "https://www.cityscapes-dataset.com/downloads"
     layout: ClassVar = (

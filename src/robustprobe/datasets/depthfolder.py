@@ -1,4 +1,4 @@
-"""One's own images with depth maps: `depthfolder:PATH`"""
+"""Your own images with depth maps: depthfolder:PATH"""
 
 import json
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ UNITS = {"scale": 1000.0, "max_depth": 10.0}
 
 @final
 class DepthFolder(PairDataset):
-    """Depth is a 16-bit PNG in millimetres up to 10 m, 0 where there is none.
+    """Depth is a 16-bit PNG in millimetres up to 10 m, 0 where unknown.
 
-    `depth.json` may hold another `scale` (units a metre) or `max_depth` (metres). `test` is `val` where there is no
-    `test`; a tenth of train is `val` where there is no other.
+    `depth.json` can set another `scale` (units per metre) or `max_depth` (metres). If `test` is missing, `val` serves
+    as `test`; if `val` is missing or serves as `test`, a tenth of train is `val`.
     """
 
     by_path: ClassVar = True
-    licence: ClassVar = "yours to know"
-    citation: ClassVar = "one's own images"
+    licence: ClassVar = "unknown; the user's own images"
+    citation: ClassVar = "the user's own images"
     layout: ClassVar = (
         "images/{train,val,test}/*.jpg and depth/{train,val,test}/*.png with the same names; val or test may be missing"
     )
@@ -62,7 +62,7 @@ class DepthFolder(PairDataset):
             given: Any = json.loads(path.read_text())
             units = {**UNITS, **{name: float(number) for name, number in given.items()}}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read: {error}. Expected such as {json.dumps(UNITS)}.") from error
+            raise UserError(f"{path} cannot be read: {error}. Expected content such as {json.dumps(UNITS)}.") from error
         if units.keys() != UNITS.keys() or not all(0 < number < float("inf") for number in units.values()):
-            raise UserError(f"{path} holds {given}; expected positive numbers such as {json.dumps(UNITS)}. Mend it.")
+            raise UserError(f"{path} holds {given}; expected positive numbers such as {json.dumps(UNITS)}. Correct it.")
         return units

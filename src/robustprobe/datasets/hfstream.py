@@ -1,4 +1,4 @@
-"""A dataset of the Hugging Face hub, streamed: `hfstream:NAME_OR_PATH`, `hfstream:NAME@REVISION` (extra datasets)"""
+"""A dataset of the Hugging Face hub, streamed: hfstream:NAME_OR_PATH[@REVISION] (needs the extra datasets)"""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ NAMES: dict[str, Split] = {"train": "train", "validation": "val", "val": "val", 
 
 
 class StreamRow(NamedTuple):
-    """A row of an official split, and its class."""
+    """Index of a row in an official split, and its class."""
 
     id: str
     position: int
@@ -31,19 +31,19 @@ class StreamRow(NamedTuple):
 
 @final
 class HfStream(Dataset):
-    """Photographs with their classes. The classes of all rows are read first, without the images, which lists the ids:
-    SPLIT-ROW, in the published order. Images then stream by once, in that order; those of the run are kept in a
-    temporary file as they were stored, so that heads may read them in any order.
+    """Images with classes. The classes of all rows are read first, without the images; this gives the ids, SPLIT-ROW in
+    the published order. Images are then streamed once, in that order; those of the run are kept in a temporary file as
+    stored, so that they can be read again in any order.
 
-    `test` is `validation` where there is no labelled `test`; a tenth of train is `val` where there is no other.
+    If there is no labelled `test`, `validation` serves as `test`; without another `val` a tenth of train is `val`.
     """
 
     by_path: ClassVar = True
     crop: ClassVar = "centre"
     native_size: ClassVar = (224, 224)
-    licence: ClassVar = "its card on the hub says"
-    citation: ClassVar = "its card on the hub says"
-    layout: ClassVar = "a name of the hub, or a folder `datasets` can load, with an image and a class a row"
+    licence: ClassVar = "see its card on the hub"
+    citation: ClassVar = "see its card on the hub"
+    layout: ClassVar = "a name of the hub, or a folder `datasets` can load, with an image and a class per row"
 
     def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
         super().__init__(root, split, size)
@@ -88,7 +88,7 @@ class HfStream(Dataset):
 
     @cached_property
     def _official(self) -> dict[Split, str]:
-        """The published name of each of our splits that has labels."""
+        """The published name of each split that has labels."""
         found = {NAMES[name]: name for name in self._source.splits if name in NAMES}
         if not found:
             raise UserError(
@@ -104,7 +104,7 @@ class HfStream(Dataset):
         return self._source.columns(next(iter(self._source.splits)))
 
     def _listed(self, name: str) -> NDArray[np.int64]:
-        """The classes of a published split; -1 where they are kept secret."""
+        """The classes of a published split; -1 where they are not public."""
         if name not in self._known:
             self._known[name] = np.asarray(self._source.labels(name, self._columns.label), dtype=np.int64)
         return self._known[name]
@@ -128,7 +128,7 @@ class HfStream(Dataset):
 
     @cached_property
     def _published(self) -> str:
-        """The published split our rows are of."""
+        """The published name of the split that rows are read from."""
         return self._rows[0].id.rpartition("-")[0]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""One's own photographs in a folder for each class: `imagefolder:PATH`"""
+"""Your own photographs, one folder per class: imagefolder:PATH"""
 
 from typing import ClassVar, final
 
@@ -7,10 +7,10 @@ from robustprobe.datasets._class_folders import ClassFolderDataset
 
 @final
 class ImageFolder(ClassFolderDataset):
-    """`test` is `val` where there is no `test`; a tenth of train is `val` where there is no other."""
+    """If `test` is missing, `val` serves as `test`; without another `val` a tenth of train is `val`."""
 
     turned: ClassVar = True
     by_path: ClassVar = True
-    licence: ClassVar = "yours to know"
-    citation: ClassVar = "one's own images"
+    licence: ClassVar = "unknown; the user's own images"
+    citation: ClassVar = "the user's own images"
     layout: ClassVar = "{train,val,test}/CLASS/*.jpg; val or test may be missing"

@@ -1,4 +1,4 @@
-"""NYU Depth v2: indoor scenes with metric depth"""
+"""NYU Depth v2: depth in metres of indoor scenes"""
 
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,9 @@ EIGEN_ROWS, EIGEN_COLUMNS = slice(45, 471), slice(41, 601)
 
 @final
 class NyuDepthV2(Dataset):
-    """The lists of BTS, or the labelled MATLAB file where there are none.
+    """Reads the lists of BTS, or the labelled MATLAB file if there are none.
 
-    Depths of 0, and of 10 m or more, are not valid; nor, in `test`, is anything outside the Eigen crop. A tenth of
+    Depths of 0 and of 10 m or more are invalid; in `test` also all pixels outside the Eigen crop. A tenth of
     train is `val`.
     """
 
@@ -31,7 +31,7 @@ class NyuDepthV2(Dataset):
     citation: ClassVar = "Silberman et al., Indoor segmentation and support inference from RGBD images, ECCV 2012"
     homepage: ClassVar = "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
     layout: ClassVar = (
-        "nyu_{train,test}.txt that list 'rgb depth focal' and the files they name, depth as 16-bit PNG in mm; or "
+        "nyu_{train,test}.txt with lines of 'rgb depth focal', and the listed files, depth as 16-bit PNG in mm; or "
         "nyu_depth_v2_labeled.mat with splits.mat"
     )
 
@@ -60,7 +60,7 @@ class NyuDepthV2(Dataset):
 
 
 def eigen_crop(depth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Depth (480, 640) with 0, no valid depth, outside the Eigen crop."""
+    """Depth (480, 640) set to 0 (invalid) outside the Eigen crop."""
     cropped = np.zeros_like(depth)
     cropped[EIGEN_ROWS, EIGEN_COLUMNS] = depth[EIGEN_ROWS, EIGEN_COLUMNS]
     return cropped

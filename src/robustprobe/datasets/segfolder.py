@@ -1,4 +1,4 @@
-"""One's own images with masks: `segfolder:PATH`"""
+"""Your own images with segmentation masks: segfolder:PATH"""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,16 +18,16 @@ from robustprobe.datasets.base import Split
 class SegFolder(MaskDataset):
     """Masks hold class indices, 255 is ignored.
 
-    `test` is `val` where there is no `test`; a tenth of train is `val` where there is no other. An image with an EXIF
-    orientation is turned where only then it matches its mask.
+    If `test` is missing, `val` serves as `test`; without another `val` a tenth of train is `val`. An image with an EXIF
+    orientation is rotated if only then it matches its mask.
     """
 
     by_path: ClassVar = True
-    licence: ClassVar = "yours to know"
-    citation: ClassVar = "one's own images"
+    licence: ClassVar = "unknown; the user's own images"
+    citation: ClassVar = "the user's own images"
     layout: ClassVar = (
-        "images/{train,val,test}/*.jpg, masks/{train,val,test}/*.png with the same names, and classes.txt with a name "
-        "a line; val or test may be missing"
+        "images/{train,val,test}/*.jpg, masks/{train,val,test}/*.png with the same names, and classes.txt with one "
+        "name per line; val or test may be missing"
     )
 
     @cached_property
@@ -37,7 +37,7 @@ class SegFolder(MaskDataset):
         if not 2 <= len(names) <= IGNORE or len(set(names)) < len(names):
             raise UserError(
                 f"{self.folder / 'classes.txt'} names {len(names)} classes, {len(set(names))} of them different; "
-                f"expected 2 to {IGNORE} different names, one a line. Mend the file."
+                f"expected 2 to {IGNORE} different names, one per line. Correct the file."
             )
         return {"segmentation": LabelSpace(classes=tuple(names), ignore_index=IGNORE)}
 

@@ -1,4 +1,4 @@
-"""STL-10: photographs of ten classes, 96 pixels wide"""
+"""STL-10: classification of 96 x 96 photographs into ten classes"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ SHAPE = (3, 96, 96)
 
 @final
 class Stl10(TableDataset):
-    """The labelled images. An id means the same image in both editions only where the parquet keeps the official order;
-    the hub has no official copy.
+    """The labelled images. An id means the same image in both editions only if the parquet files keep the official
+    order; the hub has no official copy.
     """
 
     labels: ClassVar = {"classification": LabelSpace(classes=CLASSES)}
     native_size: ClassVar = (96, 96)
     counts: ClassVar = {"train": (5_000,), "test": (8_000,)}
-    licence: ClassVar = "research use customary; the images are from ImageNet"
+    licence: ClassVar = "used for research by custom; the images are from ImageNet"
     citation: ClassVar = "Coates, Lee, Ng, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, 2011"
     homepage: ClassVar = "https://cs.stanford.edu/~acoates/stl10/"
     archives: ClassVar = ("stl10_binary",)
@@ -41,9 +41,9 @@ class Stl10(TableDataset):
 
 
 def read_binary(files: Sequence[Path]) -> ImageTable:
-    """Images as planes of red, green and blue, each column by column; classes from 1."""
+    """Images stored as red, green and blue planes in column-major order; classes count from 1."""
     pixels, labels = files
     if pixels.stat().st_size % np.prod(SHAPE):
-        raise UserError(f"{pixels} does not hold a whole number of images. Fetch the file again.")
+        raise UserError(f"{pixels} does not hold a whole number of images. Download the file again.")
     planes = np.memmap(pixels, np.uint8, "r").reshape(-1, *SHAPE).swapaxes(2, 3)
     return pixel_table(np.fromfile(labels, np.uint8).astype(np.int64) - 1, planes, str(pixels.parent))

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012: objects of twenty classes and background"""
+"""PASCAL VOC 2012: segmentation into twenty classes of objects and background"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +19,16 @@ CLASSES = tuple(NAMES.split())
 
 @final
 class Voc2012(MaskDataset):
-    """21 classes with background; 255, drawn around objects, is ignored.
+    """21 classes with background; 255, the border around objects, is ignored.
 
     `test` is the official val; a tenth of train is `val`. Train is the longer list with the annotations of SBD
-    (Hariharan et al. 2011) where both `ImageSets/Segmentation/trainaug.txt` and `SegmentationClassAug` are there.
+    (Hariharan et al. 2011) where both `ImageSets/Segmentation/trainaug.txt` and `SegmentationClassAug` exist.
     """
 
     labels: ClassVar = {"segmentation": LabelSpace(classes=CLASSES, ignore_index=IGNORE)}
     native_size: ClassVar = (375, 500)
     counts: ClassVar = {"train": (1_464, 10_582), "test": (1_449,)}
-    licence: ClassVar = "images by the Flickr terms of use; research use customary"
+    licence: ClassVar = "images under the Flickr terms of use; used for research by custom"
     citation: ClassVar = "Everingham et al., The PASCAL Visual Object Classes Challenge 2012"
     homepage: ClassVar = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
     archives: ClassVar = ("VOCdevkit/VOC2012", "VOC2012")
@@ -43,7 +43,7 @@ class Voc2012(MaskDataset):
         augmented = split == "train" and self._augmented
         masks = self.folder / ("SegmentationClassAug" if augmented else "SegmentationClass")
         names = read_list(self._lists / ("trainaug.txt" if augmented else f"{split}.txt"), "name")
-        # Some lists of SBD name the files, not the images.
+        # Some lists of SBD hold file names instead of ids.
         stems = [Path(row[0]).stem for row in names]
         return [ImageAndLabel(s, self.folder / "JPEGImages" / f"{s}.jpg", masks / f"{s}.png", s) for s in stems]
 

@@ -1,4 +1,4 @@
-"""WebDataset shards, tar archives of photographs with their classes: `webdataset:PATH-{0000..0009}.tar`"""
+"""WebDataset shards, tar archives of photographs with their classes: webdataset:PATH-{0000..0009}.tar"""
 
 import io
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ LONGEST_LABEL = 20
 
 
 class Item(NamedTuple):
-    """An image in a shard, and its class."""
+    """An image in a shard (file, offset, size) and its class."""
 
     id: str
     shard: Path
@@ -31,21 +31,21 @@ class Item(NamedTuple):
 
 @final
 class WebDataset(Dataset):
-    """Each sample is `KEY.jpg` (or another image) and `KEY.cls`, the number of its class; `classes.txt` names them.
+    """Each sample is `KEY.jpg` (or another image) and `KEY.cls`, the index of its class in `classes.txt`.
 
-    PATH is a folder with `{train,val,test}-*.tar`, or names shards by ranges and `{split}`. Without `{split}` all of
-    them are one set, of which a fifth is `test` and a tenth of the rest `val`, the same for everyone. Shards are listed
-    once by their headers, and images read from where they lie.
+    PATH is a folder with `{train,val,test}-*.tar`, or names shards by ranges and `{split}`. Without `{split}` all
+    shards are one set, of which a fixed fifth is `test` and a fixed tenth of the rest `val`. Shards are listed once by
+    their headers, and images are read from the archives.
     """
 
     by_path: ClassVar = True
     crop: ClassVar = "centre"
     native_size: ClassVar = (224, 224)
-    licence: ClassVar = "yours to know"
-    citation: ClassVar = "one's own images"
+    licence: ClassVar = "unknown; the user's own images"
+    citation: ClassVar = "the user's own images"
     layout: ClassVar = (
         "a folder with {train,val,test}-*.tar, or names such as PATH/{split}-{0000..0009}.tar or "
-        "PATH-{0000..0009}.tar, of members KEY.jpg and KEY.cls, and beside them classes.txt with a name a line"
+        "PATH-{0000..0009}.tar, with members KEY.jpg and KEY.cls, and classes.txt beside them with one name per line"
     )
 
     def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
@@ -63,7 +63,7 @@ class WebDataset(Dataset):
         if len(names) < 2 or len(set(names)) < len(names):
             raise UserError(
                 f"{self.root / 'classes.txt'} names {len(names)} classes, {len(set(names))} of them different; "
-                "expected 2 or more different names, one a line. Mend the file."
+                "expected 2 or more different names, one per line. Correct the file."
             )
         return {"classification": LabelSpace(classes=names)}
 
@@ -92,13 +92,13 @@ class WebDataset(Dataset):
         return read_split(self.split, official, lambda split: self._listed(self._named(split)), lambda item: item.id)
 
     def _named(self, split: str) -> list[Path]:
-        """The shards of an official split, there or not."""
+        """Paths of the shards of an official split, including missing ones."""
         if not self.pattern:
             return sorted(self.root.glob(f"{split}-*.tar"))
         return [self.root / name for name in expanded(self.pattern.replace(PLACEHOLDER, split))]
 
     def _divided(self, items: list[Item]) -> list[Item]:
-        """The part of one set that is our split."""
+        """The items of this split, where all shards are one set."""
         ids = [item.id for item in items]
         if self.split == "test":
             return [items[position] for position in held_out(ids, "val", TEST_SHARE)]
@@ -121,7 +121,7 @@ def items_of(shard: Path, name: str) -> Iterator[Item]:
     """The images of a shard, in order, by `name/KEY`.
 
     Raises:
-        UserError: no such shard, or a sample without an image or a class, with two of them, or with another's key.
+        UserError: no such shard, or a sample without an image or a class, with two of one kind, or with a repeated key.
     """
     require(shard, "a shard for every number of the range")
     parts: dict[str, ShardMember] = {}
@@ -131,13 +131,17 @@ def items_of(shard: Path, name: str) -> Iterator[Item]:
             if parts:
                 yield _item(shard, name, key, parts)
             if member.key in seen:
-                raise UserError(f"{shard} holds parts of {member.key} in two places; expected them together. Mend it.")
+                raise UserError(
+                    f"{shard} holds parts of {member.key} in two places; expected them together. Correct the shard."
+                )
             key, parts = member.key, {}
             seen.add(key)
         kind = "image" if f".{member.ending}" in IMAGE_SUFFIXES else member.ending
         if kind in ("image", "cls"):
             if kind in parts:
-                raise UserError(f"{shard} holds {key} twice; expected one image and one class of each. Mend it.")
+                raise UserError(
+                    f"{shard} holds {key} twice; expected one image and one class of each. Correct the shard."
+                )
             parts[kind] = member
     if parts:
         yield _item(shard, name, key, parts)
@@ -146,9 +150,9 @@ def items_of(shard: Path, name: str) -> Iterator[Item]:
 def _item(shard: Path, name: str, key: str, parts: dict[str, ShardMember]) -> Item:
     missing = {"image", "cls"} - parts.keys()
     if missing:
-        raise UserError(f"{shard} holds {key} without {'.cls' if 'cls' in missing else 'an image'}. Write it anew.")
+        raise UserError(f"{shard} holds {key} without {'.cls' if 'cls' in missing else 'an image'}. Write it again.")
     image, label = parts["image"], parts["cls"]
     text = read_at(shard, label.start, min(label.size, LONGEST_LABEL + 1)).strip()
     if len(text) > LONGEST_LABEL or not text.isdigit():
-        raise UserError(f"{shard} holds {key}.cls with {text[:LONGEST_LABEL]!r}; expected the number of a class.")
+        raise UserError(f"{shard} holds {key}.cls with {text[:LONGEST_LABEL]!r}; expected the index of a class.")
     return Item(f"{name}/{key}", shard, image.start, image.size, int(text))

@@ -1,1 +1,1 @@
-"""Losses per image. Every function returns one finite number an image, shape (B,), whatever its input."""
+"""Losses per image: every function returns one finite number per image, shape (B,), for any input."""

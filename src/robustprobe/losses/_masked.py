@@ -1,4 +1,4 @@
-"""Means over the pixels that count."""
+"""Means per image over the valid pixels."""
 
 import torch
 from torch import Tensor
@@ -9,5 +9,5 @@ TINY = 1e-8
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the last axis where `mask` holds, (B,); 0 where it holds nowhere."""
+    """Mean (B,) over the last axis where `mask` is true; 0 where it is nowhere true."""
     return image_sums(torch.where(mask, values, 0)) / mask.count_nonzero(1).clamp(min=1)

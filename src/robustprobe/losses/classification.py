@@ -1,4 +1,4 @@
-"""Losses of logits (B, C) with labels (B,)."""
+"""Losses of classifiers: logits (B, C) and labels (B,) to one number per image, (B,)."""
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,13 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, target: Tensor) -> Tensor:
-    """Largest wrong logit minus the true one (Carlini & Wagner 2017): positive where the image is fooled."""
+    """Largest wrong logit minus the true one (Carlini & Wagner 2017): positive where the image is misclassified."""
     true = logits.gather(1, target[:, None])[:, 0]
     return logits.scatter(1, target[:, None], -torch.inf).amax(1) - true
 
 
 def dlr(logits: Tensor, target: Tensor) -> Tensor:
-    """Difference of logits ratio (Croce & Hein 2020, eq. 6): the margin over the gap of first and third logit.
+    """Difference of logits ratio (Croce & Hein 2020, eq. 6): the margin over largest minus third logit.
 
     Raises:
         UserError: fewer than three classes.
@@ -32,7 +32,7 @@ def dlr(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, target: Tensor, goal: Tensor) -> Tensor:
-    """Targeted difference of logits ratio (Croce & Hein 2020, eq. 7) towards the classes `goal` (B,).
+    """Targeted difference of logits ratio (Croce & Hein 2020, eq. 7) towards the target classes `goal` (B,).
 
     Raises:
         UserError: fewer than four classes.
@@ -44,10 +44,10 @@ def targeted_dlr(logits: Tensor, target: Tensor, goal: Tensor) -> Tensor:
 
 
 def targeted_cross_entropy(logits: Tensor, goal: Tensor) -> Tensor:
-    """Log-probability of the classes `goal` (B,)."""
+    """Log-probability of the target classes `goal` (B,)."""
     return -cross_entropy(logits, goal)
 
 
 def _need_classes(logits: Tensor, least: int, name: str) -> None:
     if logits.shape[1] < least:
-        raise UserError(f"{name} needs {least} classes or more, the model has {logits.shape[1]}; take ce or margin.")
+        raise UserError(f"{name} needs {least} classes or more, the model has {logits.shape[1]}; use ce or margin.")

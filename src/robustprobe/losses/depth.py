@@ -1,4 +1,7 @@
-"""Losses of depths (B, h, w) in metres with labels (B, h, w), 0 where unknown; 0 where an image has no label."""
+"""Losses of depth maps: depths and labels (B, h, w) in metres to one number per image, (B,).
+
+Labels are 0 where the depth is unknown. The loss of an image without labels is 0.
+"""
 
 import math
 
@@ -23,9 +26,10 @@ def scale_invariant_log(depth: Tensor, target: Tensor) -> Tensor:
 
 
 def gradient_matching(depth: Tensor, target: Tensor, scales: int = 4) -> Tensor:
-    """Mean over four scales of how much the log ratio changes between neighbours (Li & Snavely 2018; Ranftl 2020).
+    """Gradient matching (Li & Snavely 2018; Ranftl et al. 2020): absolute differences of the log ratio of neighbours.
 
-    Neighbours along height and along width, both known, every 1, 2, 4 and 8 pixels: inside one image only.
+    Mean over four scales: neighbours along height and along width, both with a label, in every 1st, 2nd, 4th and 8th
+    row and column of one image.
     """
     valid = target > 0
     g = log_ratio(depth, target)[0].view_as(target)
@@ -40,7 +44,7 @@ def gradient_matching(depth: Tensor, target: Tensor, scales: int = 4) -> Tensor:
 
 
 def rmse(depth: Tensor, target: Tensor) -> Tensor:
-    """Root of the mean squared error, in metres."""
+    """Root mean squared error over the valid pixels, in metres."""
     mask = (target > 0).flatten(1)
     return (masked_mean((depth - target).flatten(1).square(), mask) + TINY).sqrt()
 
@@ -58,24 +62,26 @@ def abs_rel(depth: Tensor, target: Tensor) -> Tensor:
 
 
 def delta_margin(depth: Tensor, target: Tensor) -> Tensor:
-    """Mean of min(0, |log prediction - log target| - log 1.25): pushes pixels out of the delta-1 band, then lets go."""
+    """Mean of min(0, |log prediction - log target| - log 1.25): pushes pixels out of the delta-1
+    range and ignores those outside it.
+    """
     g, mask = log_ratio(depth, target)
     return masked_mean((g.abs() - math.log(DELTA_1)).clamp(max=0), mask)
 
 
 def farther(depth: Tensor, target: Tensor) -> Tensor:
-    """Mean of log prediction - log target: everything farther away."""
+    """Mean of log prediction - log target: raises predicted depths."""
     g, mask = log_ratio(depth, target)
     return masked_mean(g, mask)
 
 
 def nearer(depth: Tensor, target: Tensor) -> Tensor:
-    """Mean of log target - log prediction: everything nearer."""
+    """Mean of log target - log prediction: lowers predicted depths."""
     return -farther(depth, target)
 
 
 def log_ratio(depth: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log prediction - log target, 0 where unknown, and where it is known; each (B, P)."""
+    """Log prediction - log target, 0 where unknown, and whether it is known; each (B, P)."""
     valid = target > 0
     g = torch.where(valid, depth.clamp(min=TINY).log() - torch.where(valid, target, 1).log(), 0)
     return g.flatten(1), valid.flatten(1)

@@ -1,4 +1,4 @@
-"""Distances between the features of an image and those of its perturbed version."""
+"""Distances between the features of clean and perturbed images, one number per image, (B,)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +26,7 @@ def class_distance(features: Features, clean: Features) -> Tensor:
 def embedding_distance(features: Features, clean: Features) -> Tensor:
     """EmbedAttack's objective (Kowalczuk et al. 2024): squared L2 distance of the embeddings, (B,).
 
-    The class token counts as much as all patch tokens together, so that heads on either meet the attack.
+    The class token has the same weight as the mean over all patch tokens, so that the attack affects heads on either.
     """
     return class_distance(features, clean) + patch_distance(features, clean)
 
@@ -42,5 +42,5 @@ def patch_cosine(features: Features, clean: Features) -> Tensor:
 
 
 def embedding_cosine(features: Features, clean: Features) -> Tensor:
-    """Cosine distances of class and patch tokens, which count alike, (B,)."""
+    """Sum of the cosine distances of class and patch tokens, (B,)."""
     return class_cosine(features, clean) + patch_cosine(features, clean)

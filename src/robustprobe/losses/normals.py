@@ -1,4 +1,4 @@
-"""Losses of surface normals (B, 3, h, w) with labels (B, 3, h, w), unit vectors, zeros where unknown; per image (B,).
+"""Losses of surface normals: outputs and labels (B, 3, h, w) to one number per image, (B,).
 
 Outputs need no unit length; one shorter than 1e-8 has no direction and counts as 90 degrees off. An image without a
 known normal has the loss 0.
@@ -24,7 +24,7 @@ def angular(normals: Tensor, target: Tensor) -> Tensor:
 
 
 def angles(normals: Tensor, target: Tensor) -> Tensor:
-    """Angle (B, P) of each pixel in radians; of no meaning where the label is unknown.
+    """Angle (B, P) of each pixel in radians; undefined where the label is unknown.
 
     By atan2 of |cross product| and dot product: the gradient of acos is infinite at 0 and pi, and half of the digits of
     small angles are lost in their cosine.

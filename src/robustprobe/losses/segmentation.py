@@ -1,4 +1,7 @@
-"""Losses of logits (B, C, h, w) with labels (B, h, w): means over the valid pixels of each image, 0 where none is."""
+"""Losses of segmentation: logits (B, C, h, w) and labels (B, h, w) to one number per image, (B,).
+
+Each is a mean over the valid pixels of an image, 0 where none is valid.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -22,7 +25,7 @@ class SegmentationPixels(NamedTuple):
 
 
 def segmentation_pixels(logits: Tensor, target: Tensor, ignore_index: int) -> SegmentationPixels:
-    """What segmentation losses are made of, from logits (B, C, h, w) and labels (B, h, w)."""
+    """The quantities that segmentation losses share, from logits (B, C, h, w) and labels (B, h, w)."""
     valid = target != ignore_index
     per_pixel, exponentials, top = _CrossEntropy.apply(logits, _some_class(logits, target))
     per_pixel = torch.where(valid, per_pixel, 0)
@@ -35,21 +38,22 @@ def segmentation_cross_entropy(pixels: SegmentationPixels) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Cross-entropy (B, h, w) of logits (B, C, h, w), its exponentials, and where the label (B, h, w) is on top.
+    """Cross-entropy (B, h, w) of logits (B, C, h, w), its exponentials, and where the label (B, h, w) has the largest
+    logit.
 
-    Everything from one subtraction of the largest logit, which `log_softmax`, `softmax` and `argmax` would each make
-    again: with 21 classes on a CPU less than half of their time.
+    All three use one subtraction of the largest logit, which `log_softmax`, `softmax` and `argmax` would each repeat:
+    with 21 classes on a CPU this takes less than half of their time.
     """
 
     @staticmethod
     def forward(context: Any, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         largest = logits.amax(1, keepdim=True)
         below = logits - largest
-        # Zeros are counted as integers: four times as fast as floats.
+        # Counting zeros of integers is four times as fast as of floats.
         bits = below.view(_INTEGERS[below.element_size()])
         tied = int(bits.count_nonzero()) != below.numel() - largest.numel()
         of_label = below.gather(1, label[:, None])[:, 0]
-        # Where classes tie, `argmax` says which of them a judge would see.
+        # Where logits tie, `argmax` decides, as it does in the evaluation.
         top = logits.argmax(1) == label if tied else of_label == 0
         exponentials = below.exp_()
         total = exponentials.sum(1)
@@ -85,9 +89,9 @@ def masked_cross_entropy(pixels: SegmentationPixels) -> Tensor:
 
 
 def jensen_shannon(pixels: SegmentationPixels) -> Tensor:
-    """SEA's Jensen-Shannon divergence of softmax and one-hot label: at most log 2, so wrong pixels weigh little.
+    """SEA's Jensen-Shannon divergence of softmax and one-hot label: at most log 2, so wrong pixels have little weight.
 
-    Against a one-hot label it depends on the chance p of the label alone:
+    With a one-hot label it depends on the probability p of the label alone:
     (-log((1 + p) / 2) + (1 - p) log 2 + p log(2p / (1 + p))) / 2.
     """
     log_p = -pixels.cross_entropy
@@ -108,15 +112,15 @@ def wrong_share(pixels: SegmentationPixels) -> Tensor:
 
 
 def _length(maps: Tensor) -> Tensor:
-    """L2 norm over channels, (B, h, w), a little above 0: several times faster on a CPU than `norm`."""
+    """L2 norm over channels, (B, h, w), with a small constant against 0: several times as fast as `norm` on a CPU."""
     return (maps.square().sum(1) + _TINY).sqrt()
 
 
 def _of_label(maps: Tensor, target: Tensor) -> Tensor:
-    """The channel of the label at each pixel, (B, h, w); that of some class where the label is ignored."""
+    """The channel of the label at each pixel, (B, h, w); an arbitrary channel where the label is ignored."""
     return maps.gather(1, _some_class(maps, target)[:, None])[:, 0]
 
 
 def _some_class(maps: Tensor, target: Tensor) -> Tensor:
-    """Labels with some class where they are ignored."""
+    """Labels clamped to valid classes: an arbitrary class where they are ignored."""
     return target.clamp(0, maps.shape[1] - 1)
