@@ -269,7 +269,7 @@ def test_examples_chosen_by_harm_come_later_and_their_failure_costs_no_cell(
         raise RuntimeError("the image is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("robustprobe.evaluation.executors.work.Workshop.judge", broken)
+        patch.setattr("robustprobe.evaluation.executors.work.WorkerState.judge", broken)
         answer = call(*command)
     assert answer.code == 2
     assert "examples of depthpgd against depth: the image is gone" in answer.err
