@@ -48,7 +48,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-class Display:
+class RunDisplay:
     """A bar that follows the current stage; without a terminal, a line when a stage ends."""
 
     def __init__(self, console: Console, plan: Plan) -> None:
@@ -60,7 +60,7 @@ class Display:
         self.whole = self.bars.add_task("all stages", total=self.stages)
         self.current = self.bars.add_task("", total=None)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "RunDisplay":
         self.bars.start()
         return self
 

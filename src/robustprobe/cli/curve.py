@@ -57,7 +57,7 @@ def curve(
     """
     console = new_console()
     console.print("[bold]robustprobe[/] curve: loading torch and checkpoints ...")
-    from robustprobe.cli._display import Display, show_plan
+    from robustprobe.cli._display import RunDisplay, show_plan
     from robustprobe.core.device import find_device
     from robustprobe.evaluation import checkpoints
     from robustprobe.report.charts.plot import write_plot
@@ -69,7 +69,7 @@ def curve(
     where = out or folder / "curve"
     plan = checkpoints.plan_curve(chosen, folder, where, machine.data_root, find_device(machine.device))
     show_plan(console, plan)
-    with Display(console, plan) as display:
+    with RunDisplay(console, plan) as display:
         failures = checkpoints.measure(plan, where, display.update)
     wanted = plan.fingerprints()
     found = checkpoints.points([r for r in Store(where).records() if r.fingerprint in wanted], epochs)

@@ -143,7 +143,7 @@ def _run(
     spread = launch.spec()
     console = new_console()
     console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
-    from robustprobe.cli._display import Display, show_plan
+    from robustprobe.cli._display import RunDisplay, show_plan
     from robustprobe.core.device import find_device
     from robustprobe.encoders import go_offline, with_arch
     from robustprobe.evaluation.plan import make_plan
@@ -162,7 +162,7 @@ def _run(
     show_plan(console, plan)
     if launch.dry_run:
         return
-    with Display(console, plan) as display:
+    with RunDisplay(console, plan) as display:
         failures = execute(plan, store, display.update, spread, display.say)
     wanted = plan.fingerprints()
     if finished := [r for r in store.records() if r.fingerprint in wanted]:
