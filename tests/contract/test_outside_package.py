@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,24 @@ def test_it_hardens(tmp_path: Path) -> None:
     out = tmp_path / "hard"
     found = rp.harden("bundled:scenes", "stripes", "cosine-fare", epochs=1, out=out, size=(32, 32), limit=16)
     assert found.card.teacher == "bundled:scenes"
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
+def test_the_docs_show_the_files_as_they_are() -> None:
+    blocks = re.findall(r"```python\n# outside_probe/(\w+)\.py\n(.*?)\n```", DOCS.read_text(), re.DOTALL)
+    assert {name for name, _ in blocks} == {path.stem for path in FOLDER.glob("[!_]*.py")}
+    for name, text in blocks:
+        assert text == (FOLDER / f"{name}.py").read_text().rstrip()
+    registered = (FOLDER.parents[1] / "pyproject.toml").read_text()
+    assert re.findall(r"```toml\n(.*?)\n```", DOCS.read_text(), re.DOTALL)[0] in registered
+
+
+def test_the_commands_of_the_docs_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (commands,) = re.findall(r"```shell\n(.*?)\n```", DOCS.read_text(), re.DOTALL)
+    for line in commands.splitlines():
+        app(shlex.split(line)[1:], result_action="return_value")
+    assert len(Store(tmp_path / "results").records()) == 10
+    assert rp.load_encoder(f"file:{tmp_path / 'hardened'}").card.teacher == "bundled:scenes"

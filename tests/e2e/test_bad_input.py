@@ -10,6 +10,7 @@ from tests.e2e.program import Answer, child
 
 pytestmark = pytest.mark.e2e
 Call = Callable[..., Answer]
+SMALL = "encoders: ['bundled:scenes']\ndatasets: [{name: scenes, limit: 4}]"
 
 
 def assert_mistake(answer: Answer, *words: str) -> None:
@@ -63,9 +64,10 @@ def test_an_attack_without_a_task_it_fits(call: Call, my_encoder: Path, tmp_path
     ("text", "words"),
     [
         ("encoders: [a", ["cannot be read as YAML"]),
-        ("encoderz: []", ["not a valid Suite", "encoderz"]),
-        ("just words", ["not a valid Suite"]),
+        ("encoderz: []", ["unknown key encoderz", "Did you mean 'encoders'?"]),
+        ("just words", ["suite.yaml cannot be used: expected keys with values"]),
         ("encoders: ['bundled:scenes']\ndatasets: []", ["datasets"]),
+        (f"{SMALL}\nhead: fast", ["head: expected keys with values"]),
         ("encoders: ['bundled:scenes']\ndatasets: [{name: scenes}]\neps: [-1]", ["eps"]),
     ],
 )
@@ -73,6 +75,41 @@ def test_wrong_suite_files(call: Call, tmp_path: Path, text: str, words: list[st
     path = tmp_path / "suite.yaml"
     path.write_text(text)
     assert_mistake(call("run", path, "--out", tmp_path / "out"), *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("harmed: 2", ["harmed is called extreme_examples now; write extreme_examples"]),
+        ("checks: 4", ["checks is called sanity_images now; write sanity_images"]),
+        ("head: {neighbours: 5}", ["head.neighbours is called knn now; write knn"]),
+        ("attacks: [layout]", ["attack 'layout' is called 'surrogate' now; write surrogate"]),
+        ("attacks: [clean, worst]", ["attack 'worst' is called 'ensemble' now; write ensemble"]),
+        ("attacks: [{name: smallest, steps: 5}]", ["attack 'smallest' is called 'min-eps' now; write min-eps"]),
+    ],
+)
+def test_former_names_in_suite_files_get_todays(call: Call, tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(f"{SMALL}\n{text}")
+    assert_mistake(call("run", path, "--out", tmp_path / "out"), *words)
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "demo", "--harmed", "2"], "--harmed is called --extreme-examples now"),
+        (["run", "demo", "--harmed=2"], "--harmed is called --extreme-examples now"),
+        (["run", "demo", "--checks", "0"], "--checks is called --sanity-images now"),
+        (["run", "demo", "--attack", "worst"], "attack 'worst' is called 'ensemble' now"),
+        (["curve", "folder", "--checks", "0"], "--checks is called --sanity-images now"),
+        (["harden", "--protect", "both"], "--protect is called --tokens now"),
+        (["harden", "--directions", "8"], "--directions is called --feature-rank now"),
+    ],
+)
+def test_former_names_of_options_get_todays(call: Call, tmp_path: Path, arguments: list[str], words: str) -> None:
+    assert_mistake(call(*arguments, "--out", tmp_path / "out"), words)
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_suite_that_is_not_there(call: Call, tmp_path: Path) -> None:

@@ -21,6 +21,12 @@ def test_import_alone_does_not_import_torch() -> None:
     assert done.stdout.split() == ["False", "True"]
 
 
+def test_pandas_is_imported_for_a_data_frame_alone() -> None:
+    program = "import sys, robustprobe as rp; rp.attack, rp.evaluate; print('pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False"]
+
+
 def test_every_public_name_is_there() -> None:
     for name in rp.__all__:
         assert getattr(rp, name) is not None

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import constants
 
 from robustprobe import UserError
-from robustprobe.cli.check import check
+from robustprobe.cli.check import encoder
 from robustprobe.encoders import offline
 from tests.unit.encoders_on_disk import without_network
 
@@ -31,7 +31,7 @@ class Mine(rp.Encoder):
 def test_a_checkpoint_takes_its_architecture_from_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = timm.create_model("test_vit", num_classes=0)
     torch.save({"teacher": model.state_dict()}, tmp_path / "c.pth")
-    check("encoder", f"file:{tmp_path}/c.pth", arch="test_vit")
+    encoder(f"file:{tmp_path}/c.pth", arch="test_vit")
     shown = capsys.readouterr().out
     assert shown.count("passed") == 8
     assert "keys matched under 'teacher.'" in shown
@@ -40,7 +40,7 @@ def test_a_checkpoint_takes_its_architecture_from_an_option(tmp_path: Path, caps
 def test_a_broken_encoder_fails_with_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(DOUBTFUL)
     with pytest.raises(SystemExit) as stopped:
-        check("encoder", f"{tmp_path}/mine.py:Mine")
+        encoder(f"{tmp_path}/mine.py:Mine")
     assert stopped.value.code == 1
     shown = capsys.readouterr()
     assert "cut inside" in shown.out
@@ -53,7 +53,7 @@ def test_offline_is_said_once_for_everything(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert not offline()
     with pytest.raises(UserError, match="no downloads offline"):
-        check("encoder", "dinov2_vits14", offline=True)
+        encoder("dinov2_vits14", offline=True)
     assert offline()
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert constants.HF_HUB_OFFLINE

@@ -1,12 +1,13 @@
 """The loop: what attacks may see, what judges measure, and in which precision."""
 
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+import robustprobe as rp
 from robustprobe import Dataset, UserError, load_dataset
 from robustprobe.core.device import find_device
 from robustprobe.core.spec import AttackSpec
@@ -16,7 +17,8 @@ from robustprobe.evaluation.collect import Judged
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate, victim
 from robustprobe.evaluation.examples import example_places
 from robustprobe.losses.embedding import embedding_distance
-from robustprobe.tasks import Model
+from robustprobe.probing import surrogate_heads
+from robustprobe.tasks import Head, Model
 from tests.conftest import SceneProbes
 
 pytestmark = pytest.mark.unit
@@ -122,6 +124,59 @@ def test_attack_sees_no_more_than_it_may(scene_probes: SceneProbes, data: Datase
         assert seen.space == data.labels[task]
         assert seen.targets is not None
         assert seen.targets.shape == ((1,) if task == "classification" else (1, 16, 16))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("attack", ["embed", "embed:l2@0", "embed:towards-l2", "surrogate", "pgd", "depthpgd"])
+def test_an_attack_from_python_is_that_of_a_run_to_the_bit(
+    scene_probes: SceneProbes, data: Dataset, attack: str, precision: Literal["fp32", "bf16"]
+) -> None:
+    job = work(scene_probes, data, attack, precision, batch_size=7)
+    judging = job.target_task or job.judges[0]
+    images, targets = (torch.stack(some) for some in zip(*[(s.image, s.targets[judging]) for s in data], strict=True))
+    goals = images.roll(-1, 0) if "towards" in attack else None
+    found = rp.attack(
+        scene_probes.fitted[judging][0],
+        images,
+        targets,
+        attack=attack,
+        steps=3,
+        precision=precision,
+        ids=data.kept_ids,
+        goals=goals,
+    )
+    assert torch.equal(found.adversarial, adversarial(judged(job)))
+
+
+def test_layers_of_the_encoder_are_attacked_in_reduced_precision_too(scene_probes: SceneProbes, data: Dataset) -> None:
+    images = torch.stack([sample.image for sample in data])
+    layers = []
+    for precision in ("fp32", "bf16"):
+        seen = victim(work(scene_probes, data, "embed:l2@0", precision), {}, range(7), (16, 16))
+        assert seen.layers is not None
+        layers.append(seen.layers(images, (0,))[0].patches)
+    assert layers[1].dtype == torch.float32
+    assert not torch.equal(*layers)
+    torch.testing.assert_close(*layers, rtol=0.02, atol=0.05)
+
+
+def test_surrogate_heads_are_loaded_once_for_all_batches_and_eps(
+    scene_probes: SceneProbes, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(evaluate(work(scene_probes, data, "surrogate")))  # fits them where they are not in the cache
+    loaded: list[tuple[int, int]] = []
+    inner = surrogate_heads.fit_surrogate_heads
+
+    def fit(encoder: Encoder, size: tuple[int, int], device: torch.device, code: str) -> list[Head]:
+        loaded.append(size)
+        # As if the source were edited during the run.
+        monkeypatch.setattr(surrogate_heads, "code_digest", lambda: "another")
+        return inner(encoder, size, device, code)
+
+    monkeypatch.setattr(surrogate_heads, "fit_surrogate_heads", fit)
+    sizes = (AttackSpec(name="surrogate", steps=1, eps=eps) for eps in (2 / 255, 8 / 255))
+    assert len(list(evaluate(work(scene_probes, data, "surrogate")._replace(attacks=tuple(sizes))))) == 3
+    assert loaded == [(16, 16)]
 
 
 def test_embedding_goes_towards_the_next_image_of_the_dataset_whatever_the_batch(

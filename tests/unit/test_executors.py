@@ -1,5 +1,7 @@
 """Units of work: what memory, interruptions and missing files do to them, and that rows do not mind."""
 
+import heapq
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from PIL import Image
 from robustprobe.core.spec import ExecutorOptions, Suite, validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation import evaluate as evaluating
+from robustprobe.evaluation import partial_results, run
+from robustprobe.evaluation.executors import Executor, FitHeads, Outcome, WorkItem, ray
 from robustprobe.evaluation.executors import work as worker
-from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.plan import PairKey, Plan, make_plan
 from robustprobe.evaluation.run import execute
 from robustprobe.results.store import Store
 from tests.runs import contents, quiet
@@ -167,3 +171,66 @@ def test_a_file_that_disappears_is_named_and_what_was_finished_stays(tiny_encode
     lost.write_bytes(content)
     assert execute(*planned(tiny_encoder, tmp_path / "out", **options), quiet) == []
     assert contents(store) == contents(wanted)
+
+
+class Remote(Executor):
+    """Every work item and what comes of it pass through pickle, as between the processes of Ray."""
+
+    def open(self) -> None:
+        self.heads: dict[PairKey, Any] = {}
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def slots(self) -> int:
+        return 2
+
+    def results(self) -> Iterator[tuple[WorkItem, Outcome]]:
+        while self.queue:
+            item = self.queue.pop()[2]
+            heapq.heapify(self.queue)
+            run_spec, sent, heads = pickle.loads(pickle.dumps((self.run_spec, item, self.heads.get(item.pair))))
+            value, _ = ray.work_of(run_spec, sent, heads, 1)
+            value = pickle.loads(pickle.dumps(value))
+            if isinstance(item, FitHeads):
+                self.heads[item.pair] = value
+            yield item, value
+
+
+def test_workers_that_load_encoders_and_datasets_by_name_write_the_same_rows_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data: dict[str, Any] = {"encoders": ["bundled:scenes", "bundled:scenes-deacl"], "head": HEAD, "steps": 1}
+    data |= {"datasets": [{"name": "scenes", "limit": n, "size": (32, 32)} for n in (2, 3)], "tasks": ["depth"]}
+    data |= {"attacks": ["embed", "depthpgd"], "sanity_images": 2, "examples": 0}
+    suite, found = validated(Suite, data, "test"), []
+    monkeypatch.setattr(ray, "_WORKSHOPS", {})
+    for name in ("local", "remote"):
+        store = Store(tmp_path / name).prepare()
+        plan = make_plan(suite, store, Path("nowhere"), CPU)
+        assert [pair.key for pair in plan.pairs] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        if name == "remote":
+            monkeypatch.setattr(run, "load_executor", Remote)
+        assert execute(plan, store, quiet) == []
+        found.append(contents(store))
+        assert len(found[-1]) == 8
+    assert found[0] == found[1]
+
+
+def test_a_local_run_packs_what_it_writes_and_unpacks_nothing(
+    tiny_encoder: Encoder, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    inner = partial_results.packed
+
+    def packed(shard: Any) -> bytes:
+        written.append(len(shard.ids))
+        return inner(shard)
+
+    monkeypatch.setattr(partial_results, "packed", packed)
+    monkeypatch.setattr(partial_results, "unpacked", lambda content: pytest.fail("read back"))
+    plan, store = planned(tiny_encoder, tmp_path)
+    assert execute(plan, store, quiet, ExecutorOptions(shard_size=4)) == []
+    assert written == [4, 4, 3] * 2
+    assert contents(store) == undisturbed

@@ -90,7 +90,7 @@ def test_only_the_last_block_is_narrowed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 17])
 def test_more_directions_than_channels_are_refused(count: int, tiny_encoder: Encoder) -> None:
-    with pytest.raises(UserError, match=f"has 16 channels; it cannot be narrowed to {count} directions"):
+    with pytest.raises(UserError, match=f"has 16 channels; the feature rank must be 1 to 16, not {count}"):
         reduce_rank(tiny_encoder, images(), count)
 
 

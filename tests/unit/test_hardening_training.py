@@ -82,10 +82,13 @@ def test_a_killed_run_continues_to_the_same_bits(
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     go(teacher, whole, method)
     given = {**SMALL, "encoder": teacher, "datasets": ["scenes"], "method": method}
+    cut.mkdir()
+    (cut / ".state.safetensors.x.writing").write_bytes(b"what another killed process left")
     arguments = [sys.executable, "-c", CHILD, json.dumps(given), str(cut), str(fatal), str(save_seconds)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not RunFolder(cut).finished
+    assert list(cut.glob(".*")) == []
     assert go(teacher, cut, method)[0].step == (4 if save_seconds else 3)
     for name in ("encoder.safetensors", "checkpoints/epoch-001/encoder.safetensors", "state.safetensors"):
         one, other = load_file(whole / name), load_file(cut / name)

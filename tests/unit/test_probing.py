@@ -17,6 +17,7 @@ from robustprobe.probing import (
     FeatureSet,
     FitJob,
     Fitted,
+    cache,
     fit_head,
     fit_probes,
     head_fingerprint,
@@ -174,7 +175,7 @@ def test_corrupt_cached_head_is_fitted_again(
     assert_same_answers(scene_probes, again)
     keys = [fingerprint_of(scene_probes, task) for task in scene_probes.fitted]
     assert all((head_cache / "heads" / f"{key}.safetensors").stat().st_size > 100 for key in keys)
-    assert not list((head_cache / "heads").glob("*.tmp"))
+    assert not list((head_cache / "heads").glob(".*"))
     for path, original in whole.items():
         path.write_bytes(original)
 
@@ -189,6 +190,19 @@ def test_cache_that_cannot_be_written_does_not_stop_the_work(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("ROBUSTPROBE_CACHE", str(tmp_path / "file"))
     assert_same_answers(scene_probes, fit_again(scene_probes))
+
+
+def test_what_a_killed_process_left_in_the_cache_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ROBUSTPROBE_CACHE", str(tmp_path))
+    (tmp_path / "heads").mkdir()
+    (tmp_path / "heads" / ".a.safetensors.x.writing").write_bytes(b"half")
+    cache.save_weights("a", {"weight": torch.ones(2)}, {"rate": 1})
+    cache.save_progress("a", cache.FitProgress(1, 2, [{"weight": torch.ones(2)}]))
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a.pt", "a.safetensors"]
+    weights, facts = cache.load_weights("a") or ({}, {})
+    assert torch.equal(weights["weight"], torch.ones(2))
+    assert facts == {"rate": 1}
+    assert (cache.load_progress("a", CPU) or ())[:2] == (1, 2)
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

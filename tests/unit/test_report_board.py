@@ -18,7 +18,7 @@ from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks, shar
 from robustprobe.results.records import Interval, Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import Found
-from tests.unit.test_report_tables import OWN, PLAIN, attack, make_record, records_of
+from tests.unit.test_report_tables import OWN, PLAIN, attack, checkpoint_records, make_record, records_of
 
 pytestmark = pytest.mark.unit
 
@@ -224,21 +224,25 @@ def test_the_front_holds_what_nothing_is_better_than_in_both() -> None:
 
 
 def test_arrows_lead_to_hardened_versions() -> None:
-    figures = trade_figures(found(PLAIN, f"{PLAIN}-deacl", "other"))
+    hard = [r.model_copy(update={"encoder_teacher": PLAIN}) for r in records_of(f"{PLAIN}-deacl")]
+    figures = trade_figures(board([*records_of(PLAIN), *records_of("other"), *hard]))
     assert f"Arrows from {PLAIN} to {PLAIN}-deacl." in figures[0].words
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("scenes-deacl", "scenes"), ("scenes-deacl-long", "scenes-deacl"), ("scenesque", None)]
-)
-def test_a_hardened_encoder_continues_the_name_of_another(name: str, expected: str | None) -> None:
-    assert parent(name, ["scenes", "scenes-deacl", name]) == expected
+def hardened(name: str, teacher: str, **facts: Any) -> Record:
+    return make_record(attack("clean"), 0.5, encoder=name).model_copy(update={"encoder_teacher": teacher, **facts})
 
 
-def test_the_card_of_a_hardened_encoder_names_its_teacher() -> None:
-    assert parent("file:runs/robust", ["timm:vit", "file:runs/robust"], "timm:vit") == "timm:vit"
-    assert parent("scenes-b", ["scenes", "scenes-b"], "elsewhere") is None
-    assert parent("scenes", ["scenes"], "scenes") is None
+def test_a_hardened_encoder_began_as_the_one_its_card_names() -> None:
+    assert parent(hardened("file:runs/robust", "timm:vit"), ["timm:vit", "file:runs/robust"]) == "timm:vit"
+    assert parent(hardened("scenes-b", "elsewhere"), ["scenes", "scenes-b"]) is None
+    assert parent(hardened("scenes", "scenes"), ["scenes"]) is None
+
+
+def test_names_tell_neither_a_teacher_nor_an_epoch() -> None:
+    assert parent(hardened("scenes-deacl", ""), ["scenes", "scenes-deacl"]) is None
+    assert checkpoint(hardened("file:dino_epoch100.pth", "")) is None
+    assert checkpoint(hardened("file:runs/deacl/epoch-03", "scenes")) is None
 
 
 def test_encoders_of_one_colour_differ_in_marker_and_dash() -> None:
@@ -246,16 +250,15 @@ def test_encoders_of_one_colour_differ_in_marker_and_dash() -> None:
     assert len({(s.paint, s.shape) for s in made}) == len({(s.paint, s.dash) for s in made}) == MOST
 
 
-def test_checkpoints_are_told_by_their_names() -> None:
-    assert checkpoint("file:runs/deacl/epoch-03") == Checkpoint("file:runs/deacl", 3)
-    assert checkpoint("photos-epoch-12") == Checkpoint("photos", 12)
-    assert checkpoint("photos") is None
+def test_checkpoints_are_told_by_their_cards() -> None:
+    facts = {"encoder_method": "deacl", "encoder_epoch": 3, "encoder_run": "r"}
+    assert checkpoint(hardened("any", "bundled:scenes", **facts)) == Checkpoint("r", "bundled:scenes deacl", 3)
 
 
 def test_curves_need_two_epochs() -> None:
-    one = records_of("x-epoch-1")
+    one = checkpoint_records("x-1", 1)
     assert curve_figures(one, board(one)) == []
-    two = [*one, *records_of("x-epoch-2")]
+    two = [*one, *checkpoint_records("x-2", 2)]
     figures = curve_figures(two, board(two))
     assert len(figures) == 3
     assert figures[0].rows[0] == ["clean", "1", "0.900 [0.850, 0.950]"]
@@ -268,7 +271,8 @@ def test_curves_need_two_epochs() -> None:
 
 def test_charts_are_what_vega_lite_takes() -> None:
     """Checked here, against its schema, since it is not when they are drawn."""
-    records = [r for name in (PLAIN, f"{PLAIN}-deacl", "x-epoch-1", "x-epoch-2") for r in records_of(name)]
+    records = [r for name in (PLAIN, f"{PLAIN}-deacl") for r in records_of(name)]
+    records += [r for epoch in (1, 2) for r in checkpoint_records(f"x-{epoch}", epoch)]
     made = board(records, {benchmark_key(r): 0.1 for r in records if r.task != "depth"})
     figures = [*eps_figures(records, made), *heat_figures(made), *trade_figures(made), *curve_figures(records, made)]
     assert {figure.kind for figure in figures} == {"eps", "heatmap", "pareto", "curve"}

@@ -39,7 +39,7 @@ from robustprobe.report.page.viewer import image_iou
 from robustprobe.report.tables.board import benchmark_key, board
 from robustprobe.results.records import RANDOM, Example, ExampleChoice, Group, Interval, Record
 from robustprobe.results.store import Store
-from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, make_record, records_of
+from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, checkpoint_records, make_record, records_of
 
 SIZE = 6
 SHAPES = ["box", "cone", "<b>ball</b>"]
@@ -604,7 +604,7 @@ def test_folders_are_read_together_and_never_disagree(store: Store, tmp_path: Pa
 
 
 def test_checkpoints_of_a_hardening_make_curves(tmp_path: Path) -> None:
-    records = [r for epoch in (1, 2, 10) for r in records_of(f"photos-deacl/epoch-{epoch}", -epoch / 100)]
+    records = [r for epoch in (1, 2, 10) for r in checkpoint_records(f"photos-deacl/{epoch}", epoch, -epoch / 100)]
     (tmp_path / "page.html").write_text(render_page(records))
     page = read(tmp_path / "page.html")
     assert "Hardening, epoch by epoch" in [text for _, text in page.headings]

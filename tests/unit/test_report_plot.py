@@ -13,7 +13,7 @@ from robustprobe.report.charts.plot import write_plot
 from robustprobe.report.page.serve import PageServer
 from robustprobe.results.store import Store
 from tests.unit.test_report_page import HARMED, SURVIVED, add_choices, fill
-from tests.unit.test_report_tables import AWKWARD, PLAIN, records_of
+from tests.unit.test_report_tables import AWKWARD, PLAIN, checkpoint_records, records_of
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    epochs = [r for k in (1, 2) for r in records_of(f"x-epoch-{k}")]
+    epochs = [r for k in (1, 2) for r in checkpoint_records(f"x-{k}", k)]
     fill(Store(folder), [*records_of(PLAIN), *records_of(AWKWARD)])
     fill(Store(folder), epochs, examples=False)
     return folder

@@ -109,6 +109,12 @@ def records_of(encoder: str, shift: float = 0.0) -> list[Record]:
     return made
 
 
+def checkpoint_records(encoder: str, epoch: int, shift: float = 0.0) -> list[Record]:
+    """The same of the checkpoint of an epoch of one hardening run."""
+    facts = {"encoder_teacher": "photos", "encoder_method": "deacl", "encoder_epoch": epoch, "encoder_run": "run"}
+    return [record.model_copy(update=facts) for record in records_of(encoder, shift)]
+
+
 @pytest.fixture
 def records() -> list[Record]:
     return [*records_of(AWKWARD, -0.01), *records_of(PLAIN)]

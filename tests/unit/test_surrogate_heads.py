@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import robustprobe as rp
 from robustprobe import UserError
@@ -67,6 +68,12 @@ def test_heads_are_fitted_once_for_an_encoder_and_a_size(
         assert torch.equal(a(features, (4, 4)), b(features, (4, 4)))
         assert a(features, (4, 4)).shape == (2, layout.classes, 4, 4)
         assert not any(p.requires_grad for p in a.parameters())
+
+
+def test_scenes_of_another_size_are_antialiased(few_scenes: None) -> None:
+    whole = torch.stack([s.image for s in rp.load_dataset("scenes", split="train", limit=16)])
+    expected = F.interpolate(whole, size=(16, 24), mode="bilinear", antialias=True).clamp(0, 1)
+    assert torch.equal(surrogate_heads._scenes((16, 24)), expected)
 
 
 def test_layout_fools_its_heads_more_than_noise_does(tiny_encoder: Encoder, few_scenes: None) -> None:

@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from robustprobe.core.resize import resized
 from robustprobe.core.types import FeatureDims, Features
 from robustprobe.core.views import Padded, Resized, Windows, as_one, last_layers, side_by_side, starts
 from robustprobe.encoders import Encoder
@@ -22,6 +24,17 @@ def coordinates(height: int, width: int) -> Tensor:
     """An image (1, 3, H, W) whose pixels say where they are."""
     down, along = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([down, along, torch.ones_like(down)])[None].float() / 64
+
+
+@given(height=sides, width=sides, side=sides)
+def test_images_are_resized_with_antialiasing_alone_as_in_a_batch(height: int, width: int, side: int) -> None:
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    found = resized(images, (side, 7))
+    expected = F.interpolate(images, size=(side, 7), mode="bilinear", antialias=True).clamp(0, 1)
+    assert torch.equal(found, expected)
+    assert torch.equal(resized(images[1], (side, 7)), expected[1])
+    assert torch.equal(Resized(size=(side, 7)).cut(images), expected)
+    assert resized(images, (height, width)) is images
 
 
 @given(height=sides, width=sides, stride=st.integers(1, 8))

@@ -104,7 +104,7 @@ class SearchResult(NamedTuple):
 
 
 class Best:
-    """The best visited image of each entry, and what a search leaves behind for doubters."""
+    """The best visited image of each entry, and diagnostics for the sanity checks."""
 
     def __init__(self, start: Tensor, search: Search) -> None:
         count, where = len(start), start.device

@@ -1,4 +1,4 @@
-"""Auto-PGD on the loss of any task: no step size to choose (Croce & Hein 2020)"""
+"""Auto-PGD: PGD with an adaptive step size, on any task (Croce and Hein, ICML 2020)"""
 
 from typing import ClassVar, final
 

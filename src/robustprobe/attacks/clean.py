@@ -1,4 +1,4 @@
-"""No attack: the images as they are"""
+"""No attack: the images unchanged"""
 
 from typing import ClassVar, final
 

@@ -1,4 +1,4 @@
-"""CosPGD on a segmenter: pixels count by how sure of them it still is (Agnihotri et al., ICML 2024)"""
+"""CosPGD on a segmenter: pixels weighted by how well prediction and label agree (Agnihotri et al., ICML 2024)"""
 
 from typing import ClassVar, final
 

@@ -1,4 +1,4 @@
-"""DepthPGD on the scale-invariant log loss of a depth network, with its variance term from the first step"""
+"""DepthPGD: PGD on the scale-invariant log loss of a depth network (Kowalczuk et al. 2024)"""
 
 from typing import ClassVar, final
 

@@ -1,4 +1,4 @@
-"""EmbedAttack: moves the embedding, knows no head and no label (Kowalczuk et al. 2024)"""
+"""EmbedAttack: moves the embedding away from the clean one; uses no head and no label (Kowalczuk et al. 2024)"""
 
 from typing import ClassVar, final
 

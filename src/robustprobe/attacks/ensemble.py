@@ -1,4 +1,4 @@
-"""Several strong attacks on a task, the worst case per image, in the manner of AutoAttack"""
+"""Several strong attacks on a task, the worst result per image, in the manner of AutoAttack"""
 
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, cast, final

@@ -1,4 +1,4 @@
-"""The smallest eps that changes a classifier's answer, per image, by bisection with Auto-PGD"""
+"""Smallest eps that changes a classifier's prediction, per image, by bisection with Auto-PGD"""
 
 import math
 from typing import ClassVar, final

@@ -1,4 +1,4 @@
-"""Uniform noise of the same size: the control every attack must beat"""
+"""Uniform random noise of size eps: a control, which every attack should outperform"""
 
 from typing import ClassVar, final
 

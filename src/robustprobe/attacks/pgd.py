@@ -1,4 +1,4 @@
-"""PGD on the default loss of a task, the cross-entropy of a classifier (Madry et al. 2018)"""
+"""PGD on the default loss of a task, for a classifier the cross-entropy (Madry et al., ICLR 2018)"""
 
 from typing import ClassVar, final
 

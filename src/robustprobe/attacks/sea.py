@@ -1,4 +1,4 @@
-"""SEA on a segmenter: four losses, each begun in a larger ball, worst case per image (Croce et al., ECCV 2024)"""
+"""SEA on a segmenter: Auto-PGD on four losses, the worst result per image (Croce et al., ECCV 2024)"""
 
 from typing import ClassVar, final
 

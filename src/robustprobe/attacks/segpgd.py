@@ -1,4 +1,4 @@
-"""SegPGD on the pixel-wise cross-entropy of a segmenter (Gu et al., ECCV 2022)"""
+"""SegPGD: PGD on the pixel-wise cross-entropy of a segmenter (Gu et al., ECCV 2022)"""
 
 from typing import ClassVar, final
 

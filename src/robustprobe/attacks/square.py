@@ -1,4 +1,4 @@
-"""Square attack: sees the model's answers only, no gradient (Andriushchenko et al. 2020)"""
+"""Square attack: black-box random search, without gradients (Andriushchenko et al., ECCV 2020)"""
 
 from typing import ClassVar, cast, final
 

@@ -1,4 +1,4 @@
-"""Attack surrogate heads fitted without task labels: needs the encoder and the image, no head and no label"""
+"""SegPGD on surrogate heads fitted without labels of the task: needs the encoder and the image only"""
 
 from typing import ClassVar, final
 

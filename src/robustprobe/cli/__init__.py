@@ -7,7 +7,13 @@ import sys
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.former_names import FORMER_KEYS
+from robustprobe.core.former_names import FORMER_OPTIONS
+
+
+def _shown_default(value: object) -> str | None:
+    """What the help shows as the default of an option; None for what goes without saying."""
+    return None if value is None or value is False or value == "" else str(value)
+
 
 app = App(
     name="robustprobe",
@@ -15,53 +21,62 @@ app = App(
     version=lambda: _version(),
     suppress_keyboard_interrupt=False,
     # An option has no second form such as --no-dry-run or --empty-encoder unless it asks for one.
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), show_default=_shown_default),
 )
-EVALUATE, LOOK, HARDEN, SET_UP = (
-    Group(name, sort_key=order) for order, name in enumerate(("Evaluate", "Look at results", "Harden", "Set up"))
-)
+app["--help"].group = app["--version"].group = Group("Options", sort_key=9)
+
 _COMMANDS = {
-    EVALUATE: {
+    "Evaluate": {
         "demo": (
             "run:demo",
             "Evaluate the bundled encoders on generated scenes: no download, no GPU, about four minutes.",
         ),
         "run": ("run:run", "Attack encoders and evaluate them on every task, as a suite file or options say."),
-        "check": ("check:check", "Check that an encoder keeps the contract that attacks and heads rely on."),
     },
-    LOOK: {
+    "Look at results": {
         "table": ("results:table", "Print the results of a folder as a table."),
         "report": ("results:report", "Write the results of folders as one self-contained HTML page."),
         "view": ("view:view", "Show that page in the browser."),
         "plot": ("plot:plot", "Draw a chart of the results as SVG, PNG or PDF."),
         "compare": ("compare:compare", "Print results beside the paper's numbers, or beside those of another folder."),
-        "merge": ("merge:merge", "Copy the results of several folders into one, and name what they disagree on."),
+        "merge": ("merge:merge", "Copy the results of several folders into one. Conflicts are an error."),
         "leaderboard": ("leaderboard:leaderboard", "Rank many encoders, as a site with a page per encoder."),
     },
-    HARDEN: {
+    "Harden": {
         "harden": ("harden:harden", "Fine-tune an encoder without labels so that attacks move its features less."),
         "curve": ("curve:curve", "Evaluate the checkpoints of a hardening run, as a table and a plot over epochs."),
     },
-    SET_UP: {
+    "Set up": {
         "list": ("listing:list_things", "List encoders, datasets, tasks, attacks, defences or suites by name."),
-        "fetch": ("fetch:fetch", "Download the weights a suite needs, and say which of its datasets are there."),
+        "check encoder": ("check:encoder", "Check that an encoder meets the contract that attacks and heads rely on."),
+        "fetch": ("fetch:fetch", "Download the weights that a suite needs, and say which of its datasets are there."),
+        "data check": ("data:check", "Compare a dataset's folder with the official one."),
+        "data download": ("data:download", "Download a dataset, where its source offers that."),
+        "data ids": ("data:ids", "Print the ids of the images that a limit takes."),
         "doctor": ("doctor:doctor", "Show the machine, versions, caches, and datasets found or missing."),
     },
 }
-for _group, _commands in _COMMANDS.items():
-    for _name, (_home, _help) in _commands.items():
-        app.command(f"robustprobe.cli.{_home}", name=_name, help=_help, group=_group)
+_FAMILIES = {
+    "check": "Check that an encoder of your own can be evaluated.",
+    "data": "Check a dataset's folder, download it, or list the images that a limit takes.",
+}
 
-_data = App(
-    name="data",
-    help="Check a dataset's folder, download it, or list the images that a limit takes.",
-    group=SET_UP,
-    default_parameter=Parameter(negative=()),
-)
-_data.command("robustprobe.cli.data:check", name="check", help="Compare a dataset's folder with the official one.")
-_data.command("robustprobe.cli.data:download", name="download", help="Download a dataset where that is offered.")
-_data.command("robustprobe.cli.data:ids", name="ids", help="Print the ids of the images that a limit takes.")
-app.command(_data)
+
+def _register() -> None:
+    """Every command by the place of its function, which is imported only when the command is called."""
+    parents = {"": app}
+    for order, (heading, commands) in enumerate(_COMMANDS.items()):
+        group = Group(heading, sort_key=order)
+        for position, (words, (home, text)) in enumerate(commands.items()):
+            family, _, name = words.rpartition(" ")
+            if family not in parents:
+                parents[family] = App(name=family, help=_FAMILIES[family], group=group, sort_key=position)
+                app.command(parents[family])
+            own = None if family else group
+            parents[family].command(f"robustprobe.cli.{home}", name=name, help=text, sort_key=position, group=own)
+
+
+_register()
 
 
 def _version() -> str:
@@ -74,8 +89,8 @@ def _refuse_former_options(arguments: list[str]) -> None:
     """Raises UserError for an option of an earlier version, with today's name."""
     for argument in arguments:
         name = argument.partition("=")[0]
-        if name.startswith("--") and (today := FORMER_KEYS.get(name[2:].replace("-", "_"))):
-            raise UserError(f"{name} is called --{today.replace('_', '-')} now.")
+        if name in FORMER_OPTIONS:
+            raise UserError(f"{name} is called {FORMER_OPTIONS[name]} now; write {FORMER_OPTIONS[name]}.")
 
 
 def main() -> None:

@@ -42,13 +42,13 @@ def size_text(size: tuple[int, int] | int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words a person plans by."""
+    """Seconds in rounded words."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-class Display:
+class RunDisplay:
     """A bar that follows the current stage; without a terminal, a line when a stage ends."""
 
     def __init__(self, console: Console, plan: Plan) -> None:
@@ -60,7 +60,7 @@ class Display:
         self.whole = self.bars.add_task("all stages", total=self.stages)
         self.current = self.bars.add_task("", total=None)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "RunDisplay":
         self.bars.start()
         return self
 
@@ -70,7 +70,7 @@ class Display:
         self.bars.stop()
 
     def say(self, text: str) -> None:
-        """Tell in a line what happened on the way."""
+        """Print a line about something that happened during the run."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def update(self, progress: RunProgress) -> None:

@@ -1,4 +1,4 @@
-"""What a hardening run shows: a bar, and a line an epoch."""
+"""What a hardening run shows: a progress bar, and a line per epoch."""
 
 from types import TracebackType
 

@@ -26,14 +26,15 @@ def compare(
     Parameters
     ----------
     folder
-        The folder `robustprobe run --out` wrote.
+        A folder of results: the --out of `robustprobe run`.
     other
-        paper, for the tables of Kowalczuk et al. (2024), or another folder. A folder of that name is ./paper.
+        paper, for the tables of Kowalczuk et al. (2024), or another folder of results. A folder called
+        paper is ./paper.
     format
         rich for the terminal, md, csv, json or latex.
     deacl
-        With paper: the encoder, as it was given to `run`, that stands for the paper's DINO after DeACL; by default any
-        that is called after both.
+        With paper: the encoder, as it was given to `run`, to compare with the paper's DINO after DeACL. By default any
+        whose name contains both words.
     """
     from robustprobe.report.tables import comparison as tables
     from robustprobe.report.tables import sheet

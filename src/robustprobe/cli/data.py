@@ -1,4 +1,4 @@
-"""`robustprobe data`: is a folder the official data, and where to get it."""
+"""`robustprobe data`: check a dataset's folder, download it, list its images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,12 +9,11 @@ from robustprobe.cli._console import new_console
 from robustprobe.core.errors import UserError
 
 if TYPE_CHECKING:
-    from robustprobe.datasets import Dataset
-    from robustprobe.datasets._check import Findings, SplitFindings
+    from robustprobe.datasets import Dataset, Findings, SplitFindings
 
 
 def check(name: str, /, *, data_root: Path = Path("data"), full: bool = False) -> None:
-    """Compare a dataset's folder with the official one, and read a sample of it; exit code 1 if something is wrong.
+    """Compare a dataset's folder with the official one, and read a sample of it. Exit code 1 if something is wrong.
 
     Parameters
     ----------
@@ -23,11 +22,11 @@ def check(name: str, /, *, data_root: Path = Path("data"), full: bool = False) -
     data_root
         Folder that holds the datasets.
     full
-        Read every image, not 64 of each split.
+        Read every image, not only 64 of each split.
     """
-    from robustprobe.datasets import _check
+    from robustprobe.datasets import SAMPLE, check_dataset
 
-    found = _check.check(name, data_root, sample=None if full else _check.SAMPLE)
+    found = check_dataset(name, data_root, sample=None if full else SAMPLE)
     _show_terms(found.dataset)
     if any(part.ids for part in found.splits):
         _show_splits(found)
@@ -77,7 +76,7 @@ def ids(name: str, /, *, split: str = "test", limit: int | None = None, data_roo
 
 
 def download(name: str, /, *, data_root: Path = Path("data")) -> None:
-    """Show licence and citation, then fetch the official archive where torchvision offers it.
+    """Show licence and citation, then download the official archive, where torchvision offers it.
 
     Parameters
     ----------

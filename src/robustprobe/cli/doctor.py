@@ -18,18 +18,18 @@ def doctor(
     ray_address: str = "auto",
     encoder: list[str] | None = None,
 ) -> None:
-    """Show machine, versions, caches and datasets found or missing.
+    """Show the machine, versions, caches, and datasets found or missing.
 
     Parameters
     ----------
     data_root
         Folder that holds the datasets.
     cluster
-        Show what Ray sees instead: every machine of a cluster, and what they differ in.
+        Show the machines of a Ray cluster instead, and in what they differ.
     ray_address
-        The cluster, such as auto or HOST:PORT.
+        With --cluster: its address, such as auto or HOST:PORT.
     encoder
-        Encoder whose weights every machine of the cluster should have. Repeat for several.
+        With --cluster: encoder whose weights every machine should have. Can be given several times.
     """
     if cluster:
         _cluster(ray_address, data_root, encoder or [])
@@ -89,6 +89,6 @@ def _cluster(address: str, root: Path, encoders: list[str]) -> None:
         console.print(f"{fact}: {value}", markup=False, soft_wrap=True)
     if differences:
         console.print(
-            "Mend what differs, or expect refused shards and numbers that differ by rounding.", soft_wrap=True
+            "Make the machines equal; else workers may be refused, and numbers may differ by rounding.", soft_wrap=True
         )
         sys.exit(2)

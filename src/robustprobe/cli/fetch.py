@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def fetch(
     suite: str, /, *, data_root: Path = Path("data"), download: bool = False, only: list[str] | None = None
 ) -> None:
-    """Get the weights a suite needs, and say which of its datasets are there; exit code 1 where something is missing.
+    """Download the weights that a suite needs, and say which of its datasets are there. Exit code 1 if one is missing.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ def fetch(
     data_root
         Folder that holds the datasets.
     download
-        Also fetch missing datasets, where torchvision offers them: mind their licences.
+        Also download missing datasets, where torchvision offers them. Mind their licences.
     only
-        Only encoders and datasets that match, such as cifar10 or 'dinov2*'. Repeatable.
+        Only encoders and datasets that match, such as cifar10 or 'dinov2*'. Can be given several times.
     """
     wanted = narrowed(find_suite(suite), only or [])
     console, missing = new_console(), []

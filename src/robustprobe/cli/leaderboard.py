@@ -7,12 +7,12 @@ from cyclopts import Parameter
 
 
 def leaderboard(folder: Path, /, *, out: Annotated[Path, Parameter(alias="-o")] = Path("site")) -> None:
-    """Rank the encoders of every folder of results in a folder, as a site with a page for each.
+    """Rank the encoders of all folders of results in a folder, as a site with a page per encoder.
 
     Parameters
     ----------
     folder
-        Holds folders that `robustprobe run --out` wrote, at any depth.
+        A folder that holds folders of results, at any depth.
     out
         Folder of the site.
     """

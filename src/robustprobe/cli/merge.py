@@ -7,16 +7,18 @@ from cyclopts import Parameter
 
 
 def merge(folder: Path, /, *more: Path, out: Annotated[Path, Parameter(alias="-o")]) -> None:
-    """Copy the results of folders into one. Different results for one cell are named, and nothing is overwritten.
+    """Copy the results of several folders into one. Different results for one cell are an error.
+
+    Nothing is overwritten.
 
     Parameters
     ----------
     folder
-        The folder `robustprobe run --out` wrote.
+        A folder of results: the --out of `robustprobe run`.
     more
-        Other such folders.
+        More folders of results.
     out
-        A new folder, or one with results, which are kept.
+        A new folder, or a folder of results, which are kept.
     """
     from robustprobe.results.merge import merge as merge_folders
 

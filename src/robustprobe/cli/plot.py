@@ -14,21 +14,21 @@ def plot(
     out: Annotated[Path | None, Parameter(alias="-o")] = None,
     samples: int = 1,
 ) -> None:
-    """Draw a chart of the results of a folder, or of several together, as SVG, PNG or PDF.
+    """Draw a chart of the results of one or more folders as SVG, PNG or PDF.
 
     Parameters
     ----------
     folder
-        The folder `robustprobe run --out` wrote.
+        A folder of results: the --out of `robustprobe run`.
     more
-        Other such folders.
+        More folders of results.
     kind
-        eps: score against eps; pareto: clean against attacked; heatmap: what each attack left; curve: hardening over
-        epochs; examples: an image under the attacks, drawn at random.
+        eps: score over eps; pareto: attacked score over clean score; heatmap: score under each attack; curve: score
+        over epochs of hardening; examples: an image under each attack.
     out
-        The file; its ending says the format. By default KIND.svg in the working folder.
+        The file; its suffix sets the format. By default KIND.svg in the working folder.
     samples
-        Images of each dataset that examples shows: one drawn at random and one chosen by harm in turn.
+        For examples: number of images of each dataset, alternating between random and extreme examples.
     """
     from robustprobe.report.charts.plot import write_plot
 

@@ -27,13 +27,13 @@ def table(
     Parameters
     ----------
     folder
-        The folder `robustprobe run --out` wrote.
+        A folder of results: the --out of `robustprobe run`.
     format
         rich for the terminal, md, csv, json or latex.
     transfer
-        Also numbers where the attack was made for another task's head.
+        Also show transfer: scores under attacks that were made for another task.
     layout
-        all, or paper: results at Linf 8/255 in the columns of the paper's three tables, one record a cell.
+        all, or paper: results at Linf 8/255 in the columns of the paper's three tables, one row per record.
     """
     from robustprobe.report.tables import results as tables
 
@@ -51,18 +51,18 @@ def report(
     out: Annotated[Path | None, Parameter(alias="-o")] = None,
     samples: str = "",
 ) -> None:
-    """Write the results of a folder, or of several together, as one self-contained HTML page.
+    """Write the results of one or more folders as one self-contained HTML page.
 
     Parameters
     ----------
     folder
-        The folder `robustprobe run --out` wrote.
+        A folder of results: the --out of `robustprobe run`.
     more
-        Other such folders.
+        More folders of results.
     out
-        The page; by default report.html in the first folder.
+        The HTML file; by default report.html in the first folder.
     samples
-        Images of each dataset that the viewer shows, or all; by default 24, fewer where they would take over 12 MB.
+        Number of example images of each dataset in the page, or all. By default 24, fewer where they take over 12 MB.
     """
     from robustprobe.report.page.render import write_page
 

@@ -16,22 +16,22 @@ def view(
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
     port: int = 0,
 ) -> None:
-    """Show the page of a folder, or of several together, in the browser. Ctrl-C ends it.
+    """Show the page of one or more folders in the browser. Ctrl-C ends it.
 
-    Only this machine can reach it, and nothing but the page is served.
+    Only this machine can reach the page, and nothing else is served.
 
     Parameters
     ----------
     folder
-        The folder `robustprobe run --out` wrote.
+        A folder of results: the --out of `robustprobe run`.
     more
-        Other such folders.
+        More folders of results.
     samples
-        Images of each dataset that the viewer shows, or all.
+        Number of example images of each dataset in the page, or all.
     browser
-        Open the browser.
+        Open the page in the browser.
     port
-        Port on the loopback interface; by default a free one.
+        Port on this machine. 0: a free one.
     """
     from robustprobe.core.errors import UserError
     from robustprobe.report.page.render import read_page

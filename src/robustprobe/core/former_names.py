@@ -4,16 +4,18 @@ from types import MappingProxyType
 
 FORMER_ATTACKS = MappingProxyType({"layout": "surrogate", "worst": "ensemble", "smallest": "min-eps"})
 
-FORMER_KEYS = MappingProxyType(
+FORMER_KEYS = MappingProxyType({"harmed": "extreme_examples", "checks": "sanity_images", "neighbours": "knn"})
+"""Keys of suites."""
+
+FORMER_OPTIONS = MappingProxyType(
     {
-        "harmed": "extreme_examples",
-        "checks": "sanity_images",
-        "neighbours": "knn",
-        "protect": "tokens",
-        "directions": "feature_rank",
+        "--harmed": "--extreme-examples",
+        "--checks": "--sanity-images",
+        "--protect": "--tokens",
+        "--directions": "--feature-rank",
     }
 )
-"""Keys of suites and options of commands."""
+"""Options of commands."""
 
 FORMER_FIELDS = MappingProxyType({"made_for": "target_task", "place": "position"})
 """Fields of records and groups of example images."""

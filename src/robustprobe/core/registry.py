@@ -122,7 +122,7 @@ def registered_name(name: str) -> str:
 
 
 def own_name(kind: type) -> str:
-    """The name of a class that nobody asked for by name: of its file in robustprobe, else its own in lower case."""
+    """The default name of a class: of its file in robustprobe, else its own in lower case."""
     own = kind.__module__.startswith("robustprobe.")
     return kind.__module__.rpartition(".")[2] if own else kind.__name__.lower()
 

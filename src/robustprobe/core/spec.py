@@ -312,7 +312,7 @@ def _fault(
         return f"{where} is called {FORMER_KEYS[key]} now; write {FORMER_KEYS[key]}"
     if kind == "extra_forbidden":
         return f"unknown key {where}{nearest(key, described.model_fields) if len(location) == 1 else ''}"
-    said = str(context.get("error", message))
+    said = "expected keys with values" if kind == "model_type" else str(context.get("error", message))
     return f"{where}: {said}" if where else said
 
 

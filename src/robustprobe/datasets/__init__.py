@@ -1,5 +1,19 @@
 """Datasets: labelled images in their official layouts. One file is one dataset; `base.py` is the contract."""
 
+from robustprobe.datasets._check import SAMPLE, Findings, SplitFindings
+from robustprobe.datasets._check import check as check_dataset
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split, batches, find_dataset, load_dataset
 
-__all__ = ["SPLITS", "Dataset", "RawSample", "Split", "batches", "find_dataset", "load_dataset"]
+__all__ = [
+    "SAMPLE",
+    "SPLITS",
+    "Dataset",
+    "Findings",
+    "RawSample",
+    "Split",
+    "SplitFindings",
+    "batches",
+    "check_dataset",
+    "find_dataset",
+    "load_dataset",
+]

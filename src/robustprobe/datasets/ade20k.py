@@ -1,4 +1,4 @@
-"""ADE20k (SceneParse150): scenes in 150 classes"""
+"""ADE20k (SceneParse150): segmentation of indoor and outdoor scenes into 150 classes"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""CamVid: street scenes in eleven classes, in the SegNet layout"""
+"""CamVid: segmentation of street scenes into eleven classes, in the SegNet layout"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""CIFAR-10: small photographs of ten classes"""
+"""CIFAR-10: classification of 32 x 32 photographs into ten classes"""
 
 from collections.abc import Iterator
 from typing import ClassVar, final

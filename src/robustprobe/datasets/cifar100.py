@@ -1,4 +1,4 @@
-"""CIFAR-100: small photographs of a hundred classes"""
+"""CIFAR-100: classification of 32 x 32 photographs into a hundred classes"""
 
 from collections.abc import Iterator
 from typing import ClassVar, final

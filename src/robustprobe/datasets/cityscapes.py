@@ -1,4 +1,4 @@
-"""Cityscapes: streets in nineteen classes, 1024 x 2048"""
+"""Cityscapes: segmentation of street scenes into nineteen classes, 1024 x 2048 pixels"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One's own images with depth maps: `depthfolder:PATH`"""
+"""Your own images with depth maps: depthfolder:PATH"""
 
 import json
 from collections.abc import Sequence

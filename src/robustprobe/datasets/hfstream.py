@@ -1,4 +1,4 @@
-"""A dataset of the Hugging Face hub, streamed: `hfstream:NAME_OR_PATH`, `hfstream:NAME@REVISION` (extra datasets)"""
+"""A dataset of the Hugging Face hub, streamed: hfstream:NAME_OR_PATH[@REVISION] (needs the extra datasets)"""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""One's own photographs in a folder for each class: `imagefolder:PATH`"""
+"""Your own photographs, one folder per class: imagefolder:PATH"""
 
 from typing import ClassVar, final
 

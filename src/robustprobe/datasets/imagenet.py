@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012): photographs of a thousand classes, by the class folders"""
+"""ImageNet (ILSVRC 2012): classification of photographs into a thousand classes"""
 
 from typing import ClassVar, final
 

@@ -1,4 +1,4 @@
-"""NYU Depth v2: indoor scenes with metric depth"""
+"""NYU Depth v2: depth in metres of indoor scenes"""
 
 from functools import cached_property
 from pathlib import Path

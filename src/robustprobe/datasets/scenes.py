@@ -1,4 +1,4 @@
-"""Generated scenes with class, mask, metric depth and surface normals of the same image; nothing to download"""
+"""Generated scenes with class, segmentation, depth and surface normals of each image; nothing to download"""
 
 from functools import lru_cache
 from pathlib import Path

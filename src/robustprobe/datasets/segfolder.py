@@ -1,4 +1,4 @@
-"""One's own images with masks: `segfolder:PATH`"""
+"""Your own images with segmentation masks: segfolder:PATH"""
 
 from collections.abc import Sequence
 from functools import cached_property

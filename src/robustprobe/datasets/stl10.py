@@ -1,4 +1,4 @@
-"""STL-10: photographs of ten classes, 96 pixels wide"""
+"""STL-10: classification of 96 x 96 photographs into ten classes"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012: objects of twenty classes and background"""
+"""PASCAL VOC 2012: segmentation into twenty classes of objects and background"""
 
 from collections.abc import Sequence
 from pathlib import Path

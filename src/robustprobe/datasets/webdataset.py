@@ -1,4 +1,4 @@
-"""WebDataset shards, tar archives of photographs with their classes: `webdataset:PATH-{0000..0009}.tar`"""
+"""WebDataset shards, tar archives of photographs with their classes: webdataset:PATH-{0000..0009}.tar"""
 
 import io
 from collections.abc import Iterator

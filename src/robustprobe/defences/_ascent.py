@@ -1,4 +1,4 @@
-"""The inner attack of every defence: sign steps up an objective from a random start, last iterate."""
+"""The inner attack of every defence: PGD from a random start, last iterate."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from robustprobe.core.ascent import projected_ascent
+from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.threat import Linf, Threat
 
 
 class InnerAttack(NamedTuple):
-    """How far images are moved, and how: `step_share` of eps a step, with `momentum` of the directions so far."""
+    """Threat and schedule of the inner attack: a step is `step_share` of eps, `momentum` weighs the earlier signs."""
 
     threat: Threat
     steps: int
@@ -19,12 +20,12 @@ class InnerAttack(NamedTuple):
     momentum: float = 0.0
 
     def at(self, factor: float) -> "InnerAttack":
-        """The same with a ball `factor` times as large."""
+        """The same attack with `factor` of its eps."""
         return self._replace(threat=self.threat.resized(factor))
 
 
 def linf(eps: float, steps: int, step_share: float = 0.25, momentum: float = 0.0) -> InnerAttack:
-    """Every pixel value moves by at most eps."""
+    """An inner attack under Linf: every pixel value changes by at most eps."""
     return InnerAttack(Linf(eps), steps, step_share, momentum)
 
 
@@ -35,13 +36,20 @@ def ascend(
     ball: InnerAttack,
     precision: str = "fp32",
 ) -> Tensor:
-    """Images (B, 3, H, W) inside ball and box that raise an objective of images and share of steps done, (B,)."""
+    """Adversarial images (B, 3, H, W) inside ball and box.
+
+    Args:
+        objective: what is raised: images and the share of steps done to a value (B,) per image.
+        generators: for the random start, one per image.
+        precision: `bf16` runs the objective under autocast.
+    """
 
     def gradient(moved: Tensor, number: int) -> tuple[Tensor, None]:
         moved = moved.detach().requires_grad_(True)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            value = objective(moved, number / ball.steps)
-        return torch.autograd.grad(value.float().sum(), moved)[0], None
+        with fast_linear():
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                value = objective(moved, number / ball.steps)
+            return torch.autograd.grad(value.float().sum(), moved)[0], None
 
     threat = ball.threat
     start = threat.project(images + threat.noise(images, generators), images)

@@ -1,4 +1,4 @@
-"""Ours: hold class and patch tokens still, under attacks on heads too, and keep only the directions that held"""
+"""anyhead (ours): FARE on class and patch tokens, then only the most robust feature directions are kept"""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, cast, final

@@ -1,4 +1,4 @@
-"""DeACL (Zhang et al., ECCV 2022): stay close to the teacher in cosine, and do not move under attack"""
+"""DeACL (Zhang et al., ECCV 2022): clean features close to the teacher's, attacked ones close to the clean ones"""
 
 from typing import ClassVar, cast, final
 

@@ -1,4 +1,4 @@
-"""FARE (Schlarmann et al., ICML 2024): attacked features stay where the teacher's clean ones are"""
+"""FARE (Schlarmann et al., ICML 2024): attacked features close to the teacher's clean features"""
 
 from typing import ClassVar, final
 

@@ -1,4 +1,4 @@
-"""LORE (Khodabandeh et al. 2025): lower the worst case, subject to a bound on how far clean features drift"""
+"""LORE (Khodabandeh et al. 2025): FARE with an upper bound on the drift of clean features"""
 
 from typing import ClassVar, cast, final
 

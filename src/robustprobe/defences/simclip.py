@@ -1,4 +1,4 @@
-"""Sim-CLIP (Hossain and Imteaj 2024): attacked and clean features agree, each in turn held still; no teacher term"""
+"""Sim-CLIP (Hossain and Imteaj 2024): attacked features close to the clean ones of the student itself; no teacher"""
 
 from typing import ClassVar, final
 

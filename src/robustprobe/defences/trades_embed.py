@@ -1,4 +1,4 @@
-"""TRADES on embeddings: a clean term to the teacher and an attacked term to the student itself"""
+"""TRADES on embeddings: clean features close to the teacher's, attacked ones close to the student's clean ones"""
 
 from typing import ClassVar, cast, final
 

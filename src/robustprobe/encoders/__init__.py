@@ -1,5 +1,6 @@
 """Encoders: images in [0, 1] to features. One file is one source of encoders; `base.py` is the contract."""
 
+from robustprobe.encoders._check import check_encoder
 from robustprobe.encoders._downloads import go_offline, offline
 from robustprobe.encoders._options import with_arch
 from robustprobe.encoders.base import SHORT_NAMES, Encoder, EncoderCard, Source, full_name, load_encoder
@@ -9,6 +10,7 @@ __all__ = [
     "Encoder",
     "EncoderCard",
     "Source",
+    "check_encoder",
     "full_name",
     "go_offline",
     "load_encoder",

@@ -1,4 +1,4 @@
-"""Small encoders that come with robustprobe, as bundled:NAME"""
+"""Small encoders that come with robustprobe: bundled:NAME"""
 
 from pathlib import Path
 from typing import final

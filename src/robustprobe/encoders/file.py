@@ -1,4 +1,4 @@
-"""A checkpoint, as file:PATH?arch=NAME, or a folder with card.json and encoder.safetensors, as file:DIR"""
+"""A checkpoint, file:PATH?arch=NAME, or a folder with card.json and encoder.safetensors, file:DIR"""
 
 import json
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.spec import fingerprint
 from robustprobe.core.types import FeatureDims
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
 from robustprobe.encoders._low_rank import LowRankEncoder as LowRankEncoder
@@ -73,6 +74,20 @@ class FileSource(Source):
         return load_folder(Path(path), f"file:{name}")
 
 
+def hardening_facts(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Teacher, method, epoch and run of a hardened encoder, as its folder's card says; nothing of what it does not."""
+    facts = card.get("hardening")
+    facts = facts if isinstance(facts, dict) else {}
+    epoch = facts.get("epoch")
+    same = {key: facts.get(key) for key in ("method", "teacher_digest", "data_digest", "settings")}
+    return {
+        "teacher": str(card.get("teacher", "")),
+        "method": str(facts.get("method", "")),
+        "epoch": epoch if isinstance(epoch, int) else None,
+        "run": fingerprint(same) if facts else "",
+    }
+
+
 def load_folder(folder: Path, name: str) -> Encoder:
     """The encoder of a folder that holds `card.json` and `encoder.safetensors`.
 
@@ -102,7 +117,7 @@ def load_folder(folder: Path, name: str) -> Encoder:
         encoder = build(architecture, name, str(card.get("licence", "unknown")))
     except (AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{folder / CARD} describes an architecture that cannot be built: {error}.") from error
-    encoder.card = encoder.card.model_copy(update={"teacher": str(card.get("teacher", ""))})
+    encoder.card = encoder.card.model_copy(update=hardening_facts(card))
     whole = _low_rank(encoder, feature_rank, folder / CARD) if feature_rank else encoder
     module = weights_module(whole)
     check_keys(module, weights, folder / WEIGHTS)

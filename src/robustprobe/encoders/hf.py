@@ -1,4 +1,4 @@
-"""Vision transformers of transformers, as hf:ORG/NAME or hf:ORG/NAME@REVISION (needs the extra hf)"""
+"""Vision transformers of the transformers library: hf:ORG/NAME or hf:ORG/NAME@REVISION (needs the extra hf)"""
 
 import json
 from collections.abc import Sequence

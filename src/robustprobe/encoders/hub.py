@@ -1,4 +1,4 @@
-"""Models of torch.hub, as hub:OWNER/REPO:NAME or hub:OWNER/REPO:REF:NAME (this runs the repository's code)"""
+"""Models of torch.hub: hub:OWNER/REPO:NAME or hub:OWNER/REPO:REF:NAME (runs the repository's code)"""
 
 import contextlib
 import io

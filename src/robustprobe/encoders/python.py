@@ -1,4 +1,4 @@
-"""Your own encoder class in a Python file, as my.py:Class (this runs the file)"""
+"""Your own encoder class in a Python file: my.py:Class (runs the file)"""
 
 import inspect
 from pathlib import Path

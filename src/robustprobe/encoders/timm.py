@@ -1,4 +1,4 @@
-"""Any vision transformer or convolutional network of timm, as timm:NAME.tag or timm:NAME.tag@REVISION"""
+"""Vision transformers and convolutional networks of timm: timm:NAME.tag or timm:NAME.tag@REVISION"""
 
 from typing import Any, final
 

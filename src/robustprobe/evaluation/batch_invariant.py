@@ -1,8 +1,9 @@
-"""Numbers that do not depend on the company: the same bits for an image alone, in any batch and in any shard.
+"""Batch-invariant inference: an image gets the same bits alone, in any batch and in any partial result.
 
-Kernels of float32 matrices and convolutions on a CPU are chosen by the size of a batch, and another kernel rounds
-otherwise. An attack multiplies that: one sign of one gradient is another image. So on a CPU in float32 heads answer for
-one image at a time, and encoders see batches only of sizes that were found to give the bits of images seen alone.
+On a CPU, kernels for float32 matrix products and convolutions are chosen by the size of the batch, and another kernel
+rounds differently. An attack amplifies that: a gradient value with another sign makes another image. So on a CPU in
+float32 heads answer for one image at a time, and encoders see batches only of sizes that were measured to give each
+image the bits it has alone.
 """
 
 from collections.abc import Sequence

@@ -141,7 +141,7 @@ class _Finish:
         return {position: tuple(choices) for position, choices in found.items()}
 
     def _held(self, pair: EncoderOnDataset) -> dict[int, dict[ExampleChoice, None]]:
-        """What the store holds of the images of a bench, chosen on any encoder; places with choices in order."""
+        """What the store holds of the images of a pair, chosen on any encoder: by position the choices in order."""
         groups = {r.group: None for r in self.store.records() if _images_of_record(r) == _images_of(pair)}
         found: dict[int, dict[ExampleChoice, None]] = {}
         for group in filter(None, map(self.store.group, groups)):

@@ -42,7 +42,7 @@ class EpsLevel(NamedTuple):
 
 
 class AttackJob(NamedTuple):
-    """One attack at one bench, against the model of one task or none, at ascending eps."""
+    """One attack of a pair at ascending eps, against the model of one task or none."""
 
     target_task: str
     levels: tuple[EpsLevel, ...]

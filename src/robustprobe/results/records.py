@@ -99,6 +99,12 @@ class Record(Frozen):
     encoder_licence: str
     encoder_teacher: str = ""
     """Name of the encoder that it was hardened from, where its card says so."""
+    encoder_method: str = ""
+    """The defence that hardened it."""
+    encoder_epoch: int | None = None
+    """Epochs of hardening so far."""
+    encoder_run: str = ""
+    """What all checkpoints of one hardening run share."""
     dataset: str
     dataset_digest: str
     split: str

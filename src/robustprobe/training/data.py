@@ -1,4 +1,4 @@
-"""What a run learns from: images of any datasets, cropped anew each epoch. Labels are never used."""
+"""Training images for hardening: images of any datasets, with new random crops every epoch. Labels are never used."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ ASPECT = (0.8, 1.25)
 
 
 class ImageBatch(NamedTuple):
-    """Images one process works on at once: their ids, and (B, 3, H, W) in [0, 1]. May be empty."""
+    """Images that one process works on at once: their ids, and (B, 3, H, W) in [0, 1]. May be empty."""
 
     ids: list[str]
     images: Tensor
@@ -31,7 +31,7 @@ class ImageBatch(NamedTuple):
 
 @final
 class ImagePool:
-    """Images of several datasets, by place, with ids that tell the datasets apart."""
+    """Images of several datasets as one, by index, with ids that start with the name of the dataset."""
 
     def __init__(self, datasets: Sequence[Dataset], size: tuple[int, int], augment: bool = True) -> None:
         self.datasets, self.size, self.augment = datasets, size, augment
@@ -42,25 +42,25 @@ class ImagePool:
         return self.starts[-1]
 
     def digest(self) -> str:
-        """Fingerprint of which images they are."""
+        """Fingerprint of the images in the pool."""
         return fingerprint([d.digest() for d in self.datasets])
 
     def read(self, position: int) -> tuple[str, Tensor]:
-        """Id and image (3, h, w) at a place."""
+        """Id and image (3, h, w) at an index."""
         which = next(i for i, end in enumerate(self.starts[1:]) if position < end)
         data = self.datasets[which]
         sample = data[position - self.starts[which]]
         return f"{data.name}/{sample.id}", sample.image
 
     def view(self, position: int, seed: int, epoch: int) -> tuple[str, Tensor]:
-        """Id and random crop (3, H, W): the same for the same seed, image and epoch. The whole image if so asked."""
+        """Id and random crop (3, H, W), which follows seed, image and epoch; without `augment` the whole image."""
         identity, image = self.read(position)
         if not self.augment:
             return identity, resized(image, self.size)
         return identity, random_view(image, self.size, image_generator(seed, identity, "crop", epoch))
 
     def whole(self, count: int) -> ImageBatch:
-        """The first images of the pool, from each dataset in turn, resized without a crop."""
+        """The first `count` images of the pool, from each dataset in turn, resized without a crop."""
         positions = sorted(range(len(self)), key=lambda p: self._rank(p))[:count]
         read = [self.read(position) for position in positions]
         images = [resized(image, self.size) for _, image in read]
@@ -74,7 +74,7 @@ class ImagePool:
 def open_pool(
     names: Sequence[str], root: Path, split: Split, limit: int | None, size: tuple[int, int], augment: bool = True
 ) -> ImagePool:
-    """Images of a split of several datasets; large ones are read at twice the size of crops.
+    """Images of one split of several datasets; large images are read at twice the size of crops.
 
     Raises:
         UserError: unknown names, missing data.
@@ -90,7 +90,7 @@ def open_pool(
 
 
 def held_out_pool(names: Sequence[str], root: Path, size: tuple[int, int]) -> ImagePool | None:
-    """Images of the split for choosing, where there is one."""
+    """Images of the validation split; None where a dataset has none."""
     try:
         return open_pool(names, root, "val", None, size)
     except UserError:
@@ -100,12 +100,13 @@ def held_out_pool(names: Sequence[str], root: Path, size: tuple[int, int]) -> Im
 def updates(
     pool: ImagePool, *, batch: int, first: int, last: int, seed: int, shares: int, share: Sequence[int]
 ) -> Iterator[list[ImageBatch]]:
-    """The images of updates `first` to `last`; those of the next one are read while the current one is used.
+    """The images of updates `first` to `last` - 1; threads read those of the next update during the current one.
 
-    Every epoch is a shuffle of its own; images that do not fill its last batch are left out.
+    Images are shuffled anew every epoch; those that do not fill its last batch are left out.
 
     Args:
-        shares: parts each batch is split in, over processes and accumulation; `share` are those of this process.
+        shares: number of parts that a batch is split into, over processes and gradient accumulation.
+        share: indices of the parts of this process.
     """
     each = updates_per_epoch(pool, batch)
     batch = min(batch, len(pool))
@@ -132,18 +133,18 @@ def _part(read: list[tuple[str, Tensor]], size: tuple[int, int]) -> ImageBatch:
 
 
 def updates_per_epoch(pool: ImagePool, batch: int) -> int:
-    """Whole batches in the pool; one where it is smaller than a batch."""
+    """Number of full batches in the pool; 1 where the pool is smaller than a batch."""
     return max(1, len(pool) // batch)
 
 
 def shuffle(count: int, seed: int, epoch: int) -> list[int]:
-    """The order of an epoch."""
+    """Indices of all images in the order of an epoch."""
     found: list[int] = torch.randperm(count, generator=image_generator(seed, "", "order", epoch)).tolist()
     return found
 
 
 def random_view(image: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A random crop of an image (3, h, w), resized to (3, H, W) and flipped every other time.
+    """A random crop of an image (3, h, w), resized to (3, H, W) and flipped with probability 1/2.
 
     Area and aspect ratio relative to the largest crop of the wanted shape are drawn from `AREA` and `ASPECT`.
     """

@@ -1,4 +1,4 @@
-"""One process, or many under torchrun: which share each one does, and sums over all of them."""
+"""One process, or several started by torchrun: rank, device, and sums over all processes."""
 
 import atexit
 import os
@@ -13,7 +13,7 @@ from robustprobe.core.device import find_device
 
 
 class Processes(ABC):
-    """This process among those that share the work."""
+    """This process among those that share the work of a run."""
 
     rank: int
     world: int
@@ -25,17 +25,17 @@ class Processes(ABC):
 
     @abstractmethod
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have come to this call."""
 
     @final
     @property
     def leads(self) -> bool:
-        """Whether this process writes and shows."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     @final
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Add up gradients over all processes, as one vector. A parameter without one counts as 0."""
+        """Replace gradients by their sums over all processes. A parameter without a gradient counts as 0."""
         if self.world == 1:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -46,7 +46,7 @@ class Processes(ABC):
 
 @final
 class SingleProcess(Processes):
-    """A single process."""
+    """The only process of a run."""
 
     rank, world = 0, 1
 
@@ -64,7 +64,7 @@ class SingleProcess(Processes):
 class ProcessGroup(Processes):
     """Processes that torchrun started, joined by `torch.distributed`: NCCL between GPUs, gloo between CPUs.
 
-    On GPUs each process works on that of its number on its machine.
+    On GPUs each process takes the GPU of its local rank.
     """
 
     def __init__(self, device: str) -> None:
@@ -76,7 +76,7 @@ class ProcessGroup(Processes):
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if on_gpu else "gloo", device_id=self.device if on_gpu else None)
             if on_gpu:
-                # NCCL warns of resources that were not given back.
+                # NCCL warns where a process ends without it.
                 atexit.register(distributed.destroy_process_group)
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
 
@@ -90,7 +90,7 @@ class ProcessGroup(Processes):
 
 
 def find_processes(device: str) -> Processes:
-    """All processes where torchrun started several, else this one.
+    """The processes that torchrun started, or this process alone.
 
     Raises:
         UserError: no such device on this machine.

@@ -1,9 +1,10 @@
-"""Features in few directions, those that attacks move least: what a head cannot read, nobody can turn against it.
+"""Reduced feature rank: features are projected onto the few directions that attacks move least.
 
-A linear head fitted on natural images has large weights along directions of features that hardly vary, and an attack
-moves these as far as any. With S the covariance of natural features and G = E[J J'] what a unit of noise in the pixels
-moves, the directions w that vary most for what they are moved solve S w = l G w. The first of these, W, are kept, and
-features become the best linear guess of themselves from W' f: mean + S W (W' S W)^-1 W' (f - mean).
+A linear head fitted on natural images has large weights along directions in which features hardly vary, and an attack
+moves features in these directions as far as in any other. Let S be the covariance of features of natural images, and
+G = E[J J'] the covariance of features under unit noise in the pixels, J being their derivative by the pixels. The
+directions w with the largest ratio of both solve S w = l G w. The first K of them, W, are kept, and features f become
+their best linear estimate from W' f: mean + S W (W' S W)^-1 W' (f - mean).
 """
 
 from typing import NamedTuple
@@ -19,14 +20,14 @@ from robustprobe.encoders.file import LowRankEncoder
 from robustprobe.encoders.timm import TimmMap, TimmViT
 
 PASS = 16
-# Images whose gradients are taken: a backward pass for every channel of both kinds of tokens.
+# Images for G: each takes a backward pass for every channel of both kinds of tokens.
 SENSED = 32
-# Directions along which nothing was seen to move count as moved by this share of the mean.
+# Added to G, as a share of its mean diagonal: G is estimated from few images and may be singular.
 FLOOR = 1e-4
 
 
 class TokenStatistics(NamedTuple):
-    """Of one kind of tokens: mean (D,), covariance (D, D) over natural images, and movement under noise (D, D)."""
+    """Statistics of one kind of tokens: mean (D,), and covariances (D, D) over natural images and under pixel noise."""
 
     mean: Tensor
     natural: Tensor
@@ -34,19 +35,21 @@ class TokenStatistics(NamedTuple):
 
 
 def reduce_rank(encoder: Encoder, images: Tensor, count: int) -> LowRankEncoder:
-    """The encoder, its class token in `count` directions and its patch tokens in as many.
+    """The encoder with a class token of rank `count` and patch tokens of rank `count`.
 
     Args:
-        images: natural images (N, 3, H, W) that variances are measured on; a few hundred are enough.
+        images: natural images (N, 3, H, W) for the statistics; a few hundred are enough.
 
     Raises:
-        UserError: more directions than the encoder has channels, or an encoder that is none of timm's models.
+        UserError: a rank above the number of channels, or an encoder that is not one of timm's models.
     """
     widths = encoder.card.widths
     if not isinstance(encoder, TimmViT | TimmMap):
-        raise UserError(f"{encoder.card.name} is no model of timm, and only these can be narrowed.")
+        raise UserError(f"{encoder.card.name} is not a model of timm; the feature rank can be reduced for these only.")
     if not 0 < count <= min(widths):
-        raise UserError(f"{encoder.card.name} has {min(widths)} channels; it cannot be narrowed to {count} directions.")
+        raise UserError(
+            f"{encoder.card.name} has {min(widths)} channels; the feature rank must be 1 to {min(widths)}, not {count}."
+        )
     found = LowRankEncoder(encoder, count)
     cls, patch = spreads(encoder, images)
     _fill(found.cls, cls, count)
@@ -64,10 +67,10 @@ def _fill(maps: nn.Sequential, spread: TokenStatistics, count: int) -> None:
 
 
 def feature_rank(spread: TokenStatistics, count: int) -> tuple[Tensor, Tensor]:
-    """W' (count, D), the directions of largest variance for what they are moved, each of variance 1.
+    """W' (count, D): the directions of the largest ratio of natural variance to noise, scaled to variance 1.
 
     Returns:
-        also S W (D, count), which guesses features from them.
+        W', and S W (D, count), which estimates features from W' f.
     """
     width = len(spread.mean)
     natural, moved = spread.natural.double(), spread.moved.double()
@@ -80,7 +83,7 @@ def feature_rank(spread: TokenStatistics, count: int) -> tuple[Tensor, Tensor]:
 
 
 def spreads(encoder: Encoder, images: Tensor) -> tuple[TokenStatistics, TokenStatistics]:
-    """Of class tokens, and of patch tokens."""
+    """Statistics of class tokens, and of patch tokens."""
     with torch.no_grad():
         seen = [tokens(encoder(part)) for part in images.split(PASS)]
     moved = movement(encoder, images[:SENSED])
@@ -95,9 +98,9 @@ def tokens(features: Features) -> tuple[Tensor, Tensor]:
 
 
 def movement(encoder: Encoder, images: Tensor) -> list[Tensor]:
-    """E[J J'] (D, D) of the class token, and of a patch token, J being its derivative by the pixels.
+    """E[J J'] (D, D) of the class token, and of a patch token; J is the derivative by the pixels.
 
-    Patch tokens are summed with random signs, so that a pass serves all of them.
+    Patch tokens are summed with random signs, so that one backward pass per channel serves all of them.
     """
     generator = torch.Generator().manual_seed(0)
     sums = [torch.zeros(width, width, device=images.device) for width in encoder.card.widths]

@@ -1,10 +1,10 @@
-"""What a run leaves on disk, each file or folder whole or not there at all.
+"""The folder of a hardening run. Each file in it is complete or absent.
 
-OUT/hardening.json                  what the run does
+OUT/hardening.json                  the specification of the run
 OUT/checkpoints/epoch-003/          an encoder after that epoch: card.json, encoder.safetensors; 0 is the teacher
-OUT/state.safetensors               all that continuing needs
-OUT/log.jsonl                       a line an update, and a line a look at held-out images
-OUT/card.json, encoder.safetensors  the result, once it is done
+OUT/state.safetensors               all that is needed to resume
+OUT/log.jsonl                       one line per update, with feature drift after an epoch
+OUT/card.json, encoder.safetensors  the result, once the run is done
 """
 
 import json
@@ -30,22 +30,22 @@ SPEC, STATE, LOG, CHECKPOINTS = "hardening.json", "state.safetensors", "log.json
 
 
 def architecture_of(encoder: Encoder) -> dict[str, Any]:
-    """What an encoder folder's card says of an architecture, tried out: a rebuilt encoder gives the same features.
+    """The entry `architecture` of an encoder folder's card, tested: an encoder built from it gives the same features.
 
     Raises:
-        UserError: a folder cannot describe this encoder.
+        UserError: an encoder folder cannot describe this architecture.
     """
     for described in _descriptions(encoder):
         if _rebuilds(described, encoder):
             return described.model_dump(mode="json")
     raise UserError(
-        f"{encoder.card.name} cannot be hardened yet, because the result could not be saved: it is no model that "
-        "timm builds by name. Take bundled:NAME, timm:NAME, file:DIR, or a checkpoint with file:PATH?arch=NAME."
+        f"{encoder.card.name} cannot be hardened, because the result could not be saved: it is not a model that "
+        "timm builds by name. Use bundled:NAME, timm:NAME, file:DIR, or a checkpoint with file:PATH?arch=NAME."
     )
 
 
 def _descriptions(encoder: Encoder) -> Iterator[Architecture | NamedArchitecture]:
-    """What may describe an encoder, the shortest first."""
+    """Descriptions that may fit an encoder, the shortest first."""
     if not isinstance(encoder, TimmViT | TimmMap):
         return
     norm = {"mean": tuple(encoder.mean.flatten().tolist()), "std": tuple(encoder.std.flatten().tolist())}
@@ -76,7 +76,7 @@ def _rebuilds(described: Architecture | NamedArchitecture, encoder: Encoder) -> 
 
 
 class TrainingState(NamedTuple):
-    """Where a run stands: updates done, seconds spent, and all tensors by name."""
+    """What is needed to resume: updates done, seconds spent, and all tensors by name."""
 
     step: int
     seconds: float
@@ -85,16 +85,16 @@ class TrainingState(NamedTuple):
 
 @final
 class RunFolder:
-    """The folder of a run."""
+    """Reads and writes the folder of a run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def claim(self, description: Mapping[str, Any]) -> bool:
-        """Make the folder this run's; whether it was so before.
+        """Reserve the folder for this run; returns whether it was reserved for it before.
 
         Raises:
-            UserError: it holds another run, or cannot be written.
+            UserError: the folder holds another run, or cannot be written.
         """
         path = self.path / SPEC
         wanted = json.loads(json.dumps(description))
@@ -116,20 +116,20 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there."""
+        """Whether the run is done and its result complete."""
         return (self.path / CARD).exists() and (self.path / WEIGHTS).exists()
 
     def checkpoint(self, epoch: int) -> Path:
-        """The encoder folder of an epoch."""
+        """Path of the encoder after an epoch."""
         return self.path / CHECKPOINTS / f"epoch-{epoch:03d}"
 
     def checkpoints(self) -> dict[int, Path]:
-        """Encoder folders by epoch."""
+        """Paths of the encoders there are, by epoch."""
         found = sorted((self.path / CHECKPOINTS).glob("epoch-*/card.json"))
         return {int(p.parent.name.partition("-")[2]): p.parent for p in found}
 
     def save_encoder(self, path: Path, card: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-        """An encoder folder. The card comes last where the folder exists already."""
+        """Write an encoder folder: by a rename, or into the folder of the run, where the card is written last."""
         making = path.parent / f"{path.name}.tmp" if path != self.path else self.path
         if path != self.path:
             shutil.rmtree(making, ignore_errors=True)
@@ -141,12 +141,12 @@ class RunFolder:
             making.rename(path)
 
     def save_state(self, saved: TrainingState) -> None:
-        """Keep all that continuing needs."""
+        """Write all that is needed to resume."""
         facts = {"step": str(saved.step), "seconds": repr(saved.seconds)}
         _write_tensors(self.path / STATE, saved.tensors, facts)
 
     def state(self) -> TrainingState | None:
-        """Where the run stands, None at its start. Raises UserError for an unreadable file."""
+        """The saved state, or None where nothing was saved. Raises UserError for an unreadable file."""
         path = self.path / STATE
         if not path.exists():
             return None
@@ -159,12 +159,12 @@ class RunFolder:
             raise UserError(f"{path} cannot be read: {error}. Delete it to begin again.") from error
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Add a line to the log."""
+        """Append a line to the log."""
         with (self.path / LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop lines of the log about updates that will be done again, a line cut off, and files never finished."""
+        """Remove lines of the log after update `step`, an incomplete last line, and incomplete files."""
         sweep([self.path])
         path = self.path / LOG
         kept = [line for line in read_log(path) if line["step"] <= step]
@@ -172,7 +172,7 @@ class RunFolder:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log."""
+    """The complete lines of a log."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -183,7 +183,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> None:
-    """A safetensors file."""
+    """Write tensors as a safetensors file."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(path, save(whole, metadata=facts))
 
@@ -196,7 +196,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def card_of(encoder: Encoder, architecture: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of a hardened encoder; `facts` say how it came to be."""
+    """The card of a hardened encoder; `facts` say how it was made."""
     eps = format_eps(float(facts["eps"]))
     name = f"{encoder.card.name.rpartition(':')[2].rpartition('/')[2]}-{facts['method']}"
     return {

@@ -1,4 +1,4 @@
-"""The one trainer of all defences. Whatever the batch is split into, each update is the same to rounding."""
+"""The training loop of all defences. An update is the same, to rounding, however its batch is split."""
 
 import copy
 import time
@@ -30,11 +30,11 @@ MEASURED = 512
 
 
 class DivergedError(RuntimeError):
-    """The loss or the weights are no longer finite; the message says what is kept and what to do."""
+    """The loss or the weights are NaN or infinite; the message names the last good checkpoint and what to change."""
 
 
 class TrainingProgress(NamedTuple):
-    """Where a run stands after an update: loss and what it is made of, means over the batch; `look` after an epoch."""
+    """State of a run after an update: loss and its terms as means over the batch, time; `look` after an epoch only."""
 
     step: int
     total: int
@@ -47,7 +47,7 @@ class TrainingProgress(NamedTuple):
 
 
 class TrainingJob(NamedTuple):
-    """All that a run needs, resolved. `facts` go into the cards of the encoders it writes."""
+    """Everything that a run needs, loaded. `facts` go into the cards of the encoders it writes."""
 
     spec: HardenSpec
     teacher: Encoder
@@ -60,7 +60,7 @@ class TrainingJob(NamedTuple):
 
     @property
     def each(self) -> int:
-        """Updates an epoch."""
+        """Updates per epoch."""
         return updates_per_epoch(self.pool, self.spec.batch_size)
 
     @property
@@ -75,7 +75,7 @@ def train(
     notify: Callable[[TrainingProgress], None],
     save_seconds: float = SAVE_SECONDS,
 ) -> None:
-    """Do what is left of a run; the result and its checkpoints are in the job's folder afterwards.
+    """Do the remaining updates of a run, and write checkpoints and the result to its folder.
 
     Raises:
         DivergedError: loss or weights became NaN or infinite.
@@ -129,7 +129,7 @@ class _Trainer:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the update just done."""
+        """The epoch of the last update, from 1 on."""
         return -(-self.step // self.job.each)
 
     def update(self, parts: Sequence[ImageBatch]) -> tuple[float, dict[str, float]]:
@@ -165,7 +165,7 @@ class _Trainer:
         return loss, facts
 
     def checkpoint(self) -> FeatureDrift | None:
-        """Write the encoder of this epoch where one is due, and look at it."""
+        """Write the encoder after an epoch where one is due, and measure its feature drift."""
         job, spec = self.job, self.job.spec
         self.exhibit.load_state_dict(self._weights())
         if not all(bool(torch.isfinite(v).all()) for v in self.exhibit.state_dict().values()):
@@ -204,7 +204,7 @@ class _Trainer:
         self.job.folder.save_state(TrainingState(self.step, self.seconds, tensors))
 
     def continue_from(self, saved: TrainingState | None) -> None:
-        """Take up a run where it was saved; lines of the log that will be written again are dropped."""
+        """Load a saved state; lines of the log about later updates are removed."""
         if self.processes.leads:
             self.job.folder.forget_after(saved.step if saved else -1)
         self.processes.wait()
@@ -228,13 +228,13 @@ class _Trainer:
         return (self.student if self.mean is None else self.mean.module).state_dict()
 
     def _write(self, path: Path) -> None:
-        """Write the encoder of now as it is to be used."""
+        """Write the encoder as it is to be used."""
         feature_rank = self.job.spec.feature_rank
         card = self._card() | ({"feature_rank": feature_rank} if feature_rank else {})
         self.job.folder.save_encoder(path, card, weights_module(self._shown()).state_dict())
 
     def _shown(self) -> Encoder:
-        """The encoder of now as it is to be used; narrowed once a step, for the last checkpoint is the result too."""
+        """The encoder as it is to be used; its rank is reduced once per step, for the last checkpoint is the result."""
         if not self.job.spec.feature_rank:
             return self.exhibit
         if self.reduced is None or self.reduced[0] != self.step:
@@ -268,7 +268,7 @@ def make_optimiser(spec: HardenSpec, parameters: Sequence[Tensor]) -> torch.opti
 
 
 def ball_of(spec: HardenSpec, factor: float = 1.0) -> InnerAttack:
-    """The inner attack of a run, at a share of its eps."""
+    """The inner attack of a run, with `factor` of its eps."""
     return linf(spec.eps * factor, spec.steps, spec.step_share, spec.attack_momentum)
 
 

@@ -1,4 +1,4 @@
-"""A quick look at a student on a few held-out images, while it is trained."""
+"""Feature drift of a student on a few held-out images, clean and under EmbedAttack, measured during training."""
 
 from collections.abc import Callable
 from typing import NamedTuple, final
@@ -18,10 +18,10 @@ IMAGES = 16
 
 
 class FeatureDrift(NamedTuple):
-    """How far features lie, 1 being as far as those of two different images are on average.
+    """Distances between features, as multiples of the mean distance between two different images.
 
-    `drift`: the student's from the teacher's, without an attack. `cls` and `patch`: the student's under EmbedAttack
-    from its own clean ones.
+    `drift`: student and teacher on clean images. `cls` and `patch`: the student's tokens on clean images and on images
+    under EmbedAttack.
     """
 
     drift: float
@@ -31,14 +31,14 @@ class FeatureDrift(NamedTuple):
 
 @final
 class DriftMonitor:
-    """The same images and random starts at every look."""
+    """Measures feature drift, always on the same images with the same random starts."""
 
     def __init__(self, teacher: Encoder, part: ImageBatch, eps: float, seed: int) -> None:
         self.teacher, self.images, self.eps = teacher, part.images, eps
         self.ids, self.seed = part.ids, seed
 
     def look(self, student: Encoder) -> FeatureDrift:
-        """Measure a student whose parameters ask for no gradient."""
+        """Drift of a student whose parameters need no gradient."""
         with torch.no_grad():
             own, clean = student(self.images), self.teacher(self.images)
         moved = ascend(
@@ -56,6 +56,6 @@ class DriftMonitor:
 
 
 def _spread(features: Features, distance: Callable[[Features, Features], Tensor]) -> Tensor:
-    """Mean distance of the features of an image and those of the next."""
+    """Mean distance between features of an image and of the next one."""
     found = distance(Features(*(f.roll(1, 0) for f in features)), features).mean()
     return found.clamp(min=torch.finfo(found.dtype).tiny)

@@ -1,4 +1,4 @@
-"""From names to a hardened encoder."""
+"""Harden an encoder: load everything that a run names, train, and return or write the result."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -32,10 +32,10 @@ def harden(
     """A hardened copy of an encoder, fine-tuned without labels.
 
     Args:
-        dataset: one or several; their train images are used, their labels are not.
-        method: a defence (`robustprobe list defences`); what is not given is as its recipe says.
-        out: keeps checkpoints, log and result there, and continues from there; by default nothing is kept.
-        given: other fields of `HardenSpec`, such as `eps="4/255"`, `protect="both"` or `options={"gamma": 2}`.
+        dataset: name or names; images of the train split are used, labels are not.
+        method: a defence (`robustprobe list defences`); its recipe gives the values of all that is not given.
+        out: folder for checkpoints, log and result, where an interrupted run is resumed; by default nothing is kept.
+        given: other fields of `HardenSpec`, such as `eps="4/255"`, `tokens="both"` or `options={"gamma": 2}`.
 
     Raises:
         UserError: unknown names or fields, missing data, an encoder that cannot be saved, a folder of another run.
@@ -59,7 +59,7 @@ def run(
     teacher: Encoder | None = None,
     **saving: float,
 ) -> bool:
-    """Do a run, or what is left of it; False where it was done already.
+    """Do a run, or the rest of it; False where it was already done.
 
     Raises:
         UserError: see `harden`.
@@ -73,7 +73,7 @@ def run(
 
 
 def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, processes: Processes) -> TrainingJob:
-    """Resolve every name of a run before any work is done, and claim its folder."""
+    """Load everything that a run names before any work is done, and reserve its folder."""
     teacher = (load_encoder(spec.encoder) if teacher is None else teacher).freeze()
     size = fitting(spec.size or teacher.card.input_size, teacher)
     defence = load_defence(spec.method, spec.tokens, spec.layers, spec.options)
@@ -108,8 +108,10 @@ def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, pr
 
 
 def fitting(size: tuple[int, int], teacher: Encoder) -> tuple[int, int]:
-    """A size of images that the encoder takes. Raises UserError for another."""
+    """The size, if the encoder takes images of it. Raises UserError otherwise."""
     patch = teacher.card.patch_size
     if size[0] % patch or size[1] % patch:
-        raise UserError(f"size {size[0]} x {size[1]} is no multiple of the patch size {patch} of {teacher.card.name}.")
+        raise UserError(
+            f"size {size[0]} x {size[1]} is not a multiple of the patch size {patch} of {teacher.card.name}."
+        )
     return size

@@ -1,6 +1,6 @@
-"""How learning rate, eps and averaged weights change over a run.
+"""Learning rate, eps and averaged weights over a run.
 
-Learning rate and eps are functions of the update alone, so that a continued run has the same ones to the bit.
+Learning rate and eps are functions of the update alone, so that a resumed run has the same ones, bit for bit.
 """
 
 import math
@@ -19,7 +19,7 @@ def scheduled(optimiser: Optimizer, total: int, warmup: float, done: int) -> Lam
 
 
 def rate_factor(step: int, total: int, warmup: float) -> float:
-    """Linear warm-up over a share of the updates, then half a cosine towards 0; in (0, 1]."""
+    """Learning rate as a share of its peak: linear warm-up over a share of the updates, then half a cosine to 0."""
     warm = round(warmup * total)
     if step < warm:
         return (step + 1) / warm
@@ -27,13 +27,13 @@ def rate_factor(step: int, total: int, warmup: float) -> float:
 
 
 def eps_factor(step: int, total: int, ramp: float) -> float:
-    """Share of the full eps at an update: linear over a share of the updates, then 1."""
+    """Share of the full eps at an update: it grows linearly over a share of the updates, then it is 1."""
     growing = round(ramp * total)
     return min(1.0, (step + 1) / growing) if growing else 1.0
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a model's weights, which begins at those of now; buffers are copied."""
+    """An exponential moving average of a model's weights that starts from the present ones; buffers are copied."""
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     mean.update_parameters(model)
     return mean

@@ -1,4 +1,4 @@
-"""What a hardening run does: everything its result depends on."""
+"""The specification of a hardening run: everything that its result depends on."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from robustprobe.defences.base import Recipe, defence_kind
 
 
 def parse_options(given: Any) -> Any:
-    """`gamma=2` and the like as a dictionary. Raises UserError for what is no NAME=VALUE."""
+    """Options such as `gamma=2` as a dictionary. Raises UserError for text that is not NAME=VALUE."""
     if isinstance(given, dict):
         return given
     pairs = [str(item).partition("=") for item in given or ()]
@@ -22,12 +22,13 @@ def parse_options(given: Any) -> Any:
 
 
 class HardenSpec(Spec):
-    """A run. `batch_size` counts images an update, over all processes and `accumulate` parts.
+    """A hardening run.
 
-    `eps_ramp` is the share of updates over which eps grows from 0; `ema` the decay of the weights' moving average,
-    0: none; `feature_rank` how many the features of the result lie in, those that attacks move least, 0: all; `limit`
-    counts images of each dataset; `size` is (H, W) of crops, by default the encoder's own, and without `augment` whole
-    images are resized to it. Without epochs the encoder is only narrowed.
+    `batch_size` counts images per update, over all processes and `accumulate` parts. `eps_ramp` is the share of updates
+    over which eps grows from 0; `ema` the decay of a moving average of the weights, 0: none; `feature_rank` the number
+    of directions that features of the result lie in, those that attacks move least, 0: all; `limit` counts images of
+    each dataset; `size` is (H, W) of crops, by default the encoder's input size, and without `augment` whole images are
+    resized to it. With 0 epochs only the feature rank is reduced.
     """
 
     encoder: str
@@ -69,12 +70,12 @@ class HardenSpec(Spec):
     @model_validator(mode="after")
     def _does_something(self) -> "HardenSpec":
         if not self.epochs and not self.feature_rank:
-            raise ValueError("0 epochs with all directions kept would change nothing; give more epochs, or directions")
+            raise ValueError("0 epochs without a feature rank would change nothing; give epochs or a feature rank")
         return self
 
 
 def make_spec(method: str, given: dict[str, Any]) -> HardenSpec:
-    """The run of a method: what is given (None: nothing), else as the method's recipe says.
+    """The run of a method: values that are given and not None, all others from the method's recipe.
 
     Raises:
         UserError: unknown method, unknown or wrong values.

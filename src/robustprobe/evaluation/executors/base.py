@@ -57,7 +57,7 @@ class Executor(ABC):
 
     @final
     def add(self, item: WorkItem) -> None:
-        """Ask for a unit. The heads of its bench must have come out before, where it needs them."""
+        """Ask for a work item; the heads of its pair must have come out before it."""
         heapq.heappush(self.queue, (item.rank, self.added, item))
         self.added += 1
 

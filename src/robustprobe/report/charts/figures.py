@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.core.spec import format_eps
-from robustprobe.report.charts.series import MOST, Checkpoint, EncoderStyle, checkpoint, series
+from robustprobe.report.charts.series import MOST, EncoderStyle, checkpoint, series
 from robustprobe.report.tables.board import Board, TaskOnDataset, at
 from robustprobe.report.tables.matrix import interval_text, number_text
 from robustprobe.results.records import Interval, Record
@@ -190,7 +190,7 @@ def axis_top(benchmark: TaskOnDataset, ends: Sequence[float]) -> float:
 
 
 def curve_figures(records: Sequence[Record], board: Board) -> list[Figure]:
-    """Scores over epochs of hardening, a figure for each bench; encoders are told by names such as `x-epoch-3`."""
+    """Scores over epochs of hardening, a figure per task on a dataset; epochs are those of the encoders' cards."""
     found = {position: _curve_rows(records, board, position) for position in range(len(board.benchmarks))}
     names = {str(row["line"]) for rows in found.values() for row in rows}
     # In all figures a line has the colour, dash and marker of its name.
@@ -203,14 +203,18 @@ def _epochs(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def _curve_rows(records: Sequence[Record], board: Board, position: int) -> list[dict[str, Any]]:
-    kept_on_the_way = {row.encoder: point for row in board.rows if (point := checkpoint(row.encoder))}
-    trunks = {point.trunk for point in kept_on_the_way.values()}
+    points = {record.fingerprint: point for record in records if (point := checkpoint(record))}
+    runs = {point.run: point.name for point in points.values()}
+    ordered = sorted(runs)
     rows = []
     for record in sorted(records, key=lambda r: (r.target_task, r.attack.name, r.provenance.started)):
-        point = kept_on_the_way.get(board.encoder(record) or "") if board.benchmark(record) == position else None
+        point = points.get(record.fingerprint) if board.benchmark(record) == position else None
         wanted = is_clean(record) or (at(board.level, record.attack) and record.target_task in ("", record.task))
         if point and wanted and math.isfinite(record.headline.value):
-            rows.append(_curve_row(record, point, len(trunks) > 1))
+            # Runs of one method from one teacher are numbered.
+            namesakes = [run for run in ordered if runs[run] == point.name]
+            number = f" ({namesakes.index(point.run) + 1})" if len(namesakes) > 1 else ""
+            rows.append(_curve_row(record, point.epoch, f", {point.name}{number}" if len(runs) > 1 else ""))
     return rows
 
 
@@ -235,13 +239,13 @@ def _curve_figure(rows: list[dict[str, Any]], board: Board, position: int, lines
     )
 
 
-def _curve_row(record: Record, point: Checkpoint, name_trunk: bool) -> dict[str, Any]:
+def _curve_row(record: Record, epoch: int, run: str) -> dict[str, Any]:
     interval = record.headline
     low, high = ends(interval)
-    line = f"{record.attack.label}{f', {point.trunk}' if name_trunk else ''}"
+    line = f"{record.attack.label}{run}"
     return {
-        **{"line": line, "epoch": point.epoch, "value": interval.value, "low": low, "high": high},
-        **{"table": interval_text(interval), "words": f"{line}, epoch {point.epoch}: {interval_text(interval)}"},
+        **{"line": line, "epoch": epoch, "value": interval.value, "low": low, "high": high},
+        **{"table": interval_text(interval), "words": f"{line}, epoch {epoch}: {interval_text(interval)}"},
     }
 
 

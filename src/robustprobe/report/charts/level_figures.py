@@ -88,7 +88,7 @@ def _trade_figure(board: Board, position: int) -> Figure | None:
     front = pareto([(float(r["clean"]), float(r["attacked"])) for r in rows], benchmark.higher_is_better)
     best = [rows[k] for k in front]
     names = [s.name for s, _ in shown]
-    parents = [parent(s.name, names, k.clean.encoder_teacher) for s, k in shown]
+    parents = [parent(k.clean, names) for _, k in shown]
     arrows = [_arrow(rows[names.index(p)], rows[k]) for k, p in enumerate(parents) if p]
     ends = (
         axis_top(benchmark, [float(r["clean_high"]) for r in rows]),

@@ -32,7 +32,7 @@ LACKING = {
     "eps": "no attack was made for a task",
     "pareto": "no task was measured both clean and under its own attack",
     "heatmap": "no task was measured both clean and under an attack",
-    "curve": "it takes encoders of at least two epochs, named such as deacl-epoch-3",
+    "curve": "it takes encoders of at least two epochs of one hardening run",
     "examples": "no example images were stored; a suite stores some where its key `examples` is above 0",
 }
 

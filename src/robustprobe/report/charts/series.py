@@ -1,8 +1,9 @@
 """How encoders are drawn: a colour, a dash and a marker each, and a name that fits; and which are whose descendants."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from robustprobe.results.records import Record
 
 # Okabe and Ito (2008), its light ones darkened until lines of them have a contrast of 3:1 on white.
 COLOURS = ("#0072b2", "#d55e00", "#007a59", "#b0548a", "#8a6d00", "#3a8fc4", "#5b6470")
@@ -13,7 +14,6 @@ LEGIBLE = 64
 """Letters of a name in a table or a key; what is longer is written in full once, at the top."""
 MOST = 12
 """Encoders that a chart tells apart; tables have all of them."""
-_EPOCH = re.compile(r"^(?P<trunk>.*?)[-_/.: ]*epoch[-_]?(?P<epoch>\d+)(?P<rest>.*)$")
 
 
 class EncoderStyle(NamedTuple):
@@ -37,9 +37,10 @@ class EncoderStyle(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """An encoder that was kept on the way of hardening."""
+    """An encoder of one epoch of a hardening run: the run, what it is called, and the epoch."""
 
-    trunk: str
+    run: str
+    name: str
     epoch: int
 
 
@@ -69,16 +70,14 @@ def shortened(name: str, longest: int = LONGEST) -> str:
     return f"{name[:ahead]}…{name[len(name) - (longest - 1 - ahead) :]}"
 
 
-def parent(name: str, names: Sequence[str], teacher: str = "") -> str | None:
-    """The encoder that a hardened one began as: the one its card names, else the longest other name that this one
-    continues after a hyphen.
-    """
-    if teacher:
-        return teacher if teacher in names and teacher != name else None
-    return max((n for n in names if name.startswith(f"{n}-")), key=len, default=None)
+def parent(record: Record, names: Sequence[str]) -> str | None:
+    """The encoder that a hardened one began as, where it is among the names and not the encoder itself."""
+    teacher = record.encoder_teacher
+    return teacher if teacher in names and teacher != record.encoder else None
 
 
-def checkpoint(name: str) -> Checkpoint | None:
-    """Trunk and epoch of a name such as `photos-deacl/epoch-3`."""
-    found = _EPOCH.match(name)
-    return Checkpoint(found["trunk"] + found["rest"], int(found["epoch"])) if found else None
+def checkpoint(record: Record) -> Checkpoint | None:
+    """The epoch and run of an encoder, as its card says; None for one that no hardening run made."""
+    if record.encoder_epoch is None or not record.encoder_run:
+        return None
+    return Checkpoint(record.encoder_run, f"{record.encoder_teacher} {record.encoder_method}", record.encoder_epoch)

@@ -1,0 +1,121 @@
+"""Options that commands share, under the headings of the help, and the suite that they make."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import Suite, validated
+
+WHAT = Group("What to evaluate", sort_key=1)
+ATTACK = Group("Attacks", sort_key=2)
+HEADS = Group("Heads", sort_key=3)
+WHERE = Group("Where and how", sort_key=4)
+OUTPUT = Group("Output", sort_key=5)
+
+
+@Parameter(name="*", group=WHAT)
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Images and tasks."""
+
+    dataset: list[str] | None = None
+    """Dataset to evaluate on, such as cifar10. Can be given several times."""
+    task: list[str] | None = None
+    """Task to evaluate. Can be given several times. By default every task that a dataset has labels for."""
+    split: Literal["test", "val"] | None = None
+    """test, or val: training images that are held out, on which heads are chosen too. Make your choices on val and
+    publish numbers on test."""
+    limit: int | None = None
+    """Number of images of each dataset; the same number always takes the same images. By default all."""
+
+
+@Parameter(name="*", group=ATTACK)
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions:
+    """Attacks and their budget."""
+
+    attack: list[str] | None = None
+    """Attack to run, such as ensemble or apgd:dlr. Can be given several times. By default clean, noise, embed and the
+    standard attack of each task."""
+    eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None
+    """Largest size of the perturbation, such as 8/255. Can be given several times; a larger eps starts from the result
+    of a smaller one."""
+    norm: Literal["linf", "l2"] | None = None
+    """Norm of the perturbation. linf: every pixel value changes by at most eps."""
+    steps: int | None = None
+    """Steps of each attack. By default what the attack asks for."""
+    restarts: int | None = None
+    """Random starts of each attack; the strongest result counts, per image."""
+    sanity_images: int | None = None
+    """Images on which each attack is run again as a sanity check: from another random start, at a large eps, at eps 0
+    and without gradients. 0: none."""
+    seed: int | None = None
+    """Seed of random starts and of the choice of example images."""
+
+
+@Parameter(name="*", group=HEADS)
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """How heads are fitted."""
+
+    recipe: Literal["fast", "standard", "paper"] | None = None
+    """How heads are fitted and how images are resized for them: fast (minutes on a CPU), standard (close to the linear
+    evaluations of DINOv2 and DINOv3) or paper (Kowalczuk et al. 2024)."""
+    train_limit: int | None = None
+    """Number of images that heads are trained on."""
+    layers: Literal[1, 4] | None = None
+    """Number of last blocks whose features heads read."""
+    pooling: Literal["cls", "cls+patch"] | None = None
+    """What a classification head reads: the class token, or that and the mean of the patch tokens."""
+
+
+@Parameter(name="*", group=WHERE)
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """Data, device and precision."""
+
+    data_root: Path = Path("data")
+    """Folder that holds the datasets, each in a folder of its name."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """Precision in which attacks run the model. Scores are always measured in fp32."""
+    batch_size: int | None = None
+    """Images attacked at once: changes memory and speed, and numbers by rounding at most."""
+
+
+def changed_suite(
+    base: Suite | None,
+    data: DataOptions,
+    attacks: AttackOptions,
+    heads: HeadOptions,
+    machine: MachineOptions,
+    **changes: Any,
+) -> Suite:
+    """A suite with what options and `changes` to its fields say instead; None leaves a field as it is.
+
+    Raises:
+        UserError: no encoder or dataset is named, or a value cannot be used.
+    """
+    if data.limit is not None and data.limit < 1:
+        raise UserError(f"limit {data.limit} leaves no image; give a limit of 1 or more, or none for the whole split.")
+    told: dict[str, Any] = base.model_dump() if base else {}
+    told |= _given({**vars(attacks), "attacks": attacks.attack, "attack": None, "tasks": data.task, **changes})
+    told |= _given({"precision": machine.precision, "batch_size": machine.batch_size})
+    if data.dataset:
+        told["datasets"] = [{"name": name} for name in data.dataset]
+    images = _given({"limit": data.limit, "split": data.split})
+    told["datasets"] = [{**d, **images} for d in told.get("datasets", [])]
+    told["head"] = {**told.get("head", {}), **_given(vars(heads))}
+    for key in ("encoders", "datasets"):
+        if not told.get(key):
+            raise UserError(f"no {key} named; give a suite file, or --{key[:-1]} NAME (see `robustprobe list {key}`).")
+    return validated(Suite, told, "the run")
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
