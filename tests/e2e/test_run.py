@@ -257,7 +257,7 @@ def test_real_photographs(call: Call, my_encoder: Path, tmp_path: Path, name: st
     assert {r.n for r in Store(tmp_path).records()} == {6}
 
 
-def test_examples_chosen_by_harm_come_later_and_their_failure_costs_no_cell(
+def test_extreme_examples_come_later_and_their_failure_costs_no_cell(
     call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["run", suite_file, "--attack", "clean", "--attack", "depthpgd", "--sanity-images", 0, "--out", tmp_path]
