@@ -354,7 +354,7 @@ def spoilt(folder: Path, **predictions: Any) -> Store:
 def test_a_page_shows_no_picture_from_elsewhere(tmp_path: Path, name: str) -> None:
     save(tmp_path / "secret.png", np.zeros((8, 8), np.uint8))
     store = spoilt(tmp_path / "store", segmentation=name)
-    with pytest.raises(UserError, match="may lead out of it; refused"):
+    with pytest.raises(UserError, match="may point outside it; refused"):
         write_page(store.folder, tmp_path / "page.html")
 
 
