@@ -2,7 +2,7 @@
 
 from robustprobe.attacks._phases import GradientAttack, Phase, PhasedAttack
 from robustprobe.attacks._search import Entries, LossValues, Objective, PerImageRandom, SearchResult, unjudged
-from robustprobe.attacks.base import Attack, Attacked, Victim, load_attack
+from robustprobe.attacks.base import Attack, Attacked, Victim, attack_class, load_attack, recorded_access
 
 __all__ = [
     "Attack",
@@ -16,6 +16,8 @@ __all__ = [
     "PhasedAttack",
     "SearchResult",
     "Victim",
+    "attack_class",
     "load_attack",
+    "recorded_access",
     "unjudged",
 ]

@@ -15,6 +15,7 @@ from robustprobe.core.registry import attacks
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
+from robustprobe.results.records import AttackAccess
 
 Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
 FitSurrogates = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
@@ -61,6 +62,9 @@ class Attack(ABC):
 
     access: ClassVar[str]
     """The task whose model is attacked, `task` for that of any, `encoder` for the encoder alone, or `nothing`."""
+
+    citation: ClassVar[str] = ""
+    """The publication to cite, on one line; empty where there is none. A string literal: it is read without torch too."""
 
     steps: ClassVar[int] = 20
     """Steps where the user does not say."""
@@ -142,9 +146,19 @@ def target_tasks(kind: type[Attack], tasks: Iterable[str]) -> list[str]:
     return [task for task in tasks if kind.access in ("task", task)]
 
 
+def recorded_access(kind: type[Attack]) -> AttackAccess:
+    """What an attack sees, as records say it: the task itself is their `target_task`."""
+    return "nothing" if kind.access == "nothing" else "encoder" if kind.access == "encoder" else "task"
+
+
+def attack_class(spec: AttackSpec) -> type[Attack]:
+    """The class of the attack a spec describes. Raises UserError for an unknown name."""
+    return cast(type[Attack], attacks.get(spec.name))
+
+
 def load_attack(spec: AttackSpec) -> Attack:
     """The attack a spec describes. Raises UserError for an unknown name."""
-    return cast(type[Attack], attacks.get(spec.name))(spec)
+    return attack_class(spec)(spec)
 
 
 def check_images(images: Tensor) -> None:

@@ -18,6 +18,7 @@ class Square(GradientAttack):
     """`steps` is the number of queries. On classifiers the loss is the margin, as its authors' is."""
 
     access: ClassVar = "task"
+    citation: ClassVar = "Andriushchenko et al., Square Attack, 2020, arXiv:1912.00049"
     steps: ClassVar = 1000
 
     def optimiser(self) -> Optimiser:

@@ -17,3 +17,9 @@ FORMER_KEYS = MappingProxyType(
 
 FORMER_FIELDS = MappingProxyType({"made_for": "target_task", "place": "position"})
 """Fields of records and groups of example images."""
+
+FORMER_KINDS = MappingProxyType({"most harmed": "most damaged"})
+"""Kinds of example images."""
+
+SAW_NOTHING = frozenset({"clean", "noise"})
+"""Attacks that see neither encoder nor head: results of earlier versions do not say so themselves."""

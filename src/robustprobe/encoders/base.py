@@ -19,8 +19,9 @@ class EncoderCard(BaseModel):
     """What is known of an encoder beside its weights.
 
     `revision` is the commit the weights were published at, where they come from a hub; `fixed_size` says that only
-    images of `input_size` (H, W) are taken; `notes` what was done to load the weights; `teacher` the name of the
-    encoder that it was hardened from.
+    images of `input_size` (H, W) are taken; `notes` what was done to load the weights. Of a hardened encoder `teacher`
+    is the name of the one it was hardened from, `method` the defence, `epoch` the one after which the weights were kept
+    (0: the teacher's), and `run` names the hardening run, so that its checkpoints are known to belong together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +32,9 @@ class EncoderCard(BaseModel):
     revision: str = ""
     notes: str = ""
     teacher: str = ""
+    method: str = ""
+    epoch: int | None = None
+    run: str = ""
     patch_size: int
     input_size: tuple[int, int]
     fixed_size: bool = False

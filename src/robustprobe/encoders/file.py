@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.spec import fingerprint
 from robustprobe.core.types import FeatureDims
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
 from robustprobe.encoders._low_rank import LowRankEncoder
@@ -58,6 +59,19 @@ class NamedArchitecture(BaseModel):
     std: tuple[Positive, Positive, Positive]
 
 
+class Hardening(BaseModel):
+    """What a card says of the hardening run that made an encoder; what else it says is not read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str = ""
+    epoch: int | None = Field(default=None, ge=0)
+    settings: dict[str, Any] = {}
+    teacher_digest: str = ""
+    data_digest: str = ""
+    images: int = 0
+
+
 @final
 class FileSource(Source):
     """Checkpoints of other projects, and folders that robustprobe's own training writes.
@@ -102,12 +116,22 @@ def load_folder(folder: Path, name: str) -> Encoder:
         encoder = build(architecture, name, str(card.get("licence", "unknown")))
     except (AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{folder / CARD} describes an architecture that cannot be built: {error}.") from error
-    encoder.card = encoder.card.model_copy(update={"teacher": str(card.get("teacher", ""))})
+    encoder.card = encoder.card.model_copy(update=_origin(card, folder / CARD))
     whole = _low_rank(encoder, feature_rank, folder / CARD) if feature_rank else encoder
     module = weights_module(whole)
     check_keys(module, weights, folder / WEIGHTS)
     module.load_state_dict(weights)
     return whole
+
+
+def _origin(card: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Fields of an `EncoderCard` that say how an encoder was hardened."""
+    try:
+        hardening = Hardening.model_validate(card.get("hardening", {}))
+    except ValidationError as error:
+        raise UserError(f"{path} has no readable 'hardening': {error.errors()[0]['msg']}. Correct the card.") from error
+    run = fingerprint(hardening.model_dump(mode="json", exclude={"method", "epoch"})) if hardening.settings else ""
+    return {"teacher": str(card.get("teacher", "")), "method": hardening.method, "epoch": hardening.epoch, "run": run}
 
 
 def _low_rank(encoder: TimmViT | TimmMap, feature_rank: int, card: Path) -> LowRankEncoder:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.views import View
 from robustprobe.datasets import Dataset
@@ -52,6 +53,7 @@ def write_examples(
             dataset=setting.dataset.name,
             attack=attack,
             target_task=target_task,
+            access=recorded_access(attack_class(attack)),
             classes={task: list(space.classes) for task, space in labels.items()},
             max_depth=labels["depth"].max_depth if "depth" in labels else 0.0,
             examples=examples,

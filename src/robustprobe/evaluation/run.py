@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.spec import ExecutorOptions, code_digest, fingerprint
 from robustprobe.encoders import offline
@@ -292,7 +293,7 @@ def _store_cell(plan: Plan, store: Store, pair: EncoderOnDataset, finished: Fini
         **{f"{name}_8bit": v for name, v in rounded.items()},
     }
     digest = store.write_rows(cell.fingerprint, columns)
-    card, suite, data = pair.encoder.card, plan.suite, pair.data
+    card, suite, data, kind = pair.encoder.card, plan.suite, pair.data, attack_class(level.attack)
     record = Record(
         fingerprint=cell.fingerprint,
         group=level.group,
@@ -301,6 +302,9 @@ def _store_cell(plan: Plan, store: Store, pair: EncoderOnDataset, finished: Fini
         encoder_digest=pair.encoder.digest,
         encoder_licence=card.licence,
         encoder_teacher=card.teacher,
+        encoder_method=card.method,
+        encoder_epoch=card.epoch,
+        encoder_run=card.run,
         dataset=data.name,
         dataset_digest=pair.digest,
         split=data.split,
@@ -309,6 +313,8 @@ def _store_cell(plan: Plan, store: Store, pair: EncoderOnDataset, finished: Fini
         task=cell.task,
         target_task=finished.target_task,
         attack=level.attack,
+        access=recorded_access(kind),
+        citation=kind.citation,
         precision=suite.precision,
         metric=task.metric,
         unit=task.unit,
