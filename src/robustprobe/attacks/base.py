@@ -64,7 +64,7 @@ class Attack(ABC):
     """The task whose model is attacked, `task` for that of any, `encoder` for the encoder alone, or `nothing`."""
 
     citation: ClassVar[str] = ""
-    """The publication to cite, on one line; empty where there is none. A string literal: it is read without torch too."""
+    """The publication to cite; empty where there is none. A string literal, as it is also read without torch."""
 
     steps: ClassVar[int] = 20
     """Steps where the user does not say."""

@@ -19,8 +19,8 @@ class EmbedAttack(GradientAttack):
 
     access: ClassVar = "encoder"
     citation: ClassVar = (
-        "Kowalczuk et al., Benchmarking Robust Self-Supervised Learning Across Diverse Downstream Tasks, 2024, "
-        "arXiv:2407.12588"
+        "Kowalczuk et al., Benchmarking Robust Self-Supervised Learning Across Diverse Downstream Tasks, "
+        "ICML 2024 Workshop FM-Wild, arXiv:2407.12588"
     )
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:

@@ -35,6 +35,20 @@ def record_label(record: Record) -> str:
     return attack_labels([record.attack_key], record.task)[0]
 
 
+def hardening_text(record: Record) -> str:
+    """`deacl from bundled:scenes, epoch 4`, as far as the encoder's card says it; empty where it says nothing."""
+    method, teacher, epoch = record.encoder_method, record.encoder_teacher, record.encoder_epoch
+    if not (method or teacher) and epoch is None:
+        return ""
+    return f"{run_text(record)}{'' if epoch is None else f', epoch {epoch}'}"
+
+
+def run_text(record: Record) -> str:
+    """`deacl from bundled:scenes`: the hardening that made an encoder, without the epoch."""
+    teacher = f" from {record.encoder_teacher}" if record.encoder_teacher else ""
+    return f"{record.encoder_method or 'hardening'}{teacher}"
+
+
 def eps_text(attack: AttackSpec) -> str:
     """`8/255`, or `0.5 l2`."""
     return format_eps(attack.eps, attack.norm) + ("" if attack.norm == "linf" else f" {attack.norm}")

@@ -148,8 +148,8 @@ class Record(Frozen):
     target_task: str
     """The task whose model was attacked; empty where no head was seen."""
     attack: AttackSpec
-    access: AttackAccess
-    """Older results do not say it; it follows from their other fields."""
+    access: AttackAccess = "encoder"
+    """Where it is not said, as in older results, it follows from the other fields."""
     citation: str = ""
     """The publication of the attack."""
     precision: str
@@ -264,7 +264,7 @@ class Group(Frozen):
     dataset: str
     attack: AttackSpec
     target_task: str
-    access: AttackAccess
+    access: AttackAccess = "encoder"
     classes: dict[str, list[str]]
     max_depth: float
     examples: list[Example]

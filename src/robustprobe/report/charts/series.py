@@ -1,6 +1,5 @@
-"""How encoders are drawn: a colour, a dash and a marker each, and a name that fits; and which are whose descendants."""
+"""How charts draw encoders: a colour, a dash and a marker each, and a name that fits."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,10 +9,9 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3))
 LONGEST = 30
 LEGIBLE = 64
-"""Letters of a name in a table or a key; what is longer is written in full once, at the top."""
+"""Characters of a name in a table or a key; longer names are written in full once, at the top."""
 MOST = 12
-"""Encoders that a chart tells apart; tables have all of them."""
-_EPOCH = re.compile(r"^(?P<trunk>.*?)[-_/.: ]*epoch[-_]?(?P<epoch>\d+)(?P<rest>.*)$")
+"""At most so many encoders in a chart; tables have all of them."""
 
 
 class EncoderStyle(NamedTuple):
@@ -36,15 +34,8 @@ class EncoderStyle(NamedTuple):
         return shape_of(self.colour)
 
 
-class Checkpoint(NamedTuple):
-    """An encoder that was kept on the way of hardening."""
-
-    trunk: str
-    epoch: int
-
-
 def shape_of(position: int) -> str:
-    """The marker of the encoder at a place: another one for each that has the same colour."""
+    """The marker of the encoder at a position; encoders of the same colour get different ones."""
     return SHAPES[(position + position // len(COLOURS)) % len(SHAPES)]
 
 
@@ -62,23 +53,8 @@ def series(names: Sequence[str]) -> list[EncoderStyle]:
 
 
 def shortened(name: str, longest: int = LONGEST) -> str:
-    """A name with its middle left out where it is too long: both ends tell encoders apart."""
+    """A name with its middle left out where it is too long: names often differ at their ends."""
     if len(name) <= longest:
         return name
     ahead = (longest - 1) // 2
     return f"{name[:ahead]}…{name[len(name) - (longest - 1 - ahead) :]}"
-
-
-def parent(name: str, names: Sequence[str], teacher: str = "") -> str | None:
-    """The encoder that a hardened one began as: the one its card names, else the longest other name that this one
-    continues after a hyphen.
-    """
-    if teacher:
-        return teacher if teacher in names and teacher != name else None
-    return max((n for n in names if name.startswith(f"{n}-")), key=len, default=None)
-
-
-def checkpoint(name: str) -> Checkpoint | None:
-    """Trunk and epoch of a name such as `photos-deacl/epoch-3`."""
-    found = _EPOCH.match(name)
-    return Checkpoint(found["trunk"] + found["rest"], int(found["epoch"])) if found else None

@@ -23,9 +23,7 @@ class ConsistencyCheck(NamedTuple):
 def checks(records: list[Record]) -> list[ConsistencyCheck]:
     """Every check that concerns at least one record."""
     control = list(_pairs(records, lambda attack, rival: rival.is_control and not attack.is_control))
-    specific = list(
-        _pairs(records, lambda attack, rival: attack.is_task_specific and not rival.is_task_specific)
-    )
+    specific = list(_pairs(records, lambda attack, rival: attack.is_task_specific and not rival.is_task_specific))
     attacked = [r for r in records if not r.is_clean]
     found = [
         _check(

@@ -1,8 +1,8 @@
 """What the attacks cost: passes and time per image, and memory."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from robustprobe.report.page.origin import FactTable
+from robustprobe.report.page.origin import FactTable, slowest_of_groups
 from robustprobe.report.tables.matrix import MISSING, attack_order
 from robustprobe.results.labels import attack_labels
 from robustprobe.results.records import AttackKey, Record
@@ -16,16 +16,6 @@ def cost_table(records: Sequence[Record]) -> FactTable:
     rows = [_row(label, some) for label, some in zip(attack_labels(list(by_attack)), by_attack.values(), strict=True)]
     headings = ["attack", "made for", "forward passes", "backward passes", "ms per image, mean", "ms per image, most"]
     return FactTable("Cost", [*headings, "peak MiB"], rows)
-
-
-def slowest_of_groups(records: Iterable[Record]) -> list[Record]:
-    """One record for each group: cells of a group share the attack's time, and each counts it from the beginning."""
-    groups: dict[str, Record] = {}
-    for record in records:
-        known = groups.get(record.group)
-        if known is None or record.provenance.seconds > known.provenance.seconds:
-            groups[record.group] = record
-    return list(groups.values())
 
 
 def _row(label: str, records: Sequence[Record]) -> tuple[str, ...]:

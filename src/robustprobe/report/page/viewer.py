@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robustprobe.metrics.kept import share_kept
 from robustprobe.report.charts.pictures import (
     IGNORED_CLASS,
     Picture,
@@ -60,8 +61,8 @@ class ViewerSheet(NamedTuple):
 
 
 class Exhibit(NamedTuple):
-    """One image: its sheets share the colour scale of depths. `harm` is the mean share that own attacks took; `kind`
-    and `tasks` say in short why the image is shown, `reasons` in full.
+    """One image: its sheets share the colour scale of depths. `damage` is the mean share of the score that
+    task-specific attacks took; `kind` and `tasks` say in short why the image is shown, `reasons` in full.
     """
 
     id: str
@@ -70,7 +71,7 @@ class Exhibit(NamedTuple):
     reasons: list[str]
     name: str | None
     size: str
-    harm: float
+    damage: float
     thumbnail: Picture
     scale: Scale | None
     scale_picture: Picture | None
@@ -86,11 +87,11 @@ class Room(NamedTuple):
 
     @property
     def selection(self) -> str:
-        """`6 drawn at random and 9 chosen by harm, of 15 stored of scenes`."""
+        """`6 drawn at random and 9 chosen by damage, of 15 stored images of scenes`."""
         drawn = sum(exhibit.kind == "random" for exhibit in self.exhibits)
-        harmed = len(self.exhibits) - drawn
-        parts = [f"{drawn} drawn at random"] * bool(drawn) + [f"{harmed} chosen by harm"] * bool(harmed)
-        return f"{' and '.join(parts) or 'none'}, of {self.stored} stored of {self.dataset}"
+        damaged = len(self.exhibits) - drawn
+        parts = [f"{drawn} drawn at random"] * bool(drawn) + [f"{damaged} chosen by damage"] * bool(damaged)
+        return f"{' and '.join(parts) or 'none'}, of {self.stored} stored images of {self.dataset}"
 
 
 def rooms(galleries: Iterable[Gallery]) -> list[Room]:
@@ -110,7 +111,7 @@ def _exhibit(dataset: str, subject: Subject) -> Exhibit:
         reasons=[choice_text(choice) for choice in subject.chosen],
         name=next((s.truth.name for s in subject.series if s.truth.name), None),
         size=size_text((height, width)),
-        harm=_harm(subject),
+        damage=_damage(subject),
         thumbnail=Picture(thumbnail_uri(first.image), ""),
         scale=scale,
         scale_picture=Picture(scale_uri(), f"colours from {scale.low:.1f} m to {scale.high:.1f} m") if scale else None,
@@ -128,16 +129,16 @@ def depth_scale(subject: Subject) -> Scale | None:
     return Scale(float(np.floor(low * 10) / 10), float(np.ceil(high * 10) / 10))
 
 
-def _harm(subject: Subject) -> float:
+def _damage(subject: Subject) -> float:
     """Mean over encoders and attacks made for a task of what was taken of the clean score of this one image."""
     taken = []
     for series in subject.series:
-        clean = next((s for s in series.seen if s.group.attack.name == "clean"), None)
+        clean = next((s for s in series.seen if s.group.attack_key.is_clean), None)
         for seen in series.seen if clean else ():
             before = _score(clean, series.truth, seen.group.target_task)
             after = _score(seen, series.truth, seen.group.target_task)
             if before and after is not None:
-                taken.append(1 - min(1.0, after / before))
+                taken.append(1 - min(1.0, float(share_kept(before, after))))
     return float(np.mean(taken)) if taken else 0.0
 
 
@@ -156,7 +157,7 @@ def _score(seen: SeenImage | None, truth: Truth, task: str) -> float | None:
 
 def _sheet(title: str, series: EncoderImages, scale: Scale | None) -> ViewerSheet:
     truth, seen = series.truth, series.seen
-    clean = next((s for s in seen if s.group.attack.name == "clean"), None)
+    clean = next((s for s in seen if s.group.attack_key.is_clean), None)
     names = next((s.group.classes["segmentation"] for s in seen if "segmentation" in s.group.classes), [])
     colours = class_colours(len(names))
     true_mask = true_depth = None
@@ -184,7 +185,7 @@ def _panel(
     scale: Scale | None,
 ) -> Panel:
     where, attack = f"{title}, {seen.label}", seen.group.attack
-    is_clean = attack.name == "clean"
+    is_clean = seen.group.attack_key.is_clean
     guesses = [Guess(str(n), float(p), n == truth.name) for n, p in seen.example.predictions.get("classification", [])]
     missed = bool(guesses) and truth.name is not None and not any(g.right for g in guesses)
     eps = eps_text(attack) if attack.eps else ""
@@ -203,9 +204,10 @@ def _panel(
 
 
 def _origin(seen: SeenImage) -> str:
-    if seen.group.target_task:
-        return f"made for {seen.group.target_task}"
-    return {"clean": "no attack", "noise": "random"}.get(seen.group.attack.name, "saw no head")
+    key = seen.group.attack_key
+    if key.target_task:
+        return f"made for {key.target_task}"
+    return "no attack" if key.is_clean else "random change" if key.is_control else "saw no head"
 
 
 def _change(clean: Pixels, attacked: Pixels) -> str:

@@ -115,10 +115,7 @@ def board(records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float] = 
     endings = distinctions([r.encoder for r in first.values()], facts)
     rows = []
     for (key, record), ending in zip(first.items(), endings, strict=True):
-        lines = [
-            [cells.get((key, b, c.key)) for c in benchmark.columns]
-            for b, benchmark in benchmarks.items()
-        ]
+        lines = [[cells.get((key, b, c.key)) for c in benchmark.columns] for b, benchmark in benchmarks.items()]
         rows.append(_row(record.encoder + ending, list(benchmarks.values()), lines))
     names = {key: row.encoder for key, row in zip(first, rows, strict=True)}
     rows = _measured(rows, list(benchmarks.values()))

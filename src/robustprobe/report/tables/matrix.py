@@ -1,4 +1,4 @@
-"""The shape of all tables for people: one table per task, a row per dataset and encoder, a column per attack and eps."""
+"""The shape of all tables for people: one per task, a row per dataset and encoder, a column per attack and eps."""
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
