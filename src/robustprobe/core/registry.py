@@ -58,6 +58,21 @@ class Registry(Generic[T]):
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         return text.split("\n", 1)[0].rstrip(".")
 
+    def literal(self, name: str, attribute: str) -> str:
+        """A string that the class behind `name` states, such as a citation; its file is not run. Empty where none."""
+        path = self.files.get(name)
+        if path is None:
+            return ""
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(node.target, ast.Name)
+                and node.target.id == attribute
+                and isinstance(node.value, ast.Constant)
+            ):
+                return str(node.value.value)
+        return ""
+
     def get(self, name: str) -> type[T]:
         """The class behind a name, or behind `file.py:Class`.
 

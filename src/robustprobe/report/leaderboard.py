@@ -12,7 +12,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.report.page.render import assets, download, environment, render_page, script, write_text
 from robustprobe.report.tables.board import Board, TaskOnDatasetKey, board
 from robustprobe.report.tables.chance import chances
-from robustprobe.results.labels import attack_labels
+from robustprobe.results.labels import record_label
 from robustprobe.results.records import Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import finished, union_groups
@@ -162,7 +162,7 @@ def _prevailing(records: Sequence[Record]) -> Record:
 def _refusal(record: Record, reference: Record) -> Refusal:
     own, expected = version(record), version(reference)
     field = next(key for key in {**expected, **own} if own.get(key) != expected.get(key))
-    label = attack_labels([(record.attack, record.target_task)], record.task)[0]
+    label = record_label(record)
     cell = f"{record.task} on {record.dataset}, {label}"
     return Refusal(record.encoder, cell, field, own.get(field, "nothing"), expected.get(field, "nothing"))
 

@@ -22,7 +22,7 @@ from robustprobe.report.paper.published import (
 )
 from robustprobe.report.tables.comparison import Comparison
 from robustprobe.report.tables.matrix import MISSING, change_text, metric_text, size_text, threat_text
-from robustprobe.report.tables.results import doubt_notes, value_text
+from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
 from robustprobe.results.labels import attack_labels
 
@@ -66,7 +66,7 @@ def compare_paper(records: Iterable["Record"], deacl: str | None = None) -> Comp
     heading = {"paper": facts.source, "threat": facts.threat.model_dump(mode="json"), "rule": RULE}
     shown = [c.choice.record for c in compared if c.choice.record]
     sheets = [_sheet(table, [c for c in compared if c.cell.task == table.task]) for table in facts.tables]
-    document = Document(sheets, [_summary(compared, records), *doubt_notes(shown)])
+    document = Document(sheets, [_summary(compared, records), *check_notes(shown)])
     return Comparison(document, heading, [_row(c) for c in compared])
 
 
@@ -103,7 +103,7 @@ def _near_misses(cell: PaperCell, candidates: Sequence["Record"]) -> list[str]:
 
 
 def _near_label(record: "Record", task: str) -> str:
-    label = attack_labels([(record.attack, record.target_task)], task)[0]
+    label = attack_labels([record.attack_key], task)[0]
     return label if record.split == "test" else f"{label} on {record.split}"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from robustprobe.core.spec import AttackSpec, Eps, Norm, Spec
 from robustprobe.report.tables.matrix import Column, Line, TaskTable, caption, line_key
+from robustprobe.results.records import AttackAccess, AttackKey
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
@@ -200,11 +201,16 @@ def _row_names(table: PaperTable, records: Iterable["Record"]) -> list[tuple[str
 
 def _columns(table: PaperTable) -> list[Column]:
     threat = paper().threat
-    target_task = {"clean": "", "embed": ""}
+    access: dict[str, AttackAccess] = {"clean": "nothing", "embed": "encoder"}
     return [
         Column(
-            AttackSpec(name=attack, eps=0.0 if attack == "clean" else threat.eps, norm=threat.norm, steps=threat.steps),
-            target_task.get(attack, table.task),
+            AttackKey(
+                AttackSpec(
+                    name=attack, eps=0.0 if attack == "clean" else threat.eps, norm=threat.norm, steps=threat.steps
+                ),
+                "" if attack in access else table.task,
+                access.get(attack, "task"),
+            ),
             TITLES[attack],
         )
         for attack in table.columns

@@ -8,7 +8,7 @@ from robustprobe.core.spec import format_eps
 from robustprobe.metrics.paired import Paired, Side, paired_difference
 from robustprobe.report.tables.comparison import Comparison
 from robustprobe.report.tables.matrix import MISSING, attack_order, change_text, metric_text, size_text
-from robustprobe.report.tables.results import doubt_notes, value_text
+from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
 from robustprobe.results.labels import attack_labels
 
@@ -100,7 +100,7 @@ def _newest(records: list["Record"]) -> "Record | None":
 
 def _order(pair: RecordPair) -> tuple[object, ...]:
     record = pair.any
-    attack = attack_order(record.attack, record.target_task, record.task)
+    attack = attack_order(record.attack_key, record.task)
     return (record.task, record.dataset, record.encoder, *attack, record.fingerprint)
 
 
@@ -238,7 +238,7 @@ def _labels(compared: Sequence[ComparedCell]) -> list[str]:
     return [
         label
         for own in benchmarks.values()
-        for label in attack_labels([(c.pair.any.attack, c.pair.any.target_task) for c in own], own[0].pair.any.task)
+        for label in attack_labels([c.pair.any.attack_key for c in own], own[0].pair.any.task)
     ]
 
 
@@ -263,6 +263,6 @@ def _notes(heading: dict[str, str], compared: Sequence[ComparedCell]) -> list[st
     doubted = [
         note
         for name in RecordPair._fields
-        for note in doubt_notes([r for r in (getattr(c.pair, name) for c in compared) if r], f"{name}, ")
+        for note in check_notes([r for r in (getattr(c.pair, name) for c in compared) if r], f"{name}, ")
     ]
     return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *doubted]
