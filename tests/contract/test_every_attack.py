@@ -428,5 +428,5 @@ def test_wrong_images_are_an_error(
 def test_wrong_number_of_ids_is_an_error(
     victims: Callable[[str, torch.dtype], Victim], name: str, ids: list[str]
 ) -> None:
-    with pytest.raises(UserError, match=f"{len(ids)} ids came with 4 images"):
+    with pytest.raises(UserError, match=f"{len(ids)} ids for 4 images"):
         run(name, victims(name, torch.float32), random_images(), ids)

@@ -191,7 +191,7 @@ def test_users_own_class_is_an_encoder(user_file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Other", "Other is not a subclass of robustprobe.Encoder; derive it and fill `features`"),
+        ("Other", "Other is not a subclass of robustprobe.Encoder; derive from it and implement `features`"),
         ("Hollow", "Hollow has no `features` method"),
         ("torch", "torch is not a subclass of robustprobe.Encoder"),
         ("Bloks", "unknown name in .*mine.py 'Bloks'. Did you mean 'Blocks'"),

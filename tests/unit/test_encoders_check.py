@@ -12,12 +12,12 @@ from robustprobe.encoders._check import check_encoder
 pytestmark = pytest.mark.unit
 
 FROZEN = "frozen, in evaluation mode"
-SHAPES = "shapes as the card says"
-SAME = "the same features again"
-ALONE = "no image depends on its batch"
+SHAPES = "shapes as in the card"
+SAME = "deterministic features"
+ALONE = "features independent of the batch"
 GRADIENT = "gradient reaches the pixels"
 INSIDE = "images in [0, 1], normalised inside"
-PLACE = "patches lie where they are seen"
+PLACE = "patch tokens in image order"
 SIZES = "several sizes"
 
 
@@ -140,11 +140,11 @@ def test_sound_encoders_pass_every_check(encoder: Encoder) -> None:
         (AlwaysNaN(), SHAPES, "not finite"),
         (Random(), SAME, r"relative difference \d"),
         (BatchNormed(), ALONE, r"relative difference \d"),
-        (Detached(), GRADIENT, "none comes from cls: it is cut off inside"),
-        (NoGrad(), GRADIENT, "none comes from cls"),
+        (Detached(), GRADIENT, "none from cls: the graph is cut inside"),
+        (NoGrad(), GRADIENT, "none from cls"),
         (Rounded(), GRADIENT, "from cls to 0%"),
         (Cropped(), GRADIENT, "from cls to 44% and from patches to 44%"),
-        (ForBytes(), INSIDE, "it seems to expect values up to 255"),
+        (ForBytes(), INSIDE, "the encoder seems to expect values up to 255"),
         (Unnormalised(), INSIDE, "nothing is normalised inside.*buffers `mean` of 0 and `std` of 1"),
         (Transposed(), PLACE, "rows and columns are exchanged"),
         (OneSize(), SIZES, "RuntimeError|UserError"),
@@ -163,7 +163,7 @@ def test_broken_encoders_fail_their_check(encoder: Encoder, check: str, seen: st
 def test_training_mode_and_parameters_that_ask_for_a_gradient_are_found() -> None:
     encoder = Sound()
     encoder.eval()
-    assert failures(encoder) == {FROZEN: "2 parameters ask for a gradient, such as conv.weight"}
+    assert failures(encoder) == {FROZEN: "2 parameters require a gradient, such as conv.weight"}
     encoder.freeze()
     encoder.dropout.train()
     assert failures(encoder) == {FROZEN: "1 modules in training mode, such as dropout"}

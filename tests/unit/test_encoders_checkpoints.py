@@ -342,5 +342,5 @@ def test_with_arch_writes_the_spec() -> None:
     assert with_arch("file:a.pth?arch=x", "x") == "file:a.pth?arch=x"
     with pytest.raises(UserError, match="names the architecture x already; y was given too"):
         with_arch("file:a.pth?arch=x", "y")
-    with pytest.raises(UserError, match="'timm:a' brings its own"):
+    with pytest.raises(UserError, match="'timm:a' has its own"):
         with_arch("timm:a", "x")

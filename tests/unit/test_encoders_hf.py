@@ -150,7 +150,7 @@ def test_every_family_gives_the_librarys_own_features(cache: Path, kind: Kind) -
         )
         assert_first_layer(encoder, blocks, norm, images, prefix=kind.prefix)
         assert torch.equal(encoder(images).cls, features.cls)
-    with pytest.raises(UserError, match="has layers 0 to 2; it was asked for 3"):
+    with pytest.raises(UserError, match="has layers 0 to 2; 3 was given"):
         encoder.layers(images, [3])
 
 

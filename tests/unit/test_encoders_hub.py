@@ -97,7 +97,7 @@ def test_transformers_give_their_own_features(cached: Path, repository: str, nam
         close(last.cls, features.cls)
         close(last.patches, features.patches)
         assert not torch.allclose(before.patches, last.patches, atol=1e-3)
-    with pytest.raises(UserError, match="it was asked for 99"):
+    with pytest.raises(UserError, match="99 was given"):
         encoder.layers(some_images(64, 64), [99])
 
 
@@ -137,10 +137,10 @@ def test_a_missing_download_is_named(cached: Path) -> None:
         ("hub:owner/other:dino", r"needs the repository owner/other, which is not at .*owner_other_main .*TORCH_HOME"),
         ("hub:owner/repo:v2:dino", r"needs the repository owner/repo:v2, which is not at .*owner_repo_v2"),
         ("hub:dino", "names no model; write hub:OWNER/REPO:NAME"),
-        ("hub:owner/repo:nope", "hub:owner/repo:nope cannot be had: .*nope"),
-        ("hub:owner/repo:failing", "cannot be had: KeyError: 'weights'"),
+        ("hub:owner/repo:nope", "hub:owner/repo:nope cannot be loaded: .*nope"),
+        ("hub:owner/repo:failing", "cannot be loaded: KeyError: 'weights'"),
         ("hub:owner/repo:linear", r"is a Linear, whose features robustprobe cannot read .*as my\.py:Class"),
-        ("hub:owner/repo:number", "is a int, whose features .*no torch module"),
+        ("hub:owner/repo:number", "is a int, whose features .*not a torch module"),
     ],
 )
 def test_what_is_no_encoder_is_refused(cached: Path, spec: str, message: str) -> None:

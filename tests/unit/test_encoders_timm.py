@@ -232,7 +232,7 @@ def test_weights_that_lack_a_key_are_refused(cache: Path) -> None:
     state = plain(timm.create_model("test_vit.r160_in1k").state_dict())
     state.pop("blocks.0.attn.qkv.weight")
     lay_out(cache, "timm/test_vit.r160_in1k", {"model.safetensors": state})
-    with pytest.raises(UserError, match=r"cannot be had: (?s:.*)blocks\.0\.attn\.qkv\.weight"):
+    with pytest.raises(UserError, match=r"cannot be loaded: (?s:.*)blocks\.0\.attn\.qkv\.weight"):
         load_encoder("timm:test_vit.r160_in1k")
 
 

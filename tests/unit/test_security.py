@@ -263,11 +263,14 @@ def doubling() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda: {**state(), "pos_embed": torch.zeros(1).expand(1, 10**10, 64)}, "no plain array as pos_embed"),
-        (lambda: {**state(), "norm.weight": torch.empty(64, device="meta")}, "no plain array as norm.weight"),
-        (lambda: {**state(), "norm.weight": torch.zeros(64).to_sparse()}, "no plain array as norm.weight"),
-        (endless, "nests its weights without end"),
-        (doubling, "nests its weights without end"),
+        (
+            lambda: {**state(), "pos_embed": torch.zeros(1).expand(1, 10**10, 64)},
+            "holds pos_embed not as a plain array",
+        ),
+        (lambda: {**state(), "norm.weight": torch.empty(64, device="meta")}, "holds norm.weight not as a plain array"),
+        (lambda: {**state(), "norm.weight": torch.zeros(64).to_sparse()}, "holds norm.weight not as a plain array"),
+        (endless, "nests its weights without bound"),
+        (doubling, "nests its weights without bound"),
         (lambda: {**state(), "register_tokens": torch.zeros(3, 3)}, "cannot be used as|does not fit"),
         (lambda: {"model": state(), 7: torch.zeros(2), "model.7": 7, "model.8": torch.zeros(2)}, "does not fit"),
     ],
@@ -318,7 +321,7 @@ def test_code_of_the_users_own_says_that_it_runs(tmp_path: Path, capsys: pytest.
     (tmp_path / "mine.py").write_text("thing = 1")
     assert [load_attribute(tmp_path / "mine.py", "thing") for _ in range(2)] == [1, 1]
     told = capsys.readouterr().err.splitlines()
-    assert told == [f"robustprobe: running the code of {tmp_path / 'mine.py'}, with all that you may do yourself."]
+    assert told == [f"robustprobe: running the code of {tmp_path / 'mine.py'}, with your rights."]
 
 
 # Results.
@@ -351,7 +354,7 @@ def spoilt(folder: Path, **predictions: Any) -> Store:
 def test_a_page_shows_no_picture_from_elsewhere(tmp_path: Path, name: str) -> None:
     save(tmp_path / "secret.png", np.zeros((8, 8), np.uint8))
     store = spoilt(tmp_path / "store", segmentation=name)
-    with pytest.raises(UserError, match="may lead out of it; refused"):
+    with pytest.raises(UserError, match="may point outside it; refused"):
         write_page(store.folder, tmp_path / "page.html")
 
 

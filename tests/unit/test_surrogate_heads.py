@@ -1,4 +1,4 @@
-"""Heads that no task asked for: their labels, their cache, and the attack that fools them."""
+"""Surrogate heads: their labels, their cache, and the attack against them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient ascent whose steps shrink where they no longer help."""
+"""Auto-PGD: projected gradient ascent with momentum and adaptive step sizes."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ MOMENTUM = 0.75
 
 
 class State(NamedTuple):
-    """Where each entry is, (n, ...): iterate, the one before, the best one, gradients, step size, progress."""
+    """State of each entry, (n, ...): current, previous and best iterate, gradients, step size, progress."""
 
     current: Tensor
     old: Tensor
@@ -38,9 +38,10 @@ def apgd(
 ) -> SearchResult:
     """Auto-PGD (Croce & Hein 2020, algorithm 1), with the constants of its authors.
 
-    The first step is 2 eps. At checkpoints, the first after 22 % of the steps and then ever sooner, an entry's step is
-    halved, and it goes back to its best iterate, if fewer than 75 % of the steps since the last checkpoint were upward,
-    or if neither its step nor its best value changed. Returns the visited iterate of most harm.
+    The first step size is 2 eps. At checkpoints, the first after 22 % of the steps and then at decreasing intervals,
+    the step size of an entry is halved, and it restarts from its best iterate, if fewer than 75 % of the steps since
+    the last checkpoint increased the loss, or if neither step size nor best value changed. Returns the visited iterate
+    with most damage per entry.
     """
     begin = search.start(images, entries, randomness, stretched=True) if start is None else start
     best, index = Best(begin, search), torch.arange(len(images), device=images.device)
@@ -87,14 +88,14 @@ def _first(start: Tensor, step_loss: Tensor, gradient: Tensor, eps: float) -> St
 
 
 def _moved(threat: Threat, images: Tensor, state: State, share: float) -> State:
-    """A projected step, mixed with the last move."""
+    """A projected step with momentum."""
     step = threat.project(threat.ascend(state.current, state.gradient, over_image(state.size)), images)
     mixed = state.current + share * (step - state.current) + (1 - share) * (state.current - state.old)
     return state._replace(current=threat.project(mixed, images), old=state.current)
 
 
 def _noted(state: State, step_loss: Tensor, gradient: Tensor) -> State:
-    """The state after its new iterate was judged."""
+    """The state updated with the loss and gradient of its new iterate."""
     better = step_loss > state.best_step_loss
     chosen = over_image(better)
     return state._replace(
@@ -108,7 +109,7 @@ def _noted(state: State, step_loss: Tensor, gradient: Tensor) -> State:
 
 
 def _checked(state: State, interval: int) -> State:
-    """Steps halved and best iterates restored where progress has stalled."""
+    """The state with step sizes halved and best iterates restored for entries without progress."""
     oscillates = state.ups <= RHO * interval
     stalled = ~state.halved & (state.checked >= state.best_step_loss)
     halve = oscillates | stalled

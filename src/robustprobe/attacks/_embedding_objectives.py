@@ -25,7 +25,7 @@ TOWARDS = "towards-"
 
 
 class Distance(NamedTuple):
-    """What an objective's name says: which distance, in which layers (none: the last), and in which direction."""
+    """The parts of an objective's name: distance, layers (empty: the last) and direction (away or towards)."""
 
     measure: Callable[[Features, Features], Tensor]
     layers: tuple[int, ...]
@@ -33,28 +33,28 @@ class Distance(NamedTuple):
 
 
 def read_distance(name: str) -> Distance:
-    """The distance a name means. Raises UserError for one that means none."""
+    """The distance of a name. Raises UserError for an unknown name."""
     kind, at, numbers = name.removeprefix(TOWARDS).partition("@")
     if kind not in DISTANCES:
         raise unknown_name("embedding objective", kind, DISTANCES)
     try:
         layers = tuple(int(n) for n in numbers.split(",")) if at else ()
     except ValueError:
-        raise UserError(f"'{name}' names no layers; write their numbers, as in {kind}@2,3.") from None
+        raise UserError(f"'{name}' names no valid layers; write their numbers, as in {kind}@2,3.") from None
     return Distance(DISTANCES[kind], layers, name.startswith(TOWARDS))
 
 
 def embedding_objective(victim: Victim, name: str, images: Tensor) -> Objective:
-    """Moves the embedding away from the clean one, or towards that of `victim.goals`.
+    """The objective that moves the embedding away from the clean one, or towards that of `victim.goals`.
 
-    Distances in several layers are each divided by the squared size of the features they start from, and added.
+    Distances in several layers are divided by the squared norm of the clean features of the layer, and added.
 
     Raises:
-        UserError: an unknown name, layers of an encoder that does not show them, or no goals.
+        UserError: an unknown name, layers of a model without access to layers, or no goals.
     """
     distance = read_distance(name)
     if distance.towards and victim.goals is None:
-        raise UserError(f"objective {name} needs images to go towards; give them as goals=.")
+        raise UserError(f"objective {name} needs target images; give them as goals=.")
     function = _layers(victim, distance.layers)
     with torch.no_grad():
         origin = function(victim.goals.to(images) if distance.towards and victim.goals is not None else images)
@@ -73,7 +73,7 @@ def _layers(victim: Victim, layers: tuple[int, ...]) -> Callable[[Tensor], list[
         return lambda x: [victim.function(x)]
     show = victim.layers
     if show is None:
-        raise UserError("this model does not show the features of its layers; leave @ out of the objective.")
+        raise UserError("this model gives no access to features of its layers; leave @ out of the objective.")
     return lambda x: show(x, layers)
 
 

@@ -1,4 +1,4 @@
-"""Attacks made of phases, each an objective and an optimiser; each image's worst case over all of them counts."""
+"""Attacks made of phases, each an objective and an optimiser; the worst result per image counts."""
 
 from abc import abstractmethod
 from typing import ClassVar, NamedTuple, final
@@ -21,7 +21,7 @@ from robustprobe.attacks.base import Attack, Victim
 
 
 class Phase(NamedTuple):
-    """One objective raised by one optimiser, `runs` times: restarts, or one goal after another."""
+    """One objective maximised by one optimiser, in `runs` runs: restarts, or one target class after another."""
 
     name: str
     objective: Objective
@@ -31,14 +31,14 @@ class Phase(NamedTuple):
 
 
 class PhasedAttack(Attack):
-    """Runs its phases one after another, the first from `previous`, stretched to this ball, where there is one."""
+    """Runs its phases one after another. The first starts from `previous`, scaled to this ball, if it is given."""
 
     survivors_only: ClassVar[bool] = False
-    """Whether broken images leave at once, whatever the spec says."""
+    """Whether the attack stops on broken images at once, independent of `early_exit`."""
 
     @abstractmethod
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:
-        """What to run for clean float32 images (B, 3, H, W), in this order."""
+        """The phases for clean float32 images (B, 3, H, W), in order."""
 
     @final
     def perturb(
@@ -69,7 +69,7 @@ class PhasedAttack(Attack):
         result: SearchResult | None,
         start: Tensor | None,
     ) -> SearchResult:
-        """All runs of a phase, as many at once as the batch is large; where broken images leave, on the others only."""
+        """All runs of a phase, in parts of the size of the batch; with early exit on unbroken images only."""
         search, done = self._search(phase), 0
         while done < phase.runs:
             left = torch.arange(len(images), device=images.device)
@@ -91,10 +91,10 @@ class PhasedAttack(Attack):
 
 
 def merged(result: SearchResult, part: SearchResult, index: Tensor, stop: bool) -> SearchResult:
-    """The worse case of what was found before and what was found now, for the images at `index`.
+    """`result` with the images at `index` replaced by those of `part` where these have more damage.
 
-    The earlier one keeps ties; where broken images leave, it keeps them too, since they would not have come so far
-    with fewer runs at once.
+    Ties keep the earlier image. With early exit (`stop`) broken images are kept too, so that the result does not
+    depend on how many runs are made at once.
     """
     better = part.damage > result.damage[index]
     if stop:
@@ -108,15 +108,15 @@ def merged(result: SearchResult, part: SearchResult, index: Tensor, stop: bool) 
 
 
 class GradientAttack(PhasedAttack):
-    """One objective, one optimiser. Steps follow signs of gradients unless a derived class says otherwise."""
+    """One objective, one optimiser: sign-gradient steps unless a derived class overrides `optimiser`."""
 
     def optimiser(self) -> Optimiser:
-        """How to raise it."""
+        """The optimiser that maximises the objective."""
         return sign_gradient
 
     @abstractmethod
     def objective(self, victim: Victim, images: Tensor) -> Objective:
-        """What to raise, for clean float32 images (B, 3, H, W)."""
+        """The objective to maximise, for clean float32 images (B, 3, H, W)."""
 
     @final
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:

@@ -1,4 +1,4 @@
-"""What optimisers share: what they search, the random numbers they use, and the best image so far."""
+"""What optimisers share: search problem, random numbers per image, and the best iterate per image."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ LATE = 0.8
 
 
 class Entries(NamedTuple):
-    """What is attacked at once: entry i is run `runs[i]` (a restart, or a goal) of image `rows[i]` of the batch."""
+    """What is attacked at once: entry i is run `runs[i]`, a restart or target class, of image `rows[i]`."""
 
     rows: Tensor
     runs: Tensor
@@ -24,10 +24,10 @@ class Entries(NamedTuple):
 
 
 class LossValues(NamedTuple):
-    """What an objective says of entries, each (n,).
+    """Values of an objective per entry, each (n,).
 
-    A step raises `loss`; adaptive steps compare `step_loss` between steps; the result is the visited iterate with most
-    `damage`; `success` entries cannot get worse.
+    Steps maximise `loss`; adaptive steps compare `step_loss` between steps; the result is the visited iterate with
+    most `damage`; `success` marks entries whose score cannot get worse.
     """
 
     loss: Tensor
@@ -37,29 +37,29 @@ class LossValues(NamedTuple):
 
 
 Objective = Callable[[Tensor, Entries, float], LossValues]
-"""What an attack raises, image by image and never across images: images (n, 3, H, W), which entries they are, and the
-share of steps already done."""
+"""What an attack maximises, per image and never across images: a function of images (n, 3, H, W), their entries, and
+the share of steps done."""
 
 
 class PerImageRandom(NamedTuple):
-    """Random numbers that follow seed, image id, attack and run: not the batch, its order or its size."""
+    """Random numbers that depend on seed, image id, attack and run, not on the batch, its order or its size."""
 
     seed: int
     ids: tuple[str, ...]
     purpose: str
 
     def generators(self, entries: Entries) -> list[torch.Generator]:
-        """A stream of its own for each entry."""
+        """One generator per entry."""
         positions = zip(entries.rows.tolist(), entries.runs.tolist(), strict=True)
         return [image_generator(self.seed, self.ids[row], self.purpose, run) for row, run in positions]
 
     def named(self, purpose: str) -> "PerImageRandom":
-        """Independent random numbers for a part of the attack."""
+        """Independent random numbers for a named part of the attack."""
         return self._replace(purpose=f"{self.purpose}/{purpose}")
 
 
 class Search(NamedTuple):
-    """One optimisation: where it may go, what it raises, and how. `stop` lets entries go once they are broken."""
+    """One optimisation problem: threat, objective, settings. `stop` ends the search on an entry once it is broken."""
 
     threat: Threat
     objective: Objective
@@ -70,7 +70,7 @@ class Search(NamedTuple):
     stop: bool = False
 
     def judge(self, images: Tensor, entries: Entries, step: int) -> LossValues:
-        """The objective at a step. Raises UserError where an answer is NaN or infinite: it would count as broken."""
+        """The objective at a step. Raises UserError for a loss of NaN or infinity, which would count as broken."""
         judged = self.objective(images, entries, step / self.steps)
         if not torch.isfinite(judged.loss).all():
             raise UserError(
@@ -86,7 +86,7 @@ class Search(NamedTuple):
         return judged._replace(loss=judged.loss.detach()), gradient
 
     def start(self, images: Tensor, entries: Entries, randomness: PerImageRandom, stretched: bool = False) -> Tensor:
-        """Random points of the ball, or of its surface, inside the box."""
+        """Random points of the ball, or of its surface if `stretched`, clipped to [0, 1]."""
         if not self.random_start:
             return images.clone()
         noise = self.threat.noise(images, randomness.generators(entries))
@@ -94,7 +94,7 @@ class Search(NamedTuple):
 
 
 class SearchResult(NamedTuple):
-    """Adversarial images (n, 3, H, W) with their harm and whether they are broken, and the trace of `Attacked`."""
+    """Adversarial images (n, 3, H, W), their damage and success, and the diagnostics of `Attacked`."""
 
     images: Tensor
     damage: Tensor
@@ -119,7 +119,7 @@ class Best:
     def visit(
         self, index: Tensor, images: Tensor, judged: LossValues, step: int, gradient: Tensor | None = None
     ) -> None:
-        """Take note of iterates of the entries at `index`."""
+        """Update the entries at `index` with new iterates."""
         better = judged.damage > self.damage[index]
         if self.search.last and step == self.search.steps:
             better = torch.ones_like(better)
@@ -138,52 +138,52 @@ class Best:
             self.gradients[index] += whole
 
     def outcome(self) -> SearchResult:
-        """What was found."""
+        """The best iterates, with diagnostics."""
         gain = (self.top - self.first).clamp(min=torch.finfo(torch.float32).tiny)
         rising = torch.where(self.success, torch.nan, (self.top - self.late) / gain)
         return SearchResult(self.images, self.damage, self.success, self.zeros / self.gradients, rising)
 
 
 class Passes(NamedTuple):
-    """Passes through the victim per image: all of them, and those that go back to the image too."""
+    """Passes through the victim per image: `forwards` counts all, `backwards` those with a gradient."""
 
     forwards: int
     backwards: int
 
     def times(self, count: int) -> "Passes":
-        """As many passes `count` times."""
+        """The passes of `count` such searches."""
         return Passes(self.forwards * count, self.backwards * count)
 
 
 def all_passes(parts: Iterable[Passes]) -> Passes:
-    """Passes of several searches together."""
+    """The sum of passes of several searches."""
     parts = list(parts)
     return Passes(sum(part.forwards for part in parts), sum(part.backwards for part in parts))
 
 
 def ascent_passes(steps: int) -> Passes:
-    """Passes of a search along gradients, which also looks at where it ends."""
+    """Passes of a gradient search of `steps` steps, with the evaluation of its last iterate."""
     return Passes(steps + 1, steps)
 
 
 def query_passes(steps: int) -> Passes:
-    """Passes of a search without gradients, which also looks at where it begins."""
+    """Passes of a search without gradients, with the evaluation of its start."""
     return Passes(steps + 1, 0)
 
 
 def everything(images: Tensor) -> Entries:
-    """Each image of a batch, once."""
+    """Entries of every image of a batch, once."""
     return Entries(torch.arange(len(images), device=images.device), torch.zeros(len(images), dtype=torch.int64))
 
 
 def unjudged(images: Tensor) -> SearchResult:
-    """Images that no objective was asked about."""
+    """A result for images without an objective: damage and diagnostics are NaN."""
     nan = torch.full((len(images),), torch.nan)
     return SearchResult(images, nan, torch.zeros(len(images), dtype=torch.bool), nan, nan)
 
 
 def visited(search: Search, images: Tensor, entries: Entries) -> SearchResult:
-    """Images that are already there, as the outcome of a search without steps."""
+    """A result for given images, evaluated by the objective without any step."""
     with torch.no_grad():
         judged = search.judge(images, entries, 0)
     nan = torch.full_like(judged.step_loss, torch.nan, dtype=torch.float32)
@@ -191,4 +191,4 @@ def visited(search: Search, images: Tensor, entries: Entries) -> SearchResult:
 
 
 Optimiser = Callable[[Search, Tensor, Entries, PerImageRandom, Tensor | None], SearchResult]
-"""Search, clean images (n, 3, H, W), which entries they are, random numbers, and where to start (None: at random)."""
+"""A function of search, clean images (n, 3, H, W), their entries, random numbers and start images (None: random)."""

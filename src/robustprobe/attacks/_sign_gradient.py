@@ -1,4 +1,4 @@
-"""PGD with steps of one size, and the best iterate of every image."""
+"""PGD with a constant step size, keeping the best iterate per image."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def sign_gradient(
 ) -> SearchResult:
     """PGD (Madry et al. 2018): `x <- project(x + step_size * direction)`, the sign of the gradient under Linf.
 
-    Keeps for each entry the visited iterate of most damage, the start included; or the last one, on request.
+    Keeps per entry the visited iterate with most damage, including the start; with `iterate: last` the last one.
     """
     begin = search.start(images, entries, randomness) if start is None else start
     best, index = Best(begin, search), torch.arange(len(images), device=images.device)

@@ -1,4 +1,4 @@
-"""Square attack: random squares, kept where they help. Sees answers only, no gradient."""
+"""Square attack: random search with squares, a black-box attack that uses outputs only."""
 
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 class Moves(NamedTuple):
-    """Every random choice of an entry, drawn beforehand: corners of two squares a step, as shares of the image
-    (n, steps, 4), the signs of the first, (n, steps, 3), and where to begin.
+    """All random choices of an entry, drawn beforehand: corners of two squares per step, as shares of the image
+    (n, steps, 4), the signs of the first, (n, steps, 3), and the stripes of the start.
     """
 
     corners: Tensor
@@ -28,8 +28,9 @@ def square(
 ) -> SearchResult:
     """Square attack (Andriushchenko et al. 2020), with the schedule of its authors; `steps` is the number of queries.
 
-    Starts from vertical stripes. Linf tries squares of +-eps, one sign a channel. L2 tries bumps, which take their
-    strength from what the square held, from a second square, which is emptied, and from what was left of the ball.
+    Starts from vertical stripes. Linf tries squares of +-eps with one sign per channel. L2 tries a bump in a
+    square; its squared norm is the sum of those of the perturbation in this square and in a second one, which is set to
+    zero, and of the unused part of eps squared.
     """
     moves = _moves(images, search.steps, randomness.generators(entries))
     begin = _stripes(search, images, moves) if start is None else start
@@ -75,14 +76,14 @@ def _stripes(search: Search, images: Tensor, moves: Moves) -> Tensor:
 
 
 def _side(step: int, steps: int, images: Tensor) -> int:
-    """Side of the square: a share of the image's area that is halved along the authors' schedule of 10,000 queries."""
+    """Side of the square in pixels: its share of the area is halved by the authors' schedule for 10,000 queries."""
     height, width = images.shape[-2:]
     share = FIRST_SHARE / 2 ** sum((step - 1) / steps > mark for mark in HALVINGS)
     return int(max(1, min(round((share * height * width) ** 0.5), height - 1, width - 1)))
 
 
 def _tried(search: Search, images: Tensor, current: Tensor, moves: Moves, step: int) -> Tensor:
-    """The current images with one more square each."""
+    """The current images with one more square in each."""
     side = _side(step, search.steps, images)
     corners, signs = moves.corners[:, step - 1], moves.signs[:, step - 1, :, None, None]
     inside = _inside(images, corners[:, :2], side)
@@ -92,7 +93,7 @@ def _tried(search: Search, images: Tensor, current: Tensor, moves: Moves, step: 
 
 
 def _inside(images: Tensor, corner: Tensor, side: int) -> Tensor:
-    """Where a square lies, (n, 1, H, W)."""
+    """Mask of the square, (n, 1, H, W)."""
     height, width = images.shape[-2:]
     top, left = ((corner[:, i] * (length - side + 1)).long() for i, length in enumerate((height, width)))
     rows, columns = (torch.arange(length, device=images.device) for length in (height, width))
@@ -121,7 +122,7 @@ def _unit(values: Tensor) -> Tensor:
 
 
 def _distance(marked: Tensor) -> Tensor:
-    """Distance (n, 1, L) of each place from the middle of the marked run."""
+    """Distance (n, 1, L) of each index from the middle of the marked interval."""
     positions = torch.arange(marked.shape[-1], device=marked.device, dtype=marked.dtype)
     middle = (marked * positions).sum(-1, keepdim=True) / marked.sum(-1, keepdim=True)
     return (positions - middle).abs()

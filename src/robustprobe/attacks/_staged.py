@@ -1,4 +1,4 @@
-"""APGD that begins in a larger ball and ends in the one asked for."""
+"""APGD in stages, from larger balls down to the ball of the threat."""
 
 from torch import Tensor
 
@@ -19,9 +19,9 @@ STAGES = ((2.0, 0.3), (1.5, 0.3), (1.0, 0.4))
 def staged_apgd(
     search: Search, images: Tensor, entries: Entries, randomness: PerImageRandom, start: Tensor | None
 ) -> SearchResult:
-    """APGD at 2, 1.5 and 1 eps for 30, 30 and 40 % of the steps, each from the last one (Croce et al., ECCV 2024).
+    """APGD at 2, 1.5 and 1 eps for 30, 30 and 40 % of the steps, each from the one before (Croce et al., ECCV 2024).
 
-    Only images of the last stage, which are inside the ball asked for, count. A warm start skips the larger balls.
+    Only images of the last stage, inside the ball of the threat, count. With a warm start the larger balls are skipped.
     """
     if start is None:
         *wide_steps, steps = stage_steps(search.steps)
@@ -38,12 +38,12 @@ def staged_apgd(
 
 
 def stage_steps(steps: int) -> list[int]:
-    """Steps of each stage; all of them in the last one where they do not suffice for three."""
+    """Steps of each stage; all in the last one if there are too few for three."""
     wide = [int(share * steps) for _, share in STAGES[:-1]]
     return [*wide, max(1, round(STAGES[-1][1] * steps))] if all(wide) else [steps]
 
 
 def staged_passes(steps: int) -> Passes:
-    """The most passes per image, be it from a random or from a warm start."""
+    """The maximum of passes per image, from a random or a warm start."""
     staged, warm = all_passes(map(ascent_passes, stage_steps(steps))), ascent_passes(steps)
     return Passes(max(staged.forwards, warm.forwards), max(staged.backwards, warm.backwards))

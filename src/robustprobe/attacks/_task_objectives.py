@@ -1,4 +1,4 @@
-"""Losses of a task as objectives."""
+"""Losses of a task as objectives of attacks."""
 
 from typing import cast
 
@@ -12,12 +12,13 @@ from robustprobe.core.types import AttackLosses, LossContext
 
 
 def default_objective(victim: Victim, name: str, images: Tensor) -> Objective:
-    """The loss `name` of the victim's task, or the task's default loss where it is empty."""
+    """The loss `name` of the victim's task, or the task's default loss if it is empty."""
     return task_objective(victim, name or cast(AttackLosses, victim.attack_losses).default, images)
 
 
 def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
-    """The loss `name` of the victim's task; targeted losses go to the likeliest wrong class, run by run to the next.
+    """The loss `name` of the victim's task; targeted losses aim at the likeliest wrong class, in
+    each further run at the next one.
 
     Raises:
         UserError: the task has no such loss.
@@ -44,7 +45,7 @@ def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
 
 
 def _likeliest(victim: Victim, images: Tensor, targets: Tensor) -> Tensor:
-    """The wrong classes of each image (B, C - 1), the one of largest logit first."""
+    """The wrong classes of each image (B, C - 1), by descending logit."""
     with torch.no_grad():
         logits: Tensor = victim.function(images)
     wrong = logits.scatter(1, targets[:, None], -torch.inf)

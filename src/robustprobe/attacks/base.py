@@ -1,4 +1,4 @@
-"""What every attack is: images in, images inside ball and box out, nothing else changed."""
+"""The contract of attacks: images in, adversarial images inside ball and [0, 1] out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,19 +16,20 @@ from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
 
-# Passes beside those of the search: over the clean image, and over the warm start.
+# Passes beside those of the search: one for the clean image and one for the warm start.
 LOOKS = 2
 Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
 FitSurrogates = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
 
 
 class Victim(NamedTuple):
-    """What an attack may see.
+    """What an attack has access to.
 
-    `function` maps images (B, 3, H, W) in [0, 1] to features or outputs: the encoder for an attack that sees no head,
-    else the model, with its labels (B, ...), what they mean, and how its task wants to be attacked. `layers` gives the
-    features of blocks inside the encoder, `goals` are images (B, 3, H, W) whose embedding a targeted attack approaches,
-    `surrogate_heads` fits heads without task labels, for images of a size (H, W): features and a size to logits.
+    `function` maps images (B, 3, H, W) in [0, 1] to features or outputs: the encoder for a label-free attack, else the
+    model, with its labels (B, ...), their label space and the attack losses of its task. `layers` gives the features of
+    blocks inside the encoder; `goals` are images (B, 3, H, W) whose embedding a targeted attack approaches;
+    `surrogate_heads` returns heads fitted without task labels, for images of a size (H, W): each maps features and a
+    size to logits.
     """
 
     function: Callable[[Tensor], Any]
@@ -42,12 +43,12 @@ class Victim(NamedTuple):
 
 
 class Attacked(NamedTuple):
-    """Adversarial images (B, 3, H, W), and how they were come by.
+    """Adversarial images (B, 3, H, W), with diagnostics for the sanity checks.
 
-    `damage` (B,) is what the attack itself thinks it achieved, NaN where it asked nobody. `zero_gradient` (B,) is the
-    mean share of exactly zero values in input gradients of images not broken yet, NaN where there was none;
+    `damage` (B,) is the damage by the attack's own measure, NaN if it has none. `zero_gradient` (B,) is the
+    mean share of exactly zero values in the input gradients of unbroken images, NaN if there were no such gradients;
     `rising` (B,) the share of the objective's gain that came in the last fifth of the steps, NaN for broken images.
-    `forwards` and `backwards` count images passed through the victim, the whole batch together.
+    `forwards` and `backwards` count images passed through the victim, summed over the batch.
     """
 
     images: Tensor
@@ -59,19 +60,19 @@ class Attacked(NamedTuple):
 
 
 class Attack(ABC):
-    """An attack under one threat. Derived classes fill `perturb`; the call itself checks and is final."""
+    """An attack under one threat model. Derived classes implement `perturb`; the final call does the checks."""
 
     access: ClassVar[str]
-    """The task whose model is attacked, `task` for that of any, `encoder` for the encoder alone, or `nothing`."""
+    """What is attacked: a task's name for its model, `task` for the model of any task, `encoder` or `nothing`."""
 
     uses_gradient: ClassVar[bool] = True
-    """Whether it needs input gradients; an attack that does not is the sanity check of those that do."""
+    """Whether it uses input gradients; an attack without them serves as a sanity check of the others."""
 
     warm_start: ClassVar[bool] = True
-    """Whether a larger eps starts from the images made under the smaller one, and is therefore no weaker."""
+    """Whether a larger eps starts from the images of the smaller one, and so does no less damage."""
 
     steps: ClassVar[int] = 20
-    """Steps where the user does not say."""
+    """The default number of steps."""
 
     def __init__(self, spec: AttackSpec) -> None:
         self.spec = spec
@@ -84,18 +85,18 @@ class Attack(ABC):
         """Adversarial images for float32 images.
 
         Args:
-            draws: random numbers, by image.
-            previous: adversarial images inside a smaller ball, where there are some.
+            randomness: random numbers per image.
+            previous: adversarial images inside a smaller ball, if there are any.
         """
 
     def passes(self, losses: AttackLosses | None = None) -> Passes:
-        """The most passes through the victim that the attack makes per image, from which its time is estimated.
+        """The maximum of passes through the victim per image, from which the time of an attack is estimated.
 
-        By default one search per restart, and a look at the clean image and at the warm start. Attacks that search
-        otherwise override it.
+        By default one search per restart, and one pass for the clean image and one for the warm start. Attacks with
+        other searches override it.
 
         Args:
-            losses: how the attacked task wants to be attacked; None where the attack sees no head.
+            losses: the attack losses of the attacked task; None for attacks without access to a head.
         """
         search = (ascent_passes if self.uses_gradient else query_passes)(self.spec.steps).times(self.spec.restarts)
         return search._replace(forwards=search.forwards + LOOKS)
@@ -107,19 +108,19 @@ class Attack(ABC):
 
     @final
     def run(self, victim: Victim, images: Tensor, ids: Sequence[str], previous: Tensor | None = None) -> Attacked:
-        """Adversarial images (B, 3, H, W) in the dtype of `images`, inside the ball and [0, 1], and a trace.
+        """Adversarial images (B, 3, H, W) in the dtype of `images`, inside the ball and [0, 1], with diagnostics.
 
         Args:
             images: (B, 3, H, W) floating point in [0, 1].
-            ids: names the images; random starts follow them, not the place in the batch.
-            previous: what the same attack made of these images under a smaller eps: the result is no weaker.
+            ids: names of the images; random starts depend on them, not on the index in the batch.
+            previous: images that the same attack made under a smaller eps; the result has no less damage.
 
         Raises:
-            UserError: images that are not such a batch, or a model that answers NaN.
+            UserError: images that are not such a batch, or an output of NaN.
         """
         check_images(images)
         if len(ids) != len(images):
-            raise UserError(f"{len(ids)} ids came with {len(images)} images; give one id an image, or none.")
+            raise UserError(f"{len(ids)} ids for {len(images)} images; give one id per image, or none.")
         none = torch.full((len(images),), torch.nan)
         if self.spec.eps == 0:
             return Attacked(images.clone(), none, none, none, 0, 0)
@@ -136,7 +137,7 @@ class Attack(ABC):
 
 
 class Counter:
-    """A function of images that counts the images it is asked for, and shows them in another type."""
+    """A function of images that counts the images passed through it and converts their dtype."""
 
     def __init__(self, function: Callable[[Tensor], Any], dtype: torch.dtype) -> None:
         self.function, self.dtype = function, dtype
@@ -146,7 +147,7 @@ class Counter:
         return self.function(self._noted(images))
 
     def layers(self, layers: Layers) -> Layers:
-        """The same for the layers of the function."""
+        """The same for a function that returns features of layers."""
         return lambda images, which: layers(self._noted(images), which)
 
     def _noted(self, images: Tensor) -> Tensor:
@@ -156,10 +157,10 @@ class Counter:
 
 
 def target_tasks(name: str, tasks: Mapping[str, Collection[str]]) -> list[str]:
-    """Whose models an attack is made against, of the tasks there are; `""` where it sees no head.
+    """The tasks whose models an attack is made against; `[""]` for an attack without access to a head.
 
     Args:
-        tasks: by the name of a task the attacks that fit it beside those that name it.
+        tasks: names of the evaluated tasks, each with the attacks that fit it beside those made for it by name.
 
     Raises:
         UserError: no such attack.
@@ -183,7 +184,7 @@ def check_images(images: Tensor) -> None:
             "[0, 1]. Divide 8-bit images by 255."
         )
     if images.isnan().any():
-        raise UserError("images hold NaN; expected values in [0, 1]. Look for the image that was read wrongly.")
+        raise UserError("images hold NaN; expected values in [0, 1]. Find the image that was read incorrectly.")
     if images.numel() and (images.min() < 0 or images.max() > 1):
         low, high = float(images.min()), float(images.max())
         raise UserError(

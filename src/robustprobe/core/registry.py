@@ -156,7 +156,7 @@ def _executed(path: Path) -> ModuleType:
     name = f"robustprobe_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    print(f"robustprobe: running the code of {path}, with all that you may do yourself.", file=sys.stderr)
+    print(f"robustprobe: running the code of {path}, with your rights.", file=sys.stderr)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} cannot be imported; give a Python file.")

@@ -1,4 +1,4 @@
-"""Encoders: images in [0, 1] to features. One file is one source of encoders."""
+"""Encoders: images in [0, 1] to features. One file is one source of encoders; `base.py` is the contract."""
 
 from robustprobe.encoders._check import check_encoder
 from robustprobe.encoders._downloads import go_offline, offline

@@ -1,4 +1,4 @@
-"""Does an encoder keep the contract? Each check tries one clause of it on made-up images."""
+"""Checks of an encoder against the contract of `Encoder`, each on random images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ REACHED = 0.9
 
 
 class ContractCheck(NamedTuple):
-    """One clause of the contract, whether the encoder kept it, and what was seen."""
+    """One clause of the contract, whether the encoder meets it, and what was measured."""
 
     name: str
     passed: bool
@@ -23,15 +23,15 @@ class ContractCheck(NamedTuple):
 
 
 def check_encoder(encoder: Encoder) -> list[ContractCheck]:
-    """Every check of the contract, in order, on the encoder as it is; what raises has failed."""
+    """Run every check of the contract, in order; a check that raises has failed."""
     checks: dict[str, Callable[[Encoder], tuple[bool, str]]] = {
         "frozen, in evaluation mode": _frozen,
-        "shapes as the card says": _shapes,
-        "the same features again": _deterministic,
-        "no image depends on its batch": _alone,
+        "shapes as in the card": _shapes,
+        "deterministic features": _deterministic,
+        "features independent of the batch": _alone,
         "gradient reaches the pixels": _gradient,
         "images in [0, 1], normalised inside": _normalised,
-        "patches lie where they are seen": _in_place,
+        "patch tokens in image order": _in_place,
         "several sizes": _sizes,
     }
     found = []
@@ -49,7 +49,7 @@ def _frozen(encoder: Encoder) -> tuple[bool, str]:
     if training:
         return False, f"{len(training)} modules in training mode, such as {training[0]}"
     if asking:
-        return False, f"{len(asking)} parameters ask for a gradient, such as {asking[0]}"
+        return False, f"{len(asking)} parameters require a gradient, such as {asking[0]}"
     return True, f"{sum(p.numel() for p in encoder.parameters()):,} parameters"
 
 
@@ -59,7 +59,7 @@ def _shapes(encoder: Encoder) -> tuple[bool, str]:
 
 def _sizes(encoder: Encoder) -> tuple[bool, str]:
     if encoder.card.fixed_size:
-        return True, f"one only, {encoder.card.input_size}, as the card says"
+        return True, f"one size only, {encoder.card.input_size}, as in the card"
     patch = encoder.card.patch_size
     sizes = [(GRID * patch, GRID * patch), (GRID * patch, (GRID + 2) * patch), ((GRID + 3) * patch, GRID * patch)]
     for size in sizes:
@@ -104,28 +104,28 @@ def _gradient(encoder: Encoder) -> tuple[bool, str]:
         shares = []
         for name, values in features._asdict().items():
             if not values.requires_grad:
-                return False, f"none comes from {name}: it is cut off inside, by no_grad, detach or rounding"
+                return False, f"none from {name}: the graph is cut inside, by no_grad, detach or rounding"
             (gradient,) = torch.autograd.grad(values.square().sum(), images, retain_graph=True, allow_unused=True)
             if gradient is None or not torch.isfinite(gradient).all():
-                return False, f"none, or one that is not finite, comes from {name}"
+                return False, f"none, or one that is not finite, from {name}"
             shares.append((gradient != 0).float().mean().item())
     return min(shares) >= REACHED, f"from cls to {shares[0]:.0%} and from patches to {shares[1]:.0%} of the values"
 
 
 @torch.no_grad()
 def _normalised(encoder: Encoder) -> tuple[bool, str]:
-    """What the first layer with weights sees of black and of white tells how the images were normalised."""
+    """The input of the first layer with weights for black and white images shows whether they were normalised."""
     images = _images(encoder)
     black, white = (_seen_first(encoder, torch.full_like(images, value)) for value in (0.0, 1.0))
     if black is None or white is None:
-        return True, "no convolution or linear layer to look at"
-    seen = f"the first layer sees black as {black:.2f} and white as {white:.2f}"
+        return True, "no convolution or linear layer to inspect"
+    seen = f"the first layer gets black as {black:.2f} and white as {white:.2f}"
     if abs(white - black) < 0.1:
-        return False, f"{seen}: it seems to expect values up to 255"
+        return False, f"{seen}: the encoder seems to expect values up to 255"
     says_so = {n.rpartition(".")[2] for n, _ in encoder.named_buffers()} >= {"mean", "std"}
     if not says_so and abs(black) < NEARLY and abs(white - 1) < NEARLY:
         return False, (
-            f"{seen}: nothing is normalised inside. If the weights were trained so, say it with buffers "
+            f"{seen}: nothing is normalised inside. If the weights were trained so, declare it with buffers "
             "`mean` of 0 and `std` of 1"
         )
     return True, seen
@@ -150,23 +150,23 @@ def _seen_first(encoder: Encoder, images: Tensor) -> float | None:
 
 @torch.no_grad()
 def _in_place(encoder: Encoder) -> tuple[bool, str]:
-    """One patch is painted: its token changes more than the token in its mirror place, row for column."""
+    """One patch is changed: its token must change more than the token with row and column exchanged."""
     patch = encoder.card.patch_size
     plain = torch.full_like(_images(encoder)[:1], 0.5)
     if min(plain.shape[2:]) < 4 * patch:
-        return True, "the map is too small to tell"
+        return True, "the map is too small for this check"
     marked = plain.clone()
     marked[:, :, :patch, 3 * patch : 4 * patch] = torch.tensor([1.0, 0.0, 0.0], device=plain.device)[:, None, None]
     change = (encoder(marked).patches - encoder(plain).patches).square().sum(1)[0]
     here, mirror = change[0, 3].item(), change[3, 0].item()
     if here <= mirror:
-        return False, "a change at the right of the first row shows further down: rows and columns are exchanged"
+        return False, "a change at the right of the first row appears further down: rows and columns are exchanged"
     row, column = divmod(int(change.argmax()), change.shape[1])
-    return True, f"a change at (0, 3) shows most at ({row}, {column})"
+    return True, f"a change at (0, 3) is largest at ({row}, {column})"
 
 
 def _images(encoder: Encoder, size: tuple[int, int] | None = None) -> Tensor:
-    """Two images of noise in [0, 1], small where the encoder takes any size."""
+    """Two images of noise in [0, 1], of a small size if the encoder takes any size."""
     small = (GRID * encoder.card.patch_size,) * 2
     height, width = size or (encoder.card.input_size if encoder.card.fixed_size else small)
     images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
@@ -175,7 +175,7 @@ def _images(encoder: Encoder, size: tuple[int, int] | None = None) -> Tensor:
 
 
 def _gap(first: Features, second: Features) -> float:
-    """The largest difference of features, relative to the largest of them."""
+    """The largest difference of features, relative to the largest feature."""
     return max(
         ((a - b).abs().max() / b.abs().max().clamp(min=1e-12)).item() for a, b in zip(first, second, strict=True)
     )

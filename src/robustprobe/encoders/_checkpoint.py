@@ -1,7 +1,7 @@
-"""A checkpoint file and the name of an architecture to an encoder."""
+"""Encoders from a checkpoint file and the name of its architecture."""
 
 import argparse
-import pickle  # for its error alone
+import pickle  # for its exception only
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def load_checkpoint(path: Path, spec: str, options: Mapping[str, str]) -> Encode
         path: a `.safetensors` file, or one that `torch.load` reads without running code.
         spec: the encoder's name.
         options: `arch`, a timm name or a short one; `branch`, which of several encoders in the file; `norm`, one of
-            `NORMS`, by default what the architecture's published weights use.
+            `NORMS`, by default the normalisation of the architecture's published weights.
 
     Raises:
         UserError: unreadable file, unknown architecture, or any key of the encoder that is not matched.
@@ -60,15 +60,15 @@ def load_checkpoint(path: Path, spec: str, options: Mapping[str, str]) -> Encode
     except UserError:
         raise
     except Exception as error:
-        # A file can hold anything under the names of weights.
+        # Tensors of a damaged or malicious file can make torch raise any exception.
         raise UserError(
             f"{path} cannot be used as {options['arch']}: {type(error).__name__}: {error}. Name the architecture it "
-            "was trained with, or fetch it again."
+            "was trained with, or download it again."
         ) from error
 
 
 def _fitted(path: Path, spec: str, options: Mapping[str, str], name: str, norm: Norm | None) -> Encoder:
-    """The encoder of that architecture with the weights of a file, all of them matched."""
+    """The encoder of that architecture with the weights of a file; every key of the encoder is matched."""
     tensors = flatten(read_tensors(path))
     check_stored(tensors, path)
     model = create(name)
@@ -87,7 +87,7 @@ def _fitted(path: Path, spec: str, options: Mapping[str, str], name: str, norm: 
 
 
 def read_tensors(path: Path) -> Any:
-    """What a checkpoint file holds. Runs no code of the file.
+    """The content of a checkpoint file, read without running its code.
 
     Raises:
         UserError: no such file, not a checkpoint, or one that cannot be read without running its code.
@@ -101,20 +101,20 @@ def read_tensors(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}. Fetch it again.") from error
+        raise UserError(f"{path} cannot be read as safetensors: {error}. Download it again.") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than weights, and robustprobe runs no code of a file: "
-            f"{str(error).strip().split(chr(10))[0]} If you trust it, read it elsewhere with torch.load(..., "
+            f"{str(error).strip().split(chr(10))[0]} If you trust it, read it yourself with torch.load(..., "
             "weights_only=False) and write its state dict with safetensors.torch.save_file; then give that file."
         ) from error
     except UserError:
         raise
     except Exception as error:
-        # Bytes that are no checkpoint make torch raise whatever its reader meets first.
+        # For bytes that are not a checkpoint torch raises various exceptions.
         said = str(error).strip().split(chr(10))[0]
         raise UserError(
-            f"{path} cannot be read as a checkpoint: {type(error).__name__}: {said}. Fetch it again."
+            f"{path} cannot be read as a checkpoint: {type(error).__name__}: {said}. Download it again."
         ) from error
 
 
@@ -125,20 +125,20 @@ def check_not_swelling(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(m.compress_type != zipfile.ZIP_STORED or m.file_size > path.stat().st_size for m in archive.infolist()):
             raise UserError(
-                f"{path} is a compressed archive, which torch.save does not write. Unpack it, or save it anew."
+                f"{path} is a compressed archive, which torch.save does not write. Unpack it, or save it again."
             )
 
 
 def check_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raises UserError for weights that are no plain arrays, or of more numbers than the file holds."""
+    """Raises UserError for tensors that are not plain arrays, or that declare more values than the file holds."""
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
         if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise UserError(f"{path} holds no plain array as {name}; expected weights as torch.save writes them.")
+            raise UserError(f"{path} holds {name} not as a plain array; expected weights as torch.save writes them.")
 
 
 def architecture_name(name: str) -> str:
-    """The timm name of an architecture, with the tag its configuration comes from; short names are known.
+    """The timm name of an architecture, with the tag of its configuration; short names are understood.
 
     Raises:
         UserError: timm has no such architecture or tag.
@@ -155,10 +155,10 @@ def architecture_name(name: str) -> str:
 
 
 def dinov2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with the names of DINOv2's code under those of timm.
+    """Weights with the names of DINOv2's code, converted to those of timm.
 
-    The registers' name; the class token takes the position embedding that timm keeps for patches alone; the two
-    matrices of SwiGLU.
+    Renames the registers and the two matrices of SwiGLU; with registers, adds the class token's position embedding to
+    the class token, because timm then has position embeddings of patches alone.
     """
     state = {n.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2."): t for n, t in state.items()}
     if "register_tokens" in state and {"cls_token", "pos_embed"} <= state.keys():
@@ -169,7 +169,7 @@ def dinov2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _norm(name: str, options: Mapping[str, str]) -> Norm | None:
-    """The normalisation the options ask for; none where the architecture's own is meant."""
+    """The normalisation that the options name; None for the architecture's own."""
     if "norm" in options:
         if options["norm"] not in NORMS:
             raise unknown_name("normalisation", options["norm"], NORMS)
@@ -180,14 +180,14 @@ def _norm(name: str, options: Mapping[str, str]) -> Norm | None:
         if len(means) > 1:
             raise UserError(
                 f"weights of {name} were published with several normalisations of the image, and the file does not "
-                f"tell its own. Add &norm={'|'.join(NORMS)} (imagenet for DINO, MAE, MoCo v3 and iBOT), or a tag to "
+                f"say which. Add &norm={'|'.join(NORMS)} (imagenet for DINO, MAE, MoCo v3 and iBOT), or a tag to "
                 f"the architecture, such as {published[0]}."
             )
     return None
 
 
 def _at_size_of(model: VisionTransformer, name: str, state: Mapping[str, Tensor]) -> Any:
-    """The model at the image size its position embeddings in the file are for, so that they are not resampled twice."""
+    """The model at the image size of the position embeddings in the file, so that they are not resampled twice."""
     if "pos_embed" not in state or state["pos_embed"].ndim != 3 or model.pos_embed is None:
         return model
     prefix = 0 if model.no_embed_class else model.num_prefix_tokens
@@ -199,7 +199,7 @@ def _at_size_of(model: VisionTransformer, name: str, state: Mapping[str, Tensor]
 
 
 def _to_timm(model: Any, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Official names under timm's, where timm knows both. Shapes are looked at first, because timm resamples."""
+    """Weights with official names, converted to timm's if timm can; shapes are checked first, as timm resamples."""
     own = model.state_dict()
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     wrong = any(n in own and own[n].shape != t.shape for n, t in state.items())
@@ -208,9 +208,9 @@ def _to_timm(model: Any, state: dict[str, Tensor], path: Path) -> dict[str, Tens
     try:
         translated: dict[str, Tensor] = translate(dict(state), model)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path} has weights of another architecture: {error}. Name its own.") from error
+        raise UserError(f"{path} has weights of another architecture: {error}. Name the right one.") from error
     kept = {t.untyped_storage().data_ptr() for t in translated.values()}
-    # What timm leaves out is given back to be accounted for, but for biases of zero, which some models do without.
+    # Weights that timm drops are returned, so that they are reported; not zero biases, which some models lack.
     dropped = {n: t for n, t in state.items() if n not in translated and t.untyped_storage().data_ptr() not in kept}
     return translated | {n: t for n, t in dropped.items() if not n.endswith("bias") or t.any()}
 
@@ -220,5 +220,5 @@ def _first_weight(model: Any) -> str:
 
 
 def _official_first_weights(model: Any) -> list[str]:
-    """Where the official code of a family names its first convolution otherwise than timm."""
+    """Other names of a family's first convolution in its official code."""
     return ["downsample_layers.0.0.weight"] if type(model).__name__ == "ConvNeXt" else []

@@ -1,7 +1,7 @@
-"""Weights on this machine: where they are looked for, and what to say where they are missing.
+"""Weight files from caches and the network, with error messages for missing ones.
 
-Loading is fetching: a file that is not in its cache is downloaded, unless the program is offline. What is in the cache
-is used as it is, so that numbers do not move with a repository.
+A file that is not in its cache is downloaded, unless the program is offline. A cached file is used without asking the
+network, so that numbers do not change with a repository.
 """
 
 import os
@@ -20,36 +20,36 @@ SWITCH = "HF_HUB_OFFLINE"
 
 
 class Located(NamedTuple):
-    """A file of a hub repository, and the commit it comes from."""
+    """A file of a hub repository, and its commit."""
 
     path: Path
     commit: str
 
 
 def offline() -> bool:
-    """Whether nothing may be fetched: `go_offline` was called, or HF_HUB_OFFLINE is set to 1."""
+    """Whether downloads are forbidden: `go_offline` was called, or HF_HUB_OFFLINE is set to 1."""
     return os.environ.get(SWITCH, "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def go_offline() -> None:
-    """From now on, in this process and those it starts, weights come from the caches only and no socket is opened."""
+    """Use caches only and open no socket from now on, in this process and its child processes."""
     os.environ[SWITCH] = "1"
-    constants.HF_HUB_OFFLINE = True  # the library read the variable when it was imported
+    constants.HF_HUB_OFFLINE = True  # the library reads the variable at import only
 
 
 def hub_file(spec: str, repository: str, names: Sequence[str], revision: str | None = None) -> Located:
-    """The first of `names` that a Hugging Face repository has: from the cache as it is, or else from the network.
+    """The first of `names` that a Hugging Face repository has: from the cache, else from the network.
 
     Raises:
-        UserError: none can be had; the message says what to fetch and where it was looked for.
+        UserError: none is available; the message says what to download and where it was searched.
     """
-    reason = "nothing is fetched offline"
+    reason = "no downloads offline"
     tries = [(name, local) for local in ((True,) if offline() else (True, False)) for name in names]
     for name, local in tries:
         try:
             return _located(hf_hub_download(repository, name, revision=revision, local_files_only=local))
         except HFValidationError as error:
-            raise UserError(f"{spec}: '{repository}' is no name of a repository: {error}.") from error
+            raise UserError(f"{spec}: '{repository}' is not the name of a repository: {error}.") from error
         except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
             if local:
                 continue
@@ -59,8 +59,8 @@ def hub_file(spec: str, repository: str, names: Sequence[str], revision: str | N
     at = f" --revision {revision}" if revision else ""
     raise UserError(
         f"{spec} needs {' or '.join(names)} of the Hugging Face repository {repository}"
-        f"{f' at {revision}' if revision else ''}; it is not in {constants.HF_HUB_CACHE} ({reason}). Fetch it where "
-        f"there is a network with `hf download {repository} {names[0]}{at}`, and set HF_HOME or copy the cache here."
+        f"{f' at {revision}' if revision else ''}; it is not in {constants.HF_HUB_CACHE} ({reason}). Download it on "
+        f"a machine with a network by `hf download {repository} {names[0]}{at}`, then set HF_HOME or copy the cache."
     )
 
 
@@ -70,10 +70,10 @@ def _located(path: str) -> Located:
 
 
 def url_file(spec: str, url: str) -> Path:
-    """The file of a URL in torch.hub's folder of checkpoints; downloaded where it is missing.
+    """The file of a URL in torch.hub's folder of checkpoints, downloaded if it is missing.
 
     Raises:
-        UserError: it is neither there nor can it be fetched.
+        UserError: it is missing and cannot be downloaded.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if path.is_file():
@@ -86,17 +86,17 @@ def url_file(spec: str, url: str) -> Path:
 
 @contextmanager
 def missing_downloads_named(spec: str) -> Iterator[None]:
-    """Within it, what torch.hub cannot fetch is a `UserError` with URL and place; offline it fetches nothing."""
+    """Context in which a failed download of torch.hub is a `UserError` with URL and path; offline all fail."""
     real = torch.hub.download_url_to_file
 
     def download(url: str, dst: str, *arguments: Any, **options: Any) -> None:
         try:
             if offline():
-                raise OSError("nothing is fetched offline")
+                raise OSError("no downloads offline")
             real(url, dst, *arguments, **options)
         except OSError as error:
             raise UserError(
-                f"{spec} needs {url}, which is not at {dst} ({error}). Fetch it where there is a network, and put it "
+                f"{spec} needs {url}, which is not at {dst} ({error}). Download it on another machine and copy it "
                 "there, or set TORCH_HOME."
             ) from error
 

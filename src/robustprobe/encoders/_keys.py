@@ -1,4 +1,4 @@
-"""Names of weights: which part of a checkpoint is the encoder, and whether every key of it is matched."""
+"""Keys of checkpoints: which part is the encoder, and whether all its keys match a model."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -12,7 +12,7 @@ MOST_ENTRIES = 1_000_000
 LONGEST_NAME = 10_000
 
 # Words that checkpoints of DINO, DINOv2, iBOT, MAE, I-JEPA, MoCo, SimCLR, SimSiam, BYOL, SwAV, VICReg, DeACL, lightly,
-# solo-learn and of Lightning and torch's wrappers put before the encoder's own names.
+# solo-learn and of Lightning and torch's wrappers put before the encoder's keys.
 _WRAPPERS = {"module", "model", "state_dict", "model_state_dict", "net", "network", "_orig_mod"}
 _ENCODERS = {"backbone", "encoder", "visual", "trunk", "vision_encoder", "feature_extractor", "vit", "resnet"}
 _FIRST = {"teacher", "encoder_q", "base_encoder", "online_encoder", "online_network", "online_backbone"}
@@ -20,7 +20,7 @@ _LATER = {
     *("student", "encoder_k", "momentum_encoder", "momentum_backbone", "target_encoder", "target_network"),
     *("model_ema", "state_dict_ema", "original_model"),
 }
-# What stands beside the encoder in its own name space: heads, queues of negatives, and tokens of pretraining only.
+# Keys beside the encoder's under the same prefix: heads, queues of negatives, and tokens of pre-training only.
 _HEADS = {
     *("head", "heads", "fc", "classifier", "projector", "projection_head", "predictor", "prototypes", "dino_head"),
     *("ibot_head", "dino_loss", "ibot_patch_loss", "linear", "mlp", "pre_logits", "head_dist", "online_head"),
@@ -39,7 +39,7 @@ _HEADS = {
 
 
 class KeyReport(NamedTuple):
-    """How the weights of a file meet those of a model: names, `wrong` with the two shapes."""
+    """Result of matching the keys of a file with those of a model; `wrong` lists keys with both shapes."""
 
     prefix: str
     matched: int
@@ -71,7 +71,7 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     """Every tensor of nested dictionaries under its dotted name.
 
     Raises:
-        UserError: more of them than any checkpoint has, such as dictionaries that hold themselves.
+        UserError: unbounded nesting, such as a dictionary that contains itself.
     """
     found: dict[str, Tensor] = {}
     left, visits = [("", checkpoint)], 0
@@ -79,7 +79,7 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
         name, thing = left.pop()
         visits += 1
         if visits > MOST_ENTRIES or len(name) > LONGEST_NAME:
-            raise UserError("the file nests its weights without end. Fetch it again.")
+            raise UserError("the file nests its weights without bound. Download it again.")
         if isinstance(thing, Tensor):
             found[name] = thing
         elif isinstance(thing, Mapping):
@@ -88,13 +88,13 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
 
 
 def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "", source: str) -> str:
-    """What stands before the encoder's own names, given names (`anchors`) one of which every such encoder has.
+    """The prefix of the encoder's keys in a file; `anchors` are keys of which every such encoder has at least one.
 
-    Where there are several encoders, `branch` is a word of the wanted one; else a teacher, query or online encoder is
-    preferred to its student, key or momentum encoder.
+    If the file has several encoders, `branch` is a word in the prefix of the wanted one; by default a teacher, query or
+    online encoder is preferred to its student, key or momentum encoder.
 
     Raises:
-        UserError: no encoder, no such branch, or several with nothing to choose between them.
+        UserError: no encoder, no such branch, or several encoders without a preference among them.
     """
     names = list(names)
     found = {n[: -len(a)] for n in names for a in anchors if n == a or n.endswith(f".{a}")}
@@ -103,7 +103,7 @@ def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "
     if not prefixes:
         raise UserError(
             f"{source} has no weights of this architecture, such as {' or '.join(anchors)}; it has "
-            f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)} in all). Name its own."
+            f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)} in all). Name the right one."
         )
     if branch:
         prefixes = [p for p in prefixes if branch in p.split(".")]
@@ -116,16 +116,16 @@ def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "
     trained_together = any({"student", "state_dict"} <= w for w in split) and any("teacher" in w for w in split)
     if len(best) > 1 or (trained_together and len(prefixes) > 1):
         raise UserError(
-            f"{source} holds several encoders: {', '.join(sorted(prefixes))}. Say which with &branch=WORD, such as "
+            f"{source} holds several encoders: {', '.join(sorted(prefixes))}. Choose one with &branch=WORD, such as "
             "&branch=student for a distilled or hardened one, &branch=teacher for DINO."
         )
     return best[0]
 
 
 def match(own: State, given: State, *, prefix: str, outside: Iterable[str]) -> KeyReport:
-    """How `given`, names of a checkpoint without `prefix`, meet a model's `own`. Known heads are ignored.
+    """Match `given`, keys of a checkpoint without `prefix`, with a model's `own`. Known heads are ignored.
 
-    The count of batches a batch norm has seen may be missing: features do not depend on it.
+    A batch norm's `num_batches_tracked` may be missing: features do not depend on it.
     """
     extra = [n for n in given if n not in own]
     heads = [n for n in extra if n.split(".")[0] in _HEADS or n.startswith("decoder") or n.endswith("bias_mask")]

@@ -1,4 +1,4 @@
-"""An encoder whose features lie in few directions: a linear map of low rank behind another one's."""
+"""Encoders of low feature rank: a linear map of rank K behind the last block of another encoder."""
 
 from collections.abc import Sequence
 from typing import final
@@ -14,7 +14,7 @@ from robustprobe.encoders.base import Encoder
 class LowRankEncoder(Encoder):
     """Class token and patch tokens of the last block, each through two linear maps: (D,) to (K,) and back to (D,).
 
-    Heads read as many channels as before. Earlier blocks are shown as they are, and are as fragile as they were.
+    The number of channels stays D. Features of earlier blocks are unchanged, and as vulnerable as before.
     """
 
     def __init__(self, base: TimmViT | TimmMap, feature_rank: int) -> None:

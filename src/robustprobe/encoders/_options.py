@@ -1,4 +1,4 @@
-"""Options at the end of a spec, as in file:PATH?arch=NAME&branch=student."""
+"""Options at the end of an encoder's name, as in file:PATH?arch=NAME&branch=student."""
 
 from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlencode
@@ -7,7 +7,7 @@ from robustprobe.core.errors import UserError, unknown_name
 
 
 def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """What stands before the question mark, and the options behind it.
+    """The part before the question mark, and the options after it.
 
     Raises:
         UserError: an option that is not among `known`, given twice or without a value.
@@ -26,15 +26,13 @@ def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]
 
 
 def with_arch(spec: str, arch: str) -> str:
-    """The spec of a checkpoint file with its architecture: `file:PATH` and `NAME` to `file:PATH?arch=NAME`.
+    """The name of a checkpoint file with its architecture: `file:PATH` and `NAME` to `file:PATH?arch=NAME`.
 
     Raises:
-        UserError: the spec is no file, or names another architecture already.
+        UserError: it is not a file, or has another architecture already.
     """
     if not spec.startswith("file:"):
-        raise UserError(
-            f"an architecture goes with a checkpoint file, file:PATH; '{spec}' brings its own. Leave it out."
-        )
+        raise UserError(f"an architecture belongs to a checkpoint file, file:PATH; '{spec}' has its own. Leave it out.")
     path, mark, text = spec.rpartition("?")
     options = dict(parse_qsl(text)) if mark and "=" in text else {}
     if options.get("arch", arch) != arch:

@@ -1,4 +1,4 @@
-"""Models of timm as encoders: vision transformers, and networks whose features are maps."""
+"""Models of timm as encoders: vision transformers, and networks with feature maps."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast, final
@@ -17,9 +17,9 @@ from robustprobe.encoders.base import Encoder, EncoderCard
 class TimmViT(Encoder):
     """A timm vision transformer with its own normalisation inside.
 
-    CLS is the class token, whatever pooling the model was published with; where there is none, the mean of the patch
-    tokens. Patches are the tokens behind the prefix of class and register tokens, as a map. Both are taken after the
-    model's final norm, also where timm keeps that norm for the pooled token (`fc_norm`).
+    CLS is the class token, whatever pooling the model was published with, or the mean of the patch tokens if there is
+    none. Patches are the tokens after class and register tokens, as a map. Both are taken after the model's final norm,
+    also where timm applies that norm to the pooled token only (`fc_norm`).
     """
 
     mean: Tensor
@@ -82,10 +82,10 @@ class TimmViT(Encoder):
 
 @final
 class TimmMap(Encoder):
-    """A timm network whose features are a map, such as a ResNet, a ConvNeXt or a Hiera, normalisation inside.
+    """A timm network with a feature map, such as a ResNet, a ConvNeXt or a Hiera, with its own normalisation inside.
 
-    The patch size is the total stride. Patches are the last map; CLS is its mean. A norm that the model keeps for the
-    pooled vector (ConvNeXt's) is applied to that vector and to each place of the map, as DINOv3's own code does.
+    The patch size is the total stride. Patches are the last map; CLS is its mean. A norm that the model applies to the
+    pooled vector (ConvNeXt's) is applied to that vector and to each position of the map, as in DINOv3's code.
     """
 
     mean: Tensor
@@ -122,7 +122,7 @@ class TimmMap(Encoder):
         if any(n != last for n in checked_layers(self.card.name, which, self.depth)):
             raise UserError(
                 f"the stages of {self.card.name} differ in width and size, so only the last, -1 or {last}, can be "
-                f"asked for; it was asked for {list(which)}."
+                f"read; {list(which)} was given."
             )
         return [self(images)] * len(which)
 
@@ -135,16 +135,16 @@ class TimmMap(Encoder):
 
 
 def checked_layers(name: str, which: Sequence[int], count: int) -> list[int]:
-    """Layers counted from 0. Raises UserError for one that is not among `count`."""
+    """Indices of layers from 0, negative ones resolved. Raises UserError for an index outside `count`."""
     wrong = [n for n in which if not -count <= n < count]
     if wrong:
-        raise UserError(f"{name} has layers 0 to {count - 1}; it was asked for {wrong[0]}.")
+        raise UserError(f"{name} has layers 0 to {count - 1}; {wrong[0]} was given.")
     return [n % count for n in which]
 
 
 def create(name: str, *, pretrained: bool = False, **options: Any) -> Any:
-    """A timm model without its classifier, for images of any size where timm can; weights that are not read are noise,
-    the same every time.
+    """A timm model without its classifier, for images of any size if timm supports it; weights that are not loaded are
+    random with a fixed seed.
     """
     if not pretrained:
         options["num_classes"] = 0
@@ -158,13 +158,13 @@ def create(name: str, *, pretrained: bool = False, **options: Any) -> Any:
             torch.manual_seed(0)
             model = timm.create_model(name, pretrained=pretrained, **options)
     if pretrained:
-        # Only now: told beforehand that there is no classifier, timm would leave any missing weight at random.
+        # Only after loading: without a classifier from the start, timm would leave any missing weight random.
         model.reset_classifier(0)
     return model
 
 
 def create_at(name: str, size: int) -> Any:
-    """A timm model without its classifier and with noise for weights, made for images of `size` x `size`."""
+    """A timm model without its classifier, with random weights, for images of `size` x `size`."""
     model = create(name)
     if tuple(model.pretrained_cfg["input_size"][1:]) == (size, size):
         return model
@@ -175,7 +175,7 @@ def create_at(name: str, size: int) -> Any:
 
 
 class Norm(NamedTuple):
-    """What is taken from an image in [0, 1], and what it is then divided by, per colour."""
+    """Mean and standard deviation per colour channel, for images in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -191,15 +191,15 @@ def wrap(
     norm: Norm | None = None,
     licence: str | None = None,
 ) -> TimmViT | TimmMap:
-    """The encoder around a timm model; size, and normalisation unless given, from the configuration of its weights.
+    """The encoder around a timm model.
 
-    The licence too, if the weights are timm's and no licence is given.
+    Image size, and normalisation and licence unless given, come from timm's configuration of the weights.
 
     Raises:
-        UserError: the model has no features that can be read as a map.
+        UserError: the model has no feature map.
     """
     if not hasattr(model, "feature_info") or not hasattr(model, "forward_intermediates"):
-        raise UserError(f"{spec} shows no feature map; take another model of timm, such as a vision transformer.")
+        raise UserError(f"{spec} has no feature map; use another model of timm, such as a vision transformer.")
     config = timm.data.resolve_model_data_config(model)
     norm = norm or Norm(config["mean"], config["std"])
     moving = not model.pretrained_cfg.get("fixed_input_size") or getattr(model, "dynamic_img_size", False)
@@ -220,7 +220,7 @@ def wrap(
 
 
 def _late_norm(model: Any) -> nn.Module:
-    """The final norm that timm applies after pooling; the identity where the tokens have been through theirs."""
+    """The final norm that timm applies after pooling; the identity if it is applied to the tokens already."""
     late = getattr(model, "fc_norm", None)
     early = getattr(model, "norm", None)
     return late if isinstance(late, nn.Module) and isinstance(early, nn.Identity) else nn.Identity()

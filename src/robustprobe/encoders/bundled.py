@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent.parent / "assets" / "encoders"
 
 @final
 class BundledSource(Source):
-    """Folders that ship inside the package."""
+    """Loads folders that are part of the package."""
 
     def load(self, name: str) -> Encoder:
         known = [p.parent.name for p in FOLDER.glob("*/card.json")]

@@ -17,7 +17,7 @@ from robustprobe.encoders._timm import checked_layers
 from robustprobe.encoders.base import Encoder, EncoderCard, Source
 
 INDEX = "model.safetensors.index.json"
-# Model type in config.json: the class of its vision tower, and whether it is told to resize its position embeddings.
+# Model type in config.json: class of the vision tower, and whether it takes `interpolate_pos_encoding`.
 CLASSES = {
     "vit": ("ViTModel", True),
     "vit_mae": ("ViTMAEModel", True),
@@ -38,8 +38,8 @@ NORM_BEFORE_POOLING_ONLY = {"clip", "clip_vision_model"}
 class HfViT(Encoder):
     """A vision transformer of transformers with its own normalisation inside.
 
-    CLS is the class token, or without one the mean of the patch tokens; both after the final norm, which CLIP itself
-    applies to the class token only. A masked autoencoder sees every patch, in order.
+    CLS is the class token, or the mean of the patch tokens if there is none; both after the final norm, which CLIP
+    applies to the class token only. In a masked autoencoder no patch is masked, and patches keep their order.
     """
 
     mean: Tensor
@@ -62,7 +62,7 @@ class HfViT(Encoder):
         count = cast(Any, self.model).config.num_hidden_layers
         which = checked_layers(self.card.name, which, count)
         output = self._run(images, output_hidden_states=True)
-        # The last of the hidden states has been through the norm in some versions and families, in others not.
+        # Whether the last hidden state includes the final norm depends on version and family.
         tokens = [self._last(output) if n == count - 1 else self._norm(output.hidden_states[n + 1]) for n in which]
         return [self._features(t, images) for t in tokens]
 
@@ -76,7 +76,7 @@ class HfViT(Encoder):
         if self.kind == "vit_mae":
             patch = self.card.patch_size
             count = (images.shape[2] // patch) * (images.shape[3] // patch)
-            # Patches are sorted by this noise and the first share of them is kept, here all: nothing moves.
+            # MAE sorts patches by this noise and keeps the first share of them: here all, in order.
             options["noise"] = torch.arange(count, device=images.device).expand(len(images), count)
         return self.model(pixel_values=(images - self.mean) / self.std, **options)
 
@@ -95,7 +95,7 @@ class HfViT(Encoder):
 
 @final
 class HfSource(Source):
-    """Repositories of the Hugging Face hub, or folders of the same layout. Safetensors only, and no code of theirs.
+    """Repositories of the Hugging Face hub, or folders of the same layout. Reads safetensors only and runs no code.
 
     A revision is a branch, a tag or, best, a commit.
     """
@@ -110,7 +110,7 @@ class HfSource(Source):
         if kind not in CLASSES:
             raise UserError(
                 f"{spec} is a model of type '{kind}'; robustprobe reads {', '.join(CLASSES)}. "
-                "Take such a model, or write a class of your own, as my.py:Class."
+                "Use such a model, or write your own class, as my.py:Class."
             )
         norm = _read(folder / "preprocessor_config.json", spec)
         model = _model(transformers, folder, kind, spec)
@@ -131,12 +131,12 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError("hf: encoders need transformers: pip install 'robustprobe[hf]'.") from error
+        raise UserError("encoders of hf: need transformers: pip install 'robustprobe[hf]'.") from error
     return transformers
 
 
 def _fetched(spec: str, repository: str, revision: str | None) -> tuple[Path, str]:
-    """The folder of a repository's files, complete, and its commit; a local folder has none."""
+    """The folder with all files of a repository, and its commit (empty for a local folder)."""
     if Path(repository, "config.json").is_file():
         return Path(repository), ""
     config = hub_file(spec, repository, ["config.json"], revision)
@@ -146,7 +146,7 @@ def _fetched(spec: str, repository: str, revision: str | None) -> tuple[Path, st
     if weights.path.name == INDEX:
         listed = _read(weights.path, spec).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
-            raise UserError(f"{weights.path} has no 'weight_map' of names to files. Fetch it again.")
+            raise UserError(f"{weights.path} has no 'weight_map' of names to files. Download it again.")
         for shard in sorted(set(listed.values())):
             hub_file(spec, repository, [shard], pinned)
     with suppress(UserError):
@@ -155,7 +155,7 @@ def _fetched(spec: str, repository: str, revision: str | None) -> tuple[Path, st
 
 
 def _model(transformers: Any, folder: Path, kind: str, spec: str) -> Any:
-    """The vision tower with the weights of a folder, in fp32; never one with weights left at random."""
+    """The vision tower with the weights of a folder, in fp32. Raises UserError if any weight is missing."""
     options: dict[str, Any] = {"add_pooling_layer": False} if kind in {"vit", "ijepa"} else {}
     if kind == "vit_mae":
         options["mask_ratio"] = 0.0
@@ -172,7 +172,7 @@ def _model(transformers: Any, folder: Path, kind: str, spec: str) -> Any:
             **options,
         )
     except Exception as error:
-        # transformers raises whatever it meets in a configuration that is none of its own.
+        # transformers raises various exceptions for an invalid configuration.
         raise UserError(f"{spec} cannot be read from {folder}: {str(error).split(chr(10))[0]}") from error
     finally:
         transformers.logging.set_verbosity(level)
@@ -190,7 +190,7 @@ def _read(path: Path, spec: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}; it should be a JSON object.")
+        raise UserError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
     return found
 
 
@@ -209,7 +209,7 @@ def _is_colour(value: object) -> TypeGuard[list[float]]:
 
 
 def _licence(folder: Path) -> str:
-    """The licence named at the head of a repository's README, where that has been fetched too."""
+    """The licence in the header of a repository's README, if that is in the cache."""
     path = folder / "README.md"
     lines = path.read_text(errors="replace").split("\n", 60)[:60] if path.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("license:")]

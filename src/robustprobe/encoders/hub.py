@@ -24,46 +24,46 @@ RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"
 
 @final
 class HubEncoder(Encoder):
-    """A model of torch.hub that speaks one of three tongues, with ImageNet's normalisation inside.
+    """A model of torch.hub with one of three interfaces, with ImageNet's normalisation inside.
 
-    DINOv2's (`forward_features` returns normed class and patch tokens by name; also DINOv3 and Franca), DINO's
-    (`get_intermediate_layers` returns normed tokens, class token first), or torchvision's ResNet (CLS is the mean of
-    the last map).
+    DINOv2 (`forward_features` returns normalised class and patch tokens by name; also DINOv3 and Franca), DINO
+    (`get_intermediate_layers` returns normalised tokens, class token first), or torchvision's ResNet (CLS is the mean
+    of the last map).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, card: EncoderCard, model: nn.Module, tongue: str) -> None:
+    def __init__(self, card: EncoderCard, model: nn.Module, interface: str) -> None:
         super().__init__(card)
-        self.model, self.tongue = model, tongue
+        self.model, self.interface = model, interface
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None])
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None])
 
     def settings(self) -> list[int | float | str]:
         heads = [cast(Any, m).num_heads for m in self.model.modules() if hasattr(m, "num_heads")]
-        return [self.tongue, type(self.model).__name__, *heads]
+        return [self.interface, type(self.model).__name__, *heads]
 
     def features(self, images: Tensor) -> Features:
         model, images = cast(Any, self.model), (images - self.mean) / self.std
-        if self.tongue == "resnet":
+        if self.interface == "resnet":
             for name in RESNET_LAYERS:
                 images = getattr(model, name)(images)
             return Features(images.mean((2, 3)), images)
-        if self.tongue == "dino":
+        if self.interface == "dino":
             tokens = model.get_intermediate_layers(images, 1)[0]
             return Features(tokens[:, 0], self._map(tokens[:, 1:], images))
         named = model.forward_features(images)
         return Features(named["x_norm_clstoken"], self._map(named["x_norm_patchtokens"], images))
 
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
-        if self.tongue == "resnet":
+        if self.interface == "resnet":
             return super().layers(images, which)
         model, normed = cast(Any, self.model), (images - self.mean) / self.std
         count = len(model.blocks)
         which = checked_layers(self.card.name, which, count)
         wanted = list(range(min(which), count))
-        if self.tongue == "dinov2":
+        if self.interface == "dinov2":
             found = model.get_intermediate_layers(normed, wanted, reshape=True, return_class_token=True, norm=True)
             features = [Features(cls, patches) for patches, cls in found]
         else:
@@ -78,9 +78,9 @@ class HubEncoder(Encoder):
 
 @final
 class HubSource(Source):
-    """Repositories of GitHub with a hubconf.py, or local folders with one. Their code is run: name only what you trust.
+    """Repositories of GitHub with a hubconf.py, or local folders with one. Their code is run: use only what you trust.
 
-    REF is a branch, a tag or, best, a commit. The option `weights` goes to the entry point, as Franca's take it.
+    REF is a branch, a tag or, best, a commit. The option `weights` is passed to the entry point, as Franca needs it.
     """
 
     def load(self, name: str) -> Encoder:
@@ -90,7 +90,7 @@ class HubSource(Source):
         if not repository or not entry:
             raise UserError(f"'{spec}' names no model; write hub:OWNER/REPO:NAME or hub:OWNER/REPO:REF:NAME.")
         local = _local(repository, spec)
-        print(f"robustprobe: {spec} runs that repository's code, with all that you may do yourself.", file=sys.stderr)
+        print(f"robustprobe: {spec} runs that repository's code, with your rights.", file=sys.stderr)
         try:
             with missing_downloads_named(spec), contextlib.redirect_stderr(io.StringIO()):
                 if local:
@@ -101,18 +101,18 @@ class HubSource(Source):
             raise
         except OSError as error:
             raise UserError(
-                f"{spec} cannot be fetched: {error}. Load it once where there is a network and copy "
+                f"{spec} cannot be downloaded: {error}. Load it once on a machine with a network and copy "
                 f"{torch.hub.get_dir()}, or set TORCH_HOME."
             ) from error
         except Exception as error:
-            # The repository's own code runs here, and may raise anything.
-            raise UserError(f"{spec} cannot be had: {type(error).__name__}: {error}.") from error
+            # The repository's code runs here and may raise any exception.
+            raise UserError(f"{spec} cannot be loaded: {type(error).__name__}: {error}.") from error
         _, _, reference = repository.partition(":")
         return _wrap(spec, model, "" if Path(repository).is_dir() else reference)
 
 
 def _local(repository: str, spec: str) -> Path | None:
-    """The folder of a repository, or its copy in torch.hub's cache; none where it has to be fetched first."""
+    """The folder of a repository, or its copy in torch.hub's cache; None if it must be downloaded first."""
     position, _, reference = repository.partition(":")
     cache = Path(torch.hub.get_dir())
     copies = [cache / f"{position}_{r}".replace("/", "_") for r in ([reference] if reference else ["main", "master"])]
@@ -121,8 +121,8 @@ def _local(repository: str, spec: str) -> Path | None:
             return folder
     if offline():
         raise UserError(
-            f"{spec} needs the repository {repository}, which is not at {copies[0]} (nothing is fetched offline). "
-            f"Load it once where there is a network and copy {cache}, or set TORCH_HOME."
+            f"{spec} needs the repository {repository}, which is not at {copies[0]} (no downloads offline). "
+            f"Load it once on a machine with a network and copy {cache}, or set TORCH_HOME."
         )
     return None
 
@@ -130,12 +130,12 @@ def _local(repository: str, spec: str) -> Path | None:
 def _wrap(spec: str, model: Any, reference: str) -> Encoder:
     """The encoder around what a repository returned."""
     try:
-        tongue, patch, width = _tongue(model)
+        interface, patch, width = _interface(model)
     except (AttributeError, TypeError) as error:
         raise UserError(
-            f"{spec} is a {type(model).__name__}, whose features robustprobe cannot read ({error}): it takes what "
-            "speaks like DINOv2 (forward_features, get_intermediate_layers), DINO (get_intermediate_layers) or "
-            "torchvision's ResNet (layer4). Write a class of your own around it, as my.py:Class."
+            f"{spec} is a {type(model).__name__}, whose features robustprobe cannot read ({error}): it needs "
+            "the interface of DINOv2 (forward_features, get_intermediate_layers), DINO (get_intermediate_layers) or "
+            "torchvision's ResNet (layer4). Write your own class around it, as my.py:Class."
         ) from error
     card = EncoderCard(
         name=spec,
@@ -145,19 +145,19 @@ def _wrap(spec: str, model: Any, reference: str) -> Encoder:
         input_size=(SIZE[0] // patch * patch, SIZE[1] // patch * patch),
         widths=FeatureDims(width, width),
     )
-    return HubEncoder(card, model, tongue)
+    return HubEncoder(card, model, interface)
 
 
-def _tongue(model: Any) -> tuple[str, int, int]:
-    """How a model is asked for its features, its patch size, and their width."""
+def _interface(model: Any) -> tuple[str, int, int]:
+    """The interface of a model, its patch size and its number of channels."""
     if not isinstance(model, nn.Module):
-        raise TypeError("it is no torch module")
+        raise TypeError("it is not a torch module")
     if all(hasattr(model, n) for n in RESNET_LAYERS):
-        # The last block of a ResNet gives as many channels as it takes.
+        # The last block of a ResNet has as many output as input channels.
         return "resnet", 32, int(cast(Any, model).layer4[-1].conv1.in_channels)
     other: Any = model
     if not hasattr(other, "get_intermediate_layers"):
         raise TypeError("it has no get_intermediate_layers")
     size = other.patch_size if hasattr(other, "patch_size") else other.patch_embed.patch_size
-    tongue = "dinov2" if hasattr(other, "forward_features") else "dino"
-    return tongue, int(size[0] if isinstance(size, tuple) else size), int(other.embed_dim)
+    interface = "dinov2" if hasattr(other, "forward_features") else "dino"
+    return interface, int(size[0] if isinstance(size, tuple) else size), int(other.embed_dim)

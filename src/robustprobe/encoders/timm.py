@@ -17,9 +17,10 @@ SAFE = ("model.safetensors", "pytorch_model.safetensors")
 
 @final
 class TimmSource(Source):
-    """Weights from the Hugging Face hub, or from the URL timm names; the tag `random` is seeded noise.
+    """Weights from the Hugging Face hub, or from the URL that timm names; the tag `random` gives random weights of a
+    fixed seed.
 
-    Without a tag they are timm's default ones. A revision is a branch, a tag or, best, a commit.
+    Without a tag they are timm's default weights. A revision is a branch, a tag or, best, a commit.
     """
 
     def load(self, name: str) -> Encoder:
@@ -33,16 +34,16 @@ class TimmSource(Source):
         except UserError:
             raise
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{spec} cannot be had: {str(error).rstrip('.')}.") from error
+            raise UserError(f"{spec} cannot be loaded: {str(error).rstrip('.')}.") from error
         return wrap(spec, model, source="timm", revision=commit)
 
 
 def _pretrained(spec: str, name: str, revision: str) -> tuple[Any, str]:
-    """A model with its published weights, and the commit they come from."""
+    """A model with its published weights, and their commit."""
     config = get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         tags = [n for n in timm.list_models(pretrained=True) if n.partition(".")[0] == name.partition(".")[0]]
-        raise UserError(f"timm has no weights for {name}; with weights there are: {', '.join(tags) or 'none'}.")
+        raise UserError(f"timm has no weights for {name}; tags with weights: {', '.join(tags) or 'none'}.")
     if config.hf_hub_id:
         repository, _, pinned = config.hf_hub_id.partition("@")
         file = hub_file(spec, repository, SAFE, revision or pinned or None)

@@ -1,4 +1,4 @@
-"""Random changes of train images and their label maps, drawn by seed, image and epoch alone."""
+"""Random augmentation of train images and their label maps, which depends on seed, image and epoch alone."""
 
 import math
 from collections.abc import Callable
@@ -19,13 +19,13 @@ PADDING = 4 / 32
 
 
 class Augmentation:
-    """Images (3, H, W) and their labels, changed at random and of `size` (H, W) where the change is a crop."""
+    """Random augmentation of images (3, H, W) and their labels; crops have the `size` (H, W)."""
 
     def __init__(self, kind: Augment, size: Size, task: Task, seed: int) -> None:
         self.kind, self.size, self.task, self.seed = kind, size, task, seed
 
     def __call__(self, sample: Sample, epoch: int) -> Sample:
-        """The sample as it is seen in an epoch; label maps come out as large as the image."""
+        """The augmented sample of an epoch; label maps have the size of the image."""
         generator = image_generator(self.seed, sample.id, "augment", epoch)
         target = sample.targets[self.task.name]
         image, target = sample.image, self._fitted(target, (sample.image.shape[-2], sample.image.shape[-1]))
@@ -72,6 +72,6 @@ class Augmentation:
 
 
 def scaled(image: Tensor, factor: float) -> Tensor:
-    """An image (3, H, W), `factor` times as large."""
+    """An image (3, H, W) resized by `factor`."""
     height, width = (max(1, round(side * factor)) for side in image.shape[-2:])
     return resized(image, (height, width))

@@ -1,4 +1,4 @@
-"""Heads kept between runs by the fingerprint of all they depend on, and states of fits that were interrupted."""
+"""The cache of heads, by fingerprint of everything they depend on, and of states of interrupted fits."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Weights = dict[str, Tensor]
 
 
 class FitProgress(NamedTuple):
-    """How far a fit is: the epoch that comes next, images seen so far, and the state of every candidate."""
+    """Progress of a fit: index of the next epoch, images seen so far, and the state of every candidate."""
 
     epoch: int
     seen: int
@@ -27,14 +27,14 @@ class FitProgress(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Where heads are kept: $ROBUSTPROBE_CACHE, or `robustprobe` in the user's cache folder."""
+    """The folder of cached heads: $ROBUSTPROBE_CACHE, or `robustprobe` in the user's cache folder."""
     if chosen := os.environ.get("ROBUSTPROBE_CACHE"):
         return Path(chosen)
     return user_cache_path("robustprobe", appauthor=False)
 
 
 def load_weights(key: str) -> tuple[Weights, dict[str, Any]] | None:
-    """Weights kept under a fingerprint and the facts beside them, or None where none can be read."""
+    """Weights stored under a fingerprint with their metadata, or None if there are none that can be read."""
     try:
         with safe_open(_path("heads", key, "safetensors"), framework="pt") as stored:
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
@@ -44,29 +44,29 @@ def load_weights(key: str) -> tuple[Weights, dict[str, Any]] | None:
 
 
 def save_weights(key: str, weights: Weights, facts: dict[str, Any]) -> None:
-    """Keep weights under a fingerprint. A cache that cannot be written is left as it is."""
+    """Store weights under a fingerprint. Does nothing if the cache cannot be written."""
     whole = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     _write(_path("heads", key, "safetensors"), save(whole, metadata={"fit": json.dumps(facts)}))
 
 
 def load_progress(key: str, device: torch.device) -> FitProgress | None:
-    """Where an interrupted fit may go on, or None where it begins."""
+    """The saved progress of an interrupted fit, or None if there is none."""
     try:
         stored = torch.load(_path("unfinished", key, "pt"), map_location=device, weights_only=True)
         return FitProgress(*stored)
-    except Exception:  # bytes that are no checkpoint make torch raise whatever its reader meets first
+    except Exception:  # torch raises various exceptions for bytes that are not a checkpoint
         return None
 
 
 def save_progress(key: str, progress: FitProgress) -> None:
-    """Keep the state of a fit until it ends."""
+    """Store the state of a fit until it ends."""
     content = BytesIO()
     torch.save(tuple(progress), content)
     _write(_path("unfinished", key, "pt"), content.getvalue())
 
 
 def forget_progress(key: str) -> None:
-    """The fit has ended."""
+    """Delete the stored state of a fit that has ended."""
     if key:
         with suppress(OSError):
             _path("unfinished", key, "pt").unlink(missing_ok=True)

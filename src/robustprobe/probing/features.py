@@ -1,4 +1,4 @@
-"""What heads learn from: features kept once, or made anew each epoch from augmented images."""
+"""Training data of heads: features extracted once, or computed in each epoch from augmented images."""
 
 import os
 import tempfile
@@ -20,13 +20,13 @@ from robustprobe.probing.augment import Augmentation
 from robustprobe.tasks import fit_labels
 
 CHUNK = 64
-# Features larger than this are kept in a file rather than in memory.
+# Larger features are kept in a file instead of memory.
 MOST_IN_MEMORY = 4 * 2**30
 Count = Callable[[int, int], None]
 
 
 class FeatureBatch(NamedTuple):
-    """Features of a few images, their labels, and the size (H, W) the head's output should have."""
+    """Features of a batch of images, their labels, and the size (H, W) of the head's output."""
 
     features: Features
     target: Tensor
@@ -42,17 +42,17 @@ class FeatureSet(NamedTuple):
     size: Size
 
     def part(self, index: Tensor, task: str, device: torch.device) -> FeatureBatch:
-        """Those of some images, on a device."""
+        """The features of the images at `index`, on a device."""
         features = Features(self.cls[index].to(device), self.patches[index].to(device))
         return FeatureBatch(features, self.targets[task][index].to(device), self.size)
 
     def parts(self, task: str, device: torch.device) -> Iterator[FeatureBatch]:
-        """All, a few at a time."""
+        """All features, in small batches."""
         for index in torch.arange(len(self.cls)).split(CHUNK):
             yield self.part(index, task, device)
 
     def epoch(self, task: str, order: Tensor, batch_size: int, device: torch.device) -> Iterator[FeatureBatch]:
-        """Batches in an order; none of one image, from which BatchNorm cannot learn."""
+        """Batches in the given order, without a last batch of one image, on which BatchNorm cannot be trained."""
         for index in order.split(batch_size):
             if not len(index) < 2 <= len(order):
                 yield self.part(index, task, device)
@@ -62,7 +62,7 @@ class FeatureSet(NamedTuple):
 def extract(
     encoder: Any, view: View, data: Dataset, stride: int, device: torch.device, notify: Count = lambda d, t: None
 ) -> FeatureSet:
-    """Features of every image of a dataset whose images have one size, and label maps at 1/`stride` of it."""
+    """Features of every image of a dataset with one image size, and label maps at 1/`stride` of it."""
     kept: FeatureSet | None = None
     done = 0
     for batch in batches(data, CHUNK):
@@ -77,7 +77,7 @@ def extract(
         done += len(batch.ids)
         notify(done, len(data))
     if kept is None:
-        raise ValueError("a dataset is never empty")
+        raise ValueError("a dataset must not be empty")
     return kept
 
 
@@ -87,7 +87,7 @@ def label_size(size: Size, stride: int) -> Size:
 
 
 def kept_bytes(count: int, floats: int) -> int:
-    """Memory, or space on disk, that features take."""
+    """Bytes that the features of `count` images take, in memory or on disk."""
     return 4 * count * floats
 
 
@@ -104,14 +104,14 @@ def _empty(count: int, features: Features, targets: Mapping[str, Tensor], size: 
 
 
 def _on_disk(shape: tuple[int, ...]) -> Tensor:
-    """A float32 tensor in a file without a name, which goes when nobody reads it any more."""
+    """A float32 tensor in a temporary file, which is deleted with the tensor."""
     folder = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
     with tempfile.NamedTemporaryFile(dir=folder, prefix="robustprobe-features-") as file:
         return torch.from_numpy(np.memmap(file.name, dtype=np.float32, mode="w+", shape=shape))
 
 
 class Streamed(NamedTuple):
-    """Images read, augmented and encoded anew in every epoch: any number of them, in the memory of a batch."""
+    """Images that are read, augmented and encoded in every epoch, with the memory of one batch."""
 
     encoder: Any
     view: View
@@ -123,7 +123,7 @@ class Streamed(NamedTuple):
     def epoch(
         self, task: str, order: Tensor, batch_size: int, device: torch.device, epoch: int
     ) -> Iterator[FeatureBatch]:
-        """Batches in an order; a batch ends early where sizes differ."""
+        """Batches in the given order; a batch ends early if the next image has another size."""
         change = partial(self._seen, epoch=epoch)
         for batch in batches(self.data, batch_size, order=order.tolist(), change=change):
             target = batch.targets[task]
@@ -138,7 +138,7 @@ class Streamed(NamedTuple):
         return self.augmentation(sample, epoch)
 
     def _padded(self, target: Tensor, size: Size) -> Tensor:
-        """Label maps (B, h, w) where the view repeats the edge of the image: nothing is known there."""
+        """Label maps (B, h, w) padded with the ignored label where the view pads the image."""
         if target.ndim == 1 or target.shape[-2:] == size:
             return target
         down, along = (wanted - has for wanted, has in zip(size, target.shape[-2:], strict=True))

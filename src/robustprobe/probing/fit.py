@@ -1,4 +1,4 @@
-"""The loop that fits heads: all candidates of a recipe learn from the same features, and the best on `val` is kept."""
+"""The training loop of heads: all candidates of a recipe are trained on the same features, the best is kept."""
 
 import math
 import time
@@ -16,15 +16,15 @@ from robustprobe.probing.cache import FitProgress, forget_progress, load_progres
 from robustprobe.probing.features import FeatureBatch, FeatureSet, Streamed
 from robustprobe.tasks import Head, Task, TaskRecipe
 
-# Between two saved states of a fit that may be interrupted.
+# Interval between saved states of a fit, which may be interrupted.
 SAVE_EVERY_SECONDS = 60.0
 Count = Callable[[int, int], None]
 
 
 class Fitted(NamedTuple):
-    """A head, and how it was chosen: learning rate, score on held-out images, and what it reads.
+    """A fitted head with its learning rate, held-out score and design.
 
-    `knn_head` answers by the `knn` nearest train images, where the task has such a head.
+    `knn_head` predicts from the `knn` nearest train images, for tasks that have such a head.
     """
 
     head: Head
@@ -36,7 +36,7 @@ class Fitted(NamedTuple):
 
 
 class Candidate:
-    """One head in the making: a design at a learning rate."""
+    """One head in training: a design at a learning rate."""
 
     def __init__(self, task: Task, widths: FeatureDims, design: HeadDesign, rate: float, recipe: TaskRecipe, seed: int):
         self.task, self.widths, self.design, self.rate, self.recipe = task, widths, design, rate, recipe
@@ -45,12 +45,12 @@ class Candidate:
             self.head = task.head(FeatureDims(widths.cls * design.layers, widths.patch * design.layers), design)
 
     def start(self, device: torch.device) -> None:
-        """Get ready to learn."""
+        """Move to a device and create the optimiser."""
         self.head.to(device)
         self.optimiser = OPTIMISERS[self.recipe.optimiser](self.head.parameters(), self.rate, self.recipe)
 
     def step(self, part: FeatureBatch, share: float) -> None:
-        """One step, at `share` of the base learning rate."""
+        """One training step, at `share` of the base learning rate."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * share
         output = self.head(self.read(part.features), part.size)
@@ -64,15 +64,15 @@ class Candidate:
         self.optimiser.step()
 
     def read(self, features: Features) -> Features:
-        """The layers the head reads, of those there are."""
+        """Features of the layers that the head reads."""
         return last_layers(features, self.widths, self.design.layers)
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes while it learns."""
+        """Everything that training changes."""
         return {"head": self.head.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self.head.load_state_dict(state["head"])
         self.optimiser.load_state_dict(state["optimiser"])
 
@@ -93,7 +93,10 @@ OPTIMISERS = {"adamw": _adamw, "adam": _adam, "sgd": _sgd}
 
 
 def rate_share(recipe: TaskRecipe, done: float, warmup: float) -> float:
-    """Share of the base learning rate once a share `done` of the lesson is over, the first `warmup` of it rising."""
+    """Share of the base learning rate after a share `done` of the fit, whose first share `warmup` is a linear warm-up.
+
+    Both count images: batches differ in size, and torch's schedulers count steps.
+    """
     if done < warmup:
         return done / warmup
     left = 1 - (done - warmup) / (1 - warmup) if warmup < 1 else 1.0
@@ -103,7 +106,7 @@ def rate_share(recipe: TaskRecipe, done: float, warmup: float) -> float:
 
 @dataclass(frozen=True)
 class FitJob:
-    """What heads of one task learn from. `key` names the fit, so that it can go on where it was interrupted."""
+    """The training of the heads of one task. `key` names the fit, so that it can resume after an interruption."""
 
     task: Task
     recipe: TaskRecipe
@@ -123,7 +126,7 @@ class FitJob:
 
 
 def fit_head(fit_job: FitJob, judge: Callable[[Sequence[Candidate]], list[float]], notify: Count) -> Fitted:
-    """The candidate that scores best; where several score the same, the first.
+    """The candidate with the best held-out score; the first of equal ones.
 
     Args:
         judge: mean scores of candidates on held-out images.
@@ -131,12 +134,12 @@ def fit_head(fit_job: FitJob, judge: Callable[[Sequence[Candidate]], list[float]
     candidates = train_heads(fit_job, notify)
     sign = 1 if fit_job.task.higher_is_better else -1
     found = [Fitted(c.head, c.rate, s, c.design) for c, s in zip(candidates, judge(candidates), strict=True)]
-    # A rate at which the head diverged scores NaN, which compares with nothing.
+    # A head that diverged scores NaN, which must not win.
     return max(found, key=lambda f: -math.inf if math.isnan(f.held_out_score) else sign * f.held_out_score)
 
 
 def train_heads(fit_job: FitJob, notify: Count = lambda done, total: None) -> list[Candidate]:
-    """All candidates of the recipe, having learnt together from the same batches."""
+    """All candidates of the recipe, trained together on the same batches."""
     recipe = fit_job.recipe
     candidates = [
         Candidate(fit_job.task, fit_job.widths, design, rate, recipe, fit_job.seed)
@@ -149,15 +152,15 @@ def train_heads(fit_job: FitJob, notify: Count = lambda done, total: None) -> li
     for candidate, state in zip(candidates, begin.states if begin else [], strict=False):
         candidate.restore(state)
     with torch.enable_grad():
-        _teach(fit_job, candidates, begin or FitProgress(0, 0, []), notify)
+        _train(fit_job, candidates, begin or FitProgress(0, 0, []), notify)
     forget_progress(fit_job.key)
     for candidate in candidates:
         candidate.head.eval().requires_grad_(False)
     return candidates
 
 
-def _teach(fit_job: FitJob, candidates: Sequence[Candidate], begin: FitProgress, notify: Count) -> None:
-    """Epoch after epoch, until as many images have passed as the recipe says."""
+def _train(fit_job: FitJob, candidates: Sequence[Candidate], begin: FitProgress, notify: Count) -> None:
+    """Train all candidates until the number of images of the recipe is reached."""
     recipe, saved, seen = fit_job.recipe, time.monotonic(), begin.seen
     total = recipe.steps * recipe.batch_size if recipe.steps else recipe.epochs * fit_job.count
     warmup = min(1.0, recipe.warmup * recipe.batch_size / total)
@@ -171,7 +174,7 @@ def _teach(fit_job: FitJob, candidates: Sequence[Candidate], begin: FitProgress,
             seen += len(part.target)
             if seen >= total:
                 break
-        # Images that no batch held, such as a last one that would have been alone.
+        # Images that were in no batch, such as a single last one, count as seen too.
         seen = max(seen, min(total, (epoch + 1) * fit_job.count))
         notify(min(seen, total), total)
         if seen >= total:
@@ -182,7 +185,7 @@ def _teach(fit_job: FitJob, candidates: Sequence[Candidate], begin: FitProgress,
 
 
 def _orders(fit_job: FitJob) -> Iterator[Tensor]:
-    """The order of the images in every epoch."""
+    """The random order of the images in each epoch."""
     generator = torch.Generator().manual_seed(fit_job.seed)
     while True:
         yield torch.randperm(fit_job.count, generator=generator)

@@ -1,4 +1,4 @@
-"""What the heads of an encoder on a dataset depend on and cost, before they are fitted."""
+"""Plans of heads: fingerprints and cost of an encoder's heads on a dataset, before they are fitted."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,14 +29,14 @@ from robustprobe.tasks import Model, load_task
 
 
 class HeadCost(NamedTuple):
-    """What fitting the missing heads takes: an estimate in seconds, and the bytes of features kept meanwhile."""
+    """Cost of fitting the missing heads: estimated seconds, and bytes of stored features."""
 
     seconds: float
     kept_bytes: int
 
 
 class HeadPlan(NamedTuple):
-    """The heads of one encoder on one dataset: the images they learn from, and their names in the cache by task.
+    """The heads of one encoder on one dataset: train images, and fingerprints by task.
 
     `size` is the one that images of the dataset are loaded at: (H, W), or the length of the shorter side.
     """
@@ -49,19 +49,19 @@ class HeadPlan(NamedTuple):
 
     @property
     def views(self) -> Mapping[str, View]:
-        """How the model of each task sees the images."""
+        """How images are served to the model of each task."""
         return self.data.views
 
     @property
     def train_images(self) -> int:
-        """Images the heads learn from."""
+        """Number of images that the heads are trained on."""
         return len(self.data.train)
 
     def cost(self, forward: float, device: torch.device) -> HeadCost:
-        """What it takes to fit the heads that are not in the cache, from one short training step each.
+        """Cost of fitting the heads that are not in the cache, estimated from a short fit of each.
 
         Args:
-            forward: seconds that a forward pass of the encoder takes per image.
+            forward: seconds of a forward pass of the encoder per image.
         """
         seconds, kept, encoder = 0.0, 0, self.encoder
         for name, key in self.keys.items():
@@ -83,26 +83,26 @@ class HeadPlan(NamedTuple):
         tasks: Sequence[str] | None = None,
         notify: Notify = lambda stage, done, total: None,
     ) -> dict[str, tuple[Model, Fitted]]:
-        """The models of `tasks`, all by default; heads come from the cache where they were fitted before."""
+        """The models of `tasks`, all by default; heads that were fitted before come from the cache."""
         names = list(tasks or self.keys)
         return fit_probes(self.encoder, self.data, names, spec=self.spec, device=device, notify=notify)
 
     def model(self, task: str, fitted: Fitted, device: torch.device) -> Model:
-        """Encoder and a head that was fitted on it."""
+        """The model of an encoder and a head fitted on it."""
         return model_of(self.encoder, self.data, task, fitted, device)
 
 
 def plan_heads(
     encoder: Encoder, dataset: DatasetSpec, spec: HeadSpec, *, root: Path, tasks: Sequence[str] | None = None
 ) -> HeadPlan:
-    """The heads that a recipe fits on an encoder for a dataset, none of them fitted yet.
+    """Plan the heads that a recipe fits on an encoder for a dataset, without fitting one.
 
     Args:
-        tasks: those that are evaluated together, since that decides how images are shown; by default all that the
-            dataset has labels for.
+        tasks: those that are evaluated together, which decides how images are served; by default all tasks that
+            the dataset has labels for.
 
     Raises:
-        UserError: unknown names, or the images are not here.
+        UserError: unknown names, or the dataset's images are missing.
     """
     found = find_dataset(dataset.name, root=root)
     names = list(tasks or found.labels)

@@ -25,12 +25,12 @@ from robustprobe.probing.recipes import Preprocessing, preprocessing, recipe_of
 from robustprobe.tasks import Head, Model, Task, TaskRecipe, load_task
 
 Notify = Callable[[str, int, int], None]
-# Train images that the k-NN looks among, at most.
+# Largest number of train images for k-NN.
 MOST_KNN_IMAGES = 20_000
 
 
 class TrainData(NamedTuple):
-    """The images heads learn from, the held-out images that choose among them, and how each task's model sees them."""
+    """Train images, held-out images that heads are chosen on, and how images are served to each task's model."""
 
     train: Dataset
     val: Dataset
@@ -43,10 +43,10 @@ class TrainData(NamedTuple):
 def preprocessing_for(
     card: EncoderCard, data: Dataset, spec: HeadSpec, size: Size | None = None, tasks: Sequence[str] | None = None
 ) -> Preprocessing:
-    """How a recipe shows the images of a dataset to an encoder, at `size` (H, W) where that is given.
+    """How a recipe serves the images of a dataset to an encoder, at `size` (H, W) if given.
 
     Args:
-        tasks: those whose models look at the images; all that the dataset has labels for by default.
+        tasks: those that are evaluated together; by default all tasks that the dataset has labels for.
     """
     fitted = size or data.fit_size(card.input_size, card.patch_size)
     found = preprocessing(
@@ -67,12 +67,12 @@ def train_data(name: str, root: Path, preprocessing: Preprocessing, spec: HeadSp
 
 
 def head_fingerprint(encoder_digest: str, task: str, data: TrainData, spec: HeadSpec) -> str:
-    """Names a head by everything it depends on: weights, task, data, recipe and code."""
+    """The fingerprint of everything a head depends on: weights, task, data, recipe and code."""
     return fingerprint([encoder_digest, task, data.fingerprint(), spec.model_dump(mode="json"), code_digest()])
 
 
 def load_head(key: str, task: Task, widths: FeatureDims) -> Fitted | None:
-    """The head kept under a fingerprint, for features of one layer of `widths`; None where none fits."""
+    """The cached head of a fingerprint, for features of one layer with `widths` channels; None if there is none."""
     stored = load_weights(key)
     if stored is None:
         return None
@@ -91,7 +91,7 @@ def load_head(key: str, task: Task, widths: FeatureDims) -> Fitted | None:
 
 
 def save_head(key: str, fitted: Fitted) -> None:
-    """Keep a head under its fingerprint, whole or not at all. A cache that cannot be written is left as it is."""
+    """Store a head under its fingerprint, whole or not at all. Does nothing if the cache cannot be written."""
     facts: dict[str, Any] = {"learning_rate": fitted.learning_rate, "held_out_score": fitted.held_out_score}
     facts["design"] = list(fitted.design)
     weights: Weights = {f"head.{k}": v for k, v in fitted.head.state_dict().items()}
@@ -102,7 +102,7 @@ def save_head(key: str, fitted: Fitted) -> None:
 
 
 def is_cached(key: str, task: Task, widths: FeatureDims) -> bool:
-    """Whether a head need not be fitted again."""
+    """Whether a head is in the cache."""
     return load_head(key, task, widths) is not None
 
 
@@ -114,7 +114,7 @@ def _parted(weights: Weights) -> tuple[Weights, Weights]:
 
 
 def wide(widths: FeatureDims, layers: int) -> FeatureDims:
-    """Channels of several layers side by side."""
+    """Channels of `layers` concatenated layers."""
     return FeatureDims(widths.cls * layers, widths.patch * layers)
 
 
@@ -127,7 +127,7 @@ def fit_probes(
     device: torch.device,
     notify: Notify = lambda stage, done, total: None,
 ) -> dict[str, tuple[Model, Fitted]]:
-    """A model for each task of a dataset, from the cache where it was fitted before."""
+    """A model for each task of a dataset; heads that were fitted before come from the cache."""
     fitter, models = ProbeFitter(encoder, data, spec, device, notify), {}
     for name in tasks:
         kind, key = load_task(name, data.train.labels[name]), head_fingerprint(encoder.digest, name, data, spec)
@@ -140,7 +140,7 @@ def fit_probes(
 
 
 def model_of(encoder: Encoder, data: TrainData, task: str, fitted: Fitted, device: torch.device) -> Model:
-    """Encoder and a head that was fitted on it."""
+    """The model of an encoder and a head fitted on it."""
     view = replace(data.views[task], layers=fitted.design.layers)
     knn_head = fitted.knn_head.to(device) if fitted.knn_head else None
     kind = load_task(task, data.train.labels[task])
@@ -148,7 +148,7 @@ def model_of(encoder: Encoder, data: TrainData, task: str, fitted: Fitted, devic
 
 
 class ProbeFitter:
-    """Fits the heads of one encoder at one dataset; features that need no augmentation are extracted once for all."""
+    """Fits the heads of one encoder on one dataset; without augmentation, features are extracted once for all tasks."""
 
     def __init__(self, encoder: Encoder, data: TrainData, spec: HeadSpec, device: torch.device, notify: Notify) -> None:
         self.encoder, self.data, self.spec, self.device, self.notify = encoder, data, spec, device, notify
@@ -189,7 +189,7 @@ class ProbeFitter:
         return mean_scores(task, candidates, self._seen_whole(task, view), view)
 
     def _seen_whole(self, task: Task, view: View) -> Iterator[FeatureBatch]:
-        """Held-out images as they will be judged: whole, and at the resolution of their labels."""
+        """Features of held-out images as in the evaluation: whole images, labels at their own resolution."""
         done, count = 0, len(self.data.val)
         for batch in batches(self.data.val, CHUNK // 16):
             features = view.features(self.encoder, batch.images.to(self.device))
@@ -219,7 +219,7 @@ class ProbeFitter:
 def mean_scores(
     task: Task, candidates: Sequence[Candidate], parts: Iterable[FeatureBatch], view: View | None = None
 ) -> list[float]:
-    """Mean per-image score of every candidate; with a view, of the features of its parts."""
+    """Mean score per image of every candidate; with a view, on the features of its parts."""
     scores: list[list[Tensor]] = [[] for _ in candidates]
     for part in parts:
         for candidate, found in zip(candidates, scores, strict=True):
@@ -233,7 +233,7 @@ def mean_scores(
 
 
 def kept_features(encoder: Encoder, view: View, data: TrainData) -> int:
-    """Bytes that the features of train and held-out images take, in memory or on disk."""
+    """Bytes of the stored features of train and held-out images, in memory or on disk."""
     height, width = (side // encoder.card.patch_size for side in view.part_size(data.train.typical_size))
     widths = encoder.card.widths
     floats = view.layers * (widths.cls + widths.patch * height * width)
@@ -241,11 +241,11 @@ def kept_features(encoder: Encoder, view: View, data: TrainData) -> int:
 
 
 def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, device: torch.device) -> float:
-    """Estimated time to fit the heads of a task on features that are there, from a short fit on random features."""
+    """Estimated seconds to fit the heads of a task on extracted features, from a short fit on random features."""
     recipe = recipe_of(spec, task)
     view = replace(data.views[task.name], layers=recipe.layers)
     part = view.part_size(data.train.typical_size)
-    # Maps take time in proportion to their number; a batch of pooled features hardly does.
+    # The time of maps is proportional to the batch size; that of pooled features hardly depends on it.
     most = 4 if task.map_channels else recipe.batch_size
     count, widths = min(recipe.batch_size, len(data.train), most), wide(encoder.card.widths, recipe.layers)
     labels = label_size(part, recipe.label_stride)
@@ -254,12 +254,12 @@ def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, d
     fake = FeatureSet(
         torch.randn(count, widths.cls), torch.randn(count, widths.patch, *grid), {task.name: target}, labels
     )
-    steps = 2  # one an epoch
+    steps = 2  # one per epoch
     short = recipe.model_copy(update={"epochs": steps, "steps": None})
     fit_job = FitJob(task, short, encoder.card.widths, fake, count, 0, device)
     return images_seen(recipe, len(data.train)) / count * seconds_of(lambda: train_heads(fit_job)) / steps
 
 
 def images_seen(recipe: TaskRecipe, train_images: int) -> int:
-    """Images that pass while heads learn."""
+    """Number of images, with repetition, that a recipe trains on."""
     return recipe.steps * recipe.batch_size if recipe.steps else recipe.epochs * train_images

@@ -1,9 +1,9 @@
-"""How heads are fitted and images are shown to them: `fast`, `standard` and `paper`, task by task.
+"""Recipes `fast`, `standard` and `paper`: how heads are fitted and images are served, per task.
 
 `standard` follows the linear evaluations of DINOv2 (classification: linear.py, 13 learning rates trained together on
 one or four blocks, with and without patch tokens) and DINOv3 (segmentation and depth configurations). `paper` has the
-hyper-parameters of the code of Kowalczuk et al. 2024; docs/recipes.md lists what was mended. `fast` reads features
-once, without augmentation: minutes on a CPU.
+hyper-parameters of the code of Kowalczuk et al. 2024; docs/recipes.md lists what was corrected. `fast`
+extracts features once, without augmentation: minutes on a CPU.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from robustprobe.core.spec import HeadSpec
 from robustprobe.core.views import Padded, Resized, Size, View, Windows
 from robustprobe.tasks import Task, TaskRecipe, task_kind
 
-# Encoders made for smaller images than this are shown dense images at twice their own size.
+# Encoders with smaller input sizes get dense images at twice their input size.
 LARGE = 224
 STRIDES = {224: 100, 518: 341}
 
 
 class Preprocessing(NamedTuple):
-    """The size images of a dataset are served at, (H, W) or the shorter side, and how each task's model sees them."""
+    """The served size of a dataset's images, (H, W) or the shorter side, and the view of each task's model."""
 
     size: Size | int
     views: dict[str, View]
 
 
 def recipe_of(spec: HeadSpec, task: type[Task] | Task) -> TaskRecipe:
-    """The recipe of a task, with what `spec` says otherwise.
+    """The recipe of a task, with the changes in `spec`.
 
     Raises:
         UserError: the task has no such recipe.
@@ -36,7 +36,7 @@ def recipe_of(spec: HeadSpec, task: type[Task] | Task) -> TaskRecipe:
     if spec.recipe not in task.recipes:
         raise UserError(
             f"the task of {own_name(task if isinstance(task, type) else type(task))} has no recipe '{spec.recipe}'; "
-            f"it has {', '.join(task.recipes)}. Give one of these, or leave the task out."
+            f"it has {', '.join(task.recipes)}. Choose one of these, or leave the task out."
         )
     recipe = task.recipes[spec.recipe]
     given = {
@@ -58,7 +58,7 @@ def recipe_of(spec: HeadSpec, task: type[Task] | Task) -> TaskRecipe:
 def preprocessing(
     recipe: str, tasks: Sequence[str], input_size: Size, patch: int, native: Size, fitted: Size
 ) -> Preprocessing:
-    """How images are shown to the models of a dataset.
+    """How images of a dataset are served to the models of its tasks.
 
     Args:
         input_size: (H, W) the encoder prefers; `patch` its patch size.
@@ -67,7 +67,7 @@ def preprocessing(
     """
     side, small = input_size[0], min(input_size) < LARGE
     views = {task_kind(name).view for name in tasks}
-    # Models of several tasks must look at the same images.
+    # Models of several tasks must get the same images.
     if recipe == "fast" or len(tasks) > 1 or (small and "padded" in views):
         return Preprocessing(fitted, dict.fromkeys(tasks, Resized(size=fitted)))
     if "square" in views:

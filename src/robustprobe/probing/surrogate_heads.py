@@ -1,7 +1,7 @@
-"""Heads that nobody trained for a task: what an attack without head or label can fool instead.
+"""Surrogate heads, fitted without task labels: the target of attacks that know neither head nor label.
 
-Small segmenters of self-made classes, where a token lies and what colour it has, fitted on generated scenes. Real heads
-read the same features, so what moves these across their borders moves real ones too.
+Small segmentation heads of position and colour, fitted on generated scenes. Real heads read the same features, so
+attacks on surrogate heads transfer to them.
 """
 
 from typing import NamedTuple, final
@@ -28,7 +28,7 @@ _CHUNK = 64
 
 
 class SurrogateTask(NamedTuple):
-    """Self-made classes: `rows` or a square `grid` of places, or clusters of colour and place (`mixed`)."""
+    """Classes made from images alone: `rows`, a square `grid`, or clusters of colour and position (`mixed`)."""
 
     kind: str
     classes: int
@@ -46,9 +46,9 @@ SURROGATE_TASKS = (
 
 @final
 class SurrogateHeads:
-    """The surrogate heads of one encoder, by size (H, W) of the images: loaded or fitted when first asked for.
+    """The surrogate heads of one encoder, by size (H, W) of the images, loaded or fitted on first use.
 
-    They are held from then on, so that all images of a run meet the same heads even if the source is edited meanwhile.
+    They are kept in memory, so that all images of a run meet the same heads even if the source is edited meanwhile.
     """
 
     def __init__(self, encoder: Encoder, device: torch.device, code: str = "") -> None:
@@ -63,10 +63,10 @@ class SurrogateHeads:
 
 
 def fit_surrogate_heads(encoder: Encoder, size: tuple[int, int], device: torch.device, code: str = "") -> list[Head]:
-    """A head for each of `SURROGATE_TASKS`, for images of `size` (H, W); fitted once and kept in the cache of heads.
+    """A head for each of `SURROGATE_TASKS`, for images of `size` (H, W); fitted once and cached.
 
     Args:
-        code: digest of the code that the heads depend on, where it is known.
+        code: digest of the code that the heads depend on, if known.
     """
     code = code or code_digest()
     widths = encoder.card.widths
@@ -106,7 +106,7 @@ def surrogate_labels(task: SurrogateTask, images: Tensor) -> Tensor:
 
 
 def kmeans(points: Tensor, count: int, seed: int = 0, rounds: int = 25) -> Tensor:
-    """Centres (count, D) of clusters of points (N, D), by Lloyd's algorithm from seeded points."""
+    """Centres (count, D) of clusters of points (N, D), by Lloyd's algorithm from random points of a seed."""
     centres = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:count]].clone()
     for _ in range(rounds):
         nearest = torch.cdist(points, centres).argmin(1)

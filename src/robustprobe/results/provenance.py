@@ -1,4 +1,4 @@
-"""Where a number comes from: command, versions, git state, hardware."""
+"""Provenance of a number: command, versions, git state, hardware."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ PACKAGES = ("robustprobe", "torch", "timm", "numpy", "pillow", "pyarrow", "safet
 
 
 def provenance(seconds: float, device: str, peak_memory: int | None) -> Provenance:
-    """Provenance of work that has just ended, took `seconds` and held so many bytes at the most."""
+    """Provenance of work that has just ended and took `seconds`, with a peak memory in bytes."""
     return Provenance(
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         started=datetime.fromtimestamp(datetime.now(UTC).timestamp() - seconds, UTC).isoformat(timespec="seconds"),
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def git_state() -> str:
-    """Commit of the source tree robustprobe runs from, marked where files differ from it; empty outside a tree."""
+    """Commit of the source tree, marked if files differ from it; empty outside a git repository."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -59,7 +59,7 @@ def git_state() -> str:
 
 @lru_cache(maxsize=1)
 def hardware() -> str:
-    """Processor, cores and, where there is one, accelerator."""
+    """Processor, number of cores and, if present, GPU."""
     import torch
 
     model = platform.processor() or platform.machine()

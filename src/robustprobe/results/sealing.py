@@ -1,4 +1,4 @@
-"""Records and groups as JSON that ends with its own SHA-256, so that a change or damage is found."""
+"""Records and groups as JSON that ends with its own SHA-256, so that damage is detected."""
 
 import hashlib
 import re
@@ -10,9 +10,9 @@ from pydantic import BaseModel, ValidationError
 Stored = TypeVar("Stored", bound=BaseModel)
 
 SEAL_LENGTH = 100
-# What a record or group ends with: the SHA-256 of its text without these words. Those of older versions have none.
+# The end of a record or group: the SHA-256 of the text before it. Older versions have none.
 SEAL = re.compile(rb',\n "content_sha256": "([0-9a-f]{64})"\n}\Z')
-# Control characters are of use to nobody in a name, but a terminal obeys them.
+# Control characters have no use in a name, but a terminal would execute them.
 CONTROL = re.compile(
     rb"(?<!\\)(?:\\\\)*\\(?:[bf]|u00(?:0[0-8bcef]|1[0-9a-f]|7f|[89][0-9a-f]))|\xc2[\x80-\x9f]|\x7f", re.IGNORECASE
 )
@@ -25,17 +25,17 @@ def sealed(content: BaseModel) -> bytes:
 
 
 def read_sealed(kind: type[Stored], path: Path) -> Stored:
-    """A record or group of a file.
+    """Read a record or group from a file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not one, or not as it was written.
+        OSError: the file cannot be read.
+        ValueError: it is not a record or group, or its checksum does not match.
     """
     text = path.read_bytes()
     if seal := SEAL.search(text, max(0, len(text) - SEAL_LENGTH)):
         text = text[: seal.start()] + b"\n}"
         if hashlib.sha256(text).hexdigest().encode() != seal[1]:
-            raise ValueError("its content is not what its checksum vouches for, so it was changed or damaged")
+            raise ValueError("its content does not match its checksum, so it was changed or damaged")
     if any(mark in text for mark in (b"\\", b"\xc2", b"\x7f")) and CONTROL.search(text):
         raise ValueError("it holds control characters")
     try:

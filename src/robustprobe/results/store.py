@@ -1,12 +1,12 @@
-"""Results on disk: one JSON and one Parquet a cell, example images beside them; whole or not there at all.
+"""Results on disk: one JSON and one Parquet file per cell, and example images; each written whole or not at all.
 
     DIR/cells/FINGERPRINT.json      the record: what was measured, on what, how, the number and its interval
-    DIR/rows/FINGERPRINT.parquet    one row an image: id, perturbation size, the columns the metric is made of
-    DIR/examples/GROUP/             group.json and, for a few images, what was attacked and what each head said
+    DIR/rows/FINGERPRINT.parquet    one row per image: id, size of the perturbation, columns of the metrics
+    DIR/examples/GROUP/             group.json and, for a few images, clean and attacked image and the predictions
 
-A record is written after its rows, so a record that is there is complete. Records and groups hold a digest of
-themselves and of the files beside them: what was changed since is found, named and measured again. No clock is asked
-for any of this, and no lock: two runs that write one cell both write a whole one. Never imports torch.
+A record is written after its rows, so an existing record is complete. Records and groups hold checksums of themselves
+and of their files: a changed file is found, named and measured again. Neither clocks nor locks are needed for this: two
+runs that write the same cell both write it whole. Never imports torch.
 """
 
 import errno
@@ -36,7 +36,7 @@ ROOMS = ("cells", "rows", "examples")
 class Store:
     """A folder of results.
 
-    What writes raises UserError where the disk does not take it: all that was written before is whole.
+    Methods that write raise UserError if the disk is full or read-only; all files written before are whole.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +44,7 @@ class Store:
         self._whole_groups: set[str] = set()
 
     def prepare(self) -> "Store":
-        """Create the folder, and remove what a killed run left half written. Raises UserError where it is read-only."""
+        """Create the folder and remove temporary files of killed runs. Raises UserError if it is read-only."""
         try:
             for name in ROOMS:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -58,10 +58,10 @@ class Store:
         return self
 
     def records(self) -> list[Record]:
-        """All records, in the order of their names.
+        """All records, sorted by fingerprint.
 
         Raises:
-            UserError: no such folder, or a record that cannot be read or is not as it was written.
+            UserError: no such folder, or a record that is unreadable or damaged.
         """
         if not (self.folder / "cells").is_dir():
             raise UserError(f"no results in {self.folder}; give the folder that `robustprobe run --out` wrote.")
@@ -77,7 +77,7 @@ class Store:
             ) from error
 
     def has(self, fingerprint: str) -> bool:
-        """Whether the cell's record is there, and all that it vouches for, as they were written."""
+        """Whether a cell has a record whose rows and examples exist and match its checksums."""
         path = self._record_path(fingerprint)
         if not path.exists():
             return False
@@ -88,14 +88,14 @@ class Store:
         return record.fingerprint == fingerprint and self.damaged(record) is None
 
     def damaged(self, record: Record) -> Path | None:
-        """The first file of a cell beside its record that is missing or not as it was written, if there is one."""
+        """The first file of a cell beside its record that is missing or does not match its checksum, if any."""
         rows = self._rows_path(record.fingerprint)
         if not _is(rows, record.rows_sha256):
             return rows
         return self._damaged_example(record.group)
 
     def _damaged_example(self, group: str) -> Path | None:
-        """None too for a group without a folder: a run need not keep examples."""
+        """The first damaged file of a group; None also for a group without a folder, since examples are optional."""
         folder = self.folder / "examples" / group
         if group in self._whole_groups or not folder.is_dir():
             return None
@@ -109,41 +109,41 @@ class Store:
         return found
 
     def rows(self, fingerprint: str) -> pa.Table:
-        """The per-image rows of a cell. Raises UserError where the file cannot be read."""
+        """The rows of a cell, one per image. Raises UserError if the file cannot be read."""
         path = self._rows_path(fingerprint)
         try:
             table = pq.read_table(path)
             table.validate(full=True)
-            table.schema.names  # noqa: B018 - they need not be text
+            table.schema.names  # noqa: B018 - raises if they are not text
             return table
         except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(
-                f"{path} cannot be read: {error}. Run its suite again: it measures the cell anew."
+                f"{path} cannot be read: {error}. Run its suite again: it measures the cell again."
             ) from error
 
     def write_rows(self, fingerprint: str, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> str:
-        """Write a cell's rows; the SHA-256 of the file belongs into its record."""
+        """Write the rows of a cell and return the SHA-256 of the file, which belongs in its record."""
         arrays = {name: _arrow(values) for name, values in columns.items()}
         buffer = io.BytesIO()
         pq.write_table(pa.table(arrays), buffer)
         return self._write(self._rows_path(fingerprint), buffer.getvalue())
 
     def write_record(self, record: Record) -> None:
-        """Write a record; its rows must be there already."""
+        """Write a record; its rows must exist already."""
         self._write(self._record_path(record.fingerprint), sealed(record))
 
     def write_image(self, group: str, name: str, pixels: NDArray[Any]) -> str:
         """Write a PNG: (H, W, 3) uint8, (H, W) uint8 classes, or (H, W) uint16 millimetres.
 
         Returns:
-            SHA-256 of the file, which belongs into the group's digests.
+            SHA-256 of the file, which belongs in the group's digests.
         """
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG")
         return self._write(self.folder / "examples" / group / name, buffer.getvalue())
 
     def write_group(self, group: Group) -> None:
-        """Write what ties the example images of a group together; the images must be there already."""
+        """Write the description of a group of example images; the images must exist already."""
         self._whole_groups.discard(group.group)
         self._write(self.folder / "examples" / group.group / "group.json", sealed(group))
 
@@ -155,20 +155,20 @@ class Store:
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Around what writes in the folder of results. Raises UnwritableError where the disk does not take it."""
+        """Context for writes to the folder. Raises UnwritableError if the disk is full or read-only."""
         try:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            mend = "Free some space there" if full else "Make that folder writable, or give another with --out"
+            remedy = "Free some space there" if full else "Make that folder writable, or give another with --out"
             raise UnwritableError(
                 f"{path} cannot be written: {error.strerror or error}. Finished cells are whole and safe in "
-                f"{self.folder}, and nothing is left half written. {mend}; then the same command continues, doing only "
+                f"{self.folder}; no file is half written. {remedy}; then the same command does only "
                 "what is missing."
             ) from error
 
     def group(self, name: str) -> Group | None:
-        """The examples of a group, None where it has none. Raises UserError where they cannot be read."""
+        """The examples of a group, or None if it has none. Raises UserError if they cannot be read."""
         path = self.folder / "examples" / name / "group.json"
         return self._parsed(Group, path) if path.exists() else None
 
@@ -177,10 +177,10 @@ class Store:
         return [self._parsed(Group, p) for p in sorted((self.folder / "examples").glob("*/group.json"))]
 
     def image(self, group: str, name: str) -> Path:
-        """Path of an example image. Raises UserError for a name that no run gives one."""
+        """Path of an example image. Raises UserError for a name that a run never uses."""
         if not (re.fullmatch(r"[\w-]+\.(png|json)", name) and re.fullmatch(r"[\w-]+", group)):
             raise UserError(
-                f"{self.folder} names an example image '{group}/{name}', which may lead out of it; refused."
+                f"{self.folder} names an example image '{group}/{name}', which may point outside it; refused."
             )
         return self.folder / "examples" / group / name
 
@@ -191,7 +191,7 @@ class Store:
             write_all((path(self, name), path(source, name).read_bytes) for path in both for source, name in cells)
 
     def copy_group(self, source: "Store", group: str) -> None:
-        """Copy the example images of a group from another store, what ties them together last."""
+        """Copy the example images of a group from another store, then their description."""
         files = sorted((source.folder / "examples" / group).glob("[!.]*"), key=lambda p: p.name == "group.json")
         for file in files:
             if file.is_symlink():
@@ -206,7 +206,7 @@ class Store:
 
 
 def _is(path: Path, digest: str) -> bool:
-    """Whether a file has the content of that SHA-256."""
+    """Whether a file has that SHA-256."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == digest
