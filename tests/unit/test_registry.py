@@ -9,13 +9,20 @@ import pytest
 from robustprobe import Attack, Dataset, UserError, load_dataset
 from robustprobe.attacks import Victim, load_attack
 from robustprobe.core.errors import unknown_name
-from robustprobe.core.registry import Registry, attacks, datasets, load_attribute, sources, tasks
+from robustprobe.core.registry import Registry, attacks, datasets, defences, executors, load_attribute, sources, tasks
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.suites import bundled_suites, find_suite
 
 pytestmark = pytest.mark.unit
 
-ROOMS = {"attacks": attacks, "datasets": datasets, "tasks": tasks, "encoders": sources}
+ROOMS = {
+    "attacks": attacks,
+    "datasets": datasets,
+    "tasks": tasks,
+    "encoders": sources,
+    "defences": defences,
+    "executors": executors,
+}
 EVERYTHING = [(room, name) for room, registry in ROOMS.items() for name in registry.names()]
 
 ATTACK = """

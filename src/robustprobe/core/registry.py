@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -30,17 +30,26 @@ class Registry(Generic[T]):
     """The things of one room, found by file name, entry point or path.
 
     `dashes`: names are written with `-`, and `_` is understood too. `former` maps names of earlier versions to today's.
+    `helpers` are files of the room that hold no thing.
     """
 
     def __init__(
-        self, room: str, noun: str, base: str, *, dashes: bool = False, former: Mapping[str, str] = MappingProxyType({})
+        self,
+        room: str,
+        noun: str,
+        base: str,
+        *,
+        dashes: bool = False,
+        former: Mapping[str, str] = MappingProxyType({}),
+        helpers: Collection[str] = (),
     ) -> None:
         self.room, self.noun, self.base, self.dashes, self.former = room, noun, base, dashes, former
+        self.helpers = {CONTRACT, *helpers}
 
     @cached_property
     def files(self) -> dict[str, Path]:
         folder = PACKAGE.joinpath(*self.room.split("."))
-        found = [p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_") and p.stem != CONTRACT]
+        found = [p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_") and p.stem not in self.helpers]
         return {self._spelled(p.stem): p for p in found}
 
     @cached_property
@@ -194,6 +203,6 @@ datasets: "Registry[object]" = Registry("datasets", "dataset", "robustprobe.data
 tasks: "Registry[object]" = Registry("tasks", "task", "robustprobe.tasks:Task")
 sources: "Registry[object]" = Registry("encoders", "encoder source", "robustprobe.encoders:Source")
 executors: "Registry[object]" = Registry(
-    "evaluation.executors", "executor", "robustprobe.evaluation.executors:Executor"
+    "evaluation.executors", "executor", "robustprobe.evaluation.executors:Executor", helpers=("cluster", "work")
 )
 defences: "Registry[object]" = Registry("defences", "defence", "robustprobe.defences:Defence", dashes=True)
