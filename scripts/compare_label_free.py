@@ -37,6 +37,7 @@ from robustprobe.attacks._phases import merged
 from robustprobe.attacks._search import Entries, LossValues, Objective, PerImageRandom, Search
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.core.resize import resized
 from robustprobe.core.spec import parse_eps
 from robustprobe.core.threat import Linf
 from robustprobe.core.types import Features, LabelSpace
@@ -265,7 +266,7 @@ def generated(setting: Setting) -> Tensor:
     data = load_dataset("scenes", split="train", limit=GENERATED)
     images = torch.cat([batch.images for batch in batches(data, CHUNK)])
     size = (setting.images.shape[-2], setting.images.shape[-1])
-    return images if images.shape[-2:] == size else F.interpolate(images, size=size, mode="bilinear")
+    return resized(images, size)
 
 
 def surrogate_rows(setting: Setting, natural: Statistics) -> Loss:

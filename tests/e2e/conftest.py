@@ -39,6 +39,7 @@ SUITE = """
 name: small
 encoders: ["{encoder}"]
 datasets: [{{name: scenes, limit: {limit}}}]
+tasks: [classification, segmentation, depth]
 steps: 3
 examples: 2
 batch_size: 8

@@ -257,7 +257,7 @@ def test_real_photographs(call: Call, my_encoder: Path, tmp_path: Path, name: st
     assert {r.n for r in Store(tmp_path).records()} == {6}
 
 
-def test_examples_chosen_by_harm_come_later_and_their_failure_costs_no_cell(
+def test_extreme_examples_come_later_and_their_failure_costs_no_cell(
     call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["run", suite_file, "--attack", "clean", "--attack", "depthpgd", "--sanity-images", 0, "--out", tmp_path]
@@ -269,7 +269,7 @@ def test_examples_chosen_by_harm_come_later_and_their_failure_costs_no_cell(
         raise RuntimeError("the image is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("robustprobe.evaluation.executors.work.Workshop.judge", broken)
+        patch.setattr("robustprobe.evaluation.executors.work.WorkerState.judge", broken)
         answer = call(*command)
     assert answer.code == 2
     assert "examples of depthpgd against depth: the image is gone" in answer.err

@@ -78,7 +78,7 @@ def test_no_image_is_chosen_twice_for_a_task() -> None:
 def planned(encoder: Encoder, store: Store, **options: Any) -> tuple[Plan, Store]:
     data = {"encoders": ["tiny"], "datasets": [{"name": "scenes", "limit": 12, "size": (16, 16)}], "head": HEAD}
     data |= {"attacks": ["clean", "embed", "pgd", "segpgd", "depthpgd"], "eps": ["2/255", "8/255"]}
-    data |= {"steps": 2, "sanity_images": 0, "examples": 2, "batch_size": 8, **options}
+    data |= {"steps": 2, "sanity_images": 0, "examples": 2, "batch_size": 8, "tasks": TASKS, **options}
     plan = make_plan(validated(Suite, data, "test"), store, Path("nowhere"), torch.device("cpu"), [encoder])
     return plan, store
 

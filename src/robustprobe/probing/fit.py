@@ -93,7 +93,10 @@ OPTIMISERS = {"adamw": _adamw, "adam": _adam, "sgd": _sgd}
 
 
 def rate_share(recipe: TaskRecipe, done: float, warmup: float) -> float:
-    """Factor of the base learning rate after a share `done` of training; it rises during the first `warmup`."""
+    """Share of the base learning rate after a share `done` of the fit, whose first share `warmup` is a linear warm-up.
+
+    Both count images: batches differ in size, and torch's schedulers count steps.
+    """
     if done < warmup:
         return done / warmup
     left = 1 - (done - warmup) / (1 - warmup) if warmup < 1 else 1.0

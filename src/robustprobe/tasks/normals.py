@@ -67,7 +67,7 @@ class Normals(Task):
         "within 30\N{DEGREE SIGN}": Statistic(kind="mean", columns=("within_30",)),
     }
     attack_losses = AttackLosses(
-        losses={"cosine": on_labels(losses.cosine), "angular": on_labels(losses.angular)},
+        losses={"angular": on_labels(losses.angular), "cosine": on_labels(losses.cosine)},
         damage=_damage,
         black_box="angular",
         ensemble=(

@@ -71,7 +71,7 @@ class ProcessGroup(Processes):
         self.device = find_device(device)
         on_gpu = self.device.type == "cuda"
         if on_gpu:
-            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            self.device = find_device(f"cuda:{os.environ['LOCAL_RANK']}")
             torch.cuda.set_device(self.device)
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if on_gpu else "gloo", device_id=self.device if on_gpu else None)
@@ -93,6 +93,6 @@ def find_processes(device: str) -> Processes:
     """The processes that torchrun started, or this process alone.
 
     Raises:
-        UserError: no such device on this machine.
+        UserError: no such device on this machine, or fewer GPUs than processes.
     """
     return ProcessGroup(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else SingleProcess(device)
