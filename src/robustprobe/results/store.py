@@ -163,7 +163,7 @@ class Store:
             remedy = "Free some space there" if full else "Make that folder writable, or give another with --out"
             raise UnwritableError(
                 f"{path} cannot be written: {error.strerror or error}. Finished cells are whole and safe in "
-                f"{self.folder}; no file is half written. {remedy}; then the same command does only "
+                f"{self.folder}; no file is half written. {remedy}; then the same command continues with "
                 "what is missing."
             ) from error
 
