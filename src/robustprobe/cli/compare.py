@@ -33,7 +33,7 @@ def compare(
         rich for the terminal, md, csv, json or latex.
     deacl
         With paper: the encoder, as it was given to `run`, that stands for the paper's DINO after DeACL; by default any
-        that is called after both.
+        whose card says that `robustprobe harden` made it that way.
     """
     from robustprobe.report.tables import comparison as tables
     from robustprobe.report.tables import sheet
