@@ -310,7 +310,7 @@ def test_a_clean_score_that_may_be_a_guess_is_said_and_not_boasted_of() -> None:
     able = [make_record(attack("clean"), 0.9, encoder="able"), make_record(attack("pgd"), 0.45, encoder="able")]
     several = headline([*made, *able], board([*made, *able], {benchmark_key(made[0]): 0.2}))
     assert several.lead.startswith("able reaches 50\N{NO-BREAK SPACE}% [")
-    assert f"the most of two encoders; {PLAIN} reaches 22\N{NO-BREAK SPACE}%" in several.lead
+    assert f"the highest of two encoders; {PLAIN} has the lowest, 22\N{NO-BREAK SPACE}%" in several.lead
     assert [p.kept.partition("; ")[2] for p in several.portraits] == [
         "keeps 50\N{NO-BREAK SPACE}% [44, 56] of its own clean score",
         "is not better than chance on clean images for classification on scenes",

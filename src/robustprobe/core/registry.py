@@ -61,7 +61,7 @@ class Registry(Generic[T]):
 
     def summary(self, name: str) -> str:
         """First line of the docstring of the file behind `name`, which is not run; empty where there is none."""
-        path = self.files.get(name) or _plugin_file(self.plugins.get(name))
+        path = self._file(name)
         if path is None:
             return ""
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
@@ -69,7 +69,7 @@ class Registry(Generic[T]):
 
     def literal(self, name: str, attribute: str) -> str:
         """A string that the class behind `name` states, such as a citation; its file is not run. Empty where none."""
-        path = self.files.get(name)
+        path = self._file(name)
         if path is None:
             return ""
         for node in ast.walk(ast.parse(path.read_text())):
@@ -98,6 +98,9 @@ class Registry(Generic[T]):
         if name in self.former:
             raise UserError(f"{self.noun} '{name}' is called '{self.former[name]}' now; write {self.former[name]}.")
         raise unknown_name(self.noun, name, self.names())
+
+    def _file(self, name: str) -> Path | None:
+        return self.files.get(name) or _plugin_file(self.plugins.get(name))
 
     def _spelled(self, name: str) -> str:
         return name.replace("_", "-") if self.dashes else name

@@ -45,8 +45,8 @@ def hardening_text(record: Record) -> str:
 
 def run_text(record: Record) -> str:
     """`deacl from bundled:scenes`: the hardening that made an encoder, without the epoch."""
-    teacher = f" from {record.encoder_teacher}" if record.encoder_teacher else ""
-    return f"{record.encoder_method or 'hardening'}{teacher}"
+    teacher = f"from {record.encoder_teacher}" if record.encoder_teacher else ""
+    return " ".join(part for part in (record.encoder_method, teacher) if part) or "hardened"
 
 
 def eps_text(attack: AttackSpec) -> str:

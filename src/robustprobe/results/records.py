@@ -1,4 +1,4 @@
-"""What results are made of: the record of one number, and the example images of one attack."""
+"""Stored results: the record of one number, and the example images of one attack."""
 
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -119,7 +119,7 @@ class CheckFact(Frozen):
 
 
 class Cost(Frozen):
-    """Passes of an image through the attacked model, on average."""
+    """Forward and backward passes through the attacked model, mean per image."""
 
     forwards: float
     backwards: float

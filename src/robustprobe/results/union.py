@@ -1,4 +1,4 @@
-"""Several folders of results read as one; what they disagree on is named, and nothing is overwritten."""
+"""Several folders of results read as one; conflicting records are an error, and nothing is overwritten."""
 
 import json
 from collections.abc import Sequence

@@ -86,7 +86,7 @@ def _kept_text(row: BoardRow | None, found_board: Board) -> str:
     """
     if row is None or row.robust is None:
         return ""
-    where = f"at {found_board.level_text} {_over(row, found_board)}"
+    where = f"at {found_board.level_text}{_over(row, found_board)}"
     reached = f"reaches {share_text(row.robust)} of the best clean score under attack {where}"
     alone = len(found_board.rows) == 1
     if row.guesses:
@@ -101,7 +101,7 @@ def _kept_text(row: BoardRow | None, found_board: Board) -> str:
 def _over(row: BoardRow, found_board: Board) -> str:
     tasks = [b.task for b, share in zip(found_board.benchmarks, row.benchmarks, strict=True) if share]
     count = len(set(tasks))
-    return f"for {tasks[0]}" if count == 1 else f"(mean over {_count_text(count)} tasks)"
+    return f" for {tasks[0]}" if count == 1 else f", mean over {_count_text(count)} tasks"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -119,8 +119,8 @@ def _summary(found_board: Board) -> str:
     apart = "" if last.ranks and last.ranks.first > 1 else ", but their intervals overlap"
     least = share_text(last.robust) if last.robust else "nothing"
     most = f"{share_text(rows[0].robust)} of the best clean score under attack at {found_board.level_text}"
-    among = f"the most of {_count_text(len(rows))} encoders; {last.encoder} reaches {least}"
-    return f"{first.encoder} reaches {most} {_over(first, found_board)}, {among}{apart}."
+    among = f"the highest of {_count_text(len(rows))} encoders; {last.encoder} has the lowest, {least}"
+    return f"{first.encoder} reaches {most}{_over(first, found_board)}: {among}{apart}."
 
 
 def _weakest_text(row: BoardRow, found_board: Board) -> str:

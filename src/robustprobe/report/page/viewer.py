@@ -294,7 +294,7 @@ def _origin(seen: SeenImage) -> str:
     key = seen.group.attack_key
     if key.target_task:
         return f"made for {key.target_task}"
-    return "no attack" if key.is_clean else "random change" if key.is_control else "saw no head"
+    return "no attack" if key.is_clean else "random change" if key.is_control else "label-free"
 
 
 def _change(clean: Pixels, attacked: Pixels) -> str:

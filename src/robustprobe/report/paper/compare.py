@@ -1,4 +1,4 @@
-"""Our results beside the numbers of Kowalczuk et al. (2024): what differs, by how much, and why it may."""
+"""Our results beside the numbers of Kowalczuk et al. (2024): the differences, and what may explain them."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ DECIMALS = 2
 
 
 class ComparedToPaper(NamedTuple):
-    """A number of the paper, our record of the same cell, and what is to be said of the two.
+    """A number of the paper, our record of the same cell, and notes on the two.
 
     `difference` is ours minus the paper's, NaN where there is none. `inside`: whether the paper's number, which is
     rounded, can lie in our interval.
@@ -51,8 +51,8 @@ def compare_paper(records: Iterable["Record"], deacl: str | None = None) -> Comp
 
     Args:
         records: of one store, in any order.
-        deacl: the encoder, as it was written, that stands for the paper's DeACL checkpoint; None: any that is called
-            after DeACL and DINO v1.
+        deacl: the name of the encoder that stands for the paper's DeACL checkpoint; None: any whose card says that it
+            was hardened with DeACL from DINO v1.
 
     Raises:
         UserError: no record of an encoder `deacl`.
@@ -81,7 +81,7 @@ def _compare(records: Sequence["Record"], deacl: str | None) -> list[ComparedToP
 
 
 def _compare_cell(cell: PaperCell, records: Sequence["Record"], deacl: str | None) -> ComparedToPaper:
-    candidates = [r for r in records if r.dataset == cell.dataset and is_encoder(r.encoder, cell, deacl)]
+    candidates = [r for r in records if r.dataset == cell.dataset and is_encoder(r, cell, deacl)]
     choice = choose([r for r in candidates if is_attack(r, cell.task, cell.attack)])
     notes = [difference.text for difference in paper().differences if difference.concerns(cell)]
     if choice.record is None:

@@ -237,12 +237,12 @@ def threat_text(records: Iterable["Record"]) -> list[str]:
 
 
 def number_text(value: float) -> str:
-    """Three decimals, or `n/a` for what is no number."""
+    """Three decimals, or `n/a` for a value that is not finite."""
     return f"{value:.{DECIMALS}f}" if math.isfinite(value) else NOT_A_NUMBER
 
 
 def change_text(difference: float) -> str:
-    """`+0.030` or `-0.030`, or `n/a` for what is no number."""
+    """`+0.030` or `-0.030`, or `n/a` for a value that is not finite."""
     return f"{difference:+.{DECIMALS}f}" if math.isfinite(difference) else NOT_A_NUMBER
 
 
