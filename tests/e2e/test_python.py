@@ -14,6 +14,8 @@ import robustprobe as rp
 pytestmark = pytest.mark.e2e
 RECIPE: dict[str, Any] = {"train_limit": 24, "epochs": 2, "learning_rates": (0.01,)}
 
+TASKS = ("classification", "segmentation", "depth")
+
 
 def test_import_alone_does_not_import_torch() -> None:
     program = "import sys, robustprobe as rp; print('torch' in sys.modules); rp.Encoder; print('torch' in sys.modules)"
@@ -72,12 +74,13 @@ def test_a_model_takes_images_of_another_size_than_its_head_was_fitted_at(
 
 
 def test_fit_probe_asks_for_the_task_where_there_are_several(my_encoder: Path) -> None:
-    with pytest.raises(rp.UserError, match="Known: classification, depth, segmentation"):
+    with pytest.raises(rp.UserError, match="Known: classification, depth, normals, segmentation"):
         rp.fit_probe(f"{my_encoder}:Tiny", "scenes")
 
 
 def test_evaluate_makes_a_data_frame(my_encoder: Path, tmp_path: Path) -> None:
-    table = rp.evaluate(f"{my_encoder}:Tiny", ["scenes"], ["clean", "pgd"], limit=5, steps=2, head=RECIPE, out=tmp_path)
+    options: dict[str, Any] = {"limit": 5, "steps": 2, "head": RECIPE, "out": tmp_path, "tasks": TASKS}
+    table = rp.evaluate(f"{my_encoder}:Tiny", ["scenes"], ["clean", "pgd"], **options)
     assert isinstance(table, pd.DataFrame)
     assert sorted(zip(table["task"], table["attack"], strict=True)) == [
         ("classification", "clean"),
@@ -88,10 +91,8 @@ def test_evaluate_makes_a_data_frame(my_encoder: Path, tmp_path: Path) -> None:
     assert (table["n"] == 5).all()
     assert table["ci_low"].le(table["value"]).all()
     assert table["value"].le(table["ci_high"]).all()
-    whole = rp.evaluate(
-        f"{my_encoder}:Tiny", ["scenes"], ["pgd"], limit=5, steps=2, head=RECIPE, out=tmp_path, transfer=True
-    )
-    assert set(whole["task"]) == {"classification", "segmentation", "depth"}
+    whole = rp.evaluate(f"{my_encoder}:Tiny", ["scenes"], ["pgd"], transfer=True, **options)
+    assert set(whole["task"]) == set(TASKS)
     assert set(whole["target_task"]) == {"classification"}
 
 
