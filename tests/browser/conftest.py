@@ -13,7 +13,7 @@ from robustprobe.report.leaderboard import write_leaderboard
 from robustprobe.report.page.render import write_page
 from robustprobe.results.records import Interval, Record
 from robustprobe.results.store import Store
-from tests.unit.test_report_page import HARMED, SURVIVED, add_choices, fill
+from tests.unit.test_report_page import DAMAGED, SURVIVED, add_choices, fill
 from tests.unit.test_report_tables import AWKWARD, PLAIN, records_of
 
 CHROMIUM = next(
@@ -89,10 +89,10 @@ def page(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def harmed_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page with images chosen by harm."""
-    store = fill(Store(tmp_path_factory.mktemp("harmed")), records_of(PLAIN))
-    add_choices(store, [("safe", (SURVIVED,)), ("hurt", (HARMED,))])
+def damaged_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with images chosen by damage."""
+    store = fill(Store(tmp_path_factory.mktemp("damaged")), records_of(PLAIN))
+    add_choices(store, [("safe", (SURVIVED,)), ("hurt", (DAMAGED,))])
     return write_page(store.folder, store.folder / "page.html")
 
 

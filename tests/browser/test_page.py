@@ -159,19 +159,19 @@ def test_the_viewer_works_by_keyboard(opened: Opened, page: Path) -> None:
     assert "arrow" in stage.get_attribute("aria-label").lower()
 
 
-def test_images_chosen_by_harm_come_in_groups_and_say_why(opened: Opened, harmed_page: Path) -> None:
-    browser = opened(harmed_page)
+def test_images_chosen_by_damage_come_in_groups_and_say_why(opened: Opened, damaged_page: Path) -> None:
+    browser = opened(damaged_page)
     wait(browser, DRAWN, bool)
     groups = "return [...document.querySelectorAll('.viewer .image optgroup')].map(e => [e.label, e.textContent])"
     assert browser.execute_script(groups) == [
         ["random", "test-<i>7</i> · <b>ball</b>"],
-        ["most harmed", "hurt · <b>ball</b> · depth"],
+        ["most damaged", "hurt · <b>ball</b> · depth"],
         ["survived", "safe · <b>ball</b> · depth"],
     ]
     assert all_texts(browser, ".viewer > .why") == ["drawn at random"]
     redrawn(browser, lambda: find(browser, ".stage").send_keys("\ue014"))
-    assert all_texts(browser, ".viewer > .why") == [f"most harmed in depth by depthpgd 8/255 on {PLAIN}"]
-    redrawn(browser, lambda: choose(browser, "order", "harmed"))
+    assert all_texts(browser, ".viewer > .why") == [f"most damaged in depth by depthpgd 8/255 on {PLAIN}"]
+    redrawn(browser, lambda: choose(browser, "order", "damaged"))
     assert browser.execute_script(groups) == []
 
 
@@ -201,7 +201,7 @@ def test_the_data_can_be_downloaded(opened: Opened, page: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("width", [375, 1440])
-@pytest.mark.parametrize("name", ["page", "harmed_page", "site"])
+@pytest.mark.parametrize("name", ["page", "damaged_page", "site"])
 def test_nothing_is_wider_than_the_screen(
     opened: Opened, request: pytest.FixtureRequest, name: str, width: int
 ) -> None:
@@ -213,7 +213,7 @@ def test_nothing_is_wider_than_the_screen(
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["page", "harmed_page", "site"])
+@pytest.mark.parametrize("name", ["page", "damaged_page", "site"])
 def test_axe_finds_nothing_serious(
     opened: Opened, request: pytest.FixtureRequest, axe: str, name: str, theme: str
 ) -> None:

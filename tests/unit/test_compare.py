@@ -38,7 +38,8 @@ DEACL = "file:weights/dino-deacl"
 
 def cifar(name: str, value: float, encoder: str = SMALL, **other: Any) -> Record:
     settings = other.pop("settings", {})
-    return make_record(attack(name, **settings), value, encoder=encoder, **{"dataset": "cifar10", **other})
+    hardened = {"encoder_method": "deacl", "encoder_teacher": DINO} if encoder == DEACL else {}
+    return make_record(attack(name, **settings), value, encoder=encoder, **{"dataset": "cifar10", **hardened, **other})
 
 
 def row_of(comparison: Comparison, *names: str) -> dict[str, Any]:
@@ -84,7 +85,8 @@ def test_all_cells_of_the_paper_are_there() -> None:
 )
 def test_specs_mean_the_encoders_of_the_paper(spec: str, encoder: str | None) -> None:
     cells = [PaperCell("classification", "cifar10", name, "standard", "clean", 0.9) for name in paper().encoders]
-    assert [cell.encoder for cell in cells if is_encoder(spec, cell, None)] == ([encoder] if encoder else [])
+    record = cifar("clean", 0.9, encoder=spec)
+    assert [cell.encoder for cell in cells if is_encoder(record, cell, None)] == ([encoder] if encoder else [])
 
 
 def test_differences_from_the_paper_are_exact() -> None:
@@ -173,8 +175,8 @@ def test_a_row_whose_cells_do_not_belong_together_says_so() -> None:
     assert [r["attack"] for r in other.rows if MIXED in r["notes"]] == ["clean", "pgd"]
 
 
-def test_the_deacl_checkpoint_is_found_by_name_or_given() -> None:
-    records = [cifar("embed", 0.7, encoder=e) for e in (DEACL, "file:weights/dinov2-deacl", "file:hardened")]
+def test_the_deacl_checkpoint_is_found_by_its_card_or_given() -> None:
+    records = [cifar("embed", 0.7, encoder=e) for e in (DEACL, "file:weights/dino-deacl-2", "file:hardened")]
     names = ("cifar10", "dino_vitb16", "deacl", "embed")
     found = row_of(compare_paper(records), *names)
     assert (found["our_encoder"], found["other_records"]) == (DEACL, 0)

@@ -249,3 +249,33 @@ def test_digest_follows_what_the_weights_do_not_tell(tiny_encoder: Encoder, chan
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(other(images).cls, tiny_encoder(images).cls)
     assert other.digest != tiny_encoder.digest
+
+
+def hardened(folder: Path, card: dict[str, Any], **facts: Any) -> Encoder:
+    """The encoder of a folder whose card says that it was hardened."""
+    hardening = {"method": "deacl", "epoch": 3, "settings": {"eps": 0.1}, **facts}
+    (folder / "card.json").write_text(json.dumps({**card, "teacher": "bundled:scenes", "hardening": hardening}))
+    return load_encoder(f"file:{folder}")
+
+
+def test_a_card_says_how_an_encoder_was_hardened(saved: Path) -> None:
+    plain = json.loads((saved / "card.json").read_text())
+    assert load_encoder(f"file:{saved}").card.model_dump(include={"teacher", "method", "epoch", "run"}) == {
+        "teacher": "",
+        "method": "",
+        "epoch": None,
+        "run": "",
+    }
+    first = hardened(saved, plain).card
+    assert (first.teacher, first.method, first.epoch) == ("bundled:scenes", "deacl", 3)
+    assert hardened(saved, plain, epoch=4, hours=2.5).card.run == first.run != ""
+    assert hardened(saved, plain, settings={"eps": 0.2}).card.run != first.run
+    for wrong in ({"epoch": "three"}, {"epoch": -1}, {"settings": 3}):
+        with pytest.raises(UserError, match="no readable 'hardening'"):
+            hardened(saved, plain, **wrong)
+
+
+def test_bundled_hardened_encoders_say_whose_they_are() -> None:
+    for name, method in (("scenes-deacl", "deacl"), ("photos-anyhead", "anyhead")):
+        card = load_encoder(f"bundled:{name}").card
+        assert (card.teacher, card.method, card.epoch) == (f"bundled:{name.split('-')[0]}", method, 4)

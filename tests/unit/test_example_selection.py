@@ -42,19 +42,19 @@ def test_images_are_chosen_at_the_minimal_eps_that_breaks_half() -> None:
     found = shares([[0.9, 0.8, 0.4, 0.9], [0.5, 0.1, 0.3, 0.7], [0.0, 0.0, 0.0, 0.0]])
     level, positions = chosen(found, names(4), 1, 0)
     assert level == 1
-    assert positions == {"most harmed": [1], "barely broken": [0], "survived": [3]}
+    assert positions == {"most damaged": [1], "barely broken": [0], "survived": [3]}
 
 
 def test_where_no_eps_breaks_half_the_largest_counts_and_nothing_is_called_broken() -> None:
     level, positions = chosen(shares([[1.0, 0.9, 0.8], [0.9, 0.8, 0.7]]), names(3), 1, 0)
     assert level == 1
-    assert positions == {"most harmed": [2], "barely broken": [], "survived": [0]}
+    assert positions == {"most damaged": [2], "barely broken": [], "survived": [0]}
 
 
 def test_images_that_were_bad_to_begin_with_or_have_no_score_do_not_count() -> None:
     clean = [0.9, 0.1, 0.8, float("nan"), 0.7, 0.85]
     found = shares([[0.5, 0.0, 0.2, float("nan"), 1.0, 0.9]], clean)
-    assert chosen(found, names(6), 1, 0)[1] == {"most harmed": [2], "barely broken": [0], "survived": [5]}
+    assert chosen(found, names(6), 1, 0)[1] == {"most damaged": [2], "barely broken": [0], "survived": [5]}
     assert chosen(shares([[float("nan")]], [0.0]), names(1), 1, 0) == (0, {})
 
 
@@ -63,16 +63,16 @@ def test_ties_are_decided_by_all_eps_then_by_other_opinions_then_by_the_seed() -
     second = [[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
     assert chosen(shares(right, other=second), names(4), 1, 0) == (
         1,
-        {"most harmed": [0], "barely broken": [1], "survived": [3]},
+        {"most damaged": [0], "barely broken": [1], "survived": [3]},
     )
     equal = shares([[0.0] * 40])
-    first, again, other = (chosen(equal, names(40), 3, seed)[1]["most harmed"] for seed in (0, 0, 1))
+    first, again, other = (chosen(equal, names(40), 3, seed)[1]["most damaged"] for seed in (0, 0, 1))
     assert first == again != other
 
 
 def test_no_image_is_chosen_twice_for_a_task() -> None:
     _, positions = chosen(shares([[0.1, 0.2, 0.3]]), names(3), 2, 0)
-    assert positions == {"most harmed": [0, 1], "barely broken": [2], "survived": []}
+    assert positions == {"most damaged": [0, 1], "barely broken": [2], "survived": []}
 
 
 def planned(encoder: Encoder, store: Store, **options: Any) -> tuple[Plan, Store]:
@@ -150,7 +150,7 @@ def test_every_group_has_the_same_images_and_says_why(tiny_encoder: Encoder, old
     first = choices(groups[0])
     assert all(choices(group) == first for group in groups)
     kinds = {(c.kind, c.task) for some in first.values() for c in some}
-    assert {("random", ""), *(("most harmed", task) for task in TASKS)} <= kinds
+    assert {("random", ""), *(("most damaged", task) for task in TASKS)} <= kinds
     assert list(first.values())[:2] == [first[position] for position in sorted(first) if RANDOM in first[position]]
     for choice in (c for some in first.values() for c in some if c != RANDOM):
         assert choice.attack
@@ -170,7 +170,7 @@ def test_the_most_harmed_image_kept_least_of_its_clean_score(
     monkeypatch.setattr(example_selection, "ROWS", 5)
     assert execute(*planned(tiny_encoder, older), quiet) == []
     found = {c: e.position for e in older.groups()[0].examples for c in e.chosen if c.task == "depth"}
-    (worst,) = [(c, position) for c, position in found.items() if c.kind == "most harmed"]
+    (worst,) = [(c, position) for c, position in found.items() if c.kind == "most damaged"]
     records = [r for r in older.records() if r.task == "depth"]
     clean, attacked = (
         np.array(older.rows(next(r.fingerprint for r in records if r.attack == spec)).to_pydict()["rmse"])
@@ -199,7 +199,7 @@ def test_more_images_of_each_kind_are_added_to_those_that_are_there(tiny_encoder
     assert execute(*planned(tiny_encoder, older, extreme_examples=2), quiet) == []
     two = choices(older.groups()[0])
     assert one.items() <= {position: some[: len(one.get(position, some))] for position, some in two.items()}.items()
-    assert sum(c.kind == "most harmed" for some in two.values() for c in some) == 2 * len(TASKS)
+    assert sum(c.kind == "most damaged" for some in two.values() for c in some) == 2 * len(TASKS)
 
 
 def test_a_failure_is_named_and_leaves_cells_and_random_images_as_they_were(

@@ -9,13 +9,20 @@ import pytest
 from robustprobe import Attack, Dataset, UserError, load_dataset
 from robustprobe.attacks import Victim, load_attack
 from robustprobe.core.errors import unknown_name
-from robustprobe.core.registry import Registry, attacks, datasets, load_attribute, sources, tasks
+from robustprobe.core.registry import Registry, attacks, datasets, defences, executors, load_attribute, sources, tasks
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.suites import bundled_suites, find_suite
 
 pytestmark = pytest.mark.unit
 
-ROOMS = {"attacks": attacks, "datasets": datasets, "tasks": tasks, "encoders": sources}
+ROOMS = {
+    "attacks": attacks,
+    "datasets": datasets,
+    "tasks": tasks,
+    "encoders": sources,
+    "defences": defences,
+    "executors": executors,
+}
 EVERYTHING = [(room, name) for room, registry in ROOMS.items() for name in registry.names()]
 
 ATTACK = """
@@ -166,3 +173,12 @@ def test_unknown_suite_gets_the_nearest_match() -> None:
         find_suite("dem")
     with pytest.raises(UserError, match=r"no suite file dem.yaml"):
         find_suite("dem.yaml")
+
+
+@pytest.mark.parametrize("name", attacks.files)
+def test_the_citation_of_an_attack_is_read_without_its_code(name: str) -> None:
+    assert attacks.literal(name, "citation") == attacks.get(name).citation  # type: ignore[attr-defined]
+
+
+def test_a_file_without_a_citation_has_an_empty_one() -> None:
+    assert attacks.literal("clean", "citation") == attacks.literal("my.py:Mine", "citation") == ""

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from robustprobe.metrics.intervals import Estimate
-from robustprobe.report.charts.figures import curve_figures, eps_figures
+from robustprobe.report.charts.curves import curve_figures
+from robustprobe.report.charts.figures import eps_figures, label_free_figures
 from robustprobe.report.charts.level_figures import heat_figures, pareto, trade_figures
-from robustprobe.report.charts.series import MOST, Checkpoint, checkpoint, parent, series, shortened
+from robustprobe.report.charts.series import MOST, series, shortened
 from robustprobe.report.tables.board import Board, benchmark_key, board
 from robustprobe.report.tables.chance import chances
 from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks, share_text
 from robustprobe.results.records import Interval, Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import Found
-from tests.unit.test_report_tables import OWN, PLAIN, attack, checkpoint_records, make_record, records_of
+from tests.unit.test_report_tables import OWN, PLAIN, attack, checkpoints_of, make_record, records_of
 
 pytestmark = pytest.mark.unit
 
@@ -123,6 +124,17 @@ def test_a_clean_score_whose_interval_reaches_chance_may_be_a_guess() -> None:
         assert board(records, {benchmark_key(records[0]): chance}).rows[0].guesses == expected
 
 
+def test_an_outside_attack_is_ordered_and_drawn_by_what_it_could_see() -> None:
+    blur = make_record(attack("my.py:Blur"), 0.8, access="nothing")
+    mine = make_record(attack("a.py:Mine"), 0.3, access="encoder")
+    records = [*records_of(PLAIN), blur, mine]
+    columns = board(records).benchmarks[0].columns
+    assert [c.label for c in columns] == ["clean", "my.py:Blur", "noise", "a.py:Mine", "embed", "pgd"]
+    assert [c.key.is_control for c in columns] == [False, True, True, False, False, False]
+    under = {row[1] for figure in label_free_figures(records, board(records)) for row in figure.rows}
+    assert under == {"clean", "noise", "my.py:Blur", "a.py:Mine", "embed"}
+
+
 def test_only_the_largest_eps_is_on_the_board() -> None:
     extra = [make_record(attack("pgd", e), 0.9 - e) for e in (2 / 255, 4 / 255)]
     made = board([*records_of(PLAIN), *extra])
@@ -223,26 +235,16 @@ def test_the_front_holds_what_nothing_is_better_than_in_both() -> None:
     assert pareto([(1.0, 3.0), (2.0, 2.0), (2.0, 4.0)], False) == [0, 1]
 
 
-def test_arrows_lead_to_hardened_versions() -> None:
-    hard = [r.model_copy(update={"encoder_teacher": PLAIN}) for r in records_of(f"{PLAIN}-deacl")]
-    figures = trade_figures(board([*records_of(PLAIN), *records_of("other"), *hard]))
-    assert f"Arrows from {PLAIN} to {PLAIN}-deacl." in figures[0].words
+def test_arrows_lead_from_the_teacher_that_the_card_names() -> None:
+    taught = [r.model_copy(update={"encoder_teacher": PLAIN}) for r in records_of("robust")]
+    figures = trade_figures(board([*records_of(PLAIN), *taught, *records_of("other")]))
+    assert f"Arrows from {PLAIN} to robust." in figures[0].words
 
 
-def hardened(name: str, teacher: str, **facts: Any) -> Record:
-    return make_record(attack("clean"), 0.5, encoder=name).model_copy(update={"encoder_teacher": teacher, **facts})
-
-
-def test_a_hardened_encoder_began_as_the_one_its_card_names() -> None:
-    assert parent(hardened("file:runs/robust", "timm:vit"), ["timm:vit", "file:runs/robust"]) == "timm:vit"
-    assert parent(hardened("scenes-b", "elsewhere"), ["scenes", "scenes-b"]) is None
-    assert parent(hardened("scenes", "scenes"), ["scenes"]) is None
-
-
-def test_names_tell_neither_a_teacher_nor_an_epoch() -> None:
-    assert parent(hardened("scenes-deacl", ""), ["scenes", "scenes-deacl"]) is None
-    assert checkpoint(hardened("file:dino_epoch100.pth", "")) is None
-    assert checkpoint(hardened("file:runs/deacl/epoch-03", "scenes")) is None
+@pytest.mark.parametrize("teacher", ["", "elsewhere", f"{PLAIN}-deacl"])
+def test_a_name_that_continues_another_one_is_no_arrow(teacher: str) -> None:
+    own = [r.model_copy(update={"encoder_teacher": teacher}) for r in records_of(f"{PLAIN}-deacl")]
+    assert "Arrows" not in trade_figures(board([*records_of(PLAIN), *own]))[0].words
 
 
 def test_encoders_of_one_colour_differ_in_marker_and_dash() -> None:
@@ -250,15 +252,18 @@ def test_encoders_of_one_colour_differ_in_marker_and_dash() -> None:
     assert len({(s.paint, s.shape) for s in made}) == len({(s.paint, s.dash) for s in made}) == MOST
 
 
-def test_checkpoints_are_told_by_their_cards() -> None:
-    facts = {"encoder_method": "deacl", "encoder_epoch": 3, "encoder_run": "r"}
-    assert checkpoint(hardened("any", "bundled:scenes", **facts)) == Checkpoint("r", "bundled:scenes deacl", 3)
+@pytest.mark.parametrize("name", ["file:dino_epoch{}.pth?arch=vit", "photos-deacl/epoch-{}"])
+def test_an_epoch_in_a_name_is_no_epoch_of_hardening(name: str) -> None:
+    records = [r for epoch in (99, 100) for r in records_of(name.format(epoch))]
+    assert curve_figures(records, board(records)) == []
 
 
-def test_curves_need_two_epochs() -> None:
-    one = checkpoint_records("x-1", 1)
+def test_curves_need_two_epochs_of_one_run() -> None:
+    one = checkpoints_of("a", 1)
     assert curve_figures(one, board(one)) == []
-    two = [*one, *checkpoint_records("x-2", 2)]
+    apart = [*one, *checkpoints_of("b", 2, run="s" * 16)]
+    assert curve_figures(apart, board(apart)) == []
+    two = [*apart, *checkpoints_of("c", 2)]
     figures = curve_figures(two, board(two))
     assert len(figures) == 3
     assert figures[0].rows[0] == ["clean", "1", "0.900 [0.850, 0.950]"]
@@ -269,10 +274,16 @@ def test_curves_need_two_epochs() -> None:
     assert len(set(json.loads(paints[0])["range"])) == len(lines)
 
 
+def test_runs_of_one_method_are_lines_of_their_own() -> None:
+    runs = [("a", 1, "r" * 16), ("b", 2, "r" * 16), ("c", 1, "s" * 16), ("d", 2, "s" * 16)]
+    records = [r for name, epoch, run in runs for r in checkpoints_of(name, epoch, run=run)]
+    lines = {row[0] for row in curve_figures(records, board(records))[0].rows if row[0].startswith("clean")}
+    assert lines == {f"clean, deacl from {PLAIN} (run {letter * 8})" for letter in "rs"}
+
+
 def test_charts_are_what_vega_lite_takes() -> None:
     """Checked here, against its schema, since it is not when they are drawn."""
-    records = [r for name in (PLAIN, f"{PLAIN}-deacl") for r in records_of(name)]
-    records += [r for epoch in (1, 2) for r in checkpoint_records(f"x-{epoch}", epoch)]
+    records = [*records_of(PLAIN), *checkpoints_of("a", 1), *checkpoints_of("b", 2)]
     made = board(records, {benchmark_key(r): 0.1 for r in records if r.task != "depth"})
     figures = [*eps_figures(records, made), *heat_figures(made), *trade_figures(made), *curve_figures(records, made)]
     assert {figure.kind for figure in figures} == {"eps", "heatmap", "pareto", "curve"}

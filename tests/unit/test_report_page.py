@@ -39,7 +39,7 @@ from robustprobe.report.page.viewer import image_iou
 from robustprobe.report.tables.board import benchmark_key, board
 from robustprobe.results.records import RANDOM, Example, ExampleChoice, Group, Interval, Record
 from robustprobe.results.store import Store
-from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, checkpoint_records, make_record, records_of
+from tests.unit.test_report_tables import AWKWARD, LINED, PLAIN, attack, checkpoints_of, make_record, records_of
 
 SIZE = 6
 SHAPES = ["box", "cone", "<b>ball</b>"]
@@ -150,7 +150,7 @@ def add_choices(store: Store, chosen: list[tuple[str, tuple[ExampleChoice, ...]]
         store.write_group(group.model_copy(update={"examples": [*more, own]}))
 
 
-HARMED = ExampleChoice(kind="most harmed", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
+DAMAGED = ExampleChoice(kind="most damaged", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
 SURVIVED = ExampleChoice(kind="survived", task="depth", attack=attack("depthpgd"), encoder=PLAIN)
 
 
@@ -263,9 +263,9 @@ def test_the_headline_names_numbers_intervals_and_the_weakest_task(page: Reader)
         "Depth on scenes, RMSE: 0.400 m [0.350, 0.450] on clean images, 0.900 m [0.850, 0.950] under depthpgd 8/255."
         in words
     )
-    assert "Weakest: segmentation on scenes, where segpgd 8/255 left 17 % of the clean score." in words
+    assert "Weakest: segmentation on scenes, where segpgd 8/255 leaves 17 % of the clean score." in words
     assert "upper bound on robustness" in words
-    assert "its own attack was not measured" in words, "the dataset that was only measured clean"
+    assert "no task-specific attack was measured" in words, "the dataset that was only measured clean"
 
 
 def test_what_was_done_is_stated_at_the_top(page: Reader) -> None:
@@ -288,7 +288,7 @@ def test_an_l2_ball_is_not_told_in_grey_levels() -> None:
     lead = headline(made, board(made)).lead
     assert lead == (
         f"{PLAIN} keeps 25\N{NO-BREAK SPACE}% [19, 31] of its clean score at eps 0.5 (l2) for classification. "
-        "Changes of an L2 norm of at most 0.5 left 25\N{NO-BREAK SPACE}% of the clean performance."
+        "Changes with an L2 norm of at most 0.5 leave 25\N{NO-BREAK SPACE}% of the clean score."
     )
 
 
@@ -296,24 +296,24 @@ def test_an_error_that_grows_is_told_as_growth() -> None:
     made = [make_record(attack(n), v, task="depth") for n, v in (("clean", 0.5), ("depthpgd", 2.0))]
     finding = headline(made, board(made)).portraits[0].findings[0]
     assert finding.kept == pytest.approx(0.25)
-    assert finding.remainder == ("4.0 ×", "the error")
+    assert finding.remainder == ("4.0 ×", "the clean error")
 
 
 def test_a_clean_score_that_may_be_a_guess_is_said_and_not_boasted_of() -> None:
     made = [make_record(attack("clean"), 0.22), make_record(attack("pgd"), 0.2)]
     alone = headline(made, board(made, {benchmark_key(made[0]): 0.2}))
     assert "22 %" not in alone.lead.replace("\N{NO-BREAK SPACE}", " ")
-    assert f"{PLAIN} cannot be told from guessing on clean images for classification on scenes." in alone.lead
+    assert f"{PLAIN} is not better than chance on clean images for classification on scenes." in alone.lead
     (finding,) = alone.portraits[0].findings
     assert finding.kept is None
-    assert finding.remainder == ("guess", "when clean")
+    assert finding.remainder == ("chance", "when clean")
     able = [make_record(attack("clean"), 0.9, encoder="able"), make_record(attack("pgd"), 0.45, encoder="able")]
     several = headline([*made, *able], board([*made, *able], {benchmark_key(made[0]): 0.2}))
     assert several.lead.startswith("able reaches 50\N{NO-BREAK SPACE}% [")
-    assert f"the most of two encoders; {PLAIN} reaches 22\N{NO-BREAK SPACE}%" in several.lead
+    assert f"the highest of two encoders; {PLAIN} has the lowest, 22\N{NO-BREAK SPACE}%" in several.lead
     assert [p.kept.partition("; ")[2] for p in several.portraits] == [
         "keeps 50\N{NO-BREAK SPACE}% [44, 56] of its own clean score",
-        "cannot be told from guessing on clean images for classification on scenes",
+        "is not better than chance on clean images for classification on scenes",
     ]
 
 
@@ -356,8 +356,8 @@ def test_the_viewer_says_what_each_head_said(page: Reader) -> None:
     assert "IoU 1.00" in words
     assert re.search(r"IoU 0\.\d\d, \d+\s% of pixels changed", words)
     assert "RMSE 0.00 m" in words
-    assert "1 drawn at random, of 1 stored of scenes" in words
-    assert "Other images may be harmed more" in words
+    assert "1 drawn at random, of 1 stored images of scenes" in words
+    assert "Other images may be damaged more" in words
     legend = [t for t in page.all("ul") if t.attributes.get("class") == "legend"]
     assert len(legend) == 3
 
@@ -395,26 +395,26 @@ def test_origin_and_data_are_there(page: Reader) -> None:
     assert {row["encoder"] for row in rows} == {PLAIN, AWKWARD}
 
 
-def test_images_chosen_by_harm_come_after_random_ones_and_say_why(tmp_path: Path) -> None:
+def test_images_chosen_by_damage_come_after_random_ones_and_say_why(tmp_path: Path) -> None:
     store = fill(Store(tmp_path / "results"), [*records_of(PLAIN), *records_of(AWKWARD)])
-    add_choices(store, [("safe", (SURVIVED,)), ("hurt", (HARMED,)), ("both", (RANDOM, SURVIVED))])
+    add_choices(store, [("safe", (SURVIVED,)), ("hurt", (DAMAGED,)), ("both", (RANDOM, SURVIVED))])
     page = read(write_page(store.folder, tmp_path / "page.html"))
     exhibits = [tag.attributes for tag in page.all("details") if "data-id" in tag.attributes]
     assert [(one["data-id"], one["data-kind"], one["data-tasks"]) for one in exhibits] == [
         ("both", "random", ""),
         ("test-<i>7</i>", "random", ""),
-        ("hurt", "most harmed", "depth"),
+        ("hurt", "most damaged", "depth"),
         ("safe", "survived", "depth"),
     ]
     text = " ".join(page.text.split())
-    assert "2 drawn at random and 2 chosen by harm, of 4 stored of scenes" in text
+    assert "2 drawn at random and 2 chosen by damage, of 4 stored images of scenes" in text
     assert f"drawn at random; survived depthpgd 8/255 on {PLAIN} in depth" in text
-    assert f"most harmed in depth by depthpgd 8/255 on {PLAIN}" in text
+    assert f"most damaged in depth by depthpgd 8/255 on {PLAIN}" in text
 
 
-def test_a_limit_on_images_leaves_random_ones_and_harmed_ones(tmp_path: Path) -> None:
+def test_a_limit_on_images_leaves_random_ones_and_damaged_ones(tmp_path: Path) -> None:
     store = fill(Store(tmp_path / "results"), records_of(PLAIN))
-    add_choices(store, [("second", (RANDOM,)), ("hurt", (HARMED,)), ("safe", (SURVIVED,))])
+    add_choices(store, [("second", (RANDOM,)), ("hurt", (DAMAGED,)), ("safe", (SURVIVED,))])
     page = read(write_page(store.folder, tmp_path / "page.html", Wish(3, math.inf)))
     shown = [tag.attributes["data-id"] for tag in page.all("details") if "data-id" in tag.attributes]
     assert shown == ["second", "test-<i>7</i>", "hurt"]
@@ -555,12 +555,13 @@ def test_sections_come_in_order(page: Reader) -> None:
         "Score against eps",
         "Task by attack",
         "Clean against robust",
-        "Made for, judged by",
-        "What the attacks do",
-        "Can these numbers be trusted?",
-        "What it cost",
-        "Where the numbers come from",
+        "Transfer between tasks",
+        "Attacked images",
+        "Sanity checks",
+        "Cost",
+        "Provenance",
         "Data",
+        "Terms",
     ]
 
 
@@ -587,7 +588,7 @@ def test_the_charts_of_the_page_follow_its_theme(store: Store, tmp_path: Path) -
 def test_so_many_images_as_are_asked_for(store: Store, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     none = read(write_page(store.folder, page, Wish(0, math.inf)))
-    assert "none, of 1 stored of scenes" in " ".join(none.text.split())
+    assert "none, of 1 stored images of scenes" in " ".join(none.text.split())
     assert not pictures(none, "the attacked image")
     small = read(write_page(store.folder, page, Wish(None, 0.0)))
     assert pictures(small, "the attacked image"), "one image is shown however large it is"
@@ -604,7 +605,7 @@ def test_folders_are_read_together_and_never_disagree(store: Store, tmp_path: Pa
 
 
 def test_checkpoints_of_a_hardening_make_curves(tmp_path: Path) -> None:
-    records = [r for epoch in (1, 2, 10) for r in checkpoint_records(f"photos-deacl/{epoch}", epoch, -epoch / 100)]
+    records = [r for epoch in (1, 2, 10) for r in checkpoints_of(f"photos-{epoch}", epoch, -epoch / 100)]
     (tmp_path / "page.html").write_text(render_page(records))
     page = read(tmp_path / "page.html")
     assert "Hardening, epoch by epoch" in [text for _, text in page.headings]

@@ -12,8 +12,8 @@ from robustprobe.core.errors import UserError
 from robustprobe.report.charts.plot import write_plot
 from robustprobe.report.page.serve import PageServer
 from robustprobe.results.store import Store
-from tests.unit.test_report_page import HARMED, SURVIVED, add_choices, fill
-from tests.unit.test_report_tables import AWKWARD, PLAIN, checkpoint_records, records_of
+from tests.unit.test_report_page import DAMAGED, SURVIVED, add_choices, fill
+from tests.unit.test_report_tables import AWKWARD, PLAIN, checkpoints_of, records_of
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    epochs = [r for k in (1, 2) for r in checkpoint_records(f"x-{k}", k)]
+    epochs = [r for k in (1, 2) for r in checkpoints_of(f"x-{k}", k)]
     fill(Store(folder), [*records_of(PLAIN), *records_of(AWKWARD)])
     fill(Store(folder), epochs, examples=False)
     return folder
@@ -45,11 +45,11 @@ def test_png_and_pdf_are_what_they_say(folder: Path, tmp_path: Path) -> None:
 
 def test_example_images_say_why_they_were_chosen(tmp_path: Path) -> None:
     store = fill(Store(tmp_path / "results"), records_of(PLAIN))
-    add_choices(store, [("hurt", (HARMED,)), ("safe", (SURVIVED,))])
+    add_choices(store, [("hurt", (DAMAGED,)), ("safe", (SURVIVED,))])
     one, two = (write_plot([store.folder], "examples", tmp_path / f"{n}.svg", n).read_text() for n in (1, 2))
     assert "drawn at random" in one
     assert "hurt" not in one
-    assert f"most harmed in depth by depthpgd 8/255 on {PLAIN}" in two
+    assert f"most damaged in depth by depthpgd 8/255 on {PLAIN}" in two
     assert "safe" not in two
 
 

@@ -109,10 +109,10 @@ def records_of(encoder: str, shift: float = 0.0) -> list[Record]:
     return made
 
 
-def checkpoint_records(encoder: str, epoch: int, shift: float = 0.0) -> list[Record]:
-    """The same of the checkpoint of an epoch of one hardening run."""
-    facts = {"encoder_teacher": "photos", "encoder_method": "deacl", "encoder_epoch": epoch, "encoder_run": "run"}
-    return [record.model_copy(update=facts) for record in records_of(encoder, shift)]
+def checkpoints_of(encoder: str, epoch: int, shift: float = 0.0, run: str = "r" * 16) -> list[Record]:
+    """The same of an encoder that was kept after an epoch of hardening."""
+    facts = {"encoder_teacher": PLAIN, "encoder_method": "deacl", "encoder_epoch": epoch, "encoder_run": run}
+    return [r.model_copy(update=facts) for r in records_of(encoder, shift)]
 
 
 @pytest.fixture

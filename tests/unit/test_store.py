@@ -18,8 +18,9 @@ from robustprobe import UserError
 from robustprobe.core import files as written_files
 from robustprobe.core.files import write_whole
 from robustprobe.core.spec import AttackSpec, Display
-from robustprobe.results.records import Example, Group, HeadFacts, Interval, Provenance, Record
+from robustprobe.results.records import Example, ExampleChoice, Group, HeadFacts, Interval, Provenance, Record
 from robustprobe.results.store import Store
+from tests.unit.test_report_tables import attack, make_record
 
 pytestmark = pytest.mark.unit
 
@@ -367,3 +368,12 @@ def test_unreadable_group_is_an_error_that_names_the_file(store: Store) -> None:
     store.image("g", "group.json").write_text("{}")
     with pytest.raises(UserError, match=r"group\.json"):
         store.groups()
+
+
+def test_older_records_say_what_their_attack_could_see() -> None:
+    known = {"clean": "nothing", "noise": "nothing", "embed": "encoder", "my.py:Blur": "encoder", "pgd": "task"}
+    for name, access in known.items():
+        content = make_record(attack(name), 0.5, target_task="classification" if access == "task" else "").model_dump()
+        del content["access"]
+        assert Record.model_validate({**content, "schema_version": 2}).access == access
+    assert ExampleChoice.model_validate({"kind": "most harmed"}).kind == "most damaged"

@@ -18,7 +18,15 @@ from robustprobe.attacks._search import (
 )
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._task_objectives import default_objective, task_objective
-from robustprobe.attacks.base import Attack, Attacked, Victim, load_attack, target_tasks
+from robustprobe.attacks.base import (
+    Attack,
+    Attacked,
+    Victim,
+    attack_class,
+    load_attack,
+    recorded_access,
+    target_tasks,
+)
 
 __all__ = [
     "Attack",
@@ -37,10 +45,12 @@ __all__ = [
     "SearchResult",
     "Victim",
     "apgd",
+    "attack_class",
     "default_objective",
     "embedding_objective",
     "everything",
     "load_attack",
+    "recorded_access",
     "sign_gradient",
     "target_tasks",
     "task_objective",

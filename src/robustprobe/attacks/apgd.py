@@ -16,6 +16,10 @@ class Apgd(GradientAttack):
     """Adaptive steps on the first of the task's losses, the strongest alone: cross-entropy, CosPGD's, RMSE."""
 
     access: ClassVar = "task"
+    citation: ClassVar = (
+        "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free "
+        "Attacks, 2020, arXiv:2003.01690"
+    )
     steps: ClassVar = 50
 
     def optimiser(self) -> Optimiser:

@@ -15,6 +15,7 @@ from robustprobe.core.registry import attacks
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
+from robustprobe.results.records import AttackAccess
 
 # Passes beside those of the search: one for the clean image and one for the warm start.
 LOOKS = 2
@@ -70,6 +71,9 @@ class Attack(ABC):
 
     warm_start: ClassVar[bool] = True
     """Whether a larger eps starts from the images of the smaller one, and so does no less damage."""
+
+    citation: ClassVar[str] = ""
+    """The publication to cite; empty where there is none. A string literal, as it is also read without torch."""
 
     steps: ClassVar[int] = 20
     """The default number of steps."""
@@ -171,9 +175,19 @@ def target_tasks(name: str, tasks: Mapping[str, Collection[str]]) -> list[str]:
     return [task for task, fitting in tasks.items() if access in ("task", task) or name in fitting]
 
 
+def recorded_access(kind: type[Attack]) -> AttackAccess:
+    """What an attack sees, as records say it: the task itself is their `target_task`."""
+    return "nothing" if kind.access == "nothing" else "encoder" if kind.access == "encoder" else "task"
+
+
+def attack_class(spec: AttackSpec) -> type[Attack]:
+    """The class of the attack a spec describes. Raises UserError for an unknown name."""
+    return cast(type[Attack], attacks.get(spec.name))
+
+
 def load_attack(spec: AttackSpec) -> Attack:
     """The attack a spec describes. Raises UserError for an unknown name."""
-    return cast(type[Attack], attacks.get(spec.name))(spec)
+    return attack_class(spec)(spec)
 
 
 def check_images(images: Tensor) -> None:

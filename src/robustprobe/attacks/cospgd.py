@@ -15,6 +15,7 @@ class CosPgd(GradientAttack):
     """Cross-entropy weighted by the cosine of softmax and one-hot label, as in the authors' package."""
 
     access: ClassVar = "segmentation"
+    citation: ClassVar = "Agnihotri et al., CosPGD, 2024, arXiv:2302.02213"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return task_objective(victim, self.spec.objective or "cospgd", images)

@@ -18,6 +18,10 @@ class DepthPgd(GradientAttack):
     """
 
     access: ClassVar = "depth"
+    citation: ClassVar = (
+        "Kowalczuk et al., Benchmarking Robust Self-Supervised Learning Across Diverse Downstream Tasks, "
+        "ICML 2024 Workshop FM-Wild, arXiv:2407.12588"
+    )
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return task_objective(victim, self.spec.objective or "silog", images)

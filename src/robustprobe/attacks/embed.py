@@ -18,6 +18,10 @@ class EmbedAttack(GradientAttack):
     """
 
     access: ClassVar = "encoder"
+    citation: ClassVar = (
+        "Kowalczuk et al., Benchmarking Robust Self-Supervised Learning Across Diverse Downstream Tasks, "
+        "ICML 2024 Workshop FM-Wild, arXiv:2407.12588"
+    )
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return embedding_objective(victim, self.spec.objective or "l2", images)

@@ -39,6 +39,10 @@ class Ensemble(PhasedAttack):
     """
 
     access: ClassVar = "task"
+    citation: ClassVar = (
+        "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free "
+        "Attacks, 2020, arXiv:2003.01690"
+    )
     steps: ClassVar = 50
     survivors_only: ClassVar = True
 

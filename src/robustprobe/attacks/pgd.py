@@ -15,6 +15,9 @@ class Pgd(GradientAttack):
     """An image counts as fooled if any visited iterate fools the classifier; elsewhere the worst iterate is kept."""
 
     access: ClassVar = "classification"
+    citation: ClassVar = (
+        "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018, arXiv:1706.06083"
+    )
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return default_objective(victim, self.spec.objective, images)

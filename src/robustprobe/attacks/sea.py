@@ -23,6 +23,10 @@ class Sea(PhasedAttack):
     """
 
     access: ClassVar = "segmentation"
+    citation: ClassVar = (
+        "Croce et al., Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation Models, 2024, "
+        "arXiv:2306.12941"
+    )
     steps: ClassVar = 100
 
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:

@@ -15,6 +15,7 @@ class SegPgd(GradientAttack):
     """Weighs correct pixels first and wrong ones more and more; returns the iterate with most wrong pixels."""
 
     access: ClassVar = "segmentation"
+    citation: ClassVar = "Gu et al., SegPGD, 2022, arXiv:2207.12391"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return task_objective(victim, self.spec.objective or "segpgd", images)

@@ -18,6 +18,7 @@ class Square(GradientAttack):
 
     access: ClassVar = "task"
     uses_gradient: ClassVar = False
+    citation: ClassVar = "Andriushchenko et al., Square Attack, 2020, arXiv:1912.00049"
     steps: ClassVar = 1000
 
     def optimiser(self) -> Optimiser:

@@ -33,8 +33,8 @@ def compare(
     format
         rich for the terminal, md, csv, json or latex.
     deacl
-        With paper: the encoder, as it was given to `run`, to compare with the paper's DINO after DeACL. By default any
-        whose name contains both words.
+        With paper: the encoder, as it was given to `run`, that stands for the paper's DINO after DeACL; by default any
+        whose card says that `robustprobe harden` made it that way.
     """
     from robustprobe.report.tables import comparison as tables
     from robustprobe.report.tables import sheet

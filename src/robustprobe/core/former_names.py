@@ -37,3 +37,8 @@ FORMER_DISPLAYS = MappingProxyType(
     }
 )
 """How answers in groups before schema 3 are shown."""
+FORMER_KINDS = MappingProxyType({"most harmed": "most damaged"})
+"""Kinds of example images."""
+
+SAW_NOTHING = frozenset({"clean", "noise"})
+"""Attacks that see neither encoder nor head: results of earlier versions do not say so themselves."""

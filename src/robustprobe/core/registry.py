@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -30,17 +30,26 @@ class Registry(Generic[T]):
     """The things of one room, found by file name, entry point or path.
 
     `dashes`: names are written with `-`, and `_` is understood too. `former` maps names of earlier versions to today's.
+    `helpers` are files of the room that hold no thing.
     """
 
     def __init__(
-        self, room: str, noun: str, base: str, *, dashes: bool = False, former: Mapping[str, str] = MappingProxyType({})
+        self,
+        room: str,
+        noun: str,
+        base: str,
+        *,
+        dashes: bool = False,
+        former: Mapping[str, str] = MappingProxyType({}),
+        helpers: Collection[str] = (),
     ) -> None:
         self.room, self.noun, self.base, self.dashes, self.former = room, noun, base, dashes, former
+        self.helpers = {CONTRACT, *helpers}
 
     @cached_property
     def files(self) -> dict[str, Path]:
         folder = PACKAGE.joinpath(*self.room.split("."))
-        found = [p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_") and p.stem != CONTRACT]
+        found = [p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_") and p.stem not in self.helpers]
         return {self._spelled(p.stem): p for p in found}
 
     @cached_property
@@ -52,11 +61,26 @@ class Registry(Generic[T]):
 
     def summary(self, name: str) -> str:
         """First line of the docstring of the file behind `name`, which is not run; empty where there is none."""
-        path = self.files.get(name) or _plugin_file(self.plugins.get(name))
+        path = self._file(name)
         if path is None:
             return ""
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         return text.split("\n", 1)[0].rstrip(".")
+
+    def literal(self, name: str, attribute: str) -> str:
+        """A string that the class behind `name` states, such as a citation; its file is not run. Empty where none."""
+        path = self._file(name)
+        if path is None:
+            return ""
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(node.target, ast.Name)
+                and node.target.id == attribute
+                and isinstance(node.value, ast.Constant)
+            ):
+                return str(node.value.value)
+        return ""
 
     def get(self, name: str) -> type[T]:
         """The class behind a name, or behind `file.py:Class`.
@@ -74,6 +98,9 @@ class Registry(Generic[T]):
         if name in self.former:
             raise UserError(f"{self.noun} '{name}' is called '{self.former[name]}' now; write {self.former[name]}.")
         raise unknown_name(self.noun, name, self.names())
+
+    def _file(self, name: str) -> Path | None:
+        return self.files.get(name) or _plugin_file(self.plugins.get(name))
 
     def _spelled(self, name: str) -> str:
         return name.replace("_", "-") if self.dashes else name
@@ -179,6 +206,6 @@ datasets: "Registry[object]" = Registry("datasets", "dataset", "robustprobe.data
 tasks: "Registry[object]" = Registry("tasks", "task", "robustprobe.tasks:Task")
 sources: "Registry[object]" = Registry("encoders", "encoder source", "robustprobe.encoders:Source")
 executors: "Registry[object]" = Registry(
-    "evaluation.executors", "executor", "robustprobe.evaluation.executors:Executor"
+    "evaluation.executors", "executor", "robustprobe.evaluation.executors:Executor", helpers=("cluster", "work")
 )
 defences: "Registry[object]" = Registry("defences", "defence", "robustprobe.defences:Defence", dashes=True)

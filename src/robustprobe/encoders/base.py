@@ -19,9 +19,9 @@ class EncoderCard(BaseModel):
     """What is known of an encoder beside its weights.
 
     `revision` is the commit the weights were published at, where they come from a hub; `fixed_size` says that only
-    images of `input_size` (H, W) are taken; `notes` what was done to load the weights. Of a hardened encoder, `teacher`
-    is the name of the encoder it began as, `method` the defence, `epoch` how far training was, and `run` a digest that
-    all checkpoints of one training run share.
+    images of `input_size` (H, W) are taken; `notes` what was done to load the weights. Of a hardened encoder `teacher`
+    is the name of the one it was hardened from, `method` the defence, `epoch` the one after which the weights were kept
+    (0: the teacher's), and `run` names the hardening run, so that its checkpoints are known to belong together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -59,6 +59,19 @@ class NamedArchitecture(BaseModel):
     std: tuple[Positive, Positive, Positive]
 
 
+class Hardening(BaseModel):
+    """What a card says of the hardening run that made an encoder; what else it says is not read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str = ""
+    epoch: int | None = Field(default=None, ge=0)
+    settings: dict[str, Any] = {}
+    teacher_digest: str = ""
+    data_digest: str = ""
+    images: int = 0
+
+
 @final
 class FileSource(Source):
     """Checkpoints of other projects, and folders that robustprobe's own training writes.
@@ -72,20 +85,6 @@ class FileSource(Source):
         if options or Path(path).is_file():
             return load_checkpoint(Path(path), f"file:{name}", options)
         return load_folder(Path(path), f"file:{name}")
-
-
-def hardening_facts(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Teacher, method, epoch and run of a hardened encoder, as its folder's card says; nothing of what it does not."""
-    facts = card.get("hardening")
-    facts = facts if isinstance(facts, dict) else {}
-    epoch = facts.get("epoch")
-    same = {key: facts.get(key) for key in ("method", "teacher_digest", "data_digest", "settings")}
-    return {
-        "teacher": str(card.get("teacher", "")),
-        "method": str(facts.get("method", "")),
-        "epoch": epoch if isinstance(epoch, int) else None,
-        "run": fingerprint(same) if facts else "",
-    }
 
 
 def load_folder(folder: Path, name: str) -> Encoder:
@@ -117,12 +116,22 @@ def load_folder(folder: Path, name: str) -> Encoder:
         encoder = build(architecture, name, str(card.get("licence", "unknown")))
     except (AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{folder / CARD} describes an architecture that cannot be built: {error}.") from error
-    encoder.card = encoder.card.model_copy(update=hardening_facts(card))
+    encoder.card = encoder.card.model_copy(update=_origin(card, folder / CARD))
     whole = _low_rank(encoder, feature_rank, folder / CARD) if feature_rank else encoder
     module = weights_module(whole)
     check_keys(module, weights, folder / WEIGHTS)
     module.load_state_dict(weights)
     return whole
+
+
+def _origin(card: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Fields of an `EncoderCard` that say how an encoder was hardened."""
+    try:
+        hardening = Hardening.model_validate(card.get("hardening", {}))
+    except ValidationError as error:
+        raise UserError(f"{path} has no readable 'hardening': {error.errors()[0]['msg']}. Correct the card.") from error
+    run = fingerprint(hardening.model_dump(mode="json", exclude={"method", "epoch"})) if hardening.settings else ""
+    return {"teacher": str(card.get("teacher", "")), "method": hardening.method, "epoch": hardening.epoch, "run": run}
 
 
 def _low_rank(encoder: TimmViT | TimmMap, feature_rank: int, card: Path) -> LowRankEncoder:

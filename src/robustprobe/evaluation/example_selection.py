@@ -20,6 +20,7 @@ from robustprobe.evaluation.examples import ExampleContext, add_examples
 from robustprobe.evaluation.executors import AttackTask, FitHeads, JudgeImages, RunSpec, WorkerState
 from robustprobe.evaluation.executors.work import Heads
 from robustprobe.evaluation.plan import AttackJob, Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
+from robustprobe.metrics.kept import share_kept
 from robustprobe.results.records import ChoiceKind, ExampleChoice, Group, Record
 from robustprobe.results.store import Store
 from robustprobe.tasks import Task, load_task
@@ -75,7 +76,7 @@ def chosen(shares: KeptScores, ids: Sequence[str], count: int, seed: int) -> tup
     most = ascending[:count]
     left = [position for position in reversed(ascending) if position not in most]
     return level, {
-        "most harmed": most,
+        "most damaged": most,
         "barely broken": [position for position in left if broken[level, position]][:count],
         "survived": [position for position in left if not broken[level, position]][:count],
     }
@@ -134,7 +135,7 @@ class _Finish:
         """Why images are examples, by place: as the store holds it, and for tasks of which it holds too few, anew."""
         found = self._held(pairs[0])
         for task in pairs[0].head_keys:
-            held = [c for choices in found.values() for c in choices if c.task == task and c.kind == "most harmed"]
+            held = [c for choices in found.values() for c in choices if c.task == task and c.kind == "most damaged"]
             if len(held) < self.plan.suite.extreme_examples:
                 for position, choice in self._chosen(pairs, task):
                     found.setdefault(position, {})[choice] = None
@@ -176,7 +177,7 @@ class _Finish:
         scores = [_scores(self.store, cell, judge) for cell in cells]
         own = np.stack([some[0] for some in scores])
         other = np.stack([np.mean(some[1:], axis=0) for some in scores])
-        return KeptScores(own[0], _over(own[1:], own[0]), other[1:])
+        return KeptScores(own[0], share_kept(own[0], own[1:]), other[1:])
 
     def _complete(self, pair: EncoderOnDataset, number: int, choices: Choices) -> None:
         """Add the chosen images that examples of a job lack; nothing where the job has no examples."""
@@ -248,10 +249,6 @@ def _tensor(column: pa.Array) -> torch.Tensor:
     if pa.types.is_list(column.type):
         return torch.tensor(np.asarray(column.flatten())).reshape(len(column), -1)
     return torch.tensor(column.to_numpy(zero_copy_only=False))
-
-
-def _over(attacked: Floats, clean: Floats) -> Floats:
-    return np.divide(attacked, clean, out=np.full_like(attacked, np.nan), where=clean > 0)
 
 
 def _unheard(stage: str, done: int, total: int) -> None:

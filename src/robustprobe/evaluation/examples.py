@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.views import View
 from robustprobe.datasets import Dataset
@@ -48,6 +49,7 @@ def write_examples(
             dataset=setting.dataset.name,
             attack=attack,
             target_task=target_task,
+            access=recorded_access(attack_class(attack)),
             classes={task: list(space.classes) for task, space in labels.items()},
             displays={task: task_kind(task).display for task in labels},
             examples=examples,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.spec import ExecutorOptions, Suite, code_digest, fingerprint
 from robustprobe.core.types import SanityCheck
@@ -278,6 +279,7 @@ def _store_cell(
     digest = store.write_rows(cell.fingerprint, columns)
     pair, level, suite = running.pair, running.job.levels[number], running.suite
     card, data, task = pair.encoder.card, pair.data, load_task(cell.task, pair.data.labels[cell.task])
+    kind = attack_class(level.attack)
     record = Record(
         fingerprint=cell.fingerprint,
         group=level.group,
@@ -297,6 +299,8 @@ def _store_cell(
         task=cell.task,
         target_task=running.job.target_task,
         attack=level.attack,
+        access=recorded_access(kind),
+        citation=kind.citation,
         precision=suite.precision,
         metric=task.metric,
         statistic=task.statistics.get(task.metric),

@@ -1,1 +1,1 @@
-"""Tables and the page. Reads the store only; never imports torch."""
+"""Tables, charts, the page and the leaderboard, made from stored results alone; never imports torch."""

@@ -1,4 +1,4 @@
-"""Many encoders from many folders, a column one version of one suite: a site of an index and a page an encoder."""
+"""A ranking of encoders from many folders of results: an index and a page per encoder."""
 
 import hashlib
 import re
@@ -12,18 +12,18 @@ from robustprobe.core.errors import UserError
 from robustprobe.report.page.render import assets, download, environment, render_page, script, write_text
 from robustprobe.report.tables.board import Board, TaskOnDatasetKey, board
 from robustprobe.report.tables.chance import chances
-from robustprobe.results.labels import attack_labels
+from robustprobe.results.labels import record_label
 from robustprobe.results.records import Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import finished, union_groups
 
 MEGABYTES = 6.0
 NEVER_COMPARED = frozenset({"name", "objective", "eps", "norm"})
-"""What names an attack's column; all else of an attack is its version."""
+"""These name the column of an attack; all its other settings are its version."""
 
 
 class Refusal(NamedTuple):
-    """An encoder that does not belong beside the others: where, in which field, and what was expected."""
+    """An encoder that cannot be compared with the others: in which cell and field, and what was expected."""
 
     encoder: str
     cell: str
@@ -33,7 +33,7 @@ class Refusal(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """The board of one suite."""
+    """The ranking of one suite, and the encoders left out of it."""
 
     suite: str
     version: str
@@ -51,7 +51,7 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
 
     Args:
         folder: holds what several `robustprobe run --out` wrote.
-        output: folder of the site: index.html, and a page an encoder in encoders/.
+        output: folder of the site: index.html, and a page per encoder in encoders/.
 
     Returns:
         The index.
@@ -80,7 +80,7 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
 
 
 def page_name(encoder: str, digest: str) -> str:
-    """A file name that says which encoder and is no other's."""
+    """A readable and unique file name for an encoder."""
     readable = re.sub(r"[^A-Za-z0-9]+", "-", encoder).strip("-")[:60]
     own = hashlib.sha256(f"{encoder}\n{digest}".encode()).hexdigest()[:8]
     return f"{readable}-{own}.html"
@@ -162,7 +162,7 @@ def _prevailing(records: Sequence[Record]) -> Record:
 def _refusal(record: Record, reference: Record) -> Refusal:
     own, expected = version(record), version(reference)
     field = next(key for key in {**expected, **own} if own.get(key) != expected.get(key))
-    label = attack_labels([(record.attack, record.target_task)], record.task)[0]
+    label = record_label(record)
     cell = f"{record.task} on {record.dataset}, {label}"
     return Refusal(record.encoder, cell, field, own.get(field, "nothing"), expected.get(field, "nothing"))
 

@@ -1,14 +1,15 @@
-"""Names of attacks that are unique among those they stand beside."""
+"""Labels of attacks that are unique among those they stand beside."""
 
 from collections.abc import Hashable, Mapping, Sequence
 
 from robustprobe.core.spec import AttackSpec, format_eps
+from robustprobe.results.records import AttackKey, Record
 
 
-def attack_labels(attacks: Sequence[tuple[AttackSpec, str]], task: str | None = None) -> list[str]:
+def attack_labels(keys: Sequence[AttackKey], task: str | None = None) -> list[str]:
     """Labels such as `pgd 8/255`, unique; an attack made for another task than `task` names the one it was made for."""
     labels = []
-    for attack, target_task in attacks:
+    for attack, target_task, _ in keys:
         eps = "" if attack.eps == 0 else f" {eps_text(attack)}"
         foreign = f" (for {target_task})" if target_task and task is not None and target_task != task else ""
         labels.append(f"{attack.label}{eps}{foreign}")
@@ -24,9 +25,28 @@ def attack_labels(attacks: Sequence[tuple[AttackSpec, str]], task: str | None = 
             "from": " and ".join(format_eps(e, attack.norm) for e in attack.warm) or "the image",
             "for": target_task,
         }
-        for attack, target_task in attacks
+        for attack, target_task, _ in keys
     ]
     return [label + ending for label, ending in zip(labels, distinctions(labels, facts), strict=True)]
+
+
+def record_label(record: Record) -> str:
+    """The label of a record's attack on its own, beside the task that judged."""
+    return attack_labels([record.attack_key], record.task)[0]
+
+
+def hardening_text(record: Record) -> str:
+    """`deacl from bundled:scenes, epoch 4`, as far as the encoder's card says it; empty where it says nothing."""
+    method, teacher, epoch = record.encoder_method, record.encoder_teacher, record.encoder_epoch
+    if not (method or teacher) and epoch is None:
+        return ""
+    return f"{run_text(record)}{'' if epoch is None else f', epoch {epoch}'}"
+
+
+def run_text(record: Record) -> str:
+    """`deacl from bundled:scenes`: the hardening that made an encoder, without the epoch."""
+    teacher = f"from {record.encoder_teacher}" if record.encoder_teacher else ""
+    return " ".join(part for part in (record.encoder_method, teacher) if part) or "hardened"
 
 
 def eps_text(attack: AttackSpec) -> str:

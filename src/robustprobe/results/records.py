@@ -1,10 +1,17 @@
-"""What results are made of: the record of one number, and the example images of one attack."""
+"""Stored results: the record of one number, and the example images of one attack."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
-from robustprobe.core.former_names import FORMER_ATTACKS, FORMER_DISPLAYS, FORMER_FIELDS, FORMER_STATISTICS
+from robustprobe.core.former_names import (
+    FORMER_ATTACKS,
+    FORMER_DISPLAYS,
+    FORMER_FIELDS,
+    FORMER_KINDS,
+    FORMER_STATISTICS,
+    SAW_NOTHING,
+)
 from robustprobe.core.spec import AttackSpec, Display, Statistic
 
 SCHEMA = 3
@@ -24,6 +31,38 @@ def _renamed(data: Any) -> Any:
     if isinstance(attack, dict) and attack.get("name") in FORMER_ATTACKS:
         found["attack"] = {**attack, "name": FORMER_ATTACKS[attack["name"]]}
     return found
+
+
+def _with_access(data: Any) -> Any:
+    """The same with what the attack could see, where the fields do not say it."""
+    if not isinstance(data, dict) or "access" in data:
+        return data
+    attack = data.get("attack")
+    name = attack.get("name") if isinstance(attack, dict) else getattr(attack, "name", "")
+    access = "task" if data.get("target_task") else "nothing" if name in SAW_NOTHING else "encoder"
+    return {**data, "access": access}
+
+
+AttackAccess = Literal["nothing", "encoder", "task"]
+"""What an attack could see: no model, the encoder alone, or the model of one task with its labels."""
+
+
+class AttackKey(NamedTuple):
+    """An attack as tables and charts tell it from others; `target_task` is empty where it saw no head."""
+
+    attack: AttackSpec
+    target_task: str
+    access: AttackAccess
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the images are as they were, which every attack leaves them at eps 0."""
+        return self.attack.eps == 0
+
+    @property
+    def is_control(self) -> bool:
+        """Whether images were changed without a look at any model, as by random noise."""
+        return self.access == "nothing" and not self.is_clean
 
 
 class Frozen(BaseModel):
@@ -80,7 +119,7 @@ class CheckFact(Frozen):
 
 
 class Cost(Frozen):
-    """Passes of an image through the attacked model, on average."""
+    """Forward and backward passes through the attacked model, mean per image."""
 
     forwards: float
     backwards: float
@@ -100,11 +139,11 @@ class Record(Frozen):
     encoder_teacher: str = ""
     """Name of the encoder that it was hardened from, where its card says so."""
     encoder_method: str = ""
-    """The defence that hardened it."""
+    """The defence that hardened it, where its card says so."""
     encoder_epoch: int | None = None
-    """Epochs of hardening so far."""
+    """The epoch of hardening after which its weights were kept; 0 is the teacher, None no hardening that is known."""
     encoder_run: str = ""
-    """What all checkpoints of one hardening run share."""
+    """Names the hardening run: checkpoints of one run share it."""
     dataset: str
     dataset_digest: str
     split: str
@@ -116,6 +155,10 @@ class Record(Frozen):
     target_task: str
     """The task whose model was attacked; empty where no head was seen."""
     attack: AttackSpec
+    access: AttackAccess = "encoder"
+    """Where it is not said, as in older results, it follows from the other fields."""
+    citation: str = ""
+    """The publication of the attack."""
     precision: str
     metric: str
     statistic: Statistic | None = None
@@ -139,7 +182,7 @@ class Record(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _of_any_schema(cls, data: Any) -> Any:
-        found = _renamed(data)
+        found = _with_access(_renamed(data))
         if isinstance(found, dict) and "statistic" not in found and found.get("metric") in FORMER_STATISTICS:
             found["statistic"] = FORMER_STATISTICS[found["metric"]]
         return found
@@ -155,12 +198,37 @@ class Record(Frozen):
         return self.metrics[self.metric]
 
     @property
+    def attack_key(self) -> AttackKey:
+        """What names the attack in tables and charts."""
+        return AttackKey(self.attack, self.target_task, self.access)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the images were not attacked."""
+        return self.attack_key.is_clean
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the images were changed without a look at any model, as by random noise."""
+        return self.attack_key.is_control
+
+    @property
+    def is_transfer(self) -> bool:
+        """Whether the attack was made for another task than the one whose head judged."""
+        return self.target_task not in ("", self.task)
+
+    @property
+    def is_task_specific(self) -> bool:
+        """Whether the attack was made for the model that judged."""
+        return self.target_task == self.task
+
+    @property
     def images_of(self) -> str:
         """The dataset, and its split where that is not `test`."""
         return self.dataset if self.split == "test" else f"{self.dataset} {self.split}"
 
 
-ChoiceKind = Literal["random", "most harmed", "barely broken", "survived"]
+ChoiceKind = Literal["random", "most damaged", "barely broken", "survived"]
 CHOICE_KINDS: tuple[ChoiceKind, ...] = get_args(ChoiceKind)
 """In the order in which images are shown."""
 
@@ -176,7 +244,10 @@ class ExampleChoice(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _of_any_schema(cls, data: Any) -> Any:
-        return _renamed(data)
+        found = _renamed(data)
+        if isinstance(found, dict) and isinstance(kind := found.get("kind"), str):
+            found["kind"] = FORMER_KINDS.get(kind, kind)
+        return found
 
 
 RANDOM = ExampleChoice(kind="random")
@@ -210,6 +281,7 @@ class Group(Frozen):
     dataset: str
     attack: AttackSpec
     target_task: str
+    access: AttackAccess = "encoder"
     classes: dict[str, list[str]]
     displays: dict[str, Display]
     """How answers and labels of each task are shown."""
@@ -220,8 +292,13 @@ class Group(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _of_any_schema(cls, data: Any) -> Any:
-        found = _renamed(data)
+        found = _with_access(_renamed(data))
         if isinstance(found, dict) and "displays" not in found and isinstance(found.get("classes"), dict):
             found.pop("max_depth", None)
             found["displays"] = {task: FORMER_DISPLAYS[task] for task in found["classes"] if task in FORMER_DISPLAYS}
         return found
+
+    @property
+    def attack_key(self) -> AttackKey:
+        """What names the attack in tables and charts."""
+        return AttackKey(self.attack, self.target_task, self.access)

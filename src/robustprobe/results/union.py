@@ -1,4 +1,4 @@
-"""Several folders of results read as one; what they disagree on is named, and nothing is overwritten."""
+"""Several folders of results read as one; conflicting records are an error, and nothing is overwritten."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustprobe.core.errors import UserError
-from robustprobe.results.labels import attack_labels
+from robustprobe.results.labels import record_label
 from robustprobe.results.records import Group, Record
 from robustprobe.results.store import Store
 
@@ -84,7 +84,7 @@ def differing_fields(first: Record, second: Record) -> list[str]:
 
 def _conflict(known: Found, other: Found, fields: list[str]) -> str:
     record = known.record
-    label = attack_labels([(record.attack, record.target_task)], record.task)[0]
+    label = record_label(record)
     cell = f"{record.encoder}, {record.dataset}, {record.task}, {label} ({record.fingerprint})"
     values = f"{_short(known.record, fields[0])} and {_short(other.record, fields[0])}"
     return f"{cell}: {', '.join(fields)} differ between {known.store.folder} and {other.store.folder} ({values})"

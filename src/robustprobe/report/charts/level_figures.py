@@ -1,37 +1,37 @@
-"""The charts of one eps: what each attack left, and clean against attacked scores."""
+"""Figures of one eps: the share of the clean score kept under each attack, and clean against attacked scores."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from robustprobe.metrics.intervals import Estimate
-from robustprobe.report.charts.figures import Figure, axis_top, drawn_series, ends, is_clean, unit_text
-from robustprobe.report.charts.series import EncoderStyle, parent
+from robustprobe.report.charts.figures import Figure, axis_top, drawn_series, ends, unit_text
+from robustprobe.report.charts.series import EncoderStyle
 from robustprobe.report.tables.board import Board
 from robustprobe.report.tables.matrix import ends_text, interval_text, number_text, percent_text
 from robustprobe.report.tables.shares import kept, share_text
-from robustprobe.results.records import Interval
+from robustprobe.results.records import Interval, Record
 
 if TYPE_CHECKING:
     import altair as alt
 
 
 def heat_figures(board: Board) -> list[Figure]:
-    """Task by attack: what each attack at the largest eps left of the clean score, a figure for each bench."""
+    """The share of the clean score kept under each attack at the largest eps, a figure for each benchmark."""
     return [figure for position in range(len(board.benchmarks)) if (figure := _heat_figure(board, position))]
 
 
 def _heat_figure(board: Board, position: int) -> Figure | None:
     benchmark = board.benchmarks[position]
-    labels = [c.label for c in benchmark.columns if c.attack.name != "clean"]
+    labels = [c.label for c in benchmark.columns if not c.key.is_clean]
     known = {s.name: s for s in drawn_series(board)}
     lines = [row for row in board.rows if row.encoder in known]
     rows: list[dict[str, Any]] = []
     for row in lines:
-        clean = next((r for r in row.cells[position] if r and is_clean(r)), None)
+        clean = next((r for r in row.cells[position] if r and r.is_clean), None)
         for column, record in zip(benchmark.columns, row.cells[position], strict=True):
             share = kept(clean.headline, record.headline, benchmark.higher_is_better) if clean and record else None
-            if share and record and not is_clean(record):
+            if share and record and not record.is_clean:
                 rows.append(_tile(known[row.encoder], column.label, share))
     if not rows:
         return None
@@ -42,8 +42,8 @@ def _heat_figure(board: Board, position: int) -> Figure | None:
     return Figure(
         kind="heatmap",
         title=title,
-        words=f"Heat map: share of the clean {benchmark.metric} that {len(labels)} attacks left of {len(encoders)} "
-        f"encoders at {board.level_text}. Least: {weakest['words']}.",
+        words=f"Heat map: share of the clean {benchmark.metric} that {len(encoders)} encoders keep under "
+        f"{len(labels)} attacks at {board.level_text}. Smallest: {weakest['words']}.",
         draw=partial(_draw_heat, rows, encoders, labels, title),
         headings=["encoder", *labels],
         rows=[
@@ -71,7 +71,7 @@ def _draw_heat(rows: Any, encoders: Any, labels: Any, title: str, legend: bool =
 
 
 def trade_figures(board: Board) -> list[Figure]:
-    """Clean against attacked scores, a figure for each bench."""
+    """Clean against attacked scores, a figure for each benchmark."""
     return [figure for position in range(len(board.benchmarks)) if (figure := _trade_figure(board, position))]
 
 
@@ -88,20 +88,20 @@ def _trade_figure(board: Board, position: int) -> Figure | None:
     front = pareto([(float(r["clean"]), float(r["attacked"])) for r in rows], benchmark.higher_is_better)
     best = [rows[k] for k in front]
     names = [s.name for s, _ in shown]
-    parents = [parent(k.clean, names) for _, k in shown]
+    parents = [_teacher(k.clean, names) for _, k in shown]
     arrows = [_arrow(rows[names.index(p)], rows[k]) for k, p in enumerate(parents) if p]
     ends = (
         axis_top(benchmark, [float(r["clean_high"]) for r in rows]),
         axis_top(benchmark, [float(r["attacked_high"]) for r in rows]),
     )
     better = "↑" if benchmark.higher_is_better else "↓"
-    under = f" under its own attack at {board.level_text}"
+    under = f" under the strongest task-specific attack at {board.level_text}"
     hardened = [f"from {p} to {n}" for n, p in zip(names, parents, strict=True) if p]
     draw = partial(
         _draw_trade,
         rows,
         arrows,
-        [{"clean": r["clean"], "attacked": r["attacked"], "place": k} for k, r in enumerate(best)],
+        [{"clean": r["clean"], "attacked": r["attacked"], "order": k} for k, r in enumerate(best)],
         [s for s, _ in shown],
         axes=tuple(
             f"{what} {benchmark.metric}{unit_text(benchmark)} ({better} better)" for what in ("clean", "attacked")
@@ -128,6 +128,12 @@ def _trade_figure(board: Board, position: int) -> Figure | None:
     )
 
 
+def _teacher(record: Record, names: Sequence[str]) -> str | None:
+    """The encoder that the record's was hardened from, where its card names one of `names`."""
+    teacher = record.encoder_teacher
+    return teacher if teacher in names and teacher != record.encoder else None
+
+
 def _trade_row(encoder: EncoderStyle, clean: Interval, attacked: Interval, attack: str) -> dict[str, Any]:
     (clean_low, clean_high), (low, high) = ends(clean), ends(attacked)
     return {
@@ -145,7 +151,7 @@ def _arrow(start: Mapping[str, Any], end: Mapping[str, Any]) -> dict[str, float]
 
 
 def pareto(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[int]:
-    """Places of the points that no other one is at least as good as in both and better in one, by the first value."""
+    """Indices of the Pareto-optimal points, by their first value: no other is as good in both and better in one."""
     sign = 1 if higher_is_better else -1
     signed = [(sign * a, sign * b) for a, b in points]
     front = [

@@ -1,4 +1,4 @@
-"""Charts as files for papers and slides: SVG, PNG or PDF, on white, with a legend of their own."""
+"""Charts as files for papers and slides: SVG, PNG or PDF, on white, with a legend."""
 
 import json
 import math
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.files import write_whole
-from robustprobe.report.charts.figures import Figure, curve_figures, eps_figures
+from robustprobe.report.charts.curves import curve_figures
+from robustprobe.report.charts.figures import Figure, eps_figures
 from robustprobe.report.charts.level_figures import heat_figures, trade_figures
 from robustprobe.report.charts.pictures import amplified, class_colours, difference, overlay, png_uri, scalar_uri
 from robustprobe.report.page.examples import Gallery, SeenImage, Subject, Wish, choice_text, galleries
@@ -30,10 +31,10 @@ PIXELS_PER_POINT = 3.0
 ATTACKS = 6
 LACKING = {
     "eps": "no attack was made for a task",
-    "pareto": "no task was measured both clean and under its own attack",
-    "heatmap": "no task was measured both clean and under an attack",
-    "curve": "it takes encoders of at least two epochs of one hardening run",
-    "examples": "no example images were stored; a suite stores some where its key `examples` is above 0",
+    "pareto": "no task was measured both on clean images and under a task-specific attack",
+    "heatmap": "no task was measured both on clean images and under an attack",
+    "curve": "it needs two or more checkpoints of a hardening run; `robustprobe curve` measures all that a run kept",
+    "examples": "no example images were stored; a suite stores some if its key `examples` is above 0",
 }
 
 
@@ -44,7 +45,7 @@ def write_plot(folders: Sequence[Path], kind: str, output: Path, samples: int = 
         folders: what `robustprobe run --out` wrote.
         kind: eps, pareto, heatmap, curve or examples.
         output: a file that ends in .svg, .png or .pdf.
-        samples: images of each dataset that `examples` shows: one drawn at random and one chosen by harm in turn.
+        samples: images of each dataset that `examples` shows: one drawn at random and one chosen by damage in turn.
 
     Returns:
         `output`.
@@ -119,17 +120,17 @@ def _examples(shown: Sequence[Gallery]) -> "alt.TopLevelMixin | None":
 
 
 def _example(gallery: Gallery, subject: Subject) -> Any:
-    """An image: columns are the attacks at their largest eps, lines what each encoder was shown and said."""
+    """An image: columns are the attacks at their largest eps, rows the image and the predictions of each encoder."""
     from robustprobe.report.charts.vega import picture_chart
 
     rows: list[dict[str, Any]] = []
     for series in subject.series:
         chosen = _chosen(series.seen)
-        clean = next((s for s in chosen if s.group.attack.name == "clean"), None)
+        clean = next((s for s in chosen if s.group.attack_key.is_clean), None)
         for seen in chosen:
             rows += _pictures(subject, series.encoder if len(subject.series) > 1 else "", seen, clean)
     columns = list(dict.fromkeys(row["column"] for row in rows))
-    lines = sorted({(row["encoder"], row["place"], row["line"]) for row in rows})
+    lines = sorted({(row["encoder"], row["order"], row["line"]) for row in rows})
     chart = picture_chart(rows, columns, [line for _, _, line in lines], SIDE)
     return chart.properties(title=[f"{gallery.dataset} {subject.id}", *map(choice_text, subject.chosen)])
 
@@ -158,7 +159,7 @@ def _pictures(subject: Subject, encoder: str, seen: SeenImage, clean: SeenImage 
         {
             "column": seen.label,
             "encoder": encoder,
-            "place": order.index(what) if what in order else len(order) + k,
+            "order": order.index(what) if what in order else len(order) + k,
             "line": f"{ahead}{what}",
             "uri": uri,
             "note": note,
@@ -183,6 +184,6 @@ def _map(subject: Subject, seen: SeenImage, task: str) -> tuple[str, str]:
 
 
 def _large(picture: "NDArray[Any]") -> "NDArray[Any]":
-    """Each pixel as a square of pixels: what draws the file smooths pictures that it enlarges."""
+    """Each pixel as a square of pixels: the renderer smooths pictures that it enlarges."""
     times = max(1, round(PIXELS_PER_POINT * SIDE / max(picture.shape[:2])))
     return picture.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,9 +1,7 @@
-"""How encoders are drawn: a colour, a dash and a marker each, and a name that fits; and which are whose descendants."""
+"""How charts draw encoders: a colour, a dash and a marker each, and a name that fits."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
-
-from robustprobe.results.records import Record
 
 # Okabe and Ito (2008), its light ones darkened until lines of them have a contrast of 3:1 on white.
 COLOURS = ("#0072b2", "#d55e00", "#007a59", "#b0548a", "#8a6d00", "#3a8fc4", "#5b6470")
@@ -11,9 +9,9 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3))
 LONGEST = 30
 LEGIBLE = 64
-"""Letters of a name in a table or a key; what is longer is written in full once, at the top."""
+"""Characters of a name in a table or a key; longer names are written in full once, at the top."""
 MOST = 12
-"""Encoders that a chart tells apart; tables have all of them."""
+"""At most so many encoders in a chart; tables have all of them."""
 
 
 class EncoderStyle(NamedTuple):
@@ -36,16 +34,8 @@ class EncoderStyle(NamedTuple):
         return shape_of(self.colour)
 
 
-class Checkpoint(NamedTuple):
-    """An encoder of one epoch of a hardening run: the run, what it is called, and the epoch."""
-
-    run: str
-    name: str
-    epoch: int
-
-
 def shape_of(position: int) -> str:
-    """The marker of the encoder at a place: another one for each that has the same colour."""
+    """The marker of the encoder at a position; encoders of the same colour get different ones."""
     return SHAPES[(position + position // len(COLOURS)) % len(SHAPES)]
 
 
@@ -63,21 +53,8 @@ def series(names: Sequence[str]) -> list[EncoderStyle]:
 
 
 def shortened(name: str, longest: int = LONGEST) -> str:
-    """A name with its middle left out where it is too long: both ends tell encoders apart."""
+    """A name with its middle left out where it is too long: names often differ at their ends."""
     if len(name) <= longest:
         return name
     ahead = (longest - 1) // 2
     return f"{name[:ahead]}…{name[len(name) - (longest - 1 - ahead) :]}"
-
-
-def parent(record: Record, names: Sequence[str]) -> str | None:
-    """The encoder that a hardened one began as, where it is among the names and not the encoder itself."""
-    teacher = record.encoder_teacher
-    return teacher if teacher in names and teacher != record.encoder else None
-
-
-def checkpoint(record: Record) -> Checkpoint | None:
-    """The epoch and run of an encoder, as its card says; None for one that no hardening run made."""
-    if record.encoder_epoch is None or not record.encoder_run:
-        return None
-    return Checkpoint(record.encoder_run, f"{record.encoder_teacher} {record.encoder_method}", record.encoder_epoch)

@@ -1,4 +1,4 @@
-"""Charts, drawn by Vega-Lite through Altair: rows of numbers in, a chart out. Knows nothing of records."""
+"""Charts in Vega-Lite through Altair: rows of numbers in, a chart out; independent of records."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ CELL = 46
 LINE_HEIGHT = 24
 BAND, FAINT = 0.16, 0.06
 FEW = 4
-"""Encoders whose bands stay clear of each other."""
+"""With more encoders than these, bands overlap and are drawn fainter."""
 # Text on viridis: white as long as that has the greater contrast.
 LIGHT_FROM = 0.45
 
@@ -64,19 +64,19 @@ def eps_chart(
     chance: float | None,
     legend: bool = False,
 ) -> alt.LayerChart | alt.FacetChart:
-    """Score against eps: a line with its band an encoder, thin dotted lines for noise, and the chance level.
+    """Score against eps: a line with its band per encoder, thin dotted lines for the control, and the chance level.
 
     Args:
-        rows: `encoder`, `eps`, `value`, `low`, `high`, `kind` (own or noise), `words`.
+        rows: `encoder`, `eps`, `value`, `low`, `high`, `kind` (specific or control), `words`.
         series: the encoders, in order.
         x: title of the eps axis.
         y: title of the score axis.
         top: where the score axis ends.
-        chance: score of a guess, or None.
+        chance: the level of chance, or None.
         legend: whether the chart names its encoders itself.
     """
-    own = [r for r in rows if r["kind"] == "own"]
-    noise = [r for r in rows if r["kind"] == "noise"]
+    own = [r for r in rows if r["kind"] == "specific"]
+    control = [r for r in rows if r["kind"] == "control"]
     paint = _paint(series, legend)
     sizes = sorted({r["eps"] for r in rows})
     across = alt.X("eps:Q", title=x).axis(values=sizes, format=".3~g", grid=False).scale(domain=[0, max(sizes)])
@@ -94,9 +94,9 @@ def eps_chart(
             x=across, y=up, color=paint["color"], shape=paint["shape"], description=alt.Description("words:N")
         ),
     ]
-    if noise:
+    if control:
         layers.append(
-            alt.Chart(_data(noise))
+            alt.Chart(_data(control))
             .mark_line(strokeWidth=1.4, strokeDash=[1, 3])
             .encode(x=across, y=up, color=paint["color"])
         )
@@ -114,7 +114,7 @@ def eps_chart(
 def heat_chart(
     rows: Rows, encoders: Sequence[str], attacks: Sequence[str], title: str
 ) -> alt.LayerChart | alt.FacetChart:
-    """Shares of the clean score (`share`, printed as `label`) of encoders under attacks, dark where little is left."""
+    """Shares of the clean score (`share`, printed as `label`) of encoders under attacks, dark where little is kept."""
     across = alt.X("attack:N", title=None, sort=list(attacks)).axis(labelAngle=-35, orient="top", domain=False)
     down = alt.Y("encoder:N", title=None, sort=list(encoders)).axis(labelLimit=230, domain=False, ticks=False)
     base = alt.Chart(_data(rows)).encode(x=across, y=down)
@@ -167,7 +167,7 @@ def trade_chart(
     layers: list[alt.Chart] = [
         alt.Chart(_data(front))
         .mark_line(color=SOFT, strokeDash=[2, 3], strokeWidth=1.2)
-        .encode(x=across, y=up, order=alt.Order("place:Q")),
+        .encode(x=across, y=up, order=alt.Order("order:Q")),
         base.mark_rule(opacity=0.5).encode(x=alt.X("clean_low:Q"), x2=alt.X2("clean_high:Q"), color=paint["color"]),
         base.mark_rule(opacity=0.5).encode(
             y=alt.Y("attacked_low:Q"), y2=alt.Y2("attacked_high:Q"), color=paint["color"]
@@ -205,7 +205,7 @@ def _turn(arrow: Mapping[str, float], ends: tuple[float, float], higher: bool) -
 def curve_chart(
     rows: Rows, *, y: str, top: float, names: Sequence[str], legend: bool = False
 ) -> alt.LayerChart | alt.FacetChart:
-    """Scores over epochs of hardening: a line an attack and trunk; rows: `line`, `epoch`, `value`, `low`, `high`.
+    """Scores over epochs of hardening: a line per attack and run; rows: `line`, `epoch`, `value`, `low`, `high`.
 
     `names` are the lines of all charts that are shown beside each other.
     """
@@ -241,7 +241,7 @@ def curve_chart(
 def picture_chart(
     rows: Rows, columns: Sequence[str], lines: Sequence[str], side: int
 ) -> alt.LayerChart | alt.FacetChart:
-    """Pictures (`uri`) in columns and lines, each with a `note` below."""
+    """Pictures (`uri`) in columns and rows, each with a `note` below."""
     across = alt.X("column:N", title=None, sort=list(columns)).axis(
         orient="top", labelAngle=0, domain=False, ticks=False
     )

@@ -1,10 +1,10 @@
-"""Signs that a number is not to be trusted, as far as the records tell."""
+"""The sanity checks of the page: statements that should hold for every number, and where they do not."""
 
 from collections.abc import Callable, Hashable, Iterator
 from typing import NamedTuple
 
 from robustprobe.report.tables.matrix import line_key
-from robustprobe.results.labels import attack_labels
+from robustprobe.results.labels import record_label
 from robustprobe.results.records import Interval, Record
 
 # The projection onto the ball is exact up to rounding in float32.
@@ -21,12 +21,10 @@ class ConsistencyCheck(NamedTuple):
 
 
 def checks(records: list[Record]) -> list[ConsistencyCheck]:
-    """Every check there is something to look at for."""
-    noise = list(_pairs(records, lambda attack, rival: rival.attack.name == "noise" and attack.attack.name != "noise"))
-    blind = list(
-        _pairs(records, lambda attack, rival: attack.target_task == attack.task and rival.target_task != attack.task)
-    )
-    attacked = [r for r in records if r.attack.eps > 0]
+    """Every check that concerns at least one record."""
+    control = list(_pairs(records, lambda attack, rival: rival.is_control and not attack.is_control))
+    specific = list(_pairs(records, lambda attack, rival: attack.is_task_specific and not rival.is_task_specific))
+    attacked = [r for r in records if not r.is_clean]
     found = [
         _check(
             "No image was changed by more than its eps",
@@ -36,26 +34,26 @@ def checks(records: list[Record]) -> list[ConsistencyCheck]:
             "Rounding the attacked images to 8 bits, as a file stores them, leaves the score inside its interval",
             [(r, _inside(r.metrics_8bit[r.metric].value, r.headline)) for r in attacked if r.metric in r.metrics_8bit],
         ),
-        _check("No attack is weaker than random noise of the same size", [(a, not _weaker(a, b)) for a, b in noise]),
+        _check("No attack is weaker than random noise of the same size", [(a, not _weaker(a, b)) for a, b in control]),
         _check(
-            "No attack on a task's own model is weaker than one that never saw it",
-            [(a, not _weaker(a, b)) for a, b in blind],
+            "No task-specific attack is weaker than an attack that did not see the task's model",
+            [(a, not _weaker(a, b)) for a, b in specific],
         ),
     ]
     return [check for check in (*found, *_recorded(records)) if check.comparisons]
 
 
-# What the checks of the records state, by their names.
+# What the sanity checks in the records state, by their names.
 STATEMENTS = {
     "zero gradient": "Gradients reach the pixels",
-    "still rising": "More steps would not have found much more",
-    "second restart": "A second random start finds little more",
-    "large eps": "A ball that no model can withstand breaks this one too",
+    "still rising": "More steps would not have found a much stronger attack",
+    "second restart": "A second random start does not find a much stronger attack",
+    "large eps": "A very large eps, to which no model is robust, breaks this one too",
     "eps 0": "At eps 0 the attack changes nothing",
-    "same answer twice": "The model answers the same image the same way twice",
-    "logits": "The model gives logits and no probabilities",
-    "saturated depth": "Depths are not stuck at their limits",
-    "black box": "An attack that access no gradient does no better on a sample",
+    "same answer twice": "The model gives the same output for the same image twice",
+    "logits": "The model returns logits, not probabilities",
+    "saturated depth": "Predicted depths are not saturated at their limits",
+    "black box": "A black-box attack without gradients is not stronger on a sample",
 }
 
 
@@ -75,10 +73,10 @@ def _pairs(records: list[Record], wanted: Callable[[Record, Record], bool]) -> I
     """Attacks, each with a rival at the same eps on the same images, judged by the same head."""
     rivals: dict[Hashable, list[Record]] = {}
     for record in records:
-        if record.attack.eps > 0:
+        if not record.is_clean:
             rivals.setdefault((line_key(record), record.task, record.attack.norm, record.attack.eps), []).append(record)
     for same in rivals.values():
-        own = [r for r in same if r.target_task in ("", r.task)]
+        own = [r for r in same if not r.is_transfer]
         yield from ((attack, rival) for attack in own for rival in same if wanted(attack, rival))
 
 
@@ -93,5 +91,5 @@ def _inside(value: float, interval: Interval) -> bool:
 
 
 def _cell_name(record: Record) -> str:
-    label = attack_labels([(record.attack, record.target_task)], record.task)[0]
+    label = record_label(record)
     return f"{record.encoder}, {record.images_of}, {record.task}, {label}"

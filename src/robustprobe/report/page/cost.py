@@ -1,31 +1,21 @@
-"""What the attacks cost: passes and time an image, and memory."""
+"""What the attacks cost: passes and time per image, and memory."""
 
 from collections.abc import Sequence
 
-from robustprobe.report.page.origin import FactTable
+from robustprobe.report.page.origin import FactTable, slowest_of_groups
 from robustprobe.report.tables.matrix import MISSING, attack_order
 from robustprobe.results.labels import attack_labels
-from robustprobe.results.records import Record
+from robustprobe.results.records import AttackKey, Record
 
 
 def cost_table(records: Sequence[Record]) -> FactTable:
-    """A row an attack: passes and time an image, and the most memory held, over all encoders and datasets.
-
-    Cells of a group share the making of their images, and each counts from its beginning: the longest is the group's.
-    """
-    groups: dict[str, Record] = {}
-    for record in records:
-        known = groups.get(record.group)
-        if known is None or record.provenance.seconds > known.provenance.seconds:
-            groups[record.group] = record
-    by_attack: dict[object, list[Record]] = {}
-    for record in sorted(groups.values(), key=lambda r: attack_order(r.attack, r.target_task)):
-        by_attack.setdefault((record.attack, record.target_task), []).append(record)
-    labels = attack_labels([(some[0].attack, some[0].target_task) for some in by_attack.values()])
-    rows = [_row(label, some) for label, some in zip(labels, by_attack.values(), strict=True)]
-    headings = ["attack", "made for", "forward passes", "backward passes", "ms an image, mean", "ms an image, most"]
-    headings.append("MiB, most")
-    return FactTable("Cost", headings, rows)
+    """A row per attack: passes and time per image, and the peak memory, over all encoders and datasets."""
+    by_attack: dict[AttackKey, list[Record]] = {}
+    for record in sorted(slowest_of_groups(records), key=lambda r: attack_order(r.attack_key)):
+        by_attack.setdefault(record.attack_key, []).append(record)
+    rows = [_row(label, some) for label, some in zip(attack_labels(list(by_attack)), by_attack.values(), strict=True)]
+    headings = ["attack", "made for", "forward passes", "backward passes", "ms per image, mean", "ms per image, most"]
+    return FactTable("Cost", [*headings, "peak MiB"], rows)
 
 
 def _row(label: str, records: Sequence[Record]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Tables as the page draws them: numbers with a bar of the interval, rows under their dataset."""
+"""Tables as the page draws them: numbers with a bar for the interval, rows grouped by dataset."""
 
 import math
 from itertools import groupby
@@ -21,16 +21,16 @@ class Bar(NamedTuple):
 
 
 class DrawnCell(NamedTuple):
-    """One number as the page prints it; no bar where it is no number. `kind` is clean, noise or attack.
+    """One number as the page prints it; no bar where it is not finite. `kind` is clean, control or attack.
 
-    `doubt` says what its failed checks mean.
+    `failed` says what its failed sanity checks mean.
     """
 
     value: str
     ends: str
     kind: str
     bar: Bar | None
-    doubt: str
+    failed: str
 
 
 class DrawnLine(NamedTuple):
@@ -51,7 +51,7 @@ class DrawnTable(NamedTuple):
 
 
 def drawn(table: TaskTable) -> DrawnTable:
-    """A table with bars, from 0 to 1 for shares and to the largest end of an interval for other units."""
+    """A table with bars: from 0 to 1 for shares, to the largest end of an interval for other units."""
     records = [r for line in table.lines for r in line.cells if r]
     ends = [r.headline.ci_high for r in records if math.isfinite(r.headline.ci_high)]
     is_share = records[0].unit == "share"
@@ -68,11 +68,11 @@ def _line(line: Line, top: float) -> DrawnLine:
 
 
 def _cell(record: Record, top: float) -> DrawnCell:
-    kind = record.attack.name if record.attack.name in ("clean", "noise") else "attack"
+    kind = "clean" if record.is_clean else "control" if record.is_control else "attack"
     headline = record.headline
-    doubt = "; ".join(check.meaning for check in record.checks if not check.passed)
+    failed = "; ".join(check.meaning for check in record.checks if not check.passed)
     if not all(math.isfinite(x) for x in (*headline.model_dump().values(), top)) or top <= 0:
-        return DrawnCell(with_unit(headline, record.unit), "", kind, None, doubt)
+        return DrawnCell(with_unit(headline, record.unit), "", kind, None, failed)
     low, value, high = (FULL * min(max(x / top, 0), 1) for x in (headline.ci_low, headline.value, headline.ci_high))
     bar = Bar(min(low, FULL - THINNEST), max(high - low, THINNEST), value)
-    return DrawnCell(with_unit(headline, record.unit), ends_text(headline), kind, bar, doubt)
+    return DrawnCell(with_unit(headline, record.unit), ends_text(headline), kind, bar, failed)

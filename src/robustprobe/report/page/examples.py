@@ -41,7 +41,7 @@ class EncoderImages(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """One image, what all encoders said of it, and why it is shown: drawn at random, or chosen by harm."""
+    """One image, what all encoders said of it, and why it is shown: drawn at random, or chosen by damage."""
 
     id: str
     series: list[EncoderImages]
@@ -114,7 +114,7 @@ def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Shel
     facts = [{"weights": r.encoder_digest[:8], "precision": r.precision} for r in first]
     endings = distinctions([r.encoder for r in first], facts)
     return [
-        _Shelf(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.group.attack, g.group.target_task)))
+        _Shelf(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.group.attack_key)))
         for record, ending, some in zip(first, endings, by_encoder.values(), strict=True)
     ]
 
@@ -137,7 +137,7 @@ def _gallery(name: str, shelves: list[_Shelf], wish: Wish, metrics: dict[str, Im
 
 
 def _choices(shelves: Sequence[_Shelf]) -> dict[str, tuple[ExampleChoice, ...]]:
-    """Why each image is there: those drawn at random first, then the most harmed, barely broken and survivors."""
+    """Why each image is there: those drawn at random first, then the most damaged, barely broken and survivors."""
     found: dict[str, dict[ExampleChoice, None]] = {}
     for example in (e for shelf in shelves for group in shelf.groups for e in group.group.examples):
         found.setdefault(example.id, {}).update(dict.fromkeys(example.chosen))
@@ -150,14 +150,14 @@ def _choice_order(choice: ExampleChoice) -> tuple[object, ...]:
 
 
 def _by_turns(choices: Mapping[str, tuple[ExampleChoice, ...]]) -> list[str]:
-    """One drawn at random and one chosen by harm in turn, so that a limit leaves some of both."""
+    """One drawn at random and one chosen by damage in turn, so that a limit leaves some of both."""
     drawn = [i for i, why in choices.items() if why[0] == RANDOM]
-    harmed = [i for i, why in choices.items() if why[0] != RANDOM]
-    return [i for pair in zip_longest(drawn, harmed) for i in pair if i]
+    damaged = [i for i, why in choices.items() if why[0] != RANDOM]
+    return [i for pair in zip_longest(drawn, damaged) for i in pair if i]
 
 
 def choice_text(choice: ExampleChoice) -> str:
-    """`drawn at random`, or `most harmed in depth by depthpgd 8/255 on bundled:scenes`."""
+    """`drawn at random`, or `most damaged in depth by depthpgd 8/255 on bundled:scenes`."""
     if choice.attack is None:
         return "drawn at random"
     by = f"{choice.attack.label} {eps_text(choice.attack)} on {choice.encoder}"
@@ -176,9 +176,9 @@ def _of(shelf: _Shelf, image_id: str) -> list[tuple[FoundGroup, Example]]:
 
 def _series(shelf: _Shelf, image_id: str) -> EncoderImages:
     found = _of(shelf, image_id)
-    labels = attack_labels([(g.group.attack, g.group.target_task) for g, _ in found])
+    labels = attack_labels([g.group.attack_key for g, _ in found])
     seen = [_seen(label, g, e) for label, (g, e) in zip(labels, found, strict=True)]
-    clean = [(g, e) for g, e in found if g.group.attack.name == "clean"]
+    clean = [(g, e) for g, e in found if g.group.attack_key.is_clean]
     truth = _truth(*clean[0]) if clean else Truth({}, {})
     return EncoderImages(shelf.encoder, truth, seen)
 

@@ -1,9 +1,10 @@
-"""The result in words: what each encoder scores, what its attacks left, and where it is weakest."""
+"""The result in words: what each encoder scores clean and attacked, and for which task it is weakest."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from robustprobe.metrics.kept import share_kept
 from robustprobe.report.tables.board import Board, BoardRow
 from robustprobe.report.tables.matrix import ends_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.report.tables.shares import share_text
@@ -20,17 +21,17 @@ class Score(NamedTuple):
 
 
 class Remainder(NamedTuple):
-    """What an attack left in large print, as in `3 %` `is left` or `2.9 ×` `the error`."""
+    """The share kept, for large print: `3 %` with the words `kept`, or `2.9 ×` with `the clean error`."""
 
     value: str
     words: str
 
 
 class Finding(NamedTuple):
-    """One encoder on one task of one dataset: clean, and under the task's own strongest attack; None: not measured.
+    """One encoder on one task of one dataset: its clean score and the one under the strongest task-specific attack.
 
-    `kept` is the share of the clean score that was left; for an error, the clean one over the attacked one. It is None
-    too where the clean score may be a `guess`.
+    None: not measured. `kept` is the share of the clean score that is kept; for an error, the clean one over the
+    attacked one. It is also None where the clean score is a `guess`: not above chance.
     """
 
     task: str
@@ -46,7 +47,7 @@ class Finding(NamedTuple):
 
 
 class Portrait(NamedTuple):
-    """What there is to say of one encoder; `kept` is empty where it is not known."""
+    """What the top of the page says about one encoder; `kept` is empty where it is not known."""
 
     encoder: str
     kept: str
@@ -78,16 +79,18 @@ def headline(records: list[Record], found_board: Board) -> Headline:
 
 
 def _kept_text(row: BoardRow | None, found_board: Board) -> str:
-    """`keeps 12 % [10, 14] of its clean score at eps 8/255 (linf) over three tasks`; of several encoders first what it
-    reaches of the best clean score; where its clean score may be a guess, that instead of what it keeps of it.
+    """`keeps 12 % [10, 14] of its clean score at eps 8/255 (linf), mean over three tasks`.
+
+    With several encoders, first the share it reaches of the best clean score. Where a clean score is not above chance,
+    that is said instead of the share kept.
     """
     if row is None or row.robust is None:
         return ""
-    where = f"at {found_board.level_text} {_over(row, found_board)}"
+    where = f"at {found_board.level_text}{_over(row, found_board)}"
     reached = f"reaches {share_text(row.robust)} of the best clean score under attack {where}"
     alone = len(found_board.rows) == 1
     if row.guesses:
-        guess = f"cannot be told from guessing on clean images for {_listed(row.guesses)}"
+        guess = f"is not better than chance on clean images for {_listed(row.guesses)}"
         return guess if alone else f"{reached}; {guess}"
     if row.kept is None:
         return reached
@@ -98,7 +101,7 @@ def _kept_text(row: BoardRow | None, found_board: Board) -> str:
 def _over(row: BoardRow, found_board: Board) -> str:
     tasks = [b.task for b, share in zip(found_board.benchmarks, row.benchmarks, strict=True) if share]
     count = len(set(tasks))
-    return f"for {tasks[0]}" if count == 1 else f"over {_count_text(count)} tasks"
+    return f" for {tasks[0]}" if count == 1 else f", mean over {_count_text(count)} tasks"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -113,11 +116,11 @@ def _summary(found_board: Board) -> str:
     first, last = rows[0], rows[-1]
     if len(rows) == 1:
         return f"{first.encoder} {_kept_text(first, found_board)}{_weakest_text(first, found_board)}."
-    apart = "" if last.ranks and last.ranks.first > 1 else ", which the intervals do not tell apart"
+    apart = "" if last.ranks and last.ranks.first > 1 else ", but their intervals overlap"
     least = share_text(last.robust) if last.robust else "nothing"
     most = f"{share_text(rows[0].robust)} of the best clean score under attack at {found_board.level_text}"
-    among = f"the most of {_count_text(len(rows))} encoders; {last.encoder} reaches {least}"
-    return f"{first.encoder} reaches {most} {_over(first, found_board)}, {among}{apart}."
+    among = f"the highest of {_count_text(len(rows))} encoders; {last.encoder} has the lowest, {least}"
+    return f"{first.encoder} reaches {most}{_over(first, found_board)}: {among}{apart}."
 
 
 def _weakest_text(row: BoardRow, found_board: Board) -> str:
@@ -138,13 +141,13 @@ def _count_text(count: int) -> str:
 
 def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) -> Finding:
     first = cells[0][1]
-    clean = next((r for _, r in cells if r.attack.name == "clean"), None)
-    own = [(label, r) for label, r in cells if r.target_task == r.task]
+    clean = next((r for _, r in cells if r.is_clean), None)
+    own = [(label, r) for label, r in cells if r.is_task_specific and not r.is_clean]
     label, attacked = _strongest(own) if own else ("", None)
     position = found_board.benchmark(clean) if clean else None
     guess = clean is not None and position is not None and found_board.benchmarks[position].is_guess(clean)
     kept = _kept(clean, attacked) if clean and attacked and not guess else None
-    remainder = Remainder("guess", "when clean") if guess else None
+    remainder = Remainder("chance", "when clean") if guess else None
     return Finding(
         task=first.task,
         dataset=dataset,
@@ -161,8 +164,8 @@ def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) 
 
 def _remainder(kept: float, higher_is_better: bool) -> Remainder:
     if higher_is_better:
-        return Remainder(percent_text(kept), "is left")
-    return Remainder(f"{1 / kept:.1f} ×" if kept > 0 else "∞", "the error")
+        return Remainder(percent_text(kept), "kept")
+    return Remainder(f"{1 / kept:.1f} ×" if kept > 0 else "∞", "the clean error")
 
 
 def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
@@ -173,9 +176,8 @@ def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
 
 
 def _kept(clean: Record, attacked: Record) -> float | None:
-    before, after = clean.headline.value, attacked.headline.value
-    part, whole = (after, before) if clean.higher_is_better else (before, after)
-    return part / whole if math.isfinite(part) and math.isfinite(whole) and whole > 0 else None
+    share = float(share_kept(clean.headline.value, attacked.headline.value, clean.higher_is_better))
+    return None if math.isnan(share) else share
 
 
 def _score(record: Record | None) -> Score | None:
@@ -190,40 +192,40 @@ def with_unit(interval: Interval, unit: str) -> str:
 
 
 def _weakest(findings: list[Finding]) -> str:
-    """One sentence on the finding that kept least, where there are several to compare."""
+    """One sentence on the task with the smallest share kept, where there are several tasks."""
     known = [(f.kept, f) for f in findings if f.kept is not None]
     if len(known) < 2:
         return ""
     kept, worst = min(known, key=lambda pair: pair[0])
-    done = f"left {percent_text(kept)} of the clean score"
+    done = f"leaves {percent_text(kept)} of the clean score"
     if not worst.higher_is_better:
-        done = f"made the error {1 / kept:.1f} times the clean one" if kept > 0 else "left no finite error"
+        done = f"makes the error {1 / kept:.1f} times the clean one" if kept > 0 else "leaves no finite error"
     return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} {done}."
 
 
 def _lead(records: list[Record], portraits: list[Portrait]) -> str:
     kept = [f.kept for p in portraits for f in p.findings if f.kept is not None]
     if not kept:
-        return "No task was measured both clean and under its own attack, so there is nothing to compare yet."
-    strongest = max((r.attack for r in records if r.target_task and r.target_task == r.task), key=lambda a: a.eps)
-    changes = f"of an L2 norm of at most {strongest.eps:.3g}"
+        return "No task was measured both on clean images and under a task-specific attack: nothing to compare yet."
+    strongest = max((r.attack for r in records if r.is_task_specific), key=lambda a: a.eps)
+    changes = f"with an L2 norm of at most {strongest.eps:.3g}"
     if strongest.norm == "linf":
-        changes = f"of at most {strongest.eps * 255:.3g} of 255 grey levels a pixel"
+        changes = f"of at most {strongest.eps * 255:.3g} of 255 grey levels per pixel"
     least, most = percent_text(min(kept)), percent_text(max(kept))
     shares = least if least == most else f"between {least} and {most}"
     spread = "encoder and task" if len(portraits) > 1 else "the task"
     ending = "." if least == most else f", depending on {spread}."
-    return f"Changes {changes} left {shares} of the clean performance{ending}"
+    return f"Changes {changes} leave {shares} of the clean score{ending}"
 
 
 def _facts(records: list[Record]) -> list[tuple[str, str]]:
-    """What was done, in five or six short entries."""
+    """What was measured, in six short entries."""
     days = sorted({r.provenance.started[:10] for r in records})
     counts = sorted({r.n for r in records})
     threat = threat_text(records)
     return [
         ("Threat", "; ".join(threat) if threat else "none"),
-        ("Images", f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} a dataset"),
+        ("Images", f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} per dataset"),
         ("Encoders", str(len({(r.encoder, r.encoder_digest) for r in records}))),
         ("Datasets", ", ".join(sorted({r.images_of for r in records}))),
         ("Tasks", str(len({r.task for r in records}))),

@@ -1,4 +1,4 @@
-"""The key of the charts: each encoder's line and marker as a small SVG."""
+"""The legend of the charts: the line and marker of each encoder as a small SVG."""
 
 from markupsafe import Markup
 

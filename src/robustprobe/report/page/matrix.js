@@ -1,5 +1,5 @@
 "use strict";
-// Sorts and filters matrices. Incomplete rows stay apart; without scripts the matrix is there as it was ranked.
+// Sorts and filters matrices. Rows with missing cells stay separate; without scripts the matrix is in order of rank.
 for (const matrix of document.querySelectorAll(".matrix")) {
   const table = matrix.querySelector(".board");
   const filters = matrix.querySelector(".filters");

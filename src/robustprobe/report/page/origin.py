@@ -1,29 +1,16 @@
-"""Where the numbers come from: encoders, images, heads, attacks and runs, as small tables of text."""
+"""Provenance of the numbers: encoders, images, heads, attacks and machines, as small tables of text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from robustprobe.core.registry import attacks
 from robustprobe.core.spec import format_eps
-from robustprobe.report.tables.matrix import HEADLESS, MISSING, attack_order, number_text, size_text
+from robustprobe.report.paper.published import paper
+from robustprobe.report.tables.matrix import MISSING, attack_order, number_text, size_text
+from robustprobe.results.labels import hardening_text
 from robustprobe.results.records import Record
 
 DIGEST = 12
-BENCHMARK = (
-    "Kowalczuk et al., Benchmarking Robust Self-Supervised Learning Across Diverse Downstream Tasks, 2024, "
-    "arXiv:2407.12588"
-)
-SOURCES = {
-    "embed": BENCHMARK,
-    "pgd": "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018, arXiv:1706.06083",
-    "segpgd": "Gu et al., SegPGD, 2022, arXiv:2207.12391",
-    "depthpgd": BENCHMARK,
-    "cospgd": "Agnihotri et al., CosPGD, 2024, arXiv:2302.02213",
-    "sea": "Croce et al., Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation Models, 2024, "
-    "arXiv:2306.12941",
-    "apgd": "Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free "
-    "Attacks, 2020, arXiv:2003.01690",
-    "square": "Andriushchenko et al., Square Attack, 2020, arXiv:1912.00049",
-}
 
 
 class FactTable(NamedTuple):
@@ -36,9 +23,9 @@ class FactTable(NamedTuple):
 
 def fact_tables(records: list[Record]) -> list[FactTable]:
     """Encoders, datasets, heads, attacks and runs of a store."""
-    by_attack = sorted(records, key=lambda r: attack_order(r.attack, r.target_task))
+    by_attack = sorted(records, key=lambda r: attack_order(r.attack_key))
     return [
-        _table("Encoders", ["encoder", "licence", "weights (SHA-256)"], records, _encoder),
+        _table("Encoders", ["encoder", "hardened", "licence", "weights (SHA-256)"], records, _encoder),
         _table("Images", ["dataset", "split", "images", "size", "content", "choice of images"], records, _data),
         _table(
             "Heads",
@@ -63,22 +50,30 @@ def commands(records: list[Record]) -> list[tuple[str, str]]:
 
 
 def citations(records: list[Record]) -> list[str]:
-    """The benchmark this one repeats, and where the attacks among the records come from."""
-    used = dict.fromkeys(r.attack.name for r in sorted(records, key=lambda r: attack_order(r.attack, r.target_task)))
-    return list(dict.fromkeys([BENCHMARK, *(SOURCES[name] for name in used if name in SOURCES)]))
+    """The benchmark that robustprobe builds on, and the publications of the attacks among the records."""
+    used = {r.attack_key: r for r in sorted(records, key=lambda r: attack_order(r.attack_key))}
+    # Older results do not hold citations.
+    found = (r.citation or attacks.literal(r.attack.name, "citation") for r in used.values())
+    return list(dict.fromkeys(source for source in (paper().source, *found) if source))
 
 
 def duration(records: list[Record]) -> str:
-    """Time spent on all adversarial images and their judging, in words."""
-    # Cells of a group share the making of their images, and each counts from its beginning.
-    groups: dict[str, float] = {}
-    for r in records:
-        groups[r.group] = max(groups.get(r.group, 0.0), r.provenance.seconds)
-    seconds = sum(groups.values())
+    """Time spent on attacking and judging, in words."""
+    seconds = sum(r.provenance.seconds for r in slowest_of_groups(records))
     hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {seconds % 60:.0f} s" if minutes else f"{seconds:.1f} s"
+
+
+def slowest_of_groups(records: Iterable[Record]) -> list[Record]:
+    """One record for each group: cells of a group share the attack's time, and each counts it from the beginning."""
+    groups: dict[str, Record] = {}
+    for record in records:
+        known = groups.get(record.group)
+        if known is None or record.provenance.seconds > known.provenance.seconds:
+            groups[record.group] = record
+    return list(groups.values())
 
 
 def _table(
@@ -88,7 +83,7 @@ def _table(
 
 
 def _encoder(r: Record) -> tuple[str, ...]:
-    return (r.encoder, r.encoder_licence, r.encoder_digest[:DIGEST])
+    return (r.encoder, hardening_text(r) or "no", r.encoder_licence, r.encoder_digest[:DIGEST])
 
 
 def _data(r: Record) -> tuple[str, ...]:
@@ -107,8 +102,8 @@ def _head(r: Record) -> tuple[str, ...]:
 
 def _attack(r: Record) -> tuple[str, ...]:
     a = r.attack
-    climbs = a.name not in HEADLESS[:2]
-    path = (str(a.steps), format_eps(a.step_size), a.iterate) if climbs else (MISSING,) * 3
+    searches = not (r.is_clean or r.is_control)
+    path = (str(a.steps), format_eps(a.step_size), a.iterate) if searches else (MISSING,) * 3
     start = "yes" if a.random_start else "no"
     return (a.name, r.target_task or "no task", format_eps(a.eps), a.norm, *path, start, str(a.seed), r.precision)
 

@@ -1,4 +1,4 @@
-"""The page: one HTML file with the result in words, tables, charts, the attacked images and where it all comes from."""
+"""The page: one HTML file with the result in words, tables, charts, attacked images and provenance."""
 
 import base64
 import hashlib
@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.files import write_whole
-from robustprobe.report.charts.figures import (
-    Figure,
-    blind_figures,
-    curve_figures,
-    drawn_series,
-    eps_figures,
-)
+from robustprobe.report.charts.curves import curve_figures
+from robustprobe.report.charts.figures import Figure, drawn_series, eps_figures, label_free_figures
 from robustprobe.report.charts.level_figures import heat_figures, trade_figures
 from robustprobe.report.charts.series import LEGIBLE, shortened
 from robustprobe.report.page.checks import checks
@@ -41,7 +36,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 IMAGES = 24
 MEGABYTES = 12.0
-"""What the pictures of a page may take unless a number of images is asked for."""
+"""Size of all pictures of a page unless a number of images is asked for."""
 
 
 class Download(NamedTuple):
@@ -101,8 +96,8 @@ def render_page(
     """The page as text.
 
     Args:
-        home: the address of the page it belongs to.
-        chance: what guessing scores, by the key of a bench.
+        home: the address of the leaderboard that the page belongs to.
+        chance: the score of a constant answer, by `benchmark_key`.
 
     Raises:
         UserError: an example image that cannot be read.
@@ -124,7 +119,7 @@ def render_page(
             transfers=_transfers(records, found),
             checks=checks(records),
             rooms=shown,
-            harmed=any(exhibit.kind != "random" for room in shown for exhibit in room.exhibits),
+            damaged=any(exhibit.kind != "random" for room in shown for exhibit in room.exhibits),
             megabytes=_megabytes(shown),
             cost=cost_table(records),
             memory=any(r.provenance.peak_memory is not None for r in records),
@@ -172,7 +167,7 @@ def script(name: str) -> Script:
 
 
 def assets(scripts: Sequence[Script]) -> dict[str, Any]:
-    """Style and scripts as the templates want them."""
+    """Style and scripts as the templates expect them."""
     from markupsafe import Markup
 
     policy = " ".join(f"'sha256-{s.digest}'" for s in scripts) or "'none'"
@@ -186,7 +181,7 @@ def assets(scripts: Sequence[Script]) -> dict[str, Any]:
 def _charts(records: list[Record], found: Board) -> dict[str, list[Figure]]:
     return {
         "eps": eps_figures(records, found),
-        "blind": blind_figures(records, found),
+        "label_free": label_free_figures(records, found),
         "heat": heat_figures(found),
         "trade": trade_figures(found),
         "curve": curve_figures(records, found),
@@ -194,14 +189,13 @@ def _charts(records: list[Record], found: Board) -> dict[str, list[Figure]]:
 
 
 def _transfers(records: list[Record], found: Board) -> list[TransferMatrix]:
-    """Made for against judged by at the largest eps, where an attack made for one task was judged by another."""
-    chosen = [r for r in records if r.attack.eps == 0 or at(found.level, r.attack)]
-    crossed = any(r.target_task not in ("", r.task) for r in chosen)
-    return transfer_matrices(chosen) if crossed else []
+    """Transfer between tasks at the largest eps; empty where no attack was made for another task."""
+    chosen = [r for r in records if r.is_clean or at(found.level, r.attack)]
+    return transfer_matrices(chosen) if any(r.is_transfer for r in chosen) else []
 
 
 def _megabytes(shown: list[Room]) -> float:
-    """What the pictures take of the page."""
+    """Size of the pictures of a page."""
     sheets = [sheet for room in shown for exhibit in room.exhibits for sheet in exhibit.sheets]
     images = [panel.image for sheet in sheets for panel in sheet.panels]
     maps = [answer.picture for sheet in sheets for row in sheet.rows for answer in row.answers if answer.picture]

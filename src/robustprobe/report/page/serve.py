@@ -1,4 +1,4 @@
-"""One page over HTTP, for this machine alone: nothing else of the disk is ever read for a request."""
+"""One page over HTTP for this machine alone; a request never reads a file."""
 
 import webbrowser
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, body: bool) -> None:
-        # A page of elsewhere may have its own name point at this machine; it does not get to read the results.
+        # A foreign site may let its own host name point at this machine (DNS rebinding): refuse such names.
         if self.headers.get("Host", "").rpartition(":")[0] not in NAMES:
             self.send_error(HTTPStatus.FORBIDDEN)
         elif self.path != "/":
@@ -50,11 +50,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(self.server.page)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are nobody's news."""
+        """Requests are not logged."""
 
 
 def serve(page: str, browser: bool, port: int, announce: Callable[[str], None]) -> None:
-    """Serve a page until it is interrupted, in the browser if wished."""
+    """Serve a page until it is interrupted, and open it in the browser if asked."""
     with PageServer(page.encode(), port) as server:
         announce(server.address)
         if browser:

@@ -1,4 +1,4 @@
-"""Charts as SVG inside the page: in the colours of the theme, with words, and with a tip over each mark."""
+"""Charts as SVG inside the page: in the colours of the theme, with a text alternative and a tooltip on each mark."""
 
 import html
 import re
@@ -20,7 +20,7 @@ _HEAD = re.compile(r'<svg[^>]*? width="([\d.]+)" height="([\d.]+)" viewBox="([^"
 
 
 def inline_svg(chart: "alt.TopLevelMixin", words: str) -> str:
-    """The chart as an SVG element that one reads as a picture with `words`."""
+    """The chart as an SVG element whose text alternative is `words`."""
     import vl_convert
 
     drawn: str = vl_convert.vegalite_to_svg(themed(chart))

@@ -1,5 +1,5 @@
 "use strict";
-// The viewer: one image under one attack, every encoder side by side, from the pictures of the tables below it.
+// The viewer: one image under one attack, all encoders side by side, from the pictures in the tables below it.
 (() => {
   const viewer = document.querySelector(".viewer");
   const find = (name) => viewer.querySelector(`.${name}`);
@@ -7,7 +7,7 @@
   const exhibits = [...document.querySelectorAll(".exhibit")];
   const GREY = 128;
   const STEPS = 255;
-  // Black over red to light yellow: brightness alone tells the error too.
+  // Black over red to light yellow: brightness alone also shows the error.
   const HEAT = [[8, 8, 12], [110, 30, 90], [220, 80, 40], [250, 180, 60], [255, 250, 210]];
   let order = exhibits;
   let attacks = [];
@@ -237,7 +237,7 @@
     const [own, other] = before ? await Promise.all([pixels(before), pixels(after)]) : [];
     row.append(
       slot("clean", before && copy(before)),
-      slot(blink ? "clean in its place" : "attacked", copy(blink ? before : after), noteOf(cellOf(sheet, "image", attacked))),
+      slot(blink ? "clean instead" : "attacked", copy(blink ? before : after), noteOf(cellOf(sheet, "image", attacked))),
       slot(`change × ${find("amplify").value}`, own && sameShape(own, other) ? change(own, other, words) : null),
     );
     article.append(row);
@@ -270,7 +270,7 @@
     find("why").hidden = false;
     find("amplify-text").textContent = find("amplify").value;
     const cards = await Promise.all([...shown.querySelectorAll(".sheet")].map((sheet) => card(shown, sheet, attack, eps)));
-    // A later choice may have been drawn before this one was.
+    // A later selection may already be drawn.
     if (own !== turn) return;
     stage.replaceChildren(...cards);
     find("words").textContent = describe(shown, attack, eps, cards);
@@ -308,9 +308,9 @@
 
   const listImages = () => {
     const before = exhibit()?.dataset.id;
-    const harm = (one) => Number(one.dataset.harm);
-    const sign = { chosen: 0, harmed: -1, survived: 1 }[find("order").value];
-    order = [...exhibits].sort((a, b) => sign * (harm(a) - harm(b)));
+    const damage = (one) => Number(one.dataset.damage);
+    const sign = { chosen: 0, damaged: -1, survived: 1 }[find("order").value];
+    order = [...exhibits].sort((a, b) => sign * (damage(a) - damage(b)));
     const rooms = new Set(exhibits.map((one) => one.dataset.room));
     const label = (one) =>
       [...(rooms.size > 1 ? [one.dataset.room] : []), one.dataset.id, one.dataset.name, one.dataset.tasks].filter(Boolean).join(" · ");

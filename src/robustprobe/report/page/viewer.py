@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustprobe.core.spec import Display
+from robustprobe.metrics.kept import share_kept
 from robustprobe.report.charts.pictures import (
     IGNORED_CLASS,
     Picture,
@@ -75,8 +76,8 @@ class ViewerSheet(NamedTuple):
 
 
 class Exhibit(NamedTuple):
-    """One image: its sheets share the colour scales of scalar maps. `harm` is the mean share of its clean score that
-    attacks on a task took; `kind` and `tasks` say in short why the image is shown, `reasons` in full.
+    """One image: its sheets share the colour scales of scalar maps. `damage` is the mean share of its clean score that
+    task-specific attacks took; `kind` and `tasks` say in short why the image is shown, `reasons` in full.
     """
 
     id: str
@@ -85,7 +86,7 @@ class Exhibit(NamedTuple):
     reasons: list[str]
     name: str | None
     size: str
-    harm: float
+    damage: float
     thumbnail: Picture
     sheets: list[ViewerSheet]
 
@@ -99,11 +100,11 @@ class Room(NamedTuple):
 
     @property
     def selection(self) -> str:
-        """`6 drawn at random and 9 chosen by harm, of 15 stored of scenes`."""
+        """`6 drawn at random and 9 chosen by damage, of 15 stored images of scenes`."""
         drawn = sum(exhibit.kind == "random" for exhibit in self.exhibits)
-        harmed = len(self.exhibits) - drawn
-        parts = [f"{drawn} drawn at random"] * bool(drawn) + [f"{harmed} chosen by harm"] * bool(harmed)
-        return f"{' and '.join(parts) or 'none'}, of {self.stored} stored of {self.dataset}"
+        damaged = len(self.exhibits) - drawn
+        parts = [f"{drawn} drawn at random"] * bool(drawn) + [f"{damaged} chosen by damage"] * bool(damaged)
+        return f"{' and '.join(parts) or 'none'}, of {self.stored} stored images of {self.dataset}"
 
 
 def rooms(galleries: Iterable[Gallery]) -> list[Room]:
@@ -123,7 +124,7 @@ def _exhibit(gallery: Gallery, subject: Subject) -> Exhibit:
         reasons=[choice_text(choice) for choice in subject.chosen],
         name=next(iter(names), None),
         size=size_text((height, width)),
-        harm=_harm(gallery, subject),
+        damage=_damage(gallery, subject),
         thumbnail=Picture(thumbnail_uri(first.image), ""),
         sheets=[_sheet(title, gallery, subject, series) for series in subject.series],
     )
@@ -148,16 +149,16 @@ def scalar_scale(subject: Subject, task: str, unit: str) -> Scale | None:
     return Scale(float(np.floor(low * 10) / 10), float(np.ceil(high * 10) / 10), unit)
 
 
-def _harm(gallery: Gallery, subject: Subject) -> float:
+def _damage(gallery: Gallery, subject: Subject) -> float:
     """Mean over encoders and attacks made for a task of what was taken of the clean score of this one image."""
     taken = []
     for series in subject.series:
-        clean = next((s for s in series.seen if s.group.attack.eps == 0), None)
+        clean = next((s for s in series.seen if s.group.attack_key.is_clean), None)
         for seen in series.seen if clean else ():
             task = seen.group.target_task
             before, after = (_goodness(gallery, one, series.truth, task) for one in (clean, seen))
             if before and after is not None:
-                taken.append(1 - min(1.0, after / before))
+                taken.append(1 - min(1.0, float(share_kept(before, after))))
     return float(np.mean(taken)) if taken else 0.0
 
 
@@ -208,7 +209,7 @@ def _sheet(title: str, gallery: Gallery, subject: Subject, series: EncoderImages
 
 def _panel(title: str, seen: SeenImage, clean: SeenImage | None) -> Panel:
     where, attack = f"{title}, {seen.label}", seen.group.attack
-    is_clean = attack.eps == 0
+    is_clean = seen.group.attack_key.is_clean
     eps = eps_text(attack) if attack.eps else ""
     return Panel(
         label=seen.label,
@@ -290,9 +291,10 @@ def _answer(
 
 
 def _origin(seen: SeenImage) -> str:
-    if seen.group.target_task:
-        return f"made for {seen.group.target_task}"
-    return {"clean": "no attack", "noise": "random"}.get(seen.group.attack.name, "saw no head")
+    key = seen.group.attack_key
+    if key.target_task:
+        return f"made for {key.target_task}"
+    return "no attack" if key.is_clean else "random change" if key.is_control else "label-free"
 
 
 def _change(clean: Pixels, attacked: Pixels) -> str:

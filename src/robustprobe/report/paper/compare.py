@@ -1,4 +1,4 @@
-"""Our results beside the numbers of Kowalczuk et al. (2024): what differs, by how much, and why it may."""
+"""Our results beside the numbers of Kowalczuk et al. (2024): the differences, and what may explain them."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from robustprobe.report.paper.published import (
 )
 from robustprobe.report.tables.comparison import Comparison
 from robustprobe.report.tables.matrix import MISSING, change_text, metric_text, size_text, threat_text
-from robustprobe.report.tables.results import doubt_notes, value_text
+from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
 from robustprobe.results.labels import attack_labels
 
@@ -33,7 +33,7 @@ DECIMALS = 2
 
 
 class ComparedToPaper(NamedTuple):
-    """A number of the paper, our record of the same cell, and what is to be said of the two.
+    """A number of the paper, our record of the same cell, and notes on the two.
 
     `difference` is ours minus the paper's, NaN where there is none. `inside`: whether the paper's number, which is
     rounded, can lie in our interval.
@@ -51,8 +51,8 @@ def compare_paper(records: Iterable["Record"], deacl: str | None = None) -> Comp
 
     Args:
         records: of one store, in any order.
-        deacl: the encoder, as it was written, that stands for the paper's DeACL checkpoint; None: any that is called
-            after DeACL and DINO v1.
+        deacl: the name of the encoder that stands for the paper's DeACL checkpoint; None: any whose card says that it
+            was hardened with DeACL from DINO v1.
 
     Raises:
         UserError: no record of an encoder `deacl`.
@@ -66,7 +66,7 @@ def compare_paper(records: Iterable["Record"], deacl: str | None = None) -> Comp
     heading = {"paper": facts.source, "threat": facts.threat.model_dump(mode="json"), "rule": RULE}
     shown = [c.choice.record for c in compared if c.choice.record]
     sheets = [_sheet(table, [c for c in compared if c.cell.task == table.task]) for table in facts.tables]
-    document = Document(sheets, [_summary(compared, records), *doubt_notes(shown)])
+    document = Document(sheets, [_summary(compared, records), *check_notes(shown)])
     return Comparison(document, heading, [_row(c) for c in compared])
 
 
@@ -81,7 +81,7 @@ def _compare(records: Sequence["Record"], deacl: str | None) -> list[ComparedToP
 
 
 def _compare_cell(cell: PaperCell, records: Sequence["Record"], deacl: str | None) -> ComparedToPaper:
-    candidates = [r for r in records if r.dataset == cell.dataset and is_encoder(r.encoder, cell, deacl)]
+    candidates = [r for r in records if r.dataset == cell.dataset and is_encoder(r, cell, deacl)]
     choice = choose([r for r in candidates if is_attack(r, cell.task, cell.attack)])
     notes = [difference.text for difference in paper().differences if difference.concerns(cell)]
     if choice.record is None:
@@ -103,7 +103,7 @@ def _near_misses(cell: PaperCell, candidates: Sequence["Record"]) -> list[str]:
 
 
 def _near_label(record: "Record", task: str) -> str:
-    label = attack_labels([(record.attack, record.target_task)], task)[0]
+    label = attack_labels([record.attack_key], task)[0]
     return label if record.split == "test" else f"{label} on {record.split}"
 
 

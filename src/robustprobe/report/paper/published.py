@@ -1,4 +1,4 @@
-"""What Kowalczuk et al. (2024) report, as data; which of our records speak of the same cells, and which one counts."""
+"""The tables of Kowalczuk et al. (2024) as data; which of our records are of the same cells, and which one counts."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from robustprobe.core.spec import AttackSpec, Eps, Norm, Spec
 from robustprobe.report.tables.matrix import Column, Line, TaskTable, caption, line_key
+from robustprobe.results.records import AttackAccess, AttackKey
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
@@ -32,7 +33,7 @@ class PaperThreat(Spec):
 
 
 class PaperRow(Spec):
-    """A row of a table: one encoder on one dataset, a value a column."""
+    """A row of a table: one encoder on one dataset, a value per column."""
 
     dataset: str
     encoder: str
@@ -63,7 +64,7 @@ class PaperCell(NamedTuple):
 
 
 class Difference(Spec):
-    """Why the paper's protocol is not ours, and of which cells that holds; empty: of all."""
+    """How the paper's protocol differs from ours, and for which cells; empty: for all."""
 
     text: str
     tasks: tuple[str, ...] = ()
@@ -72,13 +73,13 @@ class Difference(Spec):
     weights: tuple[Weights, ...] = ()
 
     def concerns(self, cell: PaperCell) -> bool:
-        """Whether this holds of the cell."""
+        """Whether this holds for the cell."""
         limits = ((self.tasks, cell.task), (self.columns, cell.attack), (self.datasets, cell.dataset))
         return all(not some or own in some for some, own in (*limits, (self.weights, cell.weights)))
 
 
 class Facts(Spec):
-    """All that is known of the paper's tables."""
+    """The paper's tables, threat model and differences from ours."""
 
     source: str
     threat: PaperThreat
@@ -105,19 +106,23 @@ def paper() -> Facts:
     return Facts.model_validate_json(FILE.read_text())
 
 
-def is_encoder(spec: str, cell: PaperCell, deacl: str | None) -> bool:
-    """Whether the encoder a user wrote as `spec` is the one of the cell.
+def is_encoder(record: "Record", cell: PaperCell, deacl: str | None) -> bool:
+    """Whether a record's encoder is the one of the cell.
 
     Args:
-        spec: such as `timm:vit_small_patch14_dinov2.lvd142m`.
+        record: its encoder is named as in `timm:vit_small_patch14_dinov2.lvd142m`.
         cell: its encoder is one of `Facts.encoders`.
-        deacl: the spec of the DeACL checkpoint; None: any that is called after DeACL and DINO v1.
+        deacl: the name of the DeACL checkpoint; None: any whose card says DeACL, from the encoder of the cell.
     """
     if cell.weights == "standard":
-        return any(fnmatchcase(spec, pattern) for pattern in paper().encoders[cell.encoder])
-    name = spec.lower()
-    called = "deacl" in name and "dino" in name and not any(later in name for later in ("dinov2", "dinov3"))
-    return called if deacl is None else spec == deacl
+        return _named(record.encoder, cell)
+    if deacl is not None:
+        return record.encoder == deacl
+    return record.encoder_method == cell.weights and _named(record.encoder_teacher, cell)
+
+
+def _named(spec: str, cell: PaperCell) -> bool:
+    return any(fnmatchcase(spec, pattern) for pattern in paper().encoders[cell.encoder])
 
 
 def is_attack(record: "Record", task: str, attack: str) -> bool:
@@ -153,7 +158,7 @@ def _preference(record: "Record") -> tuple[bool, bool, int, bool, str, str]:
 
 
 def choice_note(others: int) -> str:
-    """What is to be said of a cell that several records fit."""
+    """The note on a cell that several records fit."""
     return f"One of {others + 1} records of this cell: {RULE}."
 
 
@@ -163,7 +168,7 @@ def mixed(records: Iterable["Record"]) -> bool:
 
 
 class PaperLayout(NamedTuple):
-    """Results in the shape of the paper's tables, and what is to be said of the choice of records."""
+    """Results in the shape of the paper's tables, and notes on the choice of records."""
 
     tables: list[TaskTable]
     records: list["Record"]
@@ -171,7 +176,7 @@ class PaperLayout(NamedTuple):
 
 
 def paper_layout(records: Iterable["Record"]) -> PaperLayout:
-    """Any encoder's results at the paper's threat: a row a dataset and encoder, columns clean, embed, own attack."""
+    """Results at the paper's threat: a row per dataset and encoder; columns clean, embed, task-specific attack."""
     records = list(records)
     tables, kept, notes = [], [], []
     for table in paper().tables:
@@ -200,11 +205,16 @@ def _row_names(table: PaperTable, records: Iterable["Record"]) -> list[tuple[str
 
 def _columns(table: PaperTable) -> list[Column]:
     threat = paper().threat
-    target_task = {"clean": "", "embed": ""}
+    access: dict[str, AttackAccess] = {"clean": "nothing", "embed": "encoder"}
     return [
         Column(
-            AttackSpec(name=attack, eps=0.0 if attack == "clean" else threat.eps, norm=threat.norm, steps=threat.steps),
-            target_task.get(attack, table.task),
+            AttackKey(
+                AttackSpec(
+                    name=attack, eps=0.0 if attack == "clean" else threat.eps, norm=threat.norm, steps=threat.steps
+                ),
+                "" if attack in access else table.task,
+                access.get(attack, "task"),
+            ),
             TITLES[attack],
         )
         for attack in table.columns

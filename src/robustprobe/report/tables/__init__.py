@@ -1,1 +1,1 @@
-"""Numbers in order: matrices, rankings, comparisons, and how tables are written."""
+"""Tables: scores per task, ranking, transfer, comparison of two folders, and the formats they are written in."""

@@ -1,4 +1,4 @@
-"""The matrix of encoders by tasks and attacks at the largest eps: scores, places, and what is not there."""
+"""The ranking of encoders at the largest eps: their scores by task and attack, their ranks, and the missing cells."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -10,21 +10,21 @@ from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.tables.matrix import Column, attack_order
 from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks
 from robustprobe.results.labels import attack_labels, distinctions, eps_text
-from robustprobe.results.records import Interval, Record
+from robustprobe.results.records import AttackKey, Interval, Record
 
 TaskOnDatasetKey = tuple[Hashable, ...]
 CLEAN = AttackSpec(name="clean", eps=0, steps=1)
 
 
 class Level(NamedTuple):
-    """The ball whose attacks a board compares."""
+    """The norm and eps of the attacks that a board compares."""
 
     norm: str
     eps: float
 
 
 class TaskOnDataset(NamedTuple):
-    """The columns of one task on one dataset; `chance` is what guessing scores, None where that is not known."""
+    """The columns of one task on one dataset; `chance` is the score of a constant answer, None where not known."""
 
     task: str
     dataset: str
@@ -40,8 +40,8 @@ class TaskOnDataset(NamedTuple):
 
 
 class ScoreKept(NamedTuple):
-    """What the attack that left least, of those made for the task, left; `share` is that of the own clean score, None
-    where the clean score is nothing.
+    """The strongest task-specific attack on an encoder: its label, the clean and the attacked record, and the share of
+    the encoder's own clean score that is kept; None where the clean score is 0.
     """
 
     attack: str
@@ -51,11 +51,11 @@ class ScoreKept(NamedTuple):
 
 
 class BoardRow(NamedTuple):
-    """One encoder: a list of cells and what was kept, for each bench.
+    """One encoder: its cells and the share of the clean score it keeps, for each benchmark (a task on a dataset).
 
-    `robust` is the mean over benches of the attacked score relative to the best clean score of the encoders compared,
-    and ranks; `kept` that relative to its own clean score. Places are None where a bench is incomplete, and `guesses`
-    are benches on which its clean score may be a guess.
+    `robust` is the attacked score relative to the best clean score of the encoders compared, mean over benchmarks;
+    encoders are ranked by it. `kept` is the same relative to the encoder's own clean score. `ranks` is None where a
+    benchmark is incomplete. `guesses` are benchmarks whose clean score is not above chance.
     """
 
     encoder: str
@@ -69,7 +69,7 @@ class BoardRow(NamedTuple):
 
 
 class Board(NamedTuple):
-    """Encoders whose every bench is complete, the most robust first; then the others, unranked."""
+    """Encoders with all cells of every benchmark, the most robust first; then the others, unranked."""
 
     level: Level | None
     benchmarks: list[TaskOnDataset]
@@ -82,7 +82,7 @@ class Board(NamedTuple):
         return self.names.get(_row_key(record))
 
     def benchmark(self, record: Record) -> int | None:
-        """Which bench a record of any eps belongs to."""
+        """The index of the benchmark that a record of any eps belongs to."""
         return self.positions.get(benchmark_key(record))
 
     @property
@@ -100,13 +100,13 @@ class Board(NamedTuple):
 
 
 def board(records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({})) -> Board:
-    """The board of a store. Of two records of one cell the later one counts.
+    """The ranking of the encoders of a store. Of two records of one cell the later one counts.
 
     Args:
-        chance: what guessing scores, by the key of a bench.
+        chance: the score of a constant answer, by `benchmark_key`.
     """
     level = largest_level(records)
-    chosen = [r for r in records if r.target_task in ("", r.task) and (r.attack.eps == 0 or at(level, r.attack))]
+    chosen = [r for r in records if not r.is_transfer and (r.is_clean or at(level, r.attack))]
     chosen.sort(key=lambda r: (r.provenance.started, r.fingerprint))
     benchmarks = _benchmarks(chosen, chance)
     cells = {(_row_key(r), benchmark_key(r), _column_key(r)): r for r in chosen}
@@ -115,26 +115,23 @@ def board(records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float] = 
     endings = distinctions([r.encoder for r in first.values()], facts)
     rows = []
     for (key, record), ending in zip(first.items(), endings, strict=True):
-        lines = [
-            [cells.get((key, b, (c.attack, c.target_task))) for c in benchmark.columns]
-            for b, benchmark in benchmarks.items()
-        ]
+        lines = [[cells.get((key, b, c.key)) for c in benchmark.columns] for b, benchmark in benchmarks.items()]
         rows.append(_row(record.encoder + ending, list(benchmarks.values()), lines))
     names = {key: row.encoder for key, row in zip(first, rows, strict=True)}
     rows = _measured(rows, list(benchmarks.values()))
-    return Board(level, list(benchmarks.values()), _placed(rows), names, {key: k for k, key in enumerate(benchmarks)})
+    return Board(level, list(benchmarks.values()), _ranked(rows), names, {key: k for k, key in enumerate(benchmarks)})
 
 
 def largest_level(records: Sequence[Record]) -> Level | None:
-    """The largest eps of attacks made for a task, or of any attack; Linf goes before other norms."""
-    attacks = [r.attack for r in records if r.attack.eps > 0]
-    own = [r.attack for r in records if r.attack.eps > 0 and r.target_task == r.task]
-    found = {Level(a.norm, a.eps) for a in own or attacks}
+    """The largest eps of task-specific attacks, or of any attack; Linf goes before other norms."""
+    attacked = [r for r in records if not r.is_clean]
+    specific = [r for r in attacked if r.is_task_specific]
+    found = {Level(r.attack.norm, r.attack.eps) for r in specific or attacked}
     return max(found, key=lambda level: (level.norm == "linf", level.norm, level.eps), default=None)
 
 
 def at(level: Level | None, attack: AttackSpec) -> bool:
-    """Whether an attack stays in this very ball."""
+    """Whether an attack has this norm and eps."""
     return level is not None and (attack.norm, attack.eps) == level
 
 
@@ -147,14 +144,14 @@ def _row_key(record: Record) -> tuple[Hashable, ...]:
 
 
 def benchmark_key(record: Record) -> TaskOnDatasetKey:
-    """What makes two records belong to one bench: the task and the images."""
-    # Encoders are shown images at the size they prefer, so that the size is no part of what is compared.
+    """What the records of one benchmark share: the task and the images."""
+    # Each encoder gets the images at the size it prefers, so the size is not part of the key.
     return (record.task, record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
 
 
-def _column_key(record: Record) -> tuple[AttackSpec, str]:
-    # What an attack would have done is no part of a clean score.
-    return (record.attack if record.attack.eps else CLEAN, record.target_task)
+def _column_key(record: Record) -> AttackKey:
+    # The settings of an attack do not matter at eps 0.
+    return AttackKey(CLEAN, record.target_task, "nothing") if record.is_clean else record.attack_key
 
 
 def _benchmarks(
@@ -177,12 +174,12 @@ def _benchmarks(
 
 def _columns(records: Sequence[Record]) -> list[Column]:
     task = records[0].task
-    keys = sorted({_column_key(r) for r in records}, key=lambda key: attack_order(key[0], key[1], task))
+    keys = sorted({_column_key(r) for r in records}, key=lambda key: attack_order(key, task))
     full = attack_labels(keys, task)
-    # All of a board are at one eps, so that labels need not say it where they differ without.
-    short = [label.replace(f" {eps_text(attack)}", "", 1) for label, (attack, _) in zip(full, keys, strict=True)]
+    # All attacks of a board have one eps: labels leave it out where they stay unique without it.
+    short = [label.replace(f" {eps_text(key.attack)}", "", 1) for label, key in zip(full, keys, strict=True)]
     labels = short if len(set(short)) == len(short) else full
-    return [Column(*key, label) for key, label in zip(keys, labels, strict=True)]
+    return [Column(key, label) for key, label in zip(keys, labels, strict=True)]
 
 
 def _row(encoder: str, benchmarks: Sequence[TaskOnDataset], cells: list[list[Record | None]]) -> BoardRow:
@@ -206,14 +203,14 @@ def _missing(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> list[st
     return [
         f"{benchmark.task} on {benchmark.dataset}: {column.label}"
         for column, record in zip(benchmark.columns, line, strict=True)
-        if record is None and (column.target_task or column.attack.name == "clean")
+        if record is None and (column.key.target_task or column.key.is_clean)
     ]
 
 
 def _kept(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> ScoreKept | None:
     pairs = list(zip(benchmark.columns, line, strict=True))
-    clean = next((r for c, r in pairs if r and c.attack.name == "clean"), None)
-    own = [(c.label, r) for c, r in pairs if r and c.target_task and math.isfinite(r.headline.value)]
+    clean = next((r for _, r in pairs if r and r.is_clean), None)
+    own = [(c.label, r) for c, r in pairs if r and c.key.target_task and math.isfinite(r.headline.value)]
     if clean is None or not own or not math.isfinite(clean.headline.value):
         return None
     sign = 1 if benchmark.higher_is_better else -1
@@ -222,7 +219,7 @@ def _kept(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> ScoreKept 
 
 
 def _measured(rows: list[BoardRow], benchmarks: Sequence[TaskOnDataset]) -> list[BoardRow]:
-    """Rows with their attacked scores relative to the best clean ones, of complete rows where there are any."""
+    """Rows with `robust`: the best clean scores are those of complete rows where there are any."""
     compared = [row for row in rows if not row.missing] or rows
     best = [_best_clean(benchmark, [row.benchmarks[k] for row in compared]) for k, benchmark in enumerate(benchmarks)]
     return [row._replace(robust=_robust(row, best, benchmarks)) for row in rows]
@@ -244,7 +241,7 @@ def _robust(row: BoardRow, best: Sequence[Interval | None], benchmarks: Sequence
     return mean_kept(known) if known else None
 
 
-def _placed(rows: list[BoardRow]) -> list[BoardRow]:
+def _ranked(rows: list[BoardRow]) -> list[BoardRow]:
     whole = sorted(
         (row for row in rows if row.robust and not row.missing),
         key=lambda row: (-(row.robust.value if row.robust else 0), row.encoder),

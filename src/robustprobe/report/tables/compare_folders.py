@@ -1,4 +1,4 @@
-"""Two folders of results beside each other: the same cells, what their numbers differ by, and what else differs."""
+"""Two folders of results: the differences of their numbers cell by cell, and what else differs."""
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -8,7 +8,7 @@ from robustprobe.core.spec import format_eps
 from robustprobe.metrics.paired import Paired, Side, paired_difference
 from robustprobe.report.tables.comparison import Comparison
 from robustprobe.report.tables.matrix import MISSING, attack_order, change_text, metric_text, size_text
-from robustprobe.report.tables.results import doubt_notes, value_text
+from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
 from robustprobe.results.labels import attack_labels
 
@@ -33,7 +33,7 @@ class RecordPair(NamedTuple):
 
 
 class ComparedCell(NamedTuple):
-    """A cell of two folders: its records, the difference second minus first with its interval, and what to say."""
+    """A cell of two folders: its records, the difference second minus first with its interval, and notes."""
 
     pair: RecordPair
     difference: float
@@ -55,7 +55,7 @@ TELLING: tuple[Fact, ...] = (
     lambda r: r.head.fingerprint,
     lambda r: r.attack.model_dump_json(),
 )
-"""What tells records of the same cell apart, the most telling first."""
+"""Facts in which records of the same cell may differ, the most informative first."""
 
 
 def cell_key(record: "Record") -> tuple[Hashable, ...]:
@@ -66,9 +66,9 @@ def cell_key(record: "Record") -> tuple[Hashable, ...]:
 
 
 def match(first: Iterable["Record"], second: Iterable["Record"]) -> list[RecordPair]:
-    """The cells of two folders, matched by `cell_key`; of namesakes those that agree in steps, iterate and so on.
+    """The cells of two folders, matched by `cell_key`, and within one key by steps, iterate and other settings.
 
-    Every record is in one pair, but for older ones of what is in all respects the same cell. In order of the tables.
+    Every record is in one pair, except older ones of a cell with the same settings. In order of the tables.
     """
     sides = (_by_key(first), _by_key(second))
     pairs = [p for key in sides[0] | sides[1] for p in _match(sides[0].get(key, []), sides[1].get(key, []), TELLING)]
@@ -100,7 +100,7 @@ def _newest(records: list["Record"]) -> "Record | None":
 
 def _order(pair: RecordPair) -> tuple[object, ...]:
     record = pair.any
-    attack = attack_order(record.attack, record.target_task, record.task)
+    attack = attack_order(record.attack_key, record.task)
     return (record.task, record.dataset, record.encoder, *attack, record.fingerprint)
 
 
@@ -129,8 +129,8 @@ def _compare(
     pair: RecordPair, first: "Store", second: "Store", records: tuple[list["Record"], list["Record"]]
 ) -> ComparedCell:
     if pair.first is None or pair.second is None:
-        place = 0 if pair.second is None else 1
-        note = f"Only in the {('first', 'second')[place]}{_near_misses(pair.any, records[1 - place])}."
+        side = 0 if pair.second is None else 1
+        note = f"Only in the {('first', 'second')[side]}{_near_misses(pair.any, records[1 - side])}."
         return ComparedCell(pair, math.nan, Paired(None), [note])
     paired = paired_difference(Side(first, pair.first), Side(second, pair.second))
     difference = pair.second.headline.value - pair.first.headline.value
@@ -238,7 +238,7 @@ def _labels(compared: Sequence[ComparedCell]) -> list[str]:
     return [
         label
         for own in benchmarks.values()
-        for label in attack_labels([(c.pair.any.attack, c.pair.any.target_task) for c in own], own[0].pair.any.task)
+        for label in attack_labels([c.pair.any.attack_key for c in own], own[0].pair.any.task)
     ]
 
 
@@ -254,15 +254,15 @@ def _difference(compared: ComparedCell) -> str:
 def _notes(heading: dict[str, str], compared: Sequence[ComparedCell]) -> list[str]:
     both = [c for c in compared if c.pair.first and c.pair.second]
     paired = sum(c.paired.estimate is not None for c in both)
-    alone = [sum(c.pair[place] is None for c in compared) for place in (1, 0)]
+    alone = [sum(c.pair[side] is None for c in compared) for side in (1, 0)]
     clear = sum(e.ci_low > 0 or e.ci_high < 0 for e in (c.paired.estimate for c in both) if e)
     counts = (
         f"Cells in both: {len(both)}; only in the first: {alone[0]}; only in the second: {alone[1]}. Differences with "
         f"an interval, by a bootstrap that draws the images of both jointly: {paired}, of which {clear} exclude 0."
     )
-    doubted = [
+    failed = [
         note
         for name in RecordPair._fields
-        for note in doubt_notes([r for r in (getattr(c.pair, name) for c in compared) if r], f"{name}, ")
+        for note in check_notes([r for r in (getattr(c.pair, name) for c in compared) if r], f"{name}, ")
     ]
-    return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *doubted]
+    return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *failed]

@@ -1,4 +1,4 @@
-"""What a comparison hands to people and to programs."""
+"""The result of a comparison, for people and for programs."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from robustprobe.report.tables.sheet import Document, csv_text, finite, json_tex
 
 
 class Comparison(NamedTuple):
-    """Tables for people; for programs a heading, and one row a compared cell with the same keys in each."""
+    """Tables for people; for programs a heading, and one row per compared cell with the same keys in each."""
 
     document: Document
     heading: dict[str, Any]
@@ -19,8 +19,8 @@ def render(comparison: Comparison, format: str) -> str:
 
     Args:
         comparison: of a folder with the paper, or of two folders.
-        format: `rich` (as on a terminal, without colour), `md`, `latex` (needs the package booktabs), `csv` (a line a
-            cell) or `json` (an object: the heading's entries, and `cells`, a list with an object a cell).
+        format: `rich` (as on a terminal, without colour), `md`, `latex` (needs the package booktabs), `csv` (a line per
+            cell) or `json` (an object: the heading's entries, and `cells`, a list with an object per cell).
 
     Raises:
         UserError: unknown format.

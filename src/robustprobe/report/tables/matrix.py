@@ -1,16 +1,15 @@
-"""The shape all tables for people share: one a task, a row a dataset and encoder, a column an attack at one eps."""
+"""The shape of all tables for people: one per task, a row per dataset and encoder, a column per attack and eps."""
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from robustprobe.core.spec import AttackSpec, format_eps
-from robustprobe.results.labels import attack_labels, distinctions
+from robustprobe.core.spec import format_eps
+from robustprobe.results.labels import attack_labels, distinctions, record_label
 
 if TYPE_CHECKING:
-    from robustprobe.results.records import Interval, Record
+    from robustprobe.results.records import AttackKey, Interval, Record
 
-HEADLESS = ("clean", "noise", "embed", "surrogate")
 MISSING = "—"
 NOT_A_NUMBER = "n/a"
 DECIMALS = 3
@@ -19,8 +18,7 @@ DECIMALS = 3
 class Column(NamedTuple):
     """An attack at one eps; `label` is unique among the columns of a table."""
 
-    attack: AttackSpec
-    target_task: str
+    key: "AttackKey"
     label: str
 
 
@@ -47,13 +45,13 @@ class TaskTable(NamedTuple):
 
 
 def in_order(records: Iterable["Record"], transfer: bool) -> list["Record"]:
-    """Records by task, dataset, encoder and attack; without `transfer` only attacks made for none or for the judge."""
-    chosen = [r for r in records if transfer or r.target_task in ("", r.task)]
+    """Records by task, dataset, encoder and attack; without `transfer` no attack that was made for another task."""
+    chosen = [r for r in records if transfer or not r.is_transfer]
     return sorted(chosen, key=_record_order)
 
 
 def _record_order(record: "Record") -> tuple[object, ...]:
-    attack = attack_order(record.attack, record.target_task, record.task)
+    attack = attack_order(record.attack_key, record.task)
     return (
         record.task,
         record.dataset,
@@ -64,27 +62,30 @@ def _record_order(record: "Record") -> tuple[object, ...]:
     )
 
 
-def attack_order(attack: AttackSpec, target_task: str, task: str = "") -> tuple[object, ...]:
-    """Sorts attacks: clean, noise, embed, others that saw no head, those made for `task`, those for other tasks."""
-    origin = 0 if not target_task else 1 if target_task == task else 2
-    headless = HEADLESS.index(attack.name) if attack.name in HEADLESS else len(HEADLESS)
-    return (origin, headless, target_task, attack.name, attack.eps, attack.model_dump_json())
+def attack_order(key: "AttackKey", task: str = "") -> tuple[object, ...]:
+    """Sorts attacks: clean, controls, those that saw no head, those made for `task`, those made for other tasks."""
+    attack = key.attack
+    if key.target_task:
+        origin = 3 if key.target_task == task else 4
+    else:
+        origin = 0 if key.is_clean else 1 if key.is_control else 2
+    return (origin, key.target_task, attack.name, attack.eps, attack.model_dump_json())
 
 
 def task_tables(records: Iterable["Record"], transfer: bool = False) -> list[TaskTable]:
-    """The tables of a store, one a task. Of two records of the same cell the later one counts."""
+    """The tables of a store, one per task. Of two records of the same cell the later one counts."""
     ordered = in_order(records, transfer)
     return [_task_table([r for r in ordered if r.task == task]) for task in dict.fromkeys(r.task for r in ordered)]
 
 
 def _task_table(records: list["Record"]) -> TaskTable:
-    keys = list(dict.fromkeys((r.attack, r.target_task) for r in records))
-    keys.sort(key=lambda key: attack_order(key[0], key[1], records[0].task))
-    labels = attack_labels([(attack, target_task) for attack, target_task in keys], records[0].task)
-    columns = [Column(*key, label) for key, label in zip(keys, labels, strict=True)]
-    lines: dict[Hashable, dict[Hashable, Record]] = {}
+    keys = list(dict.fromkeys(r.attack_key for r in records))
+    keys.sort(key=lambda key: attack_order(key, records[0].task))
+    labels = attack_labels(keys, records[0].task)
+    columns = [Column(key, label) for key, label in zip(keys, labels, strict=True)]
+    lines: dict[Hashable, dict[AttackKey, Record]] = {}
     for record in sorted(records, key=lambda r: r.provenance.started):
-        lines.setdefault(line_key(record), {})[record.attack, record.target_task] = record
+        lines.setdefault(line_key(record), {})[record.attack_key] = record
     ordered = [lines[key] for key in dict.fromkeys(line_key(r) for r in records)]
     names = line_names([next(iter(cells.values())) for cells in ordered])
     return TaskTable(
@@ -125,47 +126,47 @@ def transfer_matrices(records: Iterable["Record"]) -> list[TransferMatrix]:
 def _transfer_matrix(name: str, records: list["Record"]) -> TransferMatrix:
     judges = sorted({r.task for r in records}, key=str)
     heads = {r.task: f"{r.task}, {r.metric}{'' if r.unit == 'share' else f' in {r.unit}'}" for r in records}
-    found: dict[Hashable, dict[str, Record]] = {}
+    found: dict[AttackKey, dict[str, Record]] = {}
     for record in sorted(records, key=lambda r: r.provenance.started):
-        found.setdefault((record.attack, record.target_task), {})[record.task] = record
-    keys = sorted({(r.attack, r.target_task) for r in records}, key=lambda key: attack_order(*key))
+        found.setdefault(record.attack_key, {})[record.task] = record
+    keys = sorted(found, key=attack_order)
     # Within one task made for, labels need not name it.
     labels = [
         label
-        for task in dict.fromkeys(target_task for _, target_task in keys)
-        for label in attack_labels([key for key in keys if key[1] == task], task)
+        for task in dict.fromkeys(key.target_task for key in keys)
+        for label in attack_labels([key for key in keys if key.target_task == task], task)
     ]
     rows = [
-        TransferRow(label, target_task or "any", [found[attack, target_task].get(task) for task in judges])
-        for label, (attack, target_task) in zip(labels, keys, strict=True)
+        TransferRow(label, key.target_task or "no task", [found[key].get(task) for task in judges])
+        for label, key in zip(labels, keys, strict=True)
     ]
     return TransferMatrix(f"Transfer: {name}", [heads[task] for task in judges], rows)
 
 
-def doubts(records: Iterable["Record"]) -> list[str]:
-    """What failed checks say, a sentence each, with the numbers they speak of."""
+def failed_checks(records: Iterable["Record"]) -> list[str]:
+    """What failed sanity checks mean, one sentence each, with the numbers that they concern."""
     said: dict[str, list[str]] = {}
     for record in records:
         where = f"{record.encoder}, {record.images_of}, {record.task}"
-        label = attack_labels([(record.attack, record.target_task)], record.task)[0]
+        label = record_label(record)
         for check in record.checks:
             if not check.passed:
                 said.setdefault(f"{label}: {check.meaning}", []).append(where)
-    return [f"{text} ({'; '.join(dict.fromkeys(positions))})." for text, positions in said.items()]
+    return [f"{text} ({'; '.join(dict.fromkeys(cells))})." for text, cells in said.items()]
 
 
 def trusted(record: "Record") -> bool:
-    """Whether every check of a record passed."""
+    """Whether every sanity check of a record passed."""
     return all(check.passed for check in record.checks)
 
 
 def data_key(record: "Record") -> tuple[Hashable, ...]:
-    """What makes two records speak of the same images."""
+    """What two records of the same images share."""
     return (record.dataset, record.dataset_digest, record.split, record.image_size, record.image_ids_digest)
 
 
 def line_key(record: "Record") -> tuple[Hashable, ...]:
-    """What makes two records belong into one row of a table."""
+    """What the records of one row of a table share."""
     return (data_key(record), record.encoder, record.encoder_digest, record.precision, record.head.fingerprint)
 
 
@@ -220,12 +221,12 @@ def images_text(records: Sequence["Record"]) -> str:
 
 def threat_text(records: Iterable["Record"]) -> list[str]:
     """Eps with its norm, and steps, of the attacks among the records."""
-    attacks = [r.attack for r in records if r.attack.eps > 0]
     by_norm: dict[str, set[float]] = {}
     steps: dict[int, set[str]] = {}
-    for attack in attacks:
+    for record in (r for r in records if not r.is_clean):
+        attack = record.attack
         by_norm.setdefault(attack.norm, set()).add(attack.eps)
-        if attack.name not in HEADLESS[:2]:
+        if not record.is_control:
             steps.setdefault(attack.steps, set()).add(attack.label)
     texts = [f"eps {', '.join(format_eps(e, n) for e in sorted(sizes))} ({n})" for n, sizes in sorted(by_norm.items())]
     if len(steps) == 1:
@@ -236,12 +237,12 @@ def threat_text(records: Iterable["Record"]) -> list[str]:
 
 
 def number_text(value: float) -> str:
-    """Three decimals, or `n/a` for what is no number."""
+    """Three decimals, or `n/a` for a value that is not finite."""
     return f"{value:.{DECIMALS}f}" if math.isfinite(value) else NOT_A_NUMBER
 
 
 def change_text(difference: float) -> str:
-    """`+0.030` or `-0.030`, or `n/a` for what is no number."""
+    """`+0.030` or `-0.030`, or `n/a` for a value that is not finite."""
     return f"{difference:+.{DECIMALS}f}" if math.isfinite(difference) else NOT_A_NUMBER
 
 

@@ -11,7 +11,7 @@ from robustprobe.report.tables.matrix import (
     MISSING,
     TaskTable,
     TransferMatrix,
-    doubts,
+    failed_checks,
     in_order,
     interval_text,
     size_text,
@@ -50,18 +50,18 @@ LAYOUTS = ("all", "paper")
 NO_RECORDS = "No finished cells yet."
 NO_PAPER_RECORDS = "No finished cells of the paper's attacks at its eps."
 MARK = "†"
-"""Beside a number that a check casts doubt on; the sentence below the tables says why."""
+"""Beside a number with a failed sanity check; a sentence below the tables says what it means."""
 
 
 def table_rows(records: Iterable["Record"], transfer: bool = False) -> list[dict[str, Any]]:
-    """One row a cell, tidy: `value`, `ci_low`, `ci_high` are the headline metric's, in `unit`; eps is in [0, 1].
+    """One row per cell, tidy: `value`, `ci_low`, `ci_high` are the headline metric's, in `unit`; eps is in [0, 1].
 
     Args:
         records: any, in any order.
         transfer: also the cells whose attack was made for another task than the one that judged.
 
     Returns:
-        Rows with the keys `KEYS`, by task, dataset, encoder and attack. Values that are no number stay NaN.
+        Rows with the keys `KEYS`, by task, dataset, encoder and attack. Values that are not finite stay NaN.
     """
     return [_row(record) for record in in_order(records, transfer)]
 
@@ -106,7 +106,7 @@ def render(records: Iterable["Record"], format: str, transfer: bool = False, lay
         records: any, in any order.
         format: `rich` (as on a terminal, without colour), `md`, `latex` (booktabs and graphicx), `csv` or `json`.
         transfer: also the cells whose attack was made for another task than the one that judged.
-        layout: `all`, or `paper` for the cells of the paper's tables alone: one record a cell.
+        layout: `all`, or `paper` for the cells of the paper's tables alone: one record per cell.
 
     Raises:
         UserError: unknown format or layout, or transfer tables in the paper's layout.
@@ -120,7 +120,7 @@ def render(records: Iterable["Record"], format: str, transfer: bool = False, lay
 
 
 def document(records: Iterable["Record"], transfer: bool = False, layout: str = "all") -> Document:
-    """A table a task; with `transfer` also one for each encoder and dataset that several tasks judged.
+    """A table per task; with `transfer` also one for each encoder and dataset that several tasks judged.
 
     Args:
         records: any, in any order.
@@ -134,14 +134,14 @@ def document(records: Iterable["Record"], transfer: bool = False, layout: str = 
     if layout == "paper":
         found = paper_layout(records)
         sheets = [_task_sheet(table) for table in found.tables]
-        return Document(sheets, [*found.notes, *doubt_notes(found.records)], NO_PAPER_RECORDS)
+        return Document(sheets, [*found.notes, *check_notes(found.records)], NO_PAPER_RECORDS)
     records = list(records)
     tables = task_tables(records)
     matrices = transfer_matrices(records) if transfer else []
     shown = [r for t in tables for line in t.lines for r in line.cells if r]
     shown += [r for matrix in matrices for row in matrix.rows for r in row.cells if r]
     sheets = [*(_task_sheet(table) for table in tables), *(_transfer_sheet(matrix) for matrix in matrices)]
-    return Document(sheets, doubt_notes(shown), NO_RECORDS)
+    return Document(sheets, check_notes(shown), NO_RECORDS)
 
 
 def _task_sheet(table: TaskTable) -> Sheet:
@@ -154,14 +154,14 @@ def _transfer_sheet(matrix: TransferMatrix) -> Sheet:
     return Sheet(matrix.title, ["made for", "attack"], [f"judged by {judge}" for judge in matrix.judges], rows)
 
 
-def doubt_notes(records: Iterable["Record"], where: str = "") -> list[str]:
-    """What is to be said of the numbers that `value_text` marks, each sentence with `where` ahead of it."""
+def check_notes(records: Iterable["Record"], where: str = "") -> list[str]:
+    """What the failed sanity checks of the numbers that `value_text` marks mean; each sentence begins with `where`."""
     shown = {r.fingerprint: r for r in records}
-    return [f"{MARK} {where}{doubt}" for doubt in doubts(shown.values())]
+    return [f"{MARK} {where}{meaning}" for meaning in failed_checks(shown.values())]
 
 
 def value_text(record: "Record | None") -> str:
-    """`0.430 [0.380, 0.480]`, marked where a check casts doubt on it; a dash where nothing was measured."""
+    """`0.430 [0.380, 0.480]`, marked where a sanity check failed; a dash where nothing was measured."""
     if record is None:
         return MISSING
     return interval_text(record.headline) + ("" if trusted(record) else f" {MARK}")

@@ -1,16 +1,17 @@
-"""What an attack left of a clean score, how far that could be off, and which places that leaves open."""
+"""The share of the clean score that an attack left, its 95 % interval, and the ranks that intervals allow."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from robustprobe.metrics.intervals import Estimate
+from robustprobe.metrics.kept import share_kept
 from robustprobe.report.tables.matrix import percent_text
 from robustprobe.results.records import Interval
 
 
 class Ranks(NamedTuple):
-    """First and last place that an encoder may have in a ranking."""
+    """The best and the worst rank that an encoder may have."""
 
     first: int
     last: int
@@ -28,14 +29,14 @@ def kept(clean: Interval, attacked: Interval, higher_is_better: bool) -> Estimat
     measured on different images: wider than a paired interval, never narrower where the two rise together.
 
     Returns:
-        None where a value is no number or the quotient does not exist.
+        None where a value is not finite or the quotient does not exist.
     """
     part, whole = (attacked, clean) if higher_is_better else (clean, attacked)
     if not all(math.isfinite(x) for x in (*part.model_dump().values(), *whole.model_dump().values())):
         return None
-    if whole.value <= 0 or part.value < 0:
+    share = float(share_kept(clean.value, attacked.value, higher_is_better))
+    if math.isnan(share) or part.value < 0:
         return None
-    share = part.value / whole.value
     low = math.hypot((part.value - part.ci_low) / whole.value, share - part.value / whole.ci_high)
     smallest = part.value / whole.ci_low if whole.ci_low > 0 else math.inf
     high = math.hypot((part.ci_high - part.value) / whole.value, smallest - share)
@@ -52,7 +53,7 @@ def mean_kept(parts: Sequence[Estimate]) -> Estimate:
 
 
 def ranks(scores: Sequence[Estimate]) -> list[Ranks]:
-    """For each score the places it may have: only scores whose whole interval lies above or below its own count."""
+    """The ranks each score may have: another score is above or below it only where their intervals do not overlap."""
     return [
         Ranks(
             1 + sum(other.ci_low > own.ci_high for other in scores),

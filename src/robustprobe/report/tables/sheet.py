@@ -1,4 +1,4 @@
-"""Tables of text, and how they are written: for terminals, Markdown, LaTeX, CSV and JSON. Knows nothing of records."""
+"""Tables of text, written for terminals, Markdown, LaTeX, CSV and JSON; independent of records."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ FORMATS = ("rich", "md", "csv", "json", "latex")
 TEXT_WIDTH = 200
 LETTERS = 26
 NAMES_WIDTH = 24
-"""What names need of a terminal before its columns of numbers may keep their widths."""
+"""Columns of numbers fold unless this width is left for the names."""
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -40,7 +40,7 @@ _LATEX = {
 
 
 class Row(NamedTuple):
-    """What a row is called, and its numbers as text; only names need escapes."""
+    """The names of a row, and its numbers as text; only names need escaping."""
 
     names: list[str]
     cells: list[str]
@@ -66,12 +66,12 @@ class Sheet(NamedTuple):
 
 
 class Document(NamedTuple):
-    """All that is written at once: tables, and sentences below the last one."""
+    """Tables, and sentences below the last one."""
 
     sheets: list[Sheet]
     notes: list[str]
     nothing: str = ""
-    """What is said where there is no table."""
+    """The text where there is no table."""
 
 
 def text(document: Document, format: str) -> str:
@@ -242,7 +242,7 @@ def escape_latex(text: str) -> str:
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> str:
-    """Rows as CSV; what is no number stays empty, sentences of a list are joined."""
+    """Rows as CSV; values that are not finite stay empty, sentences of a list are joined."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, keys, lineterminator="\n")
     writer.writeheader()
@@ -256,15 +256,15 @@ def json_text(content: Any) -> str:
 
 
 def finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with None for what is no number."""
+    """The row with None for values that are not finite."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def footnotes(said: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
-    """Marks for the rows of a table and the sentences they stand for.
+    """Marks for the rows of a table and the sentences they refer to.
 
     Args:
-        said: for each row, what is to be said of it.
+        said: for each row, its notes.
 
     Returns:
         The letters of each row, and the sentences: first those that hold for every row, without a letter.
