@@ -276,19 +276,19 @@ def test_extreme_examples_come_later_and_their_failure_costs_no_cell(
     assert "Traceback" not in answer.err
     answer = call(*command)
     assert answer.code == 0
-    assert "images chosen by harm are attacked again, to be shown" in answer.out
+    assert "extreme examples are attacked again, to be shown" in answer.out
     assert Store(tmp_path).records() == records
     assert all(
-        {choice.kind for example in group.examples for choice in example.chosen} >= {"random", "most harmed"}
+        {choice.kind for example in group.examples for choice in example.chosen} >= {"random", "most damaged"}
         for group in Store(tmp_path).groups()
     )
     page = (tmp_path / "report.html").read_text()
-    assert "most harmed in depth by depthpgd 8/255 on" in page
-    assert "images chosen by harm" not in call(*command).out
+    assert "most damaged in depth by depthpgd 8/255 on" in page
+    assert "extreme examples are attacked" not in call(*command).out
 
 
 def test_example_images_are_as_many_as_asked_for_whatever_the_run_reads(finished: Path) -> None:
-    """Two of sixteen at random, then at most three a task by harm: each an image, and a map a task."""
+    """Two of sixteen at random, then at most three extreme ones per task: each an image, and a map per task."""
     groups = Store(finished).groups()
     assert groups
     for group in groups:

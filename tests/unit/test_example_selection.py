@@ -1,4 +1,4 @@
-"""Examples chosen by harm: which images they are, and that what is stored of them is what was counted."""
+"""Extreme examples: which images they are, and that what is stored of them is what was counted."""
 
 import copy
 from pathlib import Path
@@ -164,7 +164,7 @@ def test_every_group_has_the_same_images_and_says_why(tiny_encoder: Encoder, old
     assert not [record for record in older.records() if older.damaged(record)]
 
 
-def test_the_most_harmed_image_kept_least_of_its_clean_score(
+def test_the_most_damaged_image_kept_least_of_its_clean_score(
     tiny_encoder: Encoder, older: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(example_selection, "ROWS", 5)

@@ -216,7 +216,7 @@ class Suite(Spec):
     examples: int = Field(default=6, ge=0, le=1000)
     """Images of each attack that are kept for the page; they are held until its last image is judged."""
     extreme_examples: int = Field(default=1, ge=0, le=1000)
-    """So many images more for each task of those most harmed, barely broken and survived; none without `examples`."""
+    """Extreme examples of each kind (most damaged, barely broken, survived) for each task; none without `examples`."""
     sanity_images: int = Field(default=10, ge=0, le=1000)
     """Images on which each attack is checked; 0: none."""
 

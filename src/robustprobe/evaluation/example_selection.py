@@ -1,4 +1,4 @@
-"""Examples chosen by harm: the images that an attack hurt most, just broke and left whole, for every attack of a run.
+"""Extreme examples: the images that an attack damaged most, only just broke, and damaged least, for every attack.
 
 Chosen from the rows of finished cells, after which only these images are attacked again. On a CPU in fp32 that gives
 the same bits as before; elsewhere the same images to rounding.
@@ -53,10 +53,10 @@ class FailedExamples(NamedTuple):
 
 
 def chosen(shares: KeptScores, ids: Sequence[str], count: int, seed: int) -> tuple[int, dict[ChoiceKind, list[int]]]:
-    """Images by harm: `count` of each kind, or fewer where there are not so many.
+    """Extreme images: `count` of each kind, or fewer where there are not so many.
 
     Only images that count are looked at: those whose clean score is no worse than the median. The eps is the smallest
-    that broke at least half of them, or the largest. Most harmed are those that kept least, barely broken the broken
+    that broke at least half of them, or the largest. Most damaged are those that kept least, barely broken the broken
     ones that kept most, survivors the others that kept most. Where images keep the same share, what they kept at all
     eps decides, then the other opinions, then the seed.
 
@@ -85,7 +85,7 @@ def chosen(shares: KeptScores, ids: Sequence[str], count: int, seed: int) -> tup
 def finish_examples(
     plan: Plan, store: Store, run_spec: RunSpec, notify: Tell, say: Callable[[str], None]
 ) -> list[FailedExamples]:
-    """Store the images chosen by harm for all cells of the plan that are in the store, and lack them.
+    """Store the extreme examples of all cells of the plan that are in the store, and lack them.
 
     Images are chosen on the first encoder of the plan that has what it takes, once for the same images of a dataset:
     a choice that the store holds stands, so that encoders evaluated later show the same images.
@@ -118,7 +118,7 @@ class _Finish:
         try:
             choices = self._choices(pairs)
         except (UserError, RuntimeError, OSError) as error:
-            self.lost.append(FailedExamples(f"{pairs[0].data.name}: examples chosen by harm", error))
+            self.lost.append(FailedExamples(f"{pairs[0].data.name}: extreme examples", error))
             return
         if not choices:
             return
@@ -196,7 +196,7 @@ class _Finish:
         """Images at places of a dataset attacked by a job, an eps each."""
         key, job = pair.key, pair.jobs[number]
         if key not in self.heads:
-            self.say(f"{pair.label}: {len(positions)} images chosen by harm are attacked again, to be shown")
+            self.say(f"{pair.label}: {len(positions)} extreme examples are attacked again, to be shown")
             self.heads[key] = self.worker.fit(FitHeads(key), _unheard)
         label = f"{pair.label}: examples of {job.name}"
         names = tuple(pair.data.kept_ids[p] for p in positions)

@@ -1,4 +1,4 @@
-"""Example images of a run: chosen at random or by harm, the same for every encoder and attack, stored without loss."""
+"""Example images of a run: random ones and extreme ones, the same for every encoder and attack, stored without loss."""
 
 import hashlib
 import re
