@@ -207,7 +207,7 @@ def _score(model: Callable[[Tensor], Any], judge: _Judge | None, images: Tensor,
     if judge is not None:
         output = judge.function(adversarial).float()
         if output.isnan().any():
-            raise UserError("the model answers NaN, which would count as a broken image; mend the model.")
+            raise UserError("the model answers NaN, which would count as a broken image; correct the model.")
         return judge.task.score(judge.task.rows(output, judge.targets))
     clean, moved = model(images), model(adversarial)
     return embedding_distance(moved, clean) if isinstance(clean, Features) else squared_distance(moved, clean)

@@ -181,7 +181,7 @@ def test_ray_that_does_not_come_up_is_said_in_a_line(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     answer: Answer = call("run", suite_file, "--out", tmp_path, "--executor", "ray")
     assert answer.code == 1
-    assert "Ray cannot be had on this machine: The current node timed out during startup. Nothing" in answer.err
+    assert "Ray is not available on this machine: The current node timed out during startup. Nothing" in answer.err
 
 
 def test_without_ray_it_says_what_to_install(

@@ -85,7 +85,7 @@ def test_damaged_rows_are_refused(tmp_path: Path, damage: str) -> None:
     record = make_record(attack("pgd"), 0.2)
     rows = put(tmp_path / "a", record).folder / "rows" / f"{record.fingerprint}.parquet"
     rows.write_bytes(b"else") if damage == "changed" else rows.unlink()
-    with pytest.raises(UserError, match=r"1 cells have files that are missing or not those"):
+    with pytest.raises(UserError, match=r"1 cells have files that are missing or do not have"):
         merge([tmp_path / "a"], tmp_path / "c")
     assert not (tmp_path / "c").exists()
 

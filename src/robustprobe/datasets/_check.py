@@ -97,7 +97,7 @@ def check_split(dataset: Dataset, sample: int | None) -> SplitFindings:
         findings.ids = dataset.select(None).kept_ids
         repeated = len(findings.ids) - len(set(findings.ids))
         if repeated:
-            raise UserError(f"{repeated} images are listed more than once. Mend the list.")
+            raise UserError(f"{repeated} images are listed more than once. Correct the list.")
         empty = next((path for path in dataset.files() if not path.stat().st_size), None)
         if empty:
             raise UserError(f"{empty} is empty. Replace the file.")

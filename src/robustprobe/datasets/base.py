@@ -207,7 +207,7 @@ class Dataset(ABC):
         try:
             self._ids = self.ids()
         except OSError as error:
-            raise UserError(f"{self.name}: {self.folder} cannot be listed: {error}. Mend the folder.") from error
+            raise UserError(f"{self.name}: {self.folder} cannot be listed: {error}. Correct the folder.") from error
         if not self._ids:
             raise UserError(f"{self.name} has no {self.split} images under {self.root}; check the folder.")
         self.indices = range(len(self._ids)) if limit is None or limit >= len(self._ids) else self._subset(limit)

@@ -193,7 +193,7 @@ def _checked(output: Tensor, name: str) -> Tensor:
     """Raises UserError where an output is not finite."""
     if not torch.isfinite(output).all():
         raise UserError(
-            f"the {name} model answers NaN or infinity, which would count as broken images; mend the encoder."
+            f"the {name} model answers NaN or infinity, which would count as broken images; correct the encoder."
         )
     return output
 

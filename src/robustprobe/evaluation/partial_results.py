@@ -37,7 +37,7 @@ class DamagedError(ValueError):
 
 
 def packed(shard: PartialResult) -> bytes:
-    """A shard as bytes that vouch for themselves."""
+    """A partial result as bytes with their checksum."""
     batches = [[_plain_piece(piece) for piece in pieces] for pieces in shard.batches]
     buffer = io.BytesIO()
     torch.save({"ids": list(shard.ids), "batches": batches, "peak": shard.peak}, buffer)

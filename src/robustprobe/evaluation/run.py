@@ -52,7 +52,7 @@ class RunProgress(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A job that failed, and why; `mistake` where that is the user's to mend."""
+    """A job that failed, and why; `mistake` where the user has to correct it."""
 
     label: str
     reason: str
@@ -76,7 +76,7 @@ def execute(
         jobs that failed; the rest is done all the same.
 
     Raises:
-        UserError: the executor cannot be had.
+        UserError: the executor is not available.
     """
     return _Run(plan, store, notify, options, say).execute()
 

@@ -57,7 +57,7 @@ def _none(reason: str) -> Paired:
 
 
 def _table(side: Side) -> dict[str, Any] | None:
-    """The rows of a cell by column; None where they are not those the record vouches for."""
+    """The rows of a cell by column; None where their digest is not that of the record."""
     fingerprint = side.record.fingerprint
     if not side.store.has(fingerprint):
         return None

@@ -25,7 +25,7 @@ def merge(folders: Sequence[Path], output: Path) -> MergeResult:
         output: a new folder, or one with results, which are kept.
 
     Raises:
-        UserError: no results, different results for one cell, or files that are not those their record vouches for.
+        UserError: no results, different results for one cell, or files whose digest is not that of their record.
     """
     target = Store(output)
     held = [output] if (output / "cells").is_dir() else []
@@ -46,6 +46,6 @@ def _check_files(found: Sequence[Found]) -> None:
     if damaged:
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         raise UserError(
-            f"{len(damaged)} cells have files that are missing or not those their records vouch for: "
+            f"{len(damaged)} cells have files that are missing or do not have the digest of their record: "
             f"{', '.join(damaged[:5])}{more}. Run their suite again in their folder; nothing was merged."
         )

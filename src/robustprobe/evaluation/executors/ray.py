@@ -215,7 +215,7 @@ def connected(address: str, workers: int) -> Iterator[tuple[Any, int]]:
         where = f"at {address}" if address else "on this machine"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"Ray cannot be had {where}: {reason}. Nothing has begun; the same command tries again. See "
+            f"Ray is not available {where}: {reason}. Nothing has begun; the same command tries again. See "
             "docs/cluster.md, or leave --executor ray out."
         ) from error
     if threading.current_thread() is threading.main_thread():
