@@ -32,7 +32,7 @@ from robustprobe.report.charts.pictures import (
 )
 from robustprobe.report.page.checks import checks
 from robustprobe.report.page.cost import cost_table
-from robustprobe.report.page.examples import Wish
+from robustprobe.report.page.examples import ImageLimit
 from robustprobe.report.page.headline import headline
 from robustprobe.report.page.render import render_page, write_page
 from robustprobe.report.page.viewer import image_iou
@@ -415,7 +415,7 @@ def test_images_chosen_by_damage_come_after_random_ones_and_say_why(tmp_path: Pa
 def test_a_limit_on_images_leaves_random_ones_and_damaged_ones(tmp_path: Path) -> None:
     store = fill(Store(tmp_path / "results"), records_of(PLAIN))
     add_choices(store, [("second", (RANDOM,)), ("hurt", (DAMAGED,)), ("safe", (SURVIVED,))])
-    page = read(write_page(store.folder, tmp_path / "page.html", Wish(3, math.inf)))
+    page = read(write_page(store.folder, tmp_path / "page.html", ImageLimit(3, math.inf)))
     shown = [tag.attributes["data-id"] for tag in page.all("details") if "data-id" in tag.attributes]
     assert shown == ["second", "test-<i>7</i>", "hurt"]
 
@@ -587,10 +587,10 @@ def test_the_charts_of_the_page_follow_its_theme(store: Store, tmp_path: Path) -
 
 def test_so_many_images_as_are_asked_for(store: Store, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    none = read(write_page(store.folder, page, Wish(0, math.inf)))
+    none = read(write_page(store.folder, page, ImageLimit(0, math.inf)))
     assert "none, of 1 stored images of scenes" in " ".join(none.text.split())
     assert not pictures(none, "the attacked image")
-    small = read(write_page(store.folder, page, Wish(None, 0.0)))
+    small = read(write_page(store.folder, page, ImageLimit(None, 0.0)))
     assert pictures(small, "the attacked image"), "one image is shown however large it is"
 
 

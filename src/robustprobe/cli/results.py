@@ -11,7 +11,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.results.store import Store
 
 if TYPE_CHECKING:
-    from robustprobe.report.page.examples import Wish
+    from robustprobe.report.page.examples import ImageLimit
 
 
 def table(
@@ -70,12 +70,12 @@ def report(
     print(write_page([folder, *more], out or folder / "report.html", wish).resolve())
 
 
-def parse_samples(samples: str) -> "Wish | None":
+def parse_samples(samples: str) -> "ImageLimit | None":
     """What the viewer is to show. Raises UserError for what is neither a number nor `all`."""
-    from robustprobe.report.page.examples import Wish
+    from robustprobe.report.page.examples import ImageLimit
 
     if not samples:
         return None
     if samples != "all" and not samples.isdecimal():
         raise UserError(f"samples '{samples}' is neither a number of images nor 'all'; give one of the two.")
-    return Wish(None if samples == "all" else int(samples), math.inf)
+    return ImageLimit(None if samples == "all" else int(samples), math.inf)

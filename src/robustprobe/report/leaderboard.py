@@ -59,7 +59,7 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
     Raises:
         UserError: no results, different results for one cell, or a file that cannot be written.
     """
-    from robustprobe.report.page.examples import Wish
+    from robustprobe.report.page.examples import ImageLimit
 
     folders = sorted(path.parent for path in [folder / "cells", *folder.glob("**/cells")] if path.is_dir())
     folders = list(dict.fromkeys(folders))
@@ -73,7 +73,7 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
     for record in records:
         pages.setdefault((record.encoder, record.encoder_digest), []).append(record)
     for (name, digest), own in pages.items():
-        content = render_page(own, groups, Wish(24, MEGABYTES), "../index.html", chance)
+        content = render_page(own, groups, ImageLimit(24, MEGABYTES), "../index.html", chance)
         write_text(output / "encoders" / page_name(name, digest), content, "page")
     write_text(output / "index.html", _index(standings(records, chance), records), "site")
     return output / "index.html"

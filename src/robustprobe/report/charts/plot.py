@@ -12,7 +12,14 @@ from robustprobe.report.charts.curves import curve_figures
 from robustprobe.report.charts.figures import Figure, eps_figures
 from robustprobe.report.charts.level_figures import heat_figures, trade_figures
 from robustprobe.report.charts.pictures import amplified, class_colours, difference, overlay, png_uri, scalar_uri
-from robustprobe.report.page.examples import Gallery, SeenImage, Subject, Wish, choice_text, galleries
+from robustprobe.report.page.examples import (
+    DatasetExamples,
+    ExampleImage,
+    ImageLimit,
+    SeenImage,
+    choice_text,
+    galleries,
+)
 from robustprobe.report.page.viewer import displays, scalar_scale
 from robustprobe.report.tables.board import TaskOnDatasetKey, board
 from robustprobe.report.tables.chance import chances
@@ -62,7 +69,7 @@ def write_plot(folders: Sequence[Path], kind: str, output: Path, samples: int = 
     cells, groups = finished(folders, "plot"), union_groups([Store(folder) for folder in folders])
     records = [found.record for found in cells]
     if kind == "examples":
-        chart = _examples(galleries(groups, records, Wish(samples, math.inf)))
+        chart = _examples(galleries(groups, records, ImageLimit(samples, math.inf)))
     else:
         chart = _chart(kind, records, chances(cells))
     if chart is None:
@@ -110,7 +117,7 @@ def _beside(figures: Sequence[Figure]) -> "alt.TopLevelMixin | None":
     return charts[0] if len(charts) == 1 else alt.hconcat(*charts, spacing=28)
 
 
-def _examples(shown: Sequence[Gallery]) -> "alt.TopLevelMixin | None":
+def _examples(shown: Sequence[DatasetExamples]) -> "alt.TopLevelMixin | None":
     import altair as alt
 
     charts: list[Any] = [_example(gallery, subject) for gallery in shown for subject in gallery.subjects]
@@ -119,7 +126,7 @@ def _examples(shown: Sequence[Gallery]) -> "alt.TopLevelMixin | None":
     return charts[0] if len(charts) == 1 else alt.vconcat(*charts, spacing=28)
 
 
-def _example(gallery: Gallery, subject: Subject) -> Any:
+def _example(gallery: DatasetExamples, subject: ExampleImage) -> Any:
     """An image: columns are the attacks at their largest eps, rows the image and the predictions of each encoder."""
     from robustprobe.report.charts.vega import picture_chart
 
@@ -145,7 +152,7 @@ def _chosen(seen: Sequence[SeenImage]) -> list[SeenImage]:
     return list(largest.values())[: 1 + ATTACKS]
 
 
-def _pictures(subject: Subject, encoder: str, seen: SeenImage, clean: SeenImage | None) -> list[dict[str, Any]]:
+def _pictures(subject: ExampleImage, encoder: str, seen: SeenImage, clean: SeenImage | None) -> list[dict[str, Any]]:
     shown = displays(subject)
     named = [t for t, d in shown.items() if d.kind == "classes"]
     guess = next((seen.example.predictions[t][0] for t in named if seen.example.predictions.get(t)), None)
@@ -168,7 +175,7 @@ def _pictures(subject: Subject, encoder: str, seen: SeenImage, clean: SeenImage 
     ]
 
 
-def _map(subject: Subject, seen: SeenImage, task: str) -> tuple[str, str]:
+def _map(subject: ExampleImage, seen: SeenImage, task: str) -> tuple[str, str]:
     """What a map is called beside its pictures, and the picture; empty where it cannot be drawn."""
     display, values = displays(subject)[task], seen.maps[task]
     if display.kind == "class map":

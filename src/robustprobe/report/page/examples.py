@@ -40,7 +40,7 @@ class EncoderImages(NamedTuple):
     seen: list[SeenImage]
 
 
-class Subject(NamedTuple):
+class ExampleImage(NamedTuple):
     """One image, what all encoders said of it, and why it is shown: drawn at random, or chosen by damage."""
 
     id: str
@@ -56,23 +56,23 @@ class ImageMetric(NamedTuple):
     higher_is_better: bool
 
 
-class Gallery(NamedTuple):
+class DatasetExamples(NamedTuple):
     """The example images of one dataset that are shown, of as many as are `stored`, and the metrics of the tasks."""
 
     dataset: str
-    subjects: list[Subject]
+    subjects: list[ExampleImage]
     stored: int
     metrics: dict[str, ImageMetric]
 
 
-class Wish(NamedTuple):
+class ImageLimit(NamedTuple):
     """At most so many images of each dataset (None: all), and no more once they take so many megabytes."""
 
     images: int | None
     megabytes: float
 
 
-class _Shelf(NamedTuple):
+class _EncoderGroups(NamedTuple):
     """Groups of one encoder on one choice of images."""
 
     encoder: str
@@ -82,7 +82,7 @@ class _Shelf(NamedTuple):
 BASE64 = 4 / 3
 
 
-def galleries(found: Iterable[FoundGroup], records: Iterable[Record], wish: Wish) -> list[Gallery]:
+def galleries(found: Iterable[FoundGroup], records: Iterable[Record], wish: ImageLimit) -> list[DatasetExamples]:
     """Images to show, read from their stores. Groups that no finished cell belongs to are left out.
 
     Raises:
@@ -105,7 +105,7 @@ def galleries(found: Iterable[FoundGroup], records: Iterable[Record], wish: Wish
     ]
 
 
-def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Shelf]:
+def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_EncoderGroups]:
     by_encoder: dict[Hashable, list[FoundGroup]] = {}
     for group in groups:
         record = witness[group.group.group]
@@ -114,12 +114,14 @@ def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Shel
     facts = [{"weights": r.encoder_digest[:8], "precision": r.precision} for r in first]
     endings = distinctions([r.encoder for r in first], facts)
     return [
-        _Shelf(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.group.attack_key)))
+        _EncoderGroups(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.group.attack_key)))
         for record, ending, some in zip(first, endings, by_encoder.values(), strict=True)
     ]
 
 
-def _gallery(name: str, shelves: list[_Shelf], wish: Wish, metrics: dict[str, ImageMetric]) -> Gallery:
+def _gallery(
+    name: str, shelves: list[_EncoderGroups], wish: ImageLimit, metrics: dict[str, ImageMetric]
+) -> DatasetExamples:
     choices = _choices(shelves)
     shown: set[str] = set()
     size = 0.0
@@ -129,14 +131,14 @@ def _gallery(name: str, shelves: list[_Shelf], wish: Wish, metrics: dict[str, Im
             break
         shown.add(identity)
     subjects = [
-        Subject(identity, [s for shelf in shelves if (s := _series(shelf, identity)).seen], why)
+        ExampleImage(identity, [s for shelf in shelves if (s := _series(shelf, identity)).seen], why)
         for identity, why in choices.items()
         if identity in shown
     ]
-    return Gallery(name, subjects, len(choices), metrics)
+    return DatasetExamples(name, subjects, len(choices), metrics)
 
 
-def _choices(shelves: Sequence[_Shelf]) -> dict[str, tuple[ExampleChoice, ...]]:
+def _choices(shelves: Sequence[_EncoderGroups]) -> dict[str, tuple[ExampleChoice, ...]]:
     """Why each image is there: those drawn at random first, then the most damaged, barely broken and survivors."""
     found: dict[str, dict[ExampleChoice, None]] = {}
     for example in (e for shelf in shelves for group in shelf.groups for e in group.group.examples):
@@ -170,11 +172,11 @@ def _megabytes(found: FoundGroup, example: Example) -> float:
     return sum(path.stat().st_size for path in paths if path.exists()) * BASE64 / 1e6
 
 
-def _of(shelf: _Shelf, image_id: str) -> list[tuple[FoundGroup, Example]]:
+def _of(shelf: _EncoderGroups, image_id: str) -> list[tuple[FoundGroup, Example]]:
     return [(found, e) for found in shelf.groups for e in found.group.examples if e.id == image_id]
 
 
-def _series(shelf: _Shelf, image_id: str) -> EncoderImages:
+def _series(shelf: _EncoderGroups, image_id: str) -> EncoderImages:
     found = _of(shelf, image_id)
     labels = attack_labels([g.group.attack_key for g, _ in found])
     seen = [_seen(label, g, e) for label, (g, e) in zip(labels, found, strict=True)]

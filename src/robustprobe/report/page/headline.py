@@ -46,7 +46,7 @@ class Finding(NamedTuple):
     guess: bool
 
 
-class Portrait(NamedTuple):
+class EncoderFindings(NamedTuple):
     """What the top of the page says about one encoder; `kept` is empty where it is not known."""
 
     encoder: str
@@ -61,7 +61,7 @@ class Headline(NamedTuple):
     title: str
     lead: str
     facts: list[tuple[str, str]]
-    portraits: list[Portrait]
+    portraits: list[EncoderFindings]
 
 
 def headline(records: list[Record], found_board: Board) -> Headline:
@@ -73,7 +73,7 @@ def headline(records: list[Record], found_board: Board) -> Headline:
             found.setdefault(line.encoder, []).append(_finding(line.dataset, cells, found_board))
     rows = {row.encoder: row for row in found_board.rows}
     order = [*(name for name in rows if name in found), *sorted(name for name in found if name not in rows)]
-    portraits = [Portrait(e, _kept_text(rows.get(e), found_board), found[e], _weakest(found[e])) for e in order]
+    portraits = [EncoderFindings(e, _kept_text(rows.get(e), found_board), found[e], _weakest(found[e])) for e in order]
     lead = f"{_summary(found_board)} {_lead(records, portraits)}".strip()
     return Headline(_title(records, portraits), lead, _facts(records), portraits)
 
@@ -129,7 +129,7 @@ def _weakest_text(row: BoardRow, found_board: Board) -> str:
     return f"; weakest: {min(known)[1]}" if len(known) > 1 else ""
 
 
-def _title(records: list[Record], portraits: list[Portrait]) -> str:
+def _title(records: list[Record], portraits: list[EncoderFindings]) -> str:
     tasks = sorted({r.task for r in records})
     who = f"is {portraits[0].encoder}" if len(portraits) == 1 else f"are {_count_text(len(portraits))} encoders"
     return f"How robust {who} for {tasks[0] if len(tasks) == 1 else f'{_count_text(len(tasks))} tasks'}?"
@@ -203,7 +203,7 @@ def _weakest(findings: list[Finding]) -> str:
     return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} {done}."
 
 
-def _lead(records: list[Record], portraits: list[Portrait]) -> str:
+def _lead(records: list[Record], portraits: list[EncoderFindings]) -> str:
     kept = [f.kept for p in portraits for f in p.findings if f.kept is not None]
     if not kept:
         return "No task was measured both on clean images and under a task-specific attack: nothing to compare yet."

@@ -17,10 +17,10 @@ from robustprobe.report.charts.series import LEGIBLE, shortened
 from robustprobe.report.page.checks import checks
 from robustprobe.report.page.cost import cost_table
 from robustprobe.report.page.drawn import drawn
-from robustprobe.report.page.examples import Wish, galleries
+from robustprobe.report.page.examples import ImageLimit, galleries
 from robustprobe.report.page.headline import headline
 from robustprobe.report.page.origin import citations, commands, duration, fact_tables
-from robustprobe.report.page.viewer import Room, rooms
+from robustprobe.report.page.viewer import ViewerDataset, rooms
 from robustprobe.report.tables.board import Board, TaskOnDatasetKey, at, board
 from robustprobe.report.tables.chance import chances
 from robustprobe.report.tables.matrix import TransferMatrix, ends_text, number_text, task_tables, transfer_matrices
@@ -53,7 +53,7 @@ class Script(NamedTuple):
     digest: str
 
 
-def write_page(folders: Path | Sequence[Path], output: Path, wish: Wish | None = None) -> Path:
+def write_page(folders: Path | Sequence[Path], output: Path, wish: ImageLimit | None = None) -> Path:
     """Write the page of one folder or several: one file that loads nothing and also reads without scripts.
 
     Args:
@@ -71,7 +71,7 @@ def write_page(folders: Path | Sequence[Path], output: Path, wish: Wish | None =
     return output
 
 
-def read_page(folders: Sequence[Path], wish: Wish | None = None) -> str:
+def read_page(folders: Sequence[Path], wish: ImageLimit | None = None) -> str:
     """The page of folders as text; raises what `write_page` raises on reading."""
     found, groups = finished(folders, "report"), union_groups([Store(folder) for folder in folders])
     return render_page([f.record for f in found], groups, wish, chance=chances(found))
@@ -89,7 +89,7 @@ def write_text(output: Path, content: str, what: str) -> None:
 def render_page(
     records: list[Record],
     groups: Sequence[FoundGroup] = (),
-    wish: Wish | None = None,
+    wish: ImageLimit | None = None,
     home: str = "",
     chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({}),
 ) -> str:
@@ -103,7 +103,7 @@ def render_page(
         UserError: an example image that cannot be read.
     """
     found = board(records, chance)
-    shown = rooms(galleries(groups, records, wish or Wish(IMAGES, MEGABYTES)))
+    shown = rooms(galleries(groups, records, wish or ImageLimit(IMAGES, MEGABYTES)))
     scripts = [script(name) for name in ("matrix.js", *(["viewer.js"] if shown else []))]
     return (
         environment()
@@ -194,7 +194,7 @@ def _transfers(records: list[Record], found: Board) -> list[TransferMatrix]:
     return transfer_matrices(chosen) if any(r.is_transfer for r in chosen) else []
 
 
-def _megabytes(shown: list[Room]) -> float:
+def _megabytes(shown: list[ViewerDataset]) -> float:
     """Size of the pictures of a page."""
     sheets = [sheet for room in shown for exhibit in room.exhibits for sheet in exhibit.sheets]
     images = [panel.image for sheet in sheets for panel in sheet.panels]

@@ -22,7 +22,7 @@ from robustprobe.report.charts.pictures import (
     scale_uri,
     thumbnail_uri,
 )
-from robustprobe.report.page.examples import EncoderImages, Gallery, SeenImage, Subject, Truth, choice_text
+from robustprobe.report.page.examples import DatasetExamples, EncoderImages, ExampleImage, SeenImage, Truth, choice_text
 from robustprobe.report.tables.matrix import percent_text, size_text
 from robustprobe.results.labels import eps_text
 
@@ -75,7 +75,7 @@ class ViewerSheet(NamedTuple):
     rows: list[SheetRow]
 
 
-class Exhibit(NamedTuple):
+class ViewerImage(NamedTuple):
     """One image: its sheets share the colour scales of scalar maps. `damage` is the mean share of its clean score that
     task-specific attacks took; `kind` and `tasks` say in short why the image is shown, `reasons` in full.
     """
@@ -91,11 +91,11 @@ class Exhibit(NamedTuple):
     sheets: list[ViewerSheet]
 
 
-class Room(NamedTuple):
+class ViewerDataset(NamedTuple):
     """The exhibits of one dataset, of as many images as are stored."""
 
     dataset: str
-    exhibits: list[Exhibit]
+    exhibits: list[ViewerImage]
     stored: int
 
     @property
@@ -107,17 +107,17 @@ class Room(NamedTuple):
         return f"{' and '.join(parts) or 'none'}, of {self.stored} stored images of {self.dataset}"
 
 
-def rooms(galleries: Iterable[Gallery]) -> list[Room]:
+def rooms(galleries: Iterable[DatasetExamples]) -> list[ViewerDataset]:
     """Everything the viewer shows."""
-    return [Room(g.dataset, [_exhibit(g, subject) for subject in g.subjects], g.stored) for g in galleries]
+    return [ViewerDataset(g.dataset, [_exhibit(g, subject) for subject in g.subjects], g.stored) for g in galleries]
 
 
-def _exhibit(gallery: Gallery, subject: Subject) -> Exhibit:
+def _exhibit(gallery: DatasetExamples, subject: ExampleImage) -> ViewerImage:
     first = subject.series[0].seen[0]
     height, width = first.image.shape[:2]
     title = f"{gallery.dataset} {subject.id}"
     names = [name for series in subject.series for name in series.truth.names.values()]
-    return Exhibit(
+    return ViewerImage(
         id=subject.id,
         kind=subject.chosen[0].kind,
         tasks=", ".join(c.task for c in subject.chosen if c.kind == subject.chosen[0].kind and c.task),
@@ -130,7 +130,7 @@ def _exhibit(gallery: Gallery, subject: Subject) -> Exhibit:
     )
 
 
-def displays(subject: Subject) -> dict[str, Display]:
+def displays(subject: ExampleImage) -> dict[str, Display]:
     """How the tasks of an image are shown, in the order in which groups name them."""
     found: dict[str, Display] = {}
     for series in subject.series:
@@ -139,7 +139,7 @@ def displays(subject: Subject) -> dict[str, Display]:
     return found
 
 
-def scalar_scale(subject: Subject, task: str, unit: str) -> Scale | None:
+def scalar_scale(subject: ExampleImage, task: str, unit: str) -> Scale | None:
     """One scale for all values of a task for an image, rounded outwards to tenths of the unit."""
     holders = [holder for s in subject.series for holder in (s.truth.maps, *(seen.maps for seen in s.seen))]
     valid = [values[values > 0] for maps in holders if (values := maps.get(task)) is not None and (values > 0).any()]
@@ -149,7 +149,7 @@ def scalar_scale(subject: Subject, task: str, unit: str) -> Scale | None:
     return Scale(float(np.floor(low * 10) / 10), float(np.ceil(high * 10) / 10), unit)
 
 
-def _damage(gallery: Gallery, subject: Subject) -> float:
+def _damage(gallery: DatasetExamples, subject: ExampleImage) -> float:
     """Mean over encoders and attacks made for a task of what was taken of the clean score of this one image."""
     taken = []
     for series in subject.series:
@@ -162,7 +162,7 @@ def _damage(gallery: Gallery, subject: Subject) -> float:
     return float(np.mean(taken)) if taken else 0.0
 
 
-def _goodness(gallery: Gallery, seen: SeenImage | None, truth: Truth, task: str) -> float | None:
+def _goodness(gallery: DatasetExamples, seen: SeenImage | None, truth: Truth, task: str) -> float | None:
     """The score of one image so that more is better: errors are inverted."""
     found = image_score(gallery, seen, truth, task) if seen else None
     if found is None or found.higher_is_better:
@@ -179,7 +179,7 @@ class ImageScore(NamedTuple):
     higher_is_better: bool
 
 
-def image_score(gallery: Gallery, seen: SeenImage, truth: Truth, task: str) -> ImageScore | None:
+def image_score(gallery: DatasetExamples, seen: SeenImage, truth: Truth, task: str) -> ImageScore | None:
     """The score of one image: as it was stored, or for groups of earlier versions as its pictures tell."""
     metric = gallery.metrics.get(task)
     if task in seen.example.scores and metric is not None:
@@ -196,7 +196,7 @@ def image_score(gallery: Gallery, seen: SeenImage, truth: Truth, task: str) -> I
     return None
 
 
-def _sheet(title: str, gallery: Gallery, subject: Subject, series: EncoderImages) -> ViewerSheet:
+def _sheet(title: str, gallery: DatasetExamples, subject: ExampleImage, series: EncoderImages) -> ViewerSheet:
     clean = next((s for s in series.seen if s.group.attack.eps == 0), None)
     known = displays(subject)
     answered = [t for t in known if any(t in s.maps or s.example.predictions.get(t) for s in series.seen)]
@@ -222,7 +222,12 @@ def _panel(title: str, seen: SeenImage, clean: SeenImage | None) -> Panel:
 
 
 def _row(
-    title: str, gallery: Gallery, subject: Subject, series: EncoderImages, clean: SeenImage | None, task: str
+    title: str,
+    gallery: DatasetExamples,
+    subject: ExampleImage,
+    series: EncoderImages,
+    clean: SeenImage | None,
+    task: str,
 ) -> SheetRow:
     display, truth = displays(subject)[task], series.truth
     classes = next((s.group.classes[task] for s in series.seen if task in s.group.classes), [])
@@ -271,7 +276,7 @@ class MapPictures(NamedTuple):
 
 
 def _answer(
-    title: str, gallery: Gallery, picture: MapPictures, seen: SeenImage, clean: SeenImage | None, truth: Truth
+    title: str, gallery: DatasetExamples, picture: MapPictures, seen: SeenImage, clean: SeenImage | None, truth: Truth
 ) -> Answer:
     task, values = picture.task, seen.maps.get(picture.task)
     if picture.display.kind == "classes":
