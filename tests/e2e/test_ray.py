@@ -54,6 +54,7 @@ def planned(encoder: Encoder, out: Path) -> tuple[Plan, Store]:
         "sanity_images": 2,
         "examples": 2,
         "batch_size": 4,
+        "tasks": ["classification", "segmentation", "depth"],
     }
     store = Store(out).prepare()
     return make_plan(validated(Suite, data, "test"), store, Path("nowhere"), torch.device("cpu"), [encoder]), store
