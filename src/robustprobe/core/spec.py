@@ -137,6 +137,11 @@ class AttackSpec(Spec):
         """`apgd:dlr`, or the name alone."""
         return f"{self.name}:{self.objective}" if self.objective else self.name
 
+    @property
+    def sized_label(self) -> str:
+        """The label with its eps: `pgd 8/255`; at eps 0, where nothing is changed, the label alone."""
+        return f"{self.label} {format_eps(self.eps, self.norm)}" if self.eps else self.label
+
 
 class AttackChoice(Spec):
     """An attack of a suite, or `apgd:dlr`; what is not given comes from the suite, or from the attack itself."""

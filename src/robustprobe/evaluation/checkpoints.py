@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import Suite, format_eps
+from robustprobe.core.spec import Suite
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.evaluation.run import Failure, RunProgress, execute
 from robustprobe.results.records import Record
@@ -62,12 +62,11 @@ def points(records: Iterable[Record], epochs: Mapping[str, int]) -> list[Checkpo
 def _shown_order(record: Record) -> tuple[object, ...]:
     """Clean first, then noise, attacks without a head and those with one."""
     attack = record.attack
-    return (attack.eps > 0, attack.name != "noise", record.target_task != "", attack.name, attack.eps)
+    return (not record.is_clean, not record.is_control, record.target_task != "", attack.name, attack.eps)
 
 
 def _point(record: Record, epoch: int) -> CheckpointScore:
-    spec, number = record.attack, record.headline
-    attack = spec.label if spec.name == "clean" else f"{spec.label} {format_eps(spec.eps, spec.norm)}"
+    number, attack = record.headline, record.attack.sized_label
     numbers = (number.value, number.ci_low, number.ci_high)
     return CheckpointScore(epoch, record.dataset, record.task, attack, *numbers, record.metric, record.unit)
 

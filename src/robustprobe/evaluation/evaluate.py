@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustprobe.attacks import Attack, Attacked, Victim, load_attack
+from robustprobe.attacks import Attack, Attacked, Victim, attack_class, load_attack
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.resize import resized
@@ -120,7 +120,7 @@ def judge(
 
 def check_again(work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptImage]) -> dict[str, list[SanityCheck]]:
     """What running the attack again on a few images tells, by judging task."""
-    if not kept or spec.eps == 0 or spec.name == "noise":
+    if not kept or spec.eps == 0 or attack_class(spec).access == "nothing":
         return {}
     device, kept = work.device, largest_group(kept)
     labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}

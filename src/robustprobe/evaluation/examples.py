@@ -39,7 +39,7 @@ def write_examples(
     if not kept:
         return
     pictures: dict[str, NDArray[Any]] = {}
-    examples = [_example(one, setting, attack.name == "clean", pictures) for one in kept]
+    examples = [_example(one, setting, attack.eps == 0, pictures) for one in kept]
     digests = {name: store.write_image(group, name, pixels) for name, pixels in pictures.items()}
     labels = setting.dataset.labels
     store.write_group(
@@ -71,7 +71,7 @@ def add_examples(
         choices: by place why images were chosen, for those of `kept` and for others that are there.
     """
     pictures: dict[str, NDArray[Any]] = {}
-    new = [_example(one, setting, known.attack.name == "clean", pictures, ()) for one in kept]
+    new = [_example(one, setting, known.attack.eps == 0, pictures, ()) for one in kept]
     digests = {name: store.write_image(known.group, name, pixels) for name, pixels in pictures.items()}
     examples = [_chosen(example, choices.get(example.position, ())) for example in [*known.examples, *new]]
     examples.sort(key=lambda example: (CHOICE_KINDS.index(example.chosen[0].kind), example.position))

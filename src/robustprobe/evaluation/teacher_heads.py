@@ -10,7 +10,7 @@ from robustprobe import probing
 from robustprobe.attacks import Attack
 from robustprobe.attacks.base import target_tasks
 from robustprobe.core.registry import attacks
-from robustprobe.core.spec import AttackChoice, AttackSpec, DatasetSpec, Suite, format_eps
+from robustprobe.core.spec import AttackChoice, DatasetSpec, Suite
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.checkpoints import CheckpointScore, checkpoint_names
@@ -78,8 +78,5 @@ def _point(work: EvaluationSpec, collector: RowCollector, judge: str, epoch: int
     task = work.models[judge].task
     estimate = task.estimates(collector.columns(judge))[task.metric]
     numbers = (estimate.value, estimate.ci_low, estimate.ci_high)
-    return CheckpointScore(epoch, work.dataset.name, judge, _label(collector.spec), *numbers, task.metric, task.unit)
-
-
-def _label(spec: AttackSpec) -> str:
-    return spec.label if spec.name == "clean" else f"{spec.label} {format_eps(spec.eps, spec.norm)}"
+    attack = collector.spec.sized_label
+    return CheckpointScore(epoch, work.dataset.name, judge, attack, *numbers, task.metric, task.unit)

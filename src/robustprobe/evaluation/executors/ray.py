@@ -247,7 +247,7 @@ def import_ray() -> Any:
 
 
 # The workshops of this process, by the key of their order: tasks come and go, a worker process stays.
-_WORKSHOPS: dict[str, WorkerState] = {}
+_WORKER_STATES: dict[str, WorkerState] = {}
 
 
 def work_of(run_spec: RunSpec, item: WorkItem, heads: Any, threads: int) -> tuple[Any, list[str]]:
@@ -255,10 +255,10 @@ def work_of(run_spec: RunSpec, item: WorkItem, heads: Any, threads: int) -> tupl
     torch.set_num_threads(threads)
     with contextlib.suppress(OSError):
         os.chdir(run_spec.folder)
-    if run_spec.key not in _WORKSHOPS:
-        _WORKSHOPS.clear()
-        _WORKSHOPS[run_spec.key] = WorkerState(run_spec)
-    worker, remarks = _WORKSHOPS[run_spec.key], list[str]()
+    if run_spec.key not in _WORKER_STATES:
+        _WORKER_STATES.clear()
+        _WORKER_STATES[run_spec.key] = WorkerState(run_spec)
+    worker, remarks = _WORKER_STATES[run_spec.key], list[str]()
     if isinstance(item, FitHeads):
         return worker.fit(item, _unheard), remarks
     if isinstance(item, JudgeImages):
