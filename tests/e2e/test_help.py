@@ -51,6 +51,16 @@ def test_commands_stand_in_groups(call: Call) -> None:
     assert shown == [command for command in COMMANDS if " " not in command]
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ("check", "data")])
+def test_help_of_a_command_holds_its_whole_docstring(call: Call, command: str) -> None:
+    function = app.parse_commands(command.split())[1][-1].default_command
+    assert function is not None
+    description = (function.__doc__ or "").partition("Parameters\n")[0]
+    words = re.sub(r"[`*\s]+", " ", description).strip()
+    assert words
+    assert words in re.sub(r"[`*\s]+", " ", help_of(call, command))
+
+
 WHAT, WHERE, OUTPUT = "What to evaluate", "Where and how", "Output"
 
 

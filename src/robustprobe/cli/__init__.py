@@ -36,7 +36,7 @@ _COMMANDS = {
     "Look at results": {
         "table": ("results:table", "Print the results of a folder as a table."),
         "report": ("results:report", "Write the results of folders as one self-contained HTML page."),
-        "view": ("view:view", "Show that page in the browser."),
+        "view": ("view:view", "Open the page of results in the browser."),
         "plot": ("plot:plot", "Draw a chart of the results as SVG, PNG or PDF."),
         "compare": ("compare:compare", "Print results beside the paper's numbers, or beside those of another folder."),
         "merge": ("merge:merge", "Copy the results of several folders into one. Conflicts are an error."),
@@ -85,6 +85,15 @@ def _version() -> str:
     return version("robustprobe")
 
 
+def _show_docstrings(arguments: list[str]) -> None:
+    """Let `COMMAND --help` show all of the command's docstring; its line in the list of commands would replace it."""
+    if not {"--help", "-h"}.intersection(arguments):
+        return
+    for command in app.parse_commands(arguments)[1][1:]:
+        if command.default_command is not None:
+            command.help = None
+
+
 def _refuse_former_options(arguments: list[str]) -> None:
     """Raises UserError for an option of an earlier version, with today's name."""
     for argument in arguments:
@@ -99,6 +108,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _refuse_former_options(sys.argv[1:])
+        _show_docstrings(sys.argv[1:])
         app(sys.argv[1:], exit_on_error=False)
     except CycloptsError:
         sys.exit(1)
