@@ -148,6 +148,7 @@ class AttackChoice(Spec):
 
     name: str
     objective: str = ""
+    eps: tuple[Eps, ...] | None = Field(default=None, min_length=1)
     steps: int | None = Field(default=None, ge=1)
     restarts: int | None = Field(default=None, ge=1)
     early_exit: bool = False
@@ -227,18 +228,18 @@ class Suite(Spec):
 
     @model_validator(mode="after")
     def _eps_fit(self) -> "Suite":
-        for eps in self.eps:
+        for eps in (*self.eps, *(eps for choice in self.attacks or () for eps in choice.eps or ())):
             check_eps(eps, self.norm)
         return self
 
     def attack_specs(self, choice: AttackChoice, steps: int, warm_start: bool = True) -> tuple[AttackSpec, ...]:
-        """An attack at every eps, ascending, each started from the one before; `clean` once, at eps 0.
+        """An attack at each of its eps, ascending, each started from the one before; `clean` once, at eps 0.
 
         Args:
             steps: what the attack asks for where neither choice nor suite says.
             warm_start: whether the attack takes a start from a smaller eps; the image itself, of eps 0, is none.
         """
-        sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(self.eps)))
+        sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(choice.eps or self.eps)))
         still = choice.name in ("clean", "noise")
         warm = warm_start and not still and self.iterate != "last"
         return tuple(

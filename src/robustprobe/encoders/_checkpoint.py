@@ -27,6 +27,7 @@ from torch import Tensor
 
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.encoders._keys import find_prefix, flatten, match
+from robustprobe.encoders._layouts import dinov2_names, efficientnet_pytorch_names
 from robustprobe.encoders._timm import Norm, create, create_at, wrap
 from robustprobe.encoders.base import SHORT_NAMES, Encoder
 
@@ -37,6 +38,7 @@ NORMS = {
     "none": Norm((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 OPTIONS = ("arch", "branch", "norm")
+_OFFICIAL_FIRST_WEIGHTS = {"ConvNeXt": ["downsample_layers.0.0.weight"], "EfficientNet": ["_conv_stem.weight"]}
 
 
 def load_checkpoint(path: Path, spec: str, options: Mapping[str, str]) -> Encoder:
@@ -78,8 +80,10 @@ def _fitted(path: Path, spec: str, options: Mapping[str, str], name: str, norm: 
     if isinstance(model, VisionTransformer):
         inside = dinov2_names(inside)
         model = _at_size_of(model, name, inside)
+    inside, layout = efficientnet_pytorch_names(inside, model)
     inside = _to_timm(model, inside, path)
-    report = match(model.state_dict(), inside, prefix=prefix, outside=[n for n in tensors if not n.startswith(prefix)])
+    outside = [n for n in tensors if not n.startswith(prefix)]
+    report = match(model.state_dict(), inside, prefix=prefix, outside=outside, layout=layout)
     if not report.complete:
         raise UserError(f"{path} does not fit {options['arch']}: {report}. Name the architecture it was trained with.")
     model.load_state_dict({**model.state_dict(), **{n: inside[n] for n in model.state_dict() if n in inside}})
@@ -154,20 +158,6 @@ def architecture_name(name: str) -> str:
     return name
 
 
-def dinov2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with the names of DINOv2's code, converted to those of timm.
-
-    Renames the registers and the two matrices of SwiGLU; with registers, adds the class token's position embedding to
-    the class token, because timm then has position embeddings of patches alone.
-    """
-    state = {n.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2."): t for n, t in state.items()}
-    if "register_tokens" in state and {"cls_token", "pos_embed"} <= state.keys():
-        state["reg_token"] = state.pop("register_tokens")
-        state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
-        state["pos_embed"] = state["pos_embed"][:, 1:]
-    return state
-
-
 def _norm(name: str, options: Mapping[str, str]) -> Norm | None:
     """The normalisation that the options name; None for the architecture's own."""
     if "norm" in options:
@@ -221,4 +211,4 @@ def _first_weight(model: Any) -> str:
 
 def _official_first_weights(model: Any) -> list[str]:
     """Other names of a family's first convolution in its official code."""
-    return ["downsample_layers.0.0.weight"] if type(model).__name__ == "ConvNeXt" else []
+    return _OFFICIAL_FIRST_WEIGHTS.get(type(model).__name__, [])

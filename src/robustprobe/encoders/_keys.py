@@ -39,7 +39,10 @@ _HEADS = {
 
 
 class KeyReport(NamedTuple):
-    """Result of matching the keys of a file with those of a model; `wrong` lists keys with both shapes."""
+    """Result of matching the keys of a file with those of a model; `wrong` lists keys with both shapes.
+
+    `layout` is the code whose names of weights were converted to the model's, empty where none were.
+    """
 
     prefix: str
     matched: int
@@ -47,6 +50,7 @@ class KeyReport(NamedTuple):
     unexpected: list[str]
     wrong: list[str]
     ignored: list[str]
+    layout: str = ""
 
     @property
     def complete(self) -> bool:
@@ -54,6 +58,7 @@ class KeyReport(NamedTuple):
 
     def __str__(self) -> str:
         parts = [f"{self.matched} keys matched under '{self.prefix}'"]
+        parts += [f"names of {self.layout} converted to timm's"] if self.layout else []
         parts += [
             f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
             for what, keys in (
@@ -122,7 +127,7 @@ def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "
     return best[0]
 
 
-def match(own: State, given: State, *, prefix: str, outside: Iterable[str]) -> KeyReport:
+def match(own: State, given: State, *, prefix: str, outside: Iterable[str], layout: str = "") -> KeyReport:
     """Match `given`, keys of a checkpoint without `prefix`, with a model's `own`. Known heads are ignored.
 
     A batch norm's `num_batches_tracked` may be missing: features do not depend on it.
@@ -140,6 +145,7 @@ def match(own: State, given: State, *, prefix: str, outside: Iterable[str]) -> K
             if n in given and given[n].shape != own[n].shape
         ],
         [*outside, *heads],
+        layout,
     )
 
 

@@ -1,0 +1,81 @@
+"""Names of weights in the code they were trained with, converted to timm's."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import timm
+from timm.layers import Conv2dSame
+from torch import Tensor
+
+from robustprobe.core.errors import UserError
+
+
+class Converted(NamedTuple):
+    """Weights under timm's names, and the code whose names they had; empty where they had timm's already."""
+
+    state: dict[str, Tensor]
+    layout: str = ""
+
+
+def dinov2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with the names of DINOv2's code, converted to those of timm.
+
+    Renames the registers and the two matrices of SwiGLU; with registers, adds the class token's position embedding to
+    the class token, because timm then has position embeddings of patches alone.
+    """
+    state = {n.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2."): t for n, t in state.items()}
+    if "register_tokens" in state and {"cls_token", "pos_embed"} <= state.keys():
+        state["reg_token"] = state.pop("register_tokens")
+        state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+    return state
+
+
+_EFFICIENTNET_OUTSIDE = {
+    **{"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+}
+_SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+_EXPANDED = {
+    **{"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"},
+    **{"_project_conv": "conv_pwl", "_bn2": "bn3", **_SQUEEZE},
+}
+_SEPARABLE = {
+    **{"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_SQUEEZE},
+}
+
+
+def efficientnet_pytorch_names(state: Mapping[str, Tensor], model: Any) -> Converted:
+    """Weights with the names of EfficientNet-PyTorch, of which EfficientNet-Lite-PyTorch is a copy, as those of timm.
+
+    Its blocks are numbered through, and timm's by stage. Names that it has not are kept, so that they are reported.
+
+    Raises:
+        UserError: a model that pads as PyTorch does. Those weights are for TensorFlow's padding, and the shapes of
+            their tensors do not show it.
+    """
+    if "_conv_stem.weight" not in state:
+        return Converted(dict(state))
+    if not isinstance(getattr(model, "conv_stem", None), Conv2dSame):
+        name = str(model.pretrained_cfg.get("architecture", ""))
+        right = f"tf_{name}" if f"tf_{name}" in timm.list_models() else "timm's architecture that starts with tf_"
+        raise UserError(
+            f"these are weights of EfficientNet-PyTorch, whose network pads images as TensorFlow does and {name} does "
+            f"not: features would be others than the authors'. Give arch={right}."
+        )
+    places = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
+    expanded = {n.split(".")[1] for n in state if n.startswith("_blocks.") and n.split(".")[2] == "_expand_conv"}
+    return Converted(
+        {_efficientnet_name(n, places, expanded): t for n, t in state.items()},
+        "EfficientNet-PyTorch",
+    )
+
+
+def _efficientnet_name(name: str, places: list[str], expanded: set[str]) -> str:
+    first, *rest = name.split(".")
+    if first in _EFFICIENTNET_OUTSIDE:
+        return ".".join([_EFFICIENTNET_OUTSIDE[first], *rest])
+    if first != "_blocks" or not rest[0].isdecimal() or int(rest[0]) >= len(places):
+        return name
+    number, layer, *last = rest
+    known = _EXPANDED if number in expanded else _SEPARABLE
+    return ".".join([places[int(number)], known.get(layer, layer), *last])
