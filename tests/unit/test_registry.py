@@ -157,7 +157,7 @@ def test_file_that_cannot_be_imported_is_refused_by_name(tmp_path: Path) -> None
 
 def test_bundled_suites_are_valid_and_found_by_name() -> None:
     suites = bundled_suites()
-    assert {"demo", "quick", "paper", "small-real"} <= suites.keys()
+    assert {"demo", "quick", "paper", "real-encoder", "small-real"} <= suites.keys()
     for name, suite in suites.items():
         assert find_suite(name) == suite
         assert suite.name == name

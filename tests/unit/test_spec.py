@@ -138,6 +138,23 @@ def test_no_warm_start_is_recorded_for_an_attack_that_takes_none_nor_from_the_cl
     assert [a.warm for a in suite.attack_specs(choice, steps=7, warm_start=False)] == [(), (), ()]
 
 
+def test_an_attack_of_a_suite_may_have_its_own_eps() -> None:
+    attacks = ["pgd", {"name": "ensemble", "eps": ["8/255", "4/255"]}]
+    suite = validated(Suite, {**SUITE.model_dump(), "eps": [0.5, 0.25], "attacks": attacks}, "it")
+    assert suite.attacks is not None
+    made = [a for choice in suite.attacks for a in suite.attack_specs(choice, steps=7)]
+    assert [(a.name, a.eps) for a in made] == [
+        ("pgd", 0.25),
+        ("pgd", 0.5),
+        ("ensemble", 4 / 255),
+        ("ensemble", 8 / 255),
+    ]
+    assert [a.warm for a in made] == [(), (0.25,), (), (4 / 255,)]
+    for eps, message in (([2.0], r"outside \[0, 1\]"), ([], "at least 1 item"), (["x"], "not a number")):
+        with pytest.raises(UserError, match=message):
+            validated(Suite, {**SUITE.model_dump(), "attacks": [{"name": "pgd", "eps": eps}]}, "it")
+
+
 def test_what_a_choice_says_of_an_attack_comes_before_what_the_suite_says() -> None:
     suite = validated(Suite, {**SUITE.model_dump(), "attacks": ["apgd:dlr", {"name": "pgd", "steps": 3}]}, "it")
     assert suite.attacks is not None

@@ -25,15 +25,21 @@ def show_plan(console: Console, plan: Plan) -> None:
         table.add_row(pair.encoder.card.name, pair.data.name, ", ".join(pair.head_keys), images, left)
     console.print(table)
     suite, done = plan.suite, sum(cell.done for cell in plan.cells)
-    sizes = ", ".join(format_eps(eps, suite.norm) for eps in suite.eps)
+    sizes = eps_text(suite.eps, suite.norm)
+    own = [f"{c.name} at {eps_text(c.eps, suite.norm)}" for c in suite.attacks or () if c.eps]
     kept = f", {done} of them done already" if done else ""
     kept += f", {plan.kept_bytes / 2**20:,.0f} MiB of features kept meanwhile" if plan.kept_bytes else ""
     spent = f"about {duration(plan.seconds)} on {plan.device}" if done < len(plan.cells) else "nothing left to do"
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
-    console.print(f"{suite.norm} {sizes}, {steps}, seed {suite.seed}")
+    console.print("; ".join([f"{suite.norm} {sizes}, {steps}, seed {suite.seed}", *own]))
     console.print(
         f"plan: {len(plan.cells)} cells{kept}; {spent}. Ctrl-C is safe: the same command continues.", soft_wrap=True
     )
+
+
+def eps_text(sizes: tuple[float, ...], norm: str) -> str:
+    """Sizes of a perturbation, separated by commas."""
+    return ", ".join(format_eps(eps, norm) for eps in sizes)
 
 
 def size_text(size: tuple[int, int] | int) -> str:
