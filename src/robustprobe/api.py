@@ -14,6 +14,7 @@ from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.attacks.min_eps import MinEps
 from robustprobe.core.device import find_device
+from robustprobe.core.eps import default_eps
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
@@ -62,7 +63,7 @@ def attack(
     targets: Tensor | None = None,
     *,
     attack: str = "pgd",
-    eps: str | float = "8/255",
+    eps: str | float | None = None,
     norm: Literal["linf", "l2"] = "linf",
     objective: str = "",
     steps: int | None = None,
@@ -86,7 +87,9 @@ def attack(
         targets: labels (B,) int64, class maps (B, h, w) int64 with 255 ignored, or depth maps (B, h, w) in metres with
             0 where unknown.
         attack: a name from `robustprobe list attacks`, with its objective after a colon or as `objective`.
-        eps: size of the ball in pixel units of [0, 1], as `8/255` or a number; the step is a quarter of it by default.
+        eps: size of the ball in pixel units of [0, 1], as `8/255` or a number; by default what is usual for the
+            norm and the size of the images: 8/255 for Linf, 0.5 at 32 x 32 for L2. The step is a quarter of
+            it by default.
         steps: by default what the attack asks for.
         early_exit: a classifier's images leave as soon as they are fooled: much cheaper, and no less fooled.
         precision: of the attacked model; scores are measured in fp32 always.
@@ -99,11 +102,12 @@ def attack(
     """
     choice = validated(AttackChoice, {"name": attack, "objective": objective}, f"attack '{attack}'")
     kind = cast(type[Attack], known_attacks.get(choice.name))
-    data = {"name": choice.name, "objective": choice.objective, "eps": eps, "norm": norm, "step_size": step_size}
+    check_images(images)
+    radius = default_eps(norm, (images.shape[-2], images.shape[-1])) if eps is None else eps
+    data = {"name": choice.name, "objective": choice.objective, "eps": radius, "norm": norm, "step_size": step_size}
     data |= {"steps": kind.steps if steps is None else steps, "restarts": restarts, "early_exit": early_exit}
     data |= {"random_start": random_start, "iterate": iterate, "seed": seed}
     spec = validated(AttackSpec, data, f"attack '{attack}'")
-    check_images(images)
     names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
     with frozen(model), fast_linear():
         judge = _judge(model, images, targets, task)
@@ -141,7 +145,7 @@ def minimal_eps(
     images: Tensor,
     targets: Tensor,
     *,
-    eps: str | float = "16/255",
+    eps: str | float | None = None,
     norm: Literal["linf", "l2"] = "linf",
     steps: int = 50,
     seed: int = 0,
@@ -149,15 +153,19 @@ def minimal_eps(
 ) -> Tensor:
     """The smallest eps that breaks each image of a classifier, (B,): by bisection with Auto-PGD, to `eps` / 64.
 
-    An upper bound, as every attack's. 0 for images that are wrong from the start, infinity for those that `eps`, the
-    largest size tried, did not break. `attack="min-eps"` gives the images too.
+    `eps`, the largest size tried, is by default twice what is usual for the norm and the size of the images.
+
+    An upper bound, as every attack's. 0 for images that are wrong from the start, infinity for those that `eps` did
+    not break. `attack="min-eps"` gives the images too.
 
     Raises:
         UserError: as `attack`.
     """
-    options = {"eps": eps, "norm": norm, "steps": steps, "seed": seed, "ids": ids}
+    check_images(images)
+    largest = 2 * default_eps(norm, (images.shape[-2], images.shape[-1])) if eps is None else parse_eps(eps)
+    options = {"eps": largest, "norm": norm, "steps": steps, "seed": seed, "ids": ids}
     found = attack(model, images, targets, attack="min-eps", task=MinEps.access, **cast(Any, options))
-    size = NORMS[norm](parse_eps(eps)).size(found.adversarial - images)
+    size = NORMS[norm](largest).size(found.adversarial - images)
     return torch.where(found.score.to(size.device) > 0, torch.inf, size)
 
 
@@ -251,7 +259,7 @@ def evaluate(
     datasets: Sequence[str],
     attacks: Sequence[str] | None = None,
     *,
-    eps: str | float | Sequence[str | float] = "8/255",
+    eps: str | float | Sequence[str | float] | None = None,
     root: str | Path = "data",
     split: Literal["test", "val"] = "test",
     limit: int | None = None,
@@ -267,6 +275,7 @@ def evaluate(
 
     Args:
         attacks: by default clean, noise, embed and each task's own.
+        eps: by default what is usual for the norm and the size of the images.
         split: `val`: train images held out, on which heads are chosen too. Make choices there, publish on `test`.
         limit: images of each dataset; always the same ones for the same number.
         out: keeps the results there, and skips what is already there; by default nothing is kept.
@@ -280,7 +289,7 @@ def evaluate(
     """
     chosen = [encoder] if isinstance(encoder, str | nn.Module) else list(encoder)
     loaded = [load_encoder(e) if isinstance(e, str) else e.freeze() for e in chosen]
-    sizes = [eps] if isinstance(eps, str | float | int) else list(eps)
+    sizes = [eps] if isinstance(eps, str | float | int) else None if eps is None else list(eps)
     data: dict[str, Any] = {
         "encoders": [e.card.name for e in loaded],
         "attacks": attacks,

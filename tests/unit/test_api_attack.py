@@ -229,7 +229,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "NaN for noise": ({"model": lambda x: classifier(x) * torch.nan, "attack": "noise"}, "NaN"),
     "eps above 1": ({"eps": 8}, r"eps 8 is outside \[0, 1\]"),
     "no steps": ({"steps": 0}, "attack 'pgd' cannot be used: steps"),
-    "unknown norm": ({"norm": "l7"}, "norm: .*linf"),
+    "unknown norm": ({"norm": "l7"}, "unknown norm .l7.*linf"),
     "too few ids": ({"ids": ["a"]}, "1 ids for 4 images"),
     "8-bit images": ({"images": (IMAGES * 255).byte()}, "Divide 8-bit images by 255"),
     "images above 1": ({"images": IMAGES * 2}, r"expected \[0, 1\]"),

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from robustprobe.core.eps import default_eps
 from robustprobe.core.spec import format_eps
 from robustprobe.evaluation.plan import Plan
 from robustprobe.evaluation.run import RunProgress
@@ -25,13 +26,14 @@ def show_plan(console: Console, plan: Plan) -> None:
         table.add_row(pair.encoder.card.name, pair.data.name, ", ".join(pair.head_keys), images, left)
     console.print(table)
     suite, done = plan.suite, sum(cell.done for cell in plan.cells)
-    sizes = eps_text(suite.eps, suite.norm)
     own = [f"{c.name} at {eps_text(c.eps, suite.norm)}" for c in suite.attacks or () if c.eps]
     kept = f", {done} of them done already" if done else ""
     kept += f", {plan.kept_bytes / 2**20:,.0f} MiB of features kept meanwhile" if plan.kept_bytes else ""
     spent = f"about {duration(plan.seconds)} on {plan.device}" if done < len(plan.cells) else "nothing left to do"
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
-    console.print("; ".join([f"{suite.norm} {sizes}, {steps}, seed {suite.seed}", *own]))
+    console.print("; ".join([f"{suite.norm} {sizes_text(plan)}, {steps}, seed {suite.seed}", *own]))
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     console.print(
         f"plan: {len(plan.cells)} cells{kept}; {spent}. Ctrl-C is safe: the same command continues.", soft_wrap=True
     )
@@ -40,6 +42,19 @@ def show_plan(console: Console, plan: Plan) -> None:
 def eps_text(sizes: tuple[float, ...], norm: str) -> str:
     """Sizes of a perturbation, separated by commas."""
     return ", ".join(format_eps(eps, norm) for eps in sizes)
+
+
+def sizes_text(plan: Plan) -> str:
+    """Every eps of the suite; without one the usual eps, and of which images it is where that matters."""
+    norm, given = plan.suite.norm, plan.suite.eps
+    sizes = {pair.data.name: pair.data.typical_size for pair in plan.pairs}
+    usual = {name: format_eps(default_eps(norm, size), norm) for name, size in sizes.items()}
+    if given is not None:
+        return eps_text(given, norm)
+    if norm == "linf":
+        return next(iter(usual.values()))
+    told = (f"{text} ({name}, {sizes[name][0]} x {sizes[name][1]})" for name, text in usual.items())
+    return f"{', '.join(told)}: usual for images of this size"
 
 
 def size_text(size: tuple[int, int] | int) -> str:

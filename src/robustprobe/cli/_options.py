@@ -43,7 +43,7 @@ class AttackOptions:
     standard attack of each task."""
     eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None
     """Largest size of the perturbation, such as 8/255. Can be given several times; a larger eps starts from the result
-    of a smaller one."""
+    of a smaller one. By default 8/255 for linf, and for l2 0.5 at 32 x 32 pixels, growing with the image's side."""
     norm: Literal["linf", "l2"] | None = None
     """Norm of the perturbation. linf: every pixel value changes by at most eps."""
     steps: int | None = None

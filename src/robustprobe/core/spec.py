@@ -209,7 +209,8 @@ class Suite(Spec):
     """None: every task that a dataset has labels for."""
     attacks: tuple[AttackChoice, ...] | None = Field(default=None, min_length=1)
     """None: of `STANDARD_ATTACKS` those that fit the datasets."""
-    eps: tuple[Eps, ...] = Field(default=(8 / 255,), min_length=1)
+    eps: tuple[Eps, ...] | None = Field(default=None, min_length=1)
+    """None: the usual eps of the norm for the size of the images, see `core.eps`."""
     norm: Norm = "linf"
     steps: int | None = Field(default=None, ge=1)
     """None: as many as each attack asks for."""
@@ -228,18 +229,21 @@ class Suite(Spec):
 
     @model_validator(mode="after")
     def _eps_fit(self) -> "Suite":
-        for eps in (*self.eps, *(eps for choice in self.attacks or () for eps in choice.eps or ())):
+        for eps in (*(self.eps or ()), *(eps for choice in self.attacks or () for eps in choice.eps or ())):
             check_eps(eps, self.norm)
         return self
 
-    def attack_specs(self, choice: AttackChoice, steps: int, warm_start: bool = True) -> tuple[AttackSpec, ...]:
+    def attack_specs(
+        self, choice: AttackChoice, steps: int, warm_start: bool = True, usual_eps: float = 8 / 255
+    ) -> tuple[AttackSpec, ...]:
         """An attack at each of its eps, ascending, each started from the one before; `clean` once, at eps 0.
 
         Args:
             steps: what the attack asks for where neither choice nor suite says.
             warm_start: whether the attack takes a start from a smaller eps; the image itself, of eps 0, is none.
+            usual_eps: what is attacked with where the suite names no eps.
         """
-        sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(choice.eps or self.eps)))
+        sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(choice.eps or self.eps or (usual_eps,))))
         still = choice.name in ("clean", "noise")
         warm = warm_start and not still and self.iterate != "last"
         return tuple(

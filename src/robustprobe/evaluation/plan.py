@@ -10,6 +10,7 @@ from robustprobe import probing
 from robustprobe.attacks import Attack, Passes, load_attack
 from robustprobe.attacks.base import target_tasks
 from robustprobe.core.device import seconds_of
+from robustprobe.core.eps import default_eps, implausible_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import attacks, source_digest
 from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
@@ -109,6 +110,19 @@ class Plan(NamedTuple):
         """All cells of the run, done or not."""
         return [cell for pair in self.pairs for job in pair.jobs for cell in job.cells]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is legal but implausible, one sentence each; records carry the same as failed checks."""
+        nothing = ["eps 0 leaves the images as they are"] if 0 in (self.suite.eps or ()) else []
+        said = dict.fromkeys(
+            f"{pair.data.name}: {text}"
+            for pair in self.pairs
+            for job in pair.jobs
+            for level in job.levels
+            if (text := implausible_eps(level.attack, pair.data.typical_size))
+        )
+        return [*nothing, *said]
+
     def fingerprints(self) -> set[str]:
         """Names of all cells of the run, done or not."""
         return {cell.fingerprint for cell in self.cells}
@@ -198,12 +212,13 @@ def load_pair(suite: Suite, key: PairKey, encoder: Encoder, root: Path) -> Encod
 
 
 def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store) -> list[AttackJob]:
+    usual = default_eps(suite.norm, pair.data.typical_size)
     return [
         AttackJob(
             target_task,
             tuple(
                 _level(suite, pair, store, spec, target_task)
-                for spec in suite.attack_specs(choice, kind.steps, kind.warm_start)
+                for spec in suite.attack_specs(choice, kind.steps, kind.warm_start, usual)
             ),
         )
         for choice in suite.attacks or ()

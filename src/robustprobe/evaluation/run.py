@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from robustprobe.attacks import attack_class, recorded_access
+from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UnwritableError, UserError
-from robustprobe.core.spec import ExecutorOptions, Suite, code_digest, fingerprint
+from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint
 from robustprobe.core.types import SanityCheck
+from robustprobe.datasets import Dataset
 from robustprobe.encoders import offline
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.example_selection import finish_examples
@@ -239,7 +241,7 @@ class _Run:
             shown = [one for one in collector.everything_kept if one.position in running.shown]
             write_examples(self.store, level.group, setting, level.attack, job.target_task, shown)
             for cell in level.cells:
-                checks = [*collector.trace(), *extra.get(cell.task, [])]
+                checks = [*_budget_check(level.attack, pair.data), *collector.trace(), *extra.get(cell.task, [])]
                 _store_cell(self.store, running, number, cell, checks, source)
         running.folder.remove()
         del self.running[item.pair, item.task.number]
@@ -258,6 +260,12 @@ class _Run:
             running = self._running(item.task)
             total = len(running.pair.data)
             self.notify(RunProgress(running.label, total - len(running.missing) + done, total))
+
+
+def _budget_check(attack: AttackSpec, data: Dataset) -> list[SanityCheck]:
+    """The failed check of an implausible eps; nothing where it is plausible."""
+    text = implausible_eps(attack, data.typical_size)
+    return [SanityCheck("plausible eps", attack.eps, False, text)] if text else []
 
 
 def _failure(label: str, error: Exception) -> Failure:

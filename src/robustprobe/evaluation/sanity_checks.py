@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks import Attacked, Victim, load_attack
+from robustprobe.core.eps import default_eps
 from robustprobe.core.spec import AttackSpec, format_eps
 from robustprobe.core.threat import over_image
 from robustprobe.core.types import SanityCheck
@@ -19,7 +20,8 @@ from robustprobe.tasks import Task
 MOST_ZEROS = 0.05
 MOST_RISING = 0.15
 MOST_GAIN = 0.1
-LARGE_LINF, LARGE_FACTOR = 64 / 255, 8
+# Times the usual eps of the norm; in Linf 64/255.
+LARGE_FACTOR = 8
 MOST_KEPT = 0.5
 QUERIES = 100
 ROUNDING = 1e-6
@@ -93,7 +95,8 @@ def sample_checks(
     again = _run(spec.model_copy(update={"seed": spec.seed + 1, "warm": ()}), sample)
     better = (again.damage > sample.damage).to(again.images.device)
     both = torch.where(over_image(better), again.images, sample.adversarial)
-    large_eps = max(LARGE_LINF, 2 * spec.eps) if spec.norm == "linf" else LARGE_FACTOR * spec.eps
+    usual = default_eps(spec.norm, (sample.images.shape[-2], sample.images.shape[-1]))
+    large_eps = max(LARGE_FACTOR * usual, 2 * spec.eps)
     large_eps = min(large_eps, 1.0) if spec.norm == "linf" else large_eps
     step = spec.step_size * large_eps / spec.eps
     large = _attacked(spec.model_copy(update={"eps": large_eps, "step_size": step, "warm": ()}), sample)
