@@ -67,7 +67,7 @@ WHAT, WHERE, OUTPUT = "What to evaluate", "Where and how", "Output"
 @pytest.mark.parametrize(
     ("command", "groups"),
     [
-        ("run", ["Arguments", WHAT, "Attacks", "Heads", WHERE, OUTPUT]),
+        ("run", ["Arguments", WHAT, "Attacks", "Heads", WHERE, OUTPUT, "Gates"]),
         ("curve", ["Arguments", WHAT, "Attacks", "Heads", WHERE, OUTPUT]),
         ("harden", ["Encoder and images", "Method and inner attack", "Training", WHERE, OUTPUT]),
     ],

@@ -22,8 +22,9 @@ from robustprobe.metrics.paired import SAME
 from robustprobe.report.paper.compare import compare_paper
 from robustprobe.report.paper.published import MIXED, RULE, PaperCell, is_encoder, paper
 from robustprobe.report.tables import sheet
-from robustprobe.report.tables.compare_folders import RecordPair, compare_folders, differing, match
+from robustprobe.report.tables.compare_folders import compare_folders, differing
 from robustprobe.report.tables.comparison import Comparison, render
+from robustprobe.report.tables.matching import RecordPair, match
 from robustprobe.report.tables.sheet import footnotes
 from robustprobe.results.records import CheckFact, HeadFacts, Interval, Record
 from robustprobe.results.store import Store
@@ -470,7 +471,7 @@ def test_formats_of_the_folder_comparison(tmp_path: Path) -> None:
     ones = np.ones(4)
     comparison = both(tmp_path, [classified(ones)], [classified(ones), classified(ones, name="clean", encoder="a_b")])
     content = json.loads(render(comparison, "json"), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
-    assert set(content) == {"first", "second", "cells"}
+    assert set(content) == {"first", "second", "verdict", "cells"}
     assert content["first"] == str(tmp_path / "first")
     keys = {"encoder", "dataset", "task", "target_task", "attack", "eps", "norm", "metric", "unit", "higher_is_better"}
     sides = {

@@ -38,7 +38,10 @@ _COMMANDS = {
         "report": ("results:report", "Write the results of folders as one self-contained HTML page."),
         "view": ("view:view", "Open the page of results in the browser."),
         "plot": ("plot:plot", "Draw a chart of the results as SVG, PNG or PDF."),
-        "compare": ("compare:compare", "Print results beside the paper's numbers, or beside those of another folder."),
+        "compare": (
+            "compare:compare",
+            "Compare two folders or encoders, paired over images, or results with the paper.",
+        ),
         "merge": ("merge:merge", "Copy the results of several folders into one. Conflicts are an error."),
         "leaderboard": ("leaderboard:leaderboard", "Rank many encoders, as a site with a page per encoder."),
     },
@@ -103,7 +106,7 @@ def _refuse_former_options(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Exit codes: 0 done; 1 the user's mistake; 2 some cells failed; 130 interrupted, resumable."""
+    """Exit codes: 0 done; 1 the user's mistake; 2 some cells failed; 3 a gate failed; 130 interrupted, resumable."""
     # A scheduler that wants its machine back asks by this signal: the same as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

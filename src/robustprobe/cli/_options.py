@@ -15,6 +15,7 @@ ATTACK = Group("Attacks", sort_key=2)
 HEADS = Group("Heads", sort_key=3)
 WHERE = Group("Where and how", sort_key=4)
 OUTPUT = Group("Output", sort_key=5)
+GATES = Group("Gates", sort_key=6)
 
 
 @Parameter(name="*", group=WHAT)

@@ -8,7 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from robustprobe.cli._console import new_console
+from robustprobe.cli._gates import check_baseline, check_planned, judge_run, parse_rules
 from robustprobe.cli._options import (
+    GATES,
     OUTPUT,
     WHAT,
     WHERE,
@@ -88,6 +90,21 @@ class OutputOptions:
     failed and of those that kept their score."""
 
 
+@Parameter(name="*", group=GATES)
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """What numbers have to keep; exit code 3 where one does not."""
+
+    fail_under: list[str] | None = None
+    """Rule that a number has to keep, such as 'segmentation:ensemble:4/255>=0.20': TASK[@DATASET]:ATTACK[:EPS], then
+    >=, <=, > or <, and a value. Can be given several times."""
+    fail_on_regression: Path | None = None
+    """Folder of a baseline's results. Fails where a number is worse than there, by a paired 95 % interval over images
+    that excludes 0."""
+    junit: Path | None = None
+    """File for the outcomes as JUnit XML, which build servers show."""
+
+
 def demo(*, out: Path = Path("demo"), device: str = "auto") -> None:
     """Evaluate the bundled encoders on generated scenes: no download, no GPU, about four minutes.
 
@@ -113,6 +130,7 @@ def run(
     machine: MachineOptions = MachineOptions(),
     launch: LaunchOptions = LaunchOptions(),
     output: OutputOptions = OutputOptions(),
+    gates: GateOptions = GateOptions(),
 ) -> None:
     """Attack encoders and evaluate them on every task, as a suite file or these options say.
 
@@ -129,7 +147,7 @@ def run(
     changes = {"examples": output.examples, "extreme_examples": output.extreme_examples}
     base = find_suite(suite) if suite else None
     whole = changed_suite(base, data, attacks, heads, machine, encoders=encoders.encoder, **changes)
-    _run(narrowed(whole, only or []), output.out, machine, encoders.arch, launch, leave_out=bool(only))
+    _run(narrowed(whole, only or []), output.out, machine, encoders.arch, launch, leave_out=bool(only), gates=gates)
 
 
 def _run(
@@ -139,8 +157,11 @@ def _run(
     arch: str | None = None,
     launch: LaunchOptions = LaunchOptions(),
     leave_out: bool = False,
+    gates: GateOptions = GateOptions(),
 ) -> None:
-    spread = launch.spec()
+    spread, rules = launch.spec(), parse_rules(gates.fail_under)
+    if gates.fail_on_regression is not None:
+        check_baseline(gates.fail_on_regression, out)
     console = new_console()
     console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
     from robustprobe.cli._display import RunDisplay, show_plan
@@ -159,6 +180,7 @@ def _run(
         suite = suite.model_copy(update={"encoders": named})
     store = Store(out) if launch.dry_run else Store(out).prepare()
     plan = make_plan(suite, store, machine.data_root, find_device(machine.device), leave_out=leave_out)
+    check_planned(rules, plan)
     show_plan(console, plan)
     if launch.dry_run:
         return
@@ -174,6 +196,7 @@ def _run(
     if failures:
         print(f"robustprobe: {safe(out)}; the same command tries what failed again.", file=sys.stderr)
         sys.exit(1 if all(failure.mistake for failure in failures) else 2)
+    judge_run(rules, gates.fail_on_regression, store, finished, gates.junit)
 
 
 def safe(out: Path) -> str:

@@ -1,15 +1,25 @@
-"""Two folders of results: the differences of their numbers cell by cell, and what else differs."""
+"""Two folders of results, or two encoders: the differences of their numbers cell by cell, and what else differs."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from robustprobe.core.errors import UserError
 from robustprobe.core.spec import format_eps
 from robustprobe.metrics.paired import Paired, Side, paired_difference
 from robustprobe.report.tables.comparison import Comparison
-from robustprobe.report.tables.matrix import MISSING, attack_order, change_text, metric_text, size_text
+from robustprobe.report.tables.matching import (
+    RecordPair,
+    benchmark_key,
+    cell_key,
+    match,
+    nothing_in_common,
+    records_of_encoder,
+)
+from robustprobe.report.tables.matrix import MISSING, change_text, metric_text, size_text
 from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
+from robustprobe.report.tables.verdict import Judgement, finding, verdict
 from robustprobe.results.labels import attack_labels
 
 if TYPE_CHECKING:
@@ -17,19 +27,7 @@ if TYPE_CHECKING:
     from robustprobe.results.store import Store
 
 
-class RecordPair(NamedTuple):
-    """The records of one cell in the first and in the second folder; at least one is there."""
-
-    first: "Record | None"
-    second: "Record | None"
-
-    @property
-    def any(self) -> "Record":
-        """The record that names the cell."""
-        record = self.first or self.second
-        if record is None:
-            raise ValueError("a pair without records")
-        return record
+WEIGHTS = "encoder weights"
 
 
 class ComparedCell(NamedTuple):
@@ -41,70 +39,7 @@ class ComparedCell(NamedTuple):
     notes: list[str]
 
 
-Fact = Callable[["Record"], str]
-TELLING: tuple[Fact, ...] = (
-    lambda r: str(r.attack.steps),
-    lambda r: r.attack.iterate,
-    lambda r: str(r.attack.restarts),
-    lambda r: str(r.attack.seed),
-    lambda r: str(r.head.recipe.get("recipe")),
-    lambda r: r.image_ids_digest,
-    lambda r: size_text(r.image_size),
-    lambda r: r.precision,
-    lambda r: r.encoder_digest,
-    lambda r: r.head.fingerprint,
-    lambda r: r.attack.model_dump_json(),
-)
-"""Facts in which records of the same cell may differ, the most informative first."""
-
-
-def cell_key(record: "Record") -> tuple[Hashable, ...]:
-    """What names a cell in both folders."""
-    attack = record.attack
-    size = (attack.norm, round(attack.eps, 9)) if attack.eps else ()
-    return (record.encoder, record.dataset, record.task, record.target_task, attack.label, *size)
-
-
-def match(first: Iterable["Record"], second: Iterable["Record"]) -> list[RecordPair]:
-    """The cells of two folders, matched by `cell_key`, and within one key by steps, iterate and other settings.
-
-    Every record is in one pair, except older ones of a cell with the same settings. In order of the tables.
-    """
-    sides = (_by_key(first), _by_key(second))
-    pairs = [p for key in sides[0] | sides[1] for p in _match(sides[0].get(key, []), sides[1].get(key, []), TELLING)]
-    return sorted(pairs, key=_order)
-
-
-def _by_key(records: Iterable["Record"]) -> dict[Hashable, list["Record"]]:
-    found: dict[Hashable, list[Record]] = {}
-    for record in records:
-        found.setdefault(cell_key(record), []).append(record)
-    return found
-
-
-def _match(first: list["Record"], second: list["Record"], facts: Sequence[Fact]) -> list[RecordPair]:
-    if len(first) <= 1 and len(second) <= 1:
-        return [RecordPair(first[0] if first else None, second[0] if second else None)]
-    if not facts:
-        return [RecordPair(_newest(first), _newest(second))]
-    pairs = []
-    for value in sorted({facts[0](r) for r in (*first, *second)}):
-        own, other = ([r for r in side if facts[0](r) == value] for side in (first, second))
-        pairs += _match(own, other, facts[1:])
-    return pairs
-
-
-def _newest(records: list["Record"]) -> "Record | None":
-    return max(records, key=lambda r: (r.provenance.started, r.fingerprint), default=None)
-
-
-def _order(pair: RecordPair) -> tuple[object, ...]:
-    record = pair.any
-    attack = attack_order(record.attack_key, record.task)
-    return (record.task, record.dataset, record.encoder, *attack, record.fingerprint)
-
-
-def compare_folders(first: "Store", second: "Store") -> Comparison:
+def compare_folders(first: "Store", second: "Store", encoders: Sequence[str] = ()) -> Comparison:
     """Every cell of two stores: both values, the difference second minus first, and what may explain it.
 
     The difference has a paired bootstrap interval where both cells have rows of the same images.
@@ -112,50 +47,78 @@ def compare_folders(first: "Store", second: "Store") -> Comparison:
     Args:
         first: a store with records.
         second: another one, or the same.
+        encoders: nothing: all, matched by name. Two: the first in the first store against the second in the second
+            one, each by its name or the beginning of its digest. One: that in both.
 
     Raises:
-        UserError: a folder without results, or with a record that cannot be read.
+        UserError: a folder without results, or with a record that cannot be read; an unknown encoder; no common cell.
     """
-    records = (first.records(), second.records())
-    compared = [_compare(pair, first, second, records) for pair in match(*records)]
+    if len(encoders) > 2:
+        raise UserError(f"{len(encoders)} encoders are named; two are compared at a time.")
+    across = len(encoders) == 2
+    wanted = (encoders[0], encoders[-1]) if encoders else (None, None)
+    sides = [records_of_encoder(store, name) for store, name in zip((first, second), wanted, strict=True)]
+    pairs = match(sides[0], sides[1], across)
+    if not any(pair.first and pair.second for pair in pairs):
+        raise UserError(nothing_in_common(first, second, sides))
+    compared = [_compare(pair, first, second, sides, across) for pair in pairs]
     tasks = dict.fromkeys(c.pair.any.task for c in compared)
-    sheets = [_sheet([c for c in compared if c.pair.any.task == task]) for task in tasks]
-    heading = {"first": str(first.folder), "second": str(second.folder)}
-    document = Document(sheets, _notes(heading, compared))
-    return Comparison(document, heading, [_row(c) for c in compared])
+    sheets = [_sheet([c for c in compared if c.pair.any.task == task], across) for task in tasks]
+    names = ("the first", "the second")
+    heading: dict[str, Any] = {"first": str(first.folder), "second": str(second.folder)}
+    if across:
+        names = (sides[0][0].encoder, sides[1][0].encoder)
+        names = names if names[0] != names[1] else ("the first", "the second")
+        heading |= {"first_encoder": sides[0][0].encoder, "second_encoder": sides[1][0].encoder}
+    judgements = [_judgement(c) for c in compared if c.pair.first and c.pair.second]
+    said = verdict([j for j in judgements if j], *names)
+    document = Document(sheets, [*_notes(heading, compared), *said])
+    return Comparison(document, {**heading, "verdict": said}, [_row(c) for c in compared])
+
+
+def _judgement(compared: ComparedCell) -> Judgement | None:
+    record = compared.pair.second
+    return Judgement(record, compared.paired, finding(compared.paired, record.higher_is_better)) if record else None
 
 
 def _compare(
-    pair: RecordPair, first: "Store", second: "Store", records: tuple[list["Record"], list["Record"]]
+    pair: RecordPair, first: "Store", second: "Store", records: Sequence[Sequence["Record"]], across: bool
 ) -> ComparedCell:
     if pair.first is None or pair.second is None:
         side = 0 if pair.second is None else 1
-        note = f"Only in the {('first', 'second')[side]}{_near_misses(pair.any, records[1 - side])}."
+        note = f"Only in the {('first', 'second')[side]}{_near_misses(pair.any, records[1 - side], across)}."
         return ComparedCell(pair, math.nan, Paired(None), [note])
     paired = paired_difference(Side(first, pair.first), Side(second, pair.second))
     difference = pair.second.headline.value - pair.first.headline.value
-    notes = [*differing(pair.first, pair.second), *([paired.note] if paired.note else [])]
+    notes = [*differing(pair.first, pair.second, across), *([paired.note] if paired.note else [])]
     return ComparedCell(pair, difference, paired, notes)
 
 
-def _near_misses(record: "Record", others: Iterable["Record"]) -> str:
+def _near_misses(record: "Record", others: Iterable["Record"], across: bool) -> str:
     """The nearest the other folder has: the same attack at another size, or with other settings."""
+    key_of = benchmark_key if across else cell_key
 
     def names(r: "Record") -> tuple[str, ...]:
-        return (r.encoder, r.dataset, r.task, r.target_task, r.attack.label)
+        return ("" if across else r.encoder, r.dataset, r.task, r.target_task, r.attack.label)
 
     near = [r for r in others if names(r) == names(record)]
     labels = dict.fromkeys(f"{format_eps(r.attack.eps, r.attack.norm)} {r.attack.norm}" for r in near)
     if not labels:
         return ""
-    if any(cell_key(r) == cell_key(record) for r in near):
+    if any(key_of(r) == key_of(record) for r in near):
         return "; the other has it with other settings"
     return f"; the other has it at eps {', '.join(labels)}"
 
 
-def differing(first: "Record", second: "Record") -> list[str]:
-    """What differs between two records of a cell beside their numbers, as in `steps: 20, then 100`."""
+def differing(first: "Record", second: "Record", across: bool = False) -> list[str]:
+    """What differs between two records of a cell beside their numbers, as in `steps: 20, then 100`.
+
+    Args:
+        across: of two encoders, whose weights differ of course.
+    """
     own, other = _facts(first), _facts(second)
+    if across:
+        own, other = ({k: v for k, v in facts.items() if k != WEIGHTS} for facts in (own, other))
     told = [f"{name}: {own.get(name, MISSING)}, then {other.get(name, MISSING)}." for name in own | other]
     told = [text for name, text in zip(own | other, told, strict=True) if own.get(name) != other.get(name)]
     changed = first.encoder_digest != second.encoder_digest
@@ -182,7 +145,7 @@ def _facts(record: "Record") -> dict[str, str]:
         "image size": size_text(record.image_size),
         "split": record.split,
         "choice of images": record.image_ids_digest[:8],
-        "encoder weights": record.encoder_digest[:8],
+        WEIGHTS: record.encoder_digest[:8],
         "head train images": str(head.train_images),
         **{f"head {key}": str(value) for key, value in sorted(head.recipe.items())},
     }
@@ -200,6 +163,7 @@ def _row(compared: ComparedCell) -> dict[str, Any]:
         "difference": compared.difference,
         "difference_ci_low": estimate.ci_low if estimate else None,
         "difference_ci_high": estimate.ci_high if estimate else None,
+        "finding": judgement.finding if (judgement := _judgement(compared)) and pair.first else None,
         "notes": compared.notes,
     }
 
@@ -213,21 +177,28 @@ def _side(name: str, record: "Record | None") -> dict[str, Any]:
         "precision": record.precision if record else None,
         "head_recipe": record.head.recipe.get("recipe") if record else None,
         "image_size": size_text(record.image_size).replace(" × ", "x") if record else None,
+        "encoder": record.encoder if record else None,
+        "encoder_digest": record.encoder_digest if record else None,
         "fingerprint": record.fingerprint if record else None,
     }
     return {f"{name}_{key}": value for key, value in values.items()}
 
 
-def _sheet(compared: Sequence[ComparedCell]) -> Sheet:
+def _sheet(compared: Sequence[ComparedCell], across: bool) -> Sheet:
     marks, notes = footnotes([c.notes for c in compared])
     first = compared[0].pair.any
     rows = [
-        Row([r.dataset, r.encoder, label], [value_text(c.pair.first), value_text(c.pair.second), _difference(c), mark])
+        Row(
+            [r.dataset, *([] if across else [r.encoder]), label],
+            [value_text(c.pair.first), value_text(c.pair.second), _difference(c), mark],
+        )
         for c, r, label, mark in zip(compared, [c.pair.any for c in compared], _labels(compared), marks, strict=True)
     ]
     metric = metric_text(first.metric, first.unit, first.higher_is_better)
     title = f"{first.task.capitalize()}: {metric}; diff: second minus first, with a paired 95 % interval"
-    return Sheet(title, ["dataset", "encoder", "attack"], ["first", "second", "diff", "notes"], rows, notes, grouped=2)
+    names = ["dataset", *([] if across else ["encoder"])]
+    columns = ["first", "second", "diff", "notes"]
+    return Sheet(title, [*names, "attack"], columns, rows, notes, grouped=len(names))
 
 
 def _labels(compared: Sequence[ComparedCell]) -> list[str]:
@@ -265,4 +236,8 @@ def _notes(heading: dict[str, str], compared: Sequence[ComparedCell]) -> list[st
         for name in RecordPair._fields
         for note in check_notes([r for r in (getattr(c.pair, name) for c in compared) if r], f"{name}, ")
     ]
-    return [f"first: {heading['first']}; second: {heading['second']}. {counts}", *failed]
+    sides = "; ".join(
+        f"{name}: {', '.join(heading[key] for key in (f'{name}_encoder', name) if key in heading)}"
+        for name in RecordPair._fields
+    )
+    return [f"{sides}. {counts}", *failed]

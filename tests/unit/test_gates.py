@@ -1,0 +1,143 @@
+"""Gates: rules for numbers, regressions against a baseline, and the file that build servers show."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustprobe.core.errors import UserError
+from robustprobe.report.gates.outcome import GateOutcome, junit
+from robustprobe.report.gates.regression import judge_regressions
+from robustprobe.report.gates.rules import judge_rules, parse_rule
+from tests.unit.test_compare import SMALL, cifar, classified, dense_cell, fill
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("segmentation:ensemble:4/255>=0.20", ("segmentation", "", "ensemble", 4 / 255, ">=", 0.2)),
+        ("depth:clean <= 1.5", ("depth", "", "clean", None, "<=", 1.5)),
+        ("classification@cifar10:apgd:dlr:0.5>0", ("classification", "cifar10", "apgd:dlr", 0.5, ">", 0)),
+        (
+            "depth@depthfolder:/data/x:pgd<1e-1",
+            ("depth", "depthfolder:/data/x", "pgd", None, "<", 0.1),
+        ),
+    ],
+)
+def test_rules_are_read(text: str, parts: tuple[object, ...]) -> None:
+    assert parse_rule(text)[1:] == pytest.approx(parts)
+
+
+@pytest.mark.parametrize("text", ["", "pgd>=0.2", "a:b", "a:b>=c", "a:b>=nan", "a:pgd:8/0>=1", "a:pgd==1", "a:pgd:>=1"])
+def test_other_texts_are_refused_in_one_message(text: str) -> None:
+    with pytest.raises(UserError, match="write"):
+        parse_rule(text)
+
+
+@pytest.mark.parametrize(
+    ("rule", "state", "words"),
+    [
+        ("classification:pgd:8/255>=0.2", "passed", "keeps >= 0.2"),
+        ("classification:pgd>=0.36", "failed", "breaks >= 0.36; the limit is inside the 95 % interval"),
+        ("classification:pgd>=0.9", "failed", "breaks >= 0.9"),
+        ("classification@cifar10:pgd<0.34", "passed", "keeps < 0.34; the limit is inside the 95 % interval"),
+    ],
+)
+def test_a_number_keeps_a_rule_or_not_and_the_message_says_how_sure_that_is(rule: str, state: str, words: str) -> None:
+    (found,) = judge_rules([parse_rule(rule)], [cifar("pgd", 0.33), cifar("clean", 0.9)])
+    assert (found.state, found.encoder) == (state, SMALL)
+    assert words in found.message
+    assert ("inside" in found.message) == ("inside" in words)
+
+
+def test_a_rule_holds_for_every_encoder_and_eps_and_one_about_nothing_is_a_mistake() -> None:
+    records = [
+        cifar("pgd", 0.3, settings={"eps": eps}, encoder=encoder) for eps in (0.1, 0.2) for encoder in ("a:a", "b:b")
+    ]
+    assert len(judge_rules([parse_rule("classification:pgd>=0.2")], records)) == 4
+    assert len(judge_rules([parse_rule("classification:pgd:0.1>=0.2")], records)) == 2
+    with pytest.raises(UserError, match=r"is about no number of this run; it has classification@cifar10:pgd:0\.1"):
+        judge_rules([parse_rule("classification:pgd:0.3>=0.2")], records)
+
+
+def test_a_transferred_attack_is_not_what_a_rule_is_about() -> None:
+    foreign = cifar("pgd", 0.9, target_task="depth")
+    with pytest.raises(UserError, match="about no number"):
+        judge_rules([parse_rule("classification:pgd>=0.2")], [foreign])
+
+
+def test_a_value_that_is_no_number_breaks_every_rule() -> None:
+    record = cifar("pgd", float("nan"))
+    for sign in (">=", "<=", ">", "<"):
+        assert judge_rules([parse_rule(f"classification:pgd{sign}0.2")], [record])[0].state == "failed"
+
+
+CORRECT = np.array([1] * 60 + [0] * 20)
+WORSE = np.array([1] * 30 + [0] * 50)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "state", "words"),
+    [
+        (CORRECT, WORSE, "failed", "worse; the paired 95 % interval excludes 0"),
+        (WORSE, CORRECT, "passed", "better; the paired 95 % interval excludes 0"),
+        (CORRECT, CORRECT, "passed", "equal on every image"),
+        (CORRECT, CORRECT.copy() * np.array([0] + [1] * 79), "passed", "no difference shown"),
+        (CORRECT, CORRECT[:70], "failed", "cannot be told. No paired interval: different images"),
+    ],
+)
+def test_a_regression_is_told_by_the_paired_interval(
+    tmp_path: Path, before: np.ndarray, after: np.ndarray, state: str, words: str
+) -> None:
+    first, second = fill(tmp_path / "a", classified(before)), fill(tmp_path / "b", classified(after))
+    (found,) = judge_regressions(first, second, second.records())
+    assert found.state == state
+    assert words in found.message
+
+
+def test_lower_is_better_turns_the_sign(tmp_path: Path) -> None:
+    error = np.random.default_rng(1).gamma(4, 0.1, 50)
+    stores = [
+        fill(tmp_path / name, dense_cell("depth", "embed", {"rmse": error + more}, float(error.mean() + more)))
+        for name, more in (("low", 0.0), ("high", 0.3))
+    ]
+    assert judge_regressions(stores[0], stores[1], stores[1].records())[0].state == "failed"
+    assert judge_regressions(stores[1], stores[0], stores[0].records())[0].state == "passed"
+
+
+def test_controls_are_left_out_new_numbers_are_skipped_and_one_encoder_a_side_is_matched(tmp_path: Path) -> None:
+    first = fill(tmp_path / "a", classified(CORRECT), classified(CORRECT, name="noise", access="nothing"))
+    second = fill(
+        tmp_path / "b",
+        classified(CORRECT, encoder="file:new"),
+        classified(WORSE, name="noise", access="nothing", encoder="file:new"),
+        classified(WORSE, name="embed", encoder="file:new"),
+    )
+    found = judge_regressions(first, second, second.records())
+    assert sorted(one.state for one in found) == ["passed", "skipped"]
+
+
+def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
+    first, second = fill(tmp_path / "a", classified(CORRECT)), fill(tmp_path / "b", classified(CORRECT, name="embed"))
+    with pytest.raises(UserError, match="no cell is in both: the first has cifar10 classification pgd 8/255"):
+        judge_regressions(first, second, second.records())
+
+
+def test_the_junit_file_is_what_build_servers_read() -> None:
+    outcomes = [
+        GateOutcome("a:<b>", "r>=1", "passed", "all & well"),
+        GateOutcome("a", "r\x00", "failed", "too\x1b low"),
+        GateOutcome("a", "s", "skipped", "none"),
+    ]
+    root = ET.fromstring(junit(outcomes))
+    assert (root.get("tests"), root.get("failures"), root.get("skipped")) == ("3", "1", "1")
+    cases = root.findall("testsuite/testcase")
+    assert [(case.get("classname"), [child.tag for child in case]) for case in cases] == [
+        ("a:<b>", ["system-out"]),
+        ("a", ["failure"]),
+        ("a", ["skipped"]),
+    ]
+    assert ET.fromstring(junit([])).get("tests") == "0"
