@@ -10,6 +10,14 @@ from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import FeatureDims, Features
+from robustprobe.encoders._timm_families import (
+    SEVERAL_MAPS,
+    as_map,
+    last_layer,
+    norm_after_pooling,
+    pooled_and_map,
+    served_size,
+)
 from robustprobe.encoders.base import Encoder, EncoderCard
 
 
@@ -19,7 +27,7 @@ class TimmViT(Encoder):
 
     CLS is the class token, whatever pooling the model was published with, or the mean of the patch tokens if there is
     none. Patches are the tokens after class and register tokens, as a map. Both are taken after the model's final norm,
-    also where timm applies that norm to the pooled token only (`fc_norm`).
+    also where timm applies that norm to the pooled token only (`fc_norm`): of the mean, then, and of each patch token.
     """
 
     mean: Tensor
@@ -49,10 +57,8 @@ class TimmViT(Encoder):
 
     def features(self, images: Tensor) -> Features:
         model = cast(Any, self.model)
-        tokens = _late_norm(model)(model.forward_features((images - self.mean) / self.std))
-        height, width = (s // self.card.patch_size for s in images.shape[-2:])
-        patches = tokens[:, model.num_prefix_tokens :].transpose(1, 2)
-        return self._features(tokens[:, :1], patches.reshape(len(images), -1, height, width))
+        tokens = model.forward_features((images - self.mean) / self.std)
+        return self._features(tokens[:, :1], tokens[:, model.num_prefix_tokens :], images)
 
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
         model = cast(Any, self.model)
@@ -69,23 +75,25 @@ class TimmViT(Encoder):
         return [self._layer(by_layer[n], images) for n in which]
 
     def _layer(self, found: Any, images: Tensor) -> Features:
-        norm = _late_norm(self.model)
         patches, prefix = found if isinstance(found, tuple) else (found, found)
-        height, width = (s // self.card.patch_size for s in images.shape[-2:])
-        patches = norm(patches).transpose(1, 2).reshape(len(images), -1, height, width)
-        return self._features(norm(prefix[:, :1]), patches)
+        return self._features(prefix[:, :1], patches, images)
 
-    def _features(self, first: Tensor, patches: Tensor) -> Features:
+    def _features(self, first: Tensor, patches: Tensor, images: Tensor) -> Features:
+        norm = norm_after_pooling(self.model)
         has_class_token = getattr(self.model, "cls_token", None) is not None
-        return Features(first[:, 0] if has_class_token else patches.mean((2, 3)), patches)
+        pooled = first if has_class_token else patches.mean(1, keepdim=True)
+        grid = images.shape[2] // self.card.patch_size, images.shape[3] // self.card.patch_size
+        return Features(norm(pooled)[:, 0], as_map(norm(patches), grid))
 
 
 @final
 class TimmMap(Encoder):
     """A timm network with a feature map, such as a ResNet, a ConvNeXt or a Hiera, with its own normalisation inside.
 
-    The patch size is the total stride. Patches are the last map; CLS is its mean. A norm that the model applies to the
-    pooled vector (ConvNeXt's) is applied to that vector and to each position of the map, as in DINOv3's code.
+    The patch size is the total stride. Patches are the last map; CLS is its mean, or the class token of a network with
+    one (PiT, VOLO, CoaT). A norm that the model applies to the pooled vector (ConvNeXt's) or to the class token alone
+    (PiT's) is applied to that vector and to each position of the map, as in DINOv3's code. Layers of the classifier,
+    such as MobileNetV3's hidden one and CLIP's attention pooling, belong to neither.
     """
 
     mean: Tensor
@@ -108,14 +116,9 @@ class TimmMap(Encoder):
         return len(cast(Any, self.model).feature_info)
 
     def features(self, images: Tensor) -> Features:
-        model = cast(Any, self.model)
-        last = model.forward_features((images - self.mean) / self.std)
-        if last.ndim != 4:
-            stages = model.forward_intermediates((images - self.mean) / self.std, indices=1, intermediates_only=True)
-            last = stages[-1]
-        elif getattr(model, "output_fmt", "NCHW") == "NHWC":
-            last = last.permute(0, 3, 1, 2)
-        return Features(self._normed(last.mean((2, 3), keepdim=True))[:, :, 0, 0], self._normed(last))
+        grid = images.shape[2] // self.card.patch_size, images.shape[3] // self.card.patch_size
+        layer = last_layer(self.model, (images - self.mean) / self.std, grid)
+        return Features(*pooled_and_map(layer, norm_after_pooling(self.model), grid))
 
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
         last = self.depth - 1
@@ -125,13 +128,6 @@ class TimmMap(Encoder):
                 f"read; {list(which)} was given."
             )
         return [self(images)] * len(which)
-
-    def _normed(self, maps: Tensor) -> Tensor:
-        norm = getattr(getattr(self.model, "head", None), "norm", None)
-        if not isinstance(norm, nn.Module) or isinstance(norm, nn.Identity):
-            return maps
-        normed: Tensor = norm.forward(maps) if _over_channels_first(norm) else norm(maps.movedim(1, -1)).movedim(-1, 1)
-        return normed
 
 
 def checked_layers(name: str, which: Sequence[int], count: int) -> list[int]:
@@ -196,35 +192,28 @@ def wrap(
     Image size, and normalisation and licence unless given, come from timm's configuration of the weights.
 
     Raises:
-        UserError: the model has no feature map.
+        UserError: the model has no feature map, or several.
     """
+    family = type(model).__name__
+    if family in SEVERAL_MAPS:
+        raise UserError(f"{spec} cannot be read: {SEVERAL_MAPS[family]}. Use another model of timm.")
     if not hasattr(model, "feature_info") or not hasattr(model, "forward_intermediates"):
         raise UserError(f"{spec} has no feature map; use another model of timm, such as a vision transformer.")
     config = timm.data.resolve_model_data_config(model)
     norm = norm or Norm(config["mean"], config["std"])
     moving = not model.pretrained_cfg.get("fixed_input_size") or getattr(model, "dynamic_img_size", False)
     architecture = str(model.pretrained_cfg.get("architecture", ""))
+    size = served_size(config["input_size"][1:], model.feature_info[-1]["reduction"], fixed=not moving, what=spec)
     card = EncoderCard(
         name=spec,
         source=source,
         licence=licence or (model.pretrained_cfg.get("license") if source == "timm" else None) or "unknown",
         revision=revision,
-        notes=notes,
-        patch_size=model.feature_info[-1]["reduction"],
-        input_size=config["input_size"][1:],
+        notes="; ".join(filter(None, (notes, size.note))),
+        patch_size=size.patch,
+        input_size=size.size,
         fixed_size=not moving,
         widths=FeatureDims(model.num_features, model.num_features),
     )
     kind = TimmViT if hasattr(model, "num_prefix_tokens") else TimmMap
     return kind(card, model, norm.mean, norm.std, architecture)
-
-
-def _late_norm(model: Any) -> nn.Module:
-    """The final norm that timm applies after pooling; the identity if it is applied to the tokens already."""
-    late = getattr(model, "fc_norm", None)
-    early = getattr(model, "norm", None)
-    return late if isinstance(late, nn.Module) and isinstance(early, nn.Identity) else nn.Identity()
-
-
-def _over_channels_first(norm: nn.Module) -> bool:
-    return "2d" in type(norm).__name__
