@@ -22,6 +22,7 @@ from robustprobe.cli._options import (
 )
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.registry import executors
+from robustprobe.core.shared_names import split_name
 from robustprobe.core.spec import ExecutorOptions, Suite
 from robustprobe.core.suites import find_suite, narrowed
 
@@ -32,7 +33,8 @@ class EncoderOptions:
     """Encoders."""
 
     encoder: list[str] | None = None
-    """Encoder to evaluate, such as bundled:photos, timm:NAME or my.py:MyEncoder. Can be given several times."""
+    """Encoder to evaluate, such as bundled:photos, timm:NAME or my.py:MyEncoder; NAME=SPEC names it in tables. Can
+    be given several times."""
     arch: str | None = None
     """Architecture of checkpoints given as file:PATH: a timm name, or a short one such as dino_vitb16."""
 
@@ -176,7 +178,7 @@ def _run(
     if launch.offline:
         go_offline()
     if arch:
-        named = tuple(with_arch(e, arch) if e.startswith("file:") else e for e in suite.encoders)
+        named = tuple(with_arch(e, arch) if split_name(e)[1].startswith("file:") else e for e in suite.encoders)
         suite = suite.model_copy(update={"encoders": named})
     store = Store(out) if launch.dry_run else Store(out).prepare()
     plan = make_plan(suite, store, machine.data_root, find_device(machine.device), leave_out=leave_out)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.shared_names import split_name
 from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, Suite, load_suite
 
 FOLDER = Path(__file__).parent.parent / "assets" / "suites"
@@ -39,7 +40,7 @@ def narrowed(suite: Suite, patterns: Sequence[str]) -> Suite:
     """
     attacks = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
     names = {
-        "encoders": list(suite.encoders),
+        "encoders": [name or spec for name, spec in map(split_name, suite.encoders)],
         "datasets": [dataset.name for dataset in suite.datasets],
         "attacks": [attack.name for attack in attacks],
     }

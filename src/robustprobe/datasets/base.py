@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import datasets, own_name, registered_name, source_digest
+from robustprobe.core.shared_names import shared_name
 from robustprobe.core.spec import fingerprint
 from robustprobe.core.types import Batch, LabelSpace, Sample
 from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor
@@ -164,8 +165,8 @@ class Dataset(ABC):
     @final
     @property
     def name(self) -> str:
-        """The name it was asked for by."""
-        return f"{self.kind}:{self.own_path}" if self.own_path else self.kind
+        """The name it was asked for by, without the folders of this machine."""
+        return shared_name(f"{self.kind}:{self.own_path}") if self.own_path else self.kind
 
     @final
     def __len__(self) -> int:

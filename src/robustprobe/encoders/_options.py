@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlencode
 
 from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.shared_names import split_name
 
 
 def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -31,6 +32,7 @@ def with_arch(spec: str, arch: str) -> str:
     Raises:
         UserError: it is not a file, or has another architecture already.
     """
+    given, spec = split_name(spec)
     if not spec.startswith("file:"):
         raise UserError(f"an architecture belongs to a checkpoint file, file:PATH; '{spec}' has its own. Leave it out.")
     path, mark, text = spec.rpartition("?")
@@ -38,4 +40,5 @@ def with_arch(spec: str, arch: str) -> str:
     if options.get("arch", arch) != arch:
         raise UserError(f"'{spec}' names the architecture {options['arch']} already; {arch} was given too. Keep one.")
     base = path if options else spec
-    return f"{base}?{urlencode({**options, 'arch': arch}, safe='./:@')}"
+    named = f"{given}={base}" if given else base
+    return f"{named}?{urlencode({**options, 'arch': arch}, safe='./:@')}"

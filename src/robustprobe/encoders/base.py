@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.registry import source_digest, sources
+from robustprobe.core.shared_names import split_name
 from robustprobe.core.types import FeatureDims, Features
 
 
@@ -146,11 +147,12 @@ def load_encoder(spec: str) -> Encoder:
     """The frozen encoder a spec names.
 
     `timm:NAME.tag[@REVISION]`, `hf:ORG/NAME[@REVISION]`, `hub:OWNER/REPO[:REF]:NAME`, `file:DIR`,
-    `file:CHECKPOINT?arch=NAME`, `bundled:NAME`, `my.py:Class`, or one of `SHORT_NAMES`.
+    `file:CHECKPOINT?arch=NAME`, `bundled:NAME`, `my.py:Class`, or one of `SHORT_NAMES`; `NAME=SPEC` names the encoder.
 
     Raises:
         UserError: unknown source or name, missing or unreadable weights, weights of another architecture.
     """
+    given, spec = split_name(spec)
     head, colon, name = full_name(spec).partition(":")
     if not colon or not name:
         known = ", ".join(sources.names())
@@ -164,6 +166,6 @@ def load_encoder(spec: str) -> Encoder:
         raise unknown_name("encoder source", head, sources.names())
     source = cast(type[Source], sources.get(head))
     encoder = source().load(name).freeze()
-    if full_name(spec) != spec:
-        encoder.card = encoder.card.model_copy(update={"name": spec})
+    if given or full_name(spec) != spec:
+        encoder.card = encoder.card.model_copy(update={"name": given or spec})
     return encoder

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.shared_names import distinct_names
 from robustprobe.core.spec import Suite
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.evaluation.run import Failure, RunProgress, execute
@@ -54,8 +55,9 @@ def measure(plan: Plan, out: Path, notify: Callable[[RunProgress], None]) -> lis
 
 def points(records: Iterable[Record], epochs: Mapping[str, int]) -> list[CheckpointScore]:
     """The numbers of checkpoints, by dataset, task, attack and epoch; attacks made for another task are left out."""
-    own = [r for r in records if r.encoder in epochs and r.target_task in ("", r.task)]
-    found = [_point(record, epochs[record.encoder]) for record in sorted(own, key=_shown_order)]
+    known = dict(zip(distinct_names(list(epochs)), epochs.values(), strict=True))
+    own = [r for r in records if r.encoder in known and r.target_task in ("", r.task)]
+    found = [_point(record, known[record.encoder]) for record in sorted(own, key=_shown_order)]
     return sorted(found, key=lambda p: (p.dataset, p.task, p.epoch))
 
 

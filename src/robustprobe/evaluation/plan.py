@@ -1,6 +1,7 @@
 """What a run will do, before it does it: names resolved, cells listed and looked for in the store, time estimated."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -13,6 +14,7 @@ from robustprobe.core.device import seconds_of
 from robustprobe.core.eps import default_eps, implausible_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import attacks, source_digest
+from robustprobe.core.shared_names import distinct_names, split_name
 from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
 from robustprobe.core.views import Resized, Size, View
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
@@ -147,7 +149,7 @@ def make_plan(
     """
     suite = _with_attacks(suite, root, leave_out)
     given = tuple(encoders)
-    loaded = given or tuple(load_encoder(name) for name in suite.encoders)
+    loaded = _named(suite, given or tuple(load_encoder(name) for name in suite.encoders))
     pairs = tuple(
         _pair(suite, PairKey(index, dataset), encoder.to(device), root, store)
         for index, encoder in enumerate(loaded)
@@ -157,6 +159,25 @@ def make_plan(
     estimates = [_estimate(suite, pair, clock) for pair in pairs if pair.left]
     seconds, kept = sum(e.seconds for e in estimates), max((e.kept_bytes for e in estimates), default=0)
     return Plan(suite, root, device, pairs, seconds, kept, given)
+
+
+def _named(suite: Suite, encoders: Sequence[Encoder]) -> list[Encoder]:
+    """The encoders under names that tell them apart without the folders of this machine.
+
+    Raises:
+        UserError: two encoders were given one name.
+    """
+    own = [name for name, _ in map(split_name, suite.encoders) if name]
+    if twice := next((name for name in own if own.count(name) > 1), ""):
+        raise UserError(f"two encoders are called '{twice}'; give each its own name, as NAME=SPEC.")
+    named = []
+    for encoder, name in zip(encoders, distinct_names([e.card.name for e in encoders]), strict=True):
+        if name != encoder.card.name:
+            # The caller's own object keeps its name; weights are shared.
+            encoder = copy.copy(encoder)
+            encoder.card = encoder.card.model_copy(update={"name": name})
+        named.append(encoder)
+    return named
 
 
 def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:

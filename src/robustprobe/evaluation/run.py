@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UnwritableError, UserError
+from robustprobe.core.shared_names import shared_name
 from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint
 from robustprobe.core.types import SanityCheck
 from robustprobe.datasets import Dataset
@@ -295,7 +296,7 @@ def _store_cell(
         encoder=card.name,
         encoder_digest=pair.encoder.digest,
         encoder_licence=card.licence,
-        encoder_teacher=card.teacher,
+        encoder_teacher=shared_name(card.teacher),
         encoder_method=card.method,
         encoder_epoch=card.epoch,
         encoder_run=card.run,

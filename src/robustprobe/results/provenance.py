@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from robustprobe.core.shared_names import shared_text
 from robustprobe.results.records import Provenance
 
 PACKAGES = ("robustprobe", "torch", "timm", "numpy", "pillow", "pyarrow", "safetensors")
@@ -18,7 +19,7 @@ PACKAGES = ("robustprobe", "torch", "timm", "numpy", "pillow", "pyarrow", "safet
 def provenance(seconds: float, device: str, peak_memory: int | None) -> Provenance:
     """Provenance of work that has just ended and took `seconds`, with a peak memory in bytes."""
     return Provenance(
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shared_text(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         started=datetime.fromtimestamp(datetime.now(UTC).timestamp() - seconds, UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
         versions=versions(),

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.core.errors import unknown_name
+from robustprobe.core.shared_names import shared_name
 from robustprobe.core.spec import format_eps
 from robustprobe.report.paper.published import (
     MIXED,
@@ -59,6 +60,7 @@ def compare_paper(records: Iterable["Record"], deacl: str | None = None) -> Comp
     """
     records = list(records)
     specs = {r.encoder for r in records}
+    deacl = deacl if deacl is None else shared_name(deacl)
     if deacl is not None and deacl not in specs:
         raise unknown_name("encoder in these results", deacl, specs)
     compared = _compare(records, deacl)

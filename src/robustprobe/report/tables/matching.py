@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.shared_names import shared_name
 from robustprobe.report.tables.matrix import attack_order, size_text
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def records_of_encoder(store: "Store", wanted: str | None) -> list["Record"]:
     records = store.records()
     if wanted is None:
         return records
-    found = [r for r in records if r.encoder == wanted] or [
+    found = [r for r in records if r.encoder in (wanted, shared_name(wanted))] or [
         r for r in records if len(wanted) >= SHORTEST_DIGEST and r.encoder_digest.startswith(wanted)
     ]
     if not found:
