@@ -1,6 +1,8 @@
 """file:PATH?arch=NAME: official layouts give the model's own features, and every key is accounted for."""
 
 import argparse
+import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from robustprobe import UserError, load_encoder
 from robustprobe.encoders import with_arch
-from tests.unit.encoders_on_disk import IMAGENET, assert_features, close, noise, normalised, plain, some_images
+from tests.unit.encoders_on_disk import IMAGENET, assert_features, close, inner, noise, normalised, plain, some_images
 
 pytestmark = pytest.mark.unit
 
@@ -83,6 +85,12 @@ LAYOUTS: dict[str, Callable[[State], object]] = {
         "hyper_parameters": {"lr": 0.3},
     },
     "torch.compile": lambda s: {"model": under("_orig_mod.", s)},
+    "of a larger model, a prefix nobody listed": lambda s: {
+        "state_dict": under("image_encoder.", s) | head("image_neck.0.weight", "prompt_encoder.weight"),
+    },
+    "in a torch.nn.Sequential": lambda s: under("feature_extractor.0.", s),
+    "timm, EMA beside plain": lambda s: {"epoch": 9, "state_dict": other(s), "state_dict_ema": s},
+    "ConvNeXt, EMA beside plain": lambda s: {"model": other(s), "model_ema": s, "optimizer": {"lr": 0.1}},
 }
 
 
@@ -100,6 +108,151 @@ def test_every_layout_gives_the_models_own_features(tmp_path: Path, layout: Any,
     else:
         close(encoder(images).patches, found)
     assert f"{len(model.state_dict())} keys matched" in encoder.card.notes
+
+
+def test_the_moving_average_is_taken_as_timm_does_and_either_can_be_chosen(tmp_path: Path) -> None:
+    model = tiny()
+    state = plain(model.state_dict())
+    path = write(tmp_path / "last.pth.tar", {"state_dict": under("module.", other(state)), "state_dict_ema": state})
+    spec = f"file:{path}?arch={VIT}"
+    for branch, kept in (("", state), ("&branch=state_dict_ema", state), ("&branch=state_dict", other(state))):
+        encoder = load_encoder(spec + branch)
+        assert torch.equal(inner(encoder).cls_token, kept["cls_token"])
+    said = r"moving average \(state_dict_ema\) was taken, as timm does, .*&branch=state_dict takes those"
+    assert re.search(said, load_encoder(spec).card.notes)
+    assert "moving average" not in load_encoder(f"{spec}&branch=state_dict").card.notes
+    write(path, {"state_dict_ema": state})
+    assert "moving average" not in load_encoder(spec).card.notes
+
+
+def test_two_encoders_under_prefixes_nobody_listed_are_asked_for(tmp_path: Path) -> None:
+    state = plain(tiny().state_dict())
+    path = write(tmp_path / "c.pth", under("camera_net.", state) | under("lidar_net.", other(state)))
+    with pytest.raises(UserError, match=r"holds several encoders: camera_net\., lidar_net\..*Choose one with &branch"):
+        load_encoder(f"file:{path}?arch={VIT}")
+    encoder = load_encoder(f"file:{path}?arch={VIT}&branch=lidar_net")
+    assert torch.equal(inner(encoder).cls_token, other(state)["cls_token"])
+
+
+@pytest.mark.parametrize("numbering", ["through all chunks, as DINOv2 does", "within each chunk"])
+def test_blocks_in_chunks(tmp_path: Path, numbering: str) -> None:
+    model = tiny("test_vit.r160_in1k", depth=5)
+
+    def chunked(name: str) -> str:
+        first, _, rest = name.removeprefix("blocks.").partition(".")
+        if not name.startswith("blocks."):
+            return name
+        within = int(first) % 2 if numbering.startswith("within") else int(first)
+        return f"blocks.{int(first) // 2}.{within}.{rest}"
+
+    state = {chunked(n): t for n, t in plain(model.state_dict()).items()}
+    path = write(tmp_path / "eval.pth", {"teacher": under("backbone.", state)})
+    real = timm.create_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", lambda name, **given: real(name, **{**given, "depth": 5}))
+        encoder = load_encoder(f"file:{path}?arch={VIT}")
+    images = some_images(48, 64)
+    assert_features(encoder, images, model.forward_features(normalised(images, HALF)), prefix=1)
+    assert "names of DINOv2 in chunks of blocks converted" in encoder.card.notes
+
+
+def official_clip(model: Any) -> State:
+    """Weights of timm's vision tower under the names of OpenAI's CLIP, open_clip, FARE and TeCoA."""
+    parts = [
+        *(("norm_pre.", "ln_pre."), (".norm1.", ".ln_1."), (".norm2.", ".ln_2."), ("mlp.fc1", "mlp.c_fc")),
+        *(("mlp.fc2", "mlp.c_proj"), ("attn.qkv.", "attn.in_proj_"), ("attn.proj", "attn.out_proj")),
+        *(
+            ("patch_embed.proj.", "conv1."),
+            ("blocks.", "transformer.resblocks."),
+            ("pos_embed", "positional_embedding"),
+        ),
+    ]
+    state = {}
+    for name, tensor in plain(model.state_dict()).items():
+        name = "ln_post" + name[4:] if name.startswith("norm.") else name
+        for ours, theirs in parts:
+            name = name.replace(ours, theirs)
+        state[name] = tensor[0] if name == "positional_embedding" else tensor
+    state["class_embedding"] = state.pop("cls_token")[0, 0]
+    return state | {"proj": torch.zeros(48, 8)}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: (
+            under("visual.", s) | head("logit_scale", "token_embedding.weight", "transformer.resblocks.0.ln_1.bias")
+        ),
+        lambda s: {"state_dict": under("module.visual.", s)},
+    ],
+    ids=["the tower alone, as FARE's and TeCoA's files", "CLIP", "a training of open_clip"],
+)
+def test_open_clip_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrap: Any) -> None:
+    """timm's own reading of such a file is the judge."""
+    real, narrow = timm.create_model, {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    monkeypatch.setattr(timm, "create_model", lambda name, **given: real(name, **{**given, **narrow}))
+    arch = "vit_base_patch16_clip_quickgelu_224.openai"
+    model = tiny(arch)
+    state = official_clip(model)
+    expected = checkpoint_filter_fn(under("visual.", {n: t for n, t in state.items() if n != "proj"}), model)
+    assert all(torch.equal(expected[n], t) for n, t in model.state_dict().items())
+    path = write(tmp_path / "open_clip_pytorch_model.bin", wrap(state))
+    encoder = load_encoder(f"file:{path}?arch={arch}")
+    images = some_images(48, 64)
+    clip = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    assert_features(encoder, images, model.forward_features(normalised(images, clip)), prefix=1)
+    assert "names of open_clip (with QuickGELU) converted to timm's" in encoder.card.notes
+    other_activation = load_encoder(f"file:{path}?arch=vit_base_patch16_clip_224.openai")
+    assert "FARE and TeCoA need an architecture with quickgelu in its name" in other_activation.card.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "w.safetensors",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 346000000\n",
+            r"is a Git LFS pointer, which stands for a file of 346,000,000 bytes\. Get the file itself: `git lfs pull`",
+        ),
+        (
+            "pytorch_model.bin.index.json",
+            '{"metadata": {}, "weight_map": {"a": "m-1-of-2.bin", "b": "m-2-of-2.bin", "c": "m-1-of-2.bin"}}',
+            r"is the index of a checkpoint in 2 shards \(m-1-of-2\.bin, m-2-of-2\.bin\)",
+        ),
+        ("dino.pth", "<!DOCTYPE html><html>Sign in</html>", "is a web page or XML, not weights"),
+        ("settings.pth", '{"arch": "vit"}', "cannot be read as a checkpoint|runs no code of a file"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_named_for_what_it_is(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_encoder(f"file:{tmp_path / name}?arch={VIT}")
+
+
+def test_a_key_that_stands_elsewhere_is_not_said_to_be_missing_and_ignored(tmp_path: Path) -> None:
+    state = plain(tiny().state_dict())
+    inside = {n: t for n, t in state.items() if n != "norm.weight"}
+    path = write(tmp_path / "c.pth", {"model": inside, "extra": {"norm.weight": state["norm.weight"]}})
+    with pytest.raises(UserError, match=r"under 'model\.'; 1 missing there, though elsewhere in the file \(norm\.wei"):
+        load_encoder(f"file:{path}?arch={VIT}")
+
+
+def test_the_folder_of_an_encoder_with_a_pointer_is_said_to_have_one(tmp_path: Path) -> None:
+    card = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    (tmp_path / "card.json").write_text(json.dumps({"architecture": card}))
+    (tmp_path / "encoder.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    with pytest.raises(UserError, match=r"encoder\.safetensors is a Git LFS pointer"):
+        load_encoder(f"file:{tmp_path}")
+
+
+def test_one_shard_alone_is_said_to_be_one(tmp_path: Path) -> None:
+    state = {n: t for n, t in plain(tiny().state_dict()).items() if not n.startswith("blocks.1.")}
+    save_file(state, tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(UserError, match=r"missing \(blocks\.1\..*It is one of the shards of a checkpoint"):
+        load_encoder(f"file:{tmp_path / 'model-00001-of-00002.safetensors'}?arch={VIT}")
 
 
 def test_papers_dino_from_a_teacher_checkpoint(tmp_path: Path) -> None:
@@ -261,7 +414,7 @@ def drop(name: str) -> Callable[[State], State]:
         (lambda s: s | {"pos_embed": torch.zeros(1, 12, 64)}, r"pos_embed \(1, 12, 64\) instead of"),
         (
             lambda s: head("a.b", "c"),
-            r"has no weights of this architecture, such as patch_embed\.proj\.weight; it has a",
+            r"has no weights of this architecture, such as patch_embed\.proj\.weight or ln_pre\.weight; it has a",
         ),
         (lambda s: {"epoch": 3}, r"has no weights of this architecture"),
     ],

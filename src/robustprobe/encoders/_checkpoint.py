@@ -26,8 +26,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.encoders._file_kinds import check_is_weights, is_shard
 from robustprobe.encoders._keys import find_prefix, flatten, match
-from robustprobe.encoders._layouts import dinov2_names, efficientnet_pytorch_names
+from robustprobe.encoders._layouts import converted
 from robustprobe.encoders._timm import Norm, create, create_at, wrap
 from robustprobe.encoders.base import SHORT_NAMES, Encoder
 
@@ -38,7 +39,11 @@ NORMS = {
     "none": Norm((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 OPTIONS = ("arch", "branch", "norm")
-_OFFICIAL_FIRST_WEIGHTS = {"ConvNeXt": ["downsample_layers.0.0.weight"], "EfficientNet": ["_conv_stem.weight"]}
+_OFFICIAL_FIRST_WEIGHTS = {
+    "ConvNeXt": ["downsample_layers.0.0.weight"],
+    "EfficientNet": ["_conv_stem.weight"],
+    "VisionTransformer": ["ln_pre.weight"],
+}
 
 
 def load_checkpoint(path: Path, spec: str, options: Mapping[str, str]) -> Encoder:
@@ -75,17 +80,19 @@ def _fitted(path: Path, spec: str, options: Mapping[str, str], name: str, norm: 
     check_stored(tensors, path)
     model = create(name)
     anchors = list(dict.fromkeys([_first_weight(model), *_official_first_weights(model)]))
-    prefix = find_prefix(tensors, anchors, branch=options.get("branch", ""), source=str(path))
+    prefix, note = find_prefix(tensors, anchors, branch=options.get("branch", ""), source=str(path))
     inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    inside, layout = converted(inside, model)
     if isinstance(model, VisionTransformer):
-        inside = dinov2_names(inside)
         model = _at_size_of(model, name, inside)
-    inside, layout = efficientnet_pytorch_names(inside, model)
     inside = _to_timm(model, inside, path)
     outside = [n for n in tensors if not n.startswith(prefix)]
-    report = match(model.state_dict(), inside, prefix=prefix, outside=outside, layout=layout)
+    report = match(model.state_dict(), inside, prefix=prefix, outside=outside, layout=layout, note=note)
     if not report.complete:
-        raise UserError(f"{path} does not fit {options['arch']}: {report}. Name the architecture it was trained with.")
+        part = " It is one of the shards of a checkpoint; give a file with all of it." if is_shard(path) else ""
+        raise UserError(
+            f"{path} does not fit {options['arch']}: {report}. Name the architecture it was trained with.{part}"
+        )
     model.load_state_dict({**model.state_dict(), **{n: inside[n] for n in model.state_dict() if n in inside}})
     return wrap(spec, model, source="file", notes=str(report), norm=norm)
 
@@ -98,6 +105,7 @@ def read_tensors(path: Path) -> Any:
     """
     if not path.is_file():
         raise UserError(f"no file {path}; give a checkpoint, or a folder with card.json and encoder.safetensors.")
+    check_is_weights(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -210,5 +218,5 @@ def _first_weight(model: Any) -> str:
 
 
 def _official_first_weights(model: Any) -> list[str]:
-    """Other names of a family's first convolution in its official code."""
+    """Names that a family has once in its official code, near its start."""
     return _OFFICIAL_FIRST_WEIGHTS.get(type(model).__name__, [])

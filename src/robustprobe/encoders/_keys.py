@@ -18,13 +18,24 @@ _ENCODERS = {"backbone", "encoder", "visual", "trunk", "vision_encoder", "featur
 _FIRST = {"teacher", "encoder_q", "base_encoder", "online_encoder", "online_network", "online_backbone"}
 _LATER = {
     *("student", "encoder_k", "momentum_encoder", "momentum_backbone", "target_encoder", "target_network"),
-    *("model_ema", "state_dict_ema", "original_model"),
+    "original_model",
 }
+# Moving averages of the weights beside the weights themselves: timm, ConvNeXt, BEiT and others.
+_AVERAGES = {"state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema"}
 # Keys beside the encoder's under the same prefix: heads, queues of negatives, and tokens of pre-training only.
 _HEADS = {
     *("head", "heads", "fc", "classifier", "projector", "projection_head", "predictor", "prototypes", "dino_head"),
     *("ibot_head", "dino_loss", "ibot_patch_loss", "linear", "mlp", "pre_logits", "head_dist", "online_head"),
-    *("mask_token", "masked_embed", "queue", "queue_ptr", "queue_2", "momentum_projector", "momentum_predictor"),
+    *(
+        "proj",
+        "mask_token",
+        "masked_embed",
+        "queue",
+        "queue_ptr",
+        "queue_2",
+        "momentum_projector",
+        "momentum_predictor",
+    ),
     *(
         "rope_embed",
         "local_cls_norm",
@@ -36,6 +47,13 @@ _HEADS = {
         "student_head",
     ),
 }
+
+
+class FoundPrefix(NamedTuple):
+    """The prefix of an encoder's keys, and what it was preferred to where that changes numbers."""
+
+    prefix: str
+    note: str = ""
 
 
 class KeyReport(NamedTuple):
@@ -51,6 +69,11 @@ class KeyReport(NamedTuple):
     wrong: list[str]
     ignored: list[str]
     layout: str = ""
+    note: str = ""
+
+    @property
+    def _elsewhere(self) -> list[str]:
+        return [m for m in self.missing if any(n == m or n.endswith(f".{m}") for n in self.ignored)]
 
     @property
     def complete(self) -> bool:
@@ -59,10 +82,12 @@ class KeyReport(NamedTuple):
     def __str__(self) -> str:
         parts = [f"{self.matched} keys matched under '{self.prefix}'"]
         parts += [f"names of {self.layout} converted to timm's"] if self.layout else []
+        parts += [self.note] if self.note else []
         parts += [
-            f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+            f"{len(keys)} {what} ({_some(keys)})"
             for what, keys in (
-                ("missing", self.missing),
+                ("missing there, though elsewhere in the file", self._elsewhere),
+                ("missing", [n for n in self.missing if n not in self._elsewhere]),
                 ("unexpected", self.unexpected),
                 ("of another shape", self.wrong),
                 ("ignored", self.ignored),
@@ -70,6 +95,10 @@ class KeyReport(NamedTuple):
             if keys
         ]
         return "; ".join(parts)
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 def flatten(checkpoint: object) -> dict[str, Tensor]:
@@ -92,19 +121,22 @@ def flatten(checkpoint: object) -> dict[str, Tensor]:
     return found
 
 
-def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "", source: str) -> str:
+def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "", source: str) -> FoundPrefix:
     """The prefix of the encoder's keys in a file; `anchors` are keys of which every such encoder has at least one.
 
-    If the file has several encoders, `branch` is a word in the prefix of the wanted one; by default a teacher, query or
-    online encoder is preferred to its student, key or momentum encoder.
+    If the file has several encoders, `branch` is a word in the prefix of the wanted one; by default a moving average of
+    the weights is preferred to the weights, as in timm, and a teacher, query or online encoder to its student, key or
+    momentum encoder.
 
     Raises:
         UserError: no encoder, no such branch, or several encoders without a preference among them.
     """
     names = list(names)
     found = {n[: -len(a)] for n in names for a in anchors if n == a or n.endswith(f".{a}")}
-    known = _WRAPPERS | _ENCODERS | _FIRST | _LATER | {branch}
-    prefixes = [p for p in found if set(p.split(".")[:-1]) <= known]
+    known = _WRAPPERS | _ENCODERS | _FIRST | _LATER | _AVERAGES | {branch}
+    # A layer inside the encoder may have the name of the encoder's first: only prefixes of known words may be nested.
+    inner = {p for p in found if any(p != other and p.startswith(other) for other in found)}
+    prefixes = [p for p in found if p not in inner or set(p.split(".")[:-1]) <= known]
     if not prefixes:
         raise UserError(
             f"{source} has no weights of this architecture, such as {' or '.join(anchors)}; it has "
@@ -115,19 +147,37 @@ def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "
         if not prefixes:
             words = sorted({w for p in found for w in p.split(".") if w} - _WRAPPERS)
             raise UserError(f"{source} has no branch '{branch}'; it has {', '.join(words) or 'one encoder only'}.")
-    ranked = sorted((_rank(p), p) for p in prefixes)
+    ranked = sorted((_rank(p, known), p) for p in prefixes)
     best = [p for rank, p in ranked if rank == ranked[0][0]]
-    split = [set(p.split(".")) for p in prefixes]
-    trained_together = any({"student", "state_dict"} <= w for w in split) and any("teacher" in w for w in split)
-    if len(best) > 1 or (trained_together and len(prefixes) > 1):
+    if len(best) > 1 or (_trained_together(prefixes) and len(prefixes) > 1):
         raise UserError(
             f"{source} holds several encoders: {', '.join(sorted(prefixes))}. Choose one with &branch=WORD, such as "
             "&branch=student for a distilled or hardened one, &branch=teacher for DINO."
         )
-    return best[0]
+    return FoundPrefix(best[0], _beside(best[0], prefixes))
 
 
-def match(own: State, given: State, *, prefix: str, outside: Iterable[str], layout: str = "") -> KeyReport:
+def _trained_together(prefixes: Iterable[str]) -> bool:
+    split = [set(p.split(".")) for p in prefixes]
+    return any({"student", "state_dict"} <= w for w in split) and any("teacher" in w for w in split)
+
+
+def _beside(chosen: str, prefixes: Iterable[str]) -> str:
+    """What a moving average was preferred to, in words."""
+    averages = set(chosen.split(".")) & _AVERAGES
+    others = [p for p in prefixes if not set(p.split(".")) & _AVERAGES]
+    if not averages or not others:
+        return ""
+    word = next((w for w in others[0].split(".") if w), "")
+    return (
+        f"the moving average ({min(averages)}) was taken, as timm does, not the weights beside it"
+        f"{f'; &branch={word} takes those' if word else ''}"
+    )
+
+
+def match(
+    own: State, given: State, *, prefix: str, outside: Iterable[str], layout: str = "", note: str = ""
+) -> KeyReport:
     """Match `given`, keys of a checkpoint without `prefix`, with a model's `own`. Known heads are ignored.
 
     A batch norm's `num_batches_tracked` may be missing: features do not depend on it.
@@ -146,9 +196,14 @@ def match(own: State, given: State, *, prefix: str, outside: Iterable[str], layo
         ],
         [*outside, *heads],
         layout,
+        note,
     )
 
 
-def _rank(prefix: str) -> int:
-    words = set(prefix.split("."))
-    return 0 if words & _FIRST and not words & _LATER else 2 if words & _LATER else 1
+def _rank(prefix: str, known: set[str]) -> int:
+    words = set(prefix.split(".")[:-1])
+    if words & _AVERAGES:
+        return 0
+    if not words <= known:
+        return 3
+    return 1 if words & _FIRST and not words & _LATER else 4 if words & _LATER else 2

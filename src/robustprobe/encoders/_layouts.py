@@ -1,13 +1,17 @@
 """Names of weights in the code they were trained with, converted to timm's."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import timm
-from timm.layers import Conv2dSame
+from timm.layers import Conv2dSame, QuickGELU
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
+
+WITHOUT_QUICK_GELU = "with GELU; OpenAI's weights, FARE and TeCoA need an architecture with quickgelu in its name"
 
 
 class Converted(NamedTuple):
@@ -15,6 +19,27 @@ class Converted(NamedTuple):
 
     state: dict[str, Tensor]
     layout: str = ""
+
+
+def converted(state: Mapping[str, Tensor], model: Any) -> Converted:
+    """Weights under the names of timm's model, from those of the code they were trained with.
+
+    Raises:
+        UserError: weights of a network that computes something else, though all shapes fit.
+    """
+    if isinstance(model, VisionTransformer):
+        return transformer_names(state, model)
+    return efficientnet_pytorch_names(state, model)
+
+
+def transformer_names(state: Mapping[str, Tensor], model: VisionTransformer) -> Converted:
+    """Weights of a vision transformer under timm's names, from those of DINOv2's code and of open_clip and CLIP."""
+    if "class_embedding" in state and "conv1.weight" in state:
+        quick = any(isinstance(m, QuickGELU) for m in model.modules())
+        names = "open_clip (with QuickGELU)" if quick else f"open_clip ({WITHOUT_QUICK_GELU})"
+        return Converted({_clip_name(n): _clip_shape(n, t) for n, t in state.items()}, names)
+    state, chunked = unchunked(state)
+    return Converted(dinov2_names(state), "DINOv2 in chunks of blocks" if chunked else "")
 
 
 def dinov2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -29,6 +54,48 @@ def dinov2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
         state["pos_embed"] = state["pos_embed"][:, 1:]
     return state
+
+
+def unchunked(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """Weights whose blocks are in chunks, `blocks.CHUNK.NUMBER.`, as `blocks.NUMBER.`; and whether there were any.
+
+    DINOv2's code numbers blocks through all chunks; where numbers repeat, they are counted within each chunk.
+    """
+    places = sorted({(int(m[1]), int(m[2])) for n in state if (m := _CHUNKED.match(n))})
+    through = len({number for _, number in places}) == len(places)
+    numbers = {place: place[1] if through else position for position, place in enumerate(places)}
+
+    def plain(name: str) -> str:
+        m = _CHUNKED.match(name)
+        return f"blocks.{numbers[int(m[1]), int(m[2])]}.{name[m.end() :]}" if m else name
+
+    return {plain(n): t for n, t in state.items()}, bool(places)
+
+
+_CHUNKED = re.compile(r"blocks\.(\d+)\.(\d+)\.")
+_CLIP_OUTSIDE = {
+    **{"class_embedding": "cls_token", "positional_embedding": "pos_embed", "conv1.weight": "patch_embed.proj.weight"},
+    "proj": "proj",
+}
+_CLIP_PARTS = {
+    **{"transformer.resblocks.": "blocks.", "ln_pre.": "norm_pre.", "ln_post.": "norm.", "ln_1.": "norm1."},
+    **{"ln_2.": "norm2.", "attn.in_proj_": "attn.qkv.", "attn.out_proj.": "attn.proj.", "mlp.c_fc.": "mlp.fc1."},
+    "mlp.c_proj.": "mlp.fc2.",
+}
+
+
+def _clip_name(name: str) -> str:
+    if name in _CLIP_OUTSIDE:
+        return _CLIP_OUTSIDE[name]
+    for theirs, ours in _CLIP_PARTS.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _clip_shape(name: str, tensor: Tensor) -> Tensor:
+    if name == "class_embedding":
+        return tensor[None, None]
+    return tensor[None] if name == "positional_embedding" else tensor
 
 
 _EFFICIENTNET_OUTSIDE = {

@@ -15,6 +15,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.spec import fingerprint
 from robustprobe.core.types import FeatureDims
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
+from robustprobe.encoders._file_kinds import check_is_weights
 from robustprobe.encoders._low_rank import LowRankEncoder as LowRankEncoder
 from robustprobe.encoders._options import split_options
 from robustprobe.encoders._timm import Norm, TimmMap, TimmViT, create_at, wrap
@@ -99,6 +100,8 @@ def load_folder(folder: Path, name: str) -> Encoder:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()[:5])
         raise UserError(f"{folder / CARD} has no readable 'architecture' and 'feature_rank': {faults}.") from error
+    if (folder / WEIGHTS).is_file():
+        check_is_weights(folder / WEIGHTS)
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
