@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -208,7 +209,13 @@ def test_missing_repository_says_what_to_fetch_and_where_it_was_looked_for(cache
         ("config.json", "not json", r"config\.json cannot be read"),
         ("config.json", [1], "holds a list"),
         ("preprocessor_config.json", {"image_mean": [0.5]}, "gives no image_mean and image_std of 3 numbers"),
-        ("preprocessor_config.json", None, r"needs preprocessor_config\.json"),
+        ("preprocessor_config.json", None, r"needs preprocessor_config\.json or processor_config\.json"),
+        (
+            "preprocessor_config.json",
+            {**PREPROCESSOR, "rescale_factor": "1/255"},
+            "rescale_factor of '1/255'; expected a",
+        ),
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\nsize 7\n", "is a Git LFS pointer"),
         ("model.safetensors", "broken", "hf:org/tiny cannot be read from"),
         ("model.safetensors", None, r"needs model\.safetensors or model\.safetensors\.index\.json"),
     ],
@@ -252,3 +259,93 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"pip install 'robustprobe\[hf\]'"):
         load_encoder("hf:facebook/dino-vitb16")
+
+
+PROCESSORS = {
+    "ViTImageProcessor": "DINO",
+    "ViTImageProcessorPil": "DINO",
+    "CLIPImageProcessor": "CLIP, vision only",
+    "CLIPImageProcessorPil": "CLIP, vision only",
+    "SiglipImageProcessor": "SigLIP2",
+    "SiglipImageProcessorPil": "SigLIP2",
+    "BitImageProcessor": "DINOv2",
+    "BitImageProcessorPil": "DINOv2 with registers",
+    "DINOv3ViTImageProcessor": "DINOv3",
+    "DeiTImageProcessor": "DINO",
+    "BeitImageProcessor": "MAE",
+    "ConvNextImageProcessor": "I-JEPA",
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as the class has them": {},
+    "another factor, not normalised": {"rescale_factor": 1 / 127.5, "do_normalize": False},
+    "statistics in units of 255": {
+        **{"do_rescale": False, "image_mean": [123.675, 116.28, 103.53], "image_std": [58.395, 57.12, 57.375]}
+    },
+    "neither": {"do_rescale": False, "do_normalize": False},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_pixels_reach_the_network_as_the_repositorys_own_processor_gives_them(
+    cache: Path, processor: str, settings: dict[str, Any]
+) -> None:
+    """Saved, and asked, by the library itself; the image has the size of the model, so nothing is resized."""
+    if not hasattr(transformers, processor):
+        pytest.skip(f"this version of transformers has no {processor}")
+    publish(KINDS[PROCESSORS[processor]], cache)
+    snapshot = next((cache / "models--org--tiny" / "snapshots").iterdir())
+    size = {"shortest_edge": 48} if processor.startswith(("CLIP", "Bit", "ConvNext")) else {"height": 48, "width": 48}
+    options = {"do_resize": False, "do_center_crop": False, "size": size, **settings}
+    getattr(transformers, processor)(**options).save_pretrained(snapshot)
+    levels = torch.randint(0, 256, (48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
+    own = transformers.AutoImageProcessor.from_pretrained(snapshot)
+    # DINOv3's takes whole numbers only if it rescales them.
+    given = levels.astype("float32") if settings.get("do_rescale") is False else levels
+    expected = torch.as_tensor(own(given, return_tensors="pt", input_data_format="channels_last")["pixel_values"])
+    encoder: Any = load_encoder("hf:org/tiny")
+    images = torch.from_numpy(levels).permute(2, 0, 1)[None] / 255
+    torch.testing.assert_close((images - encoder.mean) / encoder.std, expected.float(), rtol=1e-5, atol=1e-4)
+
+
+def test_images_that_are_normalised_but_not_scaled_are_noted(cache: Path) -> None:
+    publish(KINDS["DINO"], cache, preprocessor={**PREPROCESSOR, "do_rescale": False})
+    said = r"does not scale pixels to \[0, 1\] .* the network sees values up to 1,273"
+    assert re.search(said, load_encoder("hf:org/tiny").card.notes)
+    publish(KINDS["DINO"], cache, "org/usual")
+    assert load_encoder("hf:org/usual").card.notes == ""
+
+
+def test_a_repository_whose_processor_file_is_the_only_one(cache: Path) -> None:
+    """transformers 5 saves the image processor as a part of the processor."""
+    model = publish(KINDS["CLIP, vision only"], cache)
+    snapshot = next((cache / "models--org--tiny" / "snapshots").iterdir())
+    settings = json.loads((snapshot / "preprocessor_config.json").read_text())
+    (snapshot / "preprocessor_config.json").unlink()
+    whole_processor = {"image_processor": settings, "processor_class": "CLIPProcessor"}
+    (snapshot / "processor_config.json").write_text(json.dumps(whole_processor))
+    images = some_images(48, 48)
+    expected = clip_normed(model, normalised(images, NORM))
+    assert_features(load_encoder("hf:org/tiny"), images, expected, prefix=1)
+    (snapshot / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')
+    with pytest.raises(UserError, match=r"processor_config\.json of hf:org/tiny describes no image processor"):
+        load_encoder("hf:org/tiny")
+
+
+def test_a_rectangular_model_is_served_at_its_size(cache: Path) -> None:
+    model = publish(KINDS["DINO"]._replace(extra={"image_size": [32, 56]}), cache)
+    encoder = load_encoder("hf:org/tiny")
+    assert (encoder.card.input_size, encoder.card.fixed_size) == ((32, 56), True)
+    images = some_images(32, 56)
+    assert_features(encoder, images, as_it_is(model, normalised(images, NORM)), prefix=1)
+    with pytest.raises(UserError, match=r"\(32, 56\) only"):
+        encoder(some_images(48, 48))
+    publish(KINDS["DINOv2"]._replace(extra={"image_size": [32, 56]}), cache, "org/dinov2")
+    with pytest.raises(UserError, match="made for 32 x 56; a dinov2 of transformers takes square images only"):
+        load_encoder("hf:org/dinov2")
+
+
+def test_models_of_other_channels_are_refused(cache: Path) -> None:
+    publish(KINDS["DINO"]._replace(extra={"num_channels": 1}), cache)
+    with pytest.raises(UserError, match="takes images of 1 channel; robustprobe's images have 3"):
+        load_encoder("hf:org/tiny")

@@ -1,11 +1,9 @@
 """Vision transformers of the transformers library: hf:ORG/NAME or hf:ORG/NAME@REVISION (needs the extra hf)"""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
-from math import isfinite
 from pathlib import Path
-from typing import Any, TypeGuard, cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +11,8 @@ from torch import Tensor, nn
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import FeatureDims, Features
 from robustprobe.encoders._downloads import hub_file
+from robustprobe.encoders._file_kinds import check_is_weights
+from robustprobe.encoders._hf_images import FILES, check_channels, pixel_scale, processor_settings, read_json
 from robustprobe.encoders._timm import checked_layers
 from robustprobe.encoders.base import Encoder, EncoderCard, Source
 
@@ -71,7 +71,7 @@ class HfViT(Encoder):
         return self._norm(tokens) if self.kind in NORM_BEFORE_POOLING_ONLY else tokens
 
     def _run(self, images: Tensor, **options: Any) -> Any:
-        if CLASSES[self.kind][1]:
+        if CLASSES[self.kind][1] and not self.card.fixed_size:
             options["interpolate_pos_encoding"] = True
         if self.kind == "vit_mae":
             patch = self.card.patch_size
@@ -105,26 +105,35 @@ class HfSource(Source):
         transformers = _transformers()
         repository, _, revision = name.partition("@")
         folder, commit = _fetched(spec, repository, revision or None)
-        settings = _read(folder / "config.json", spec)
+        settings = read_json(folder / "config.json", spec)
         kind = str(settings.get("model_type", ""))
         if kind not in CLASSES:
             raise UserError(
                 f"{spec} is a model of type '{kind}'; robustprobe reads {', '.join(CLASSES)}. "
                 "Use such a model, or write your own class, as my.py:Class."
             )
-        norm = _read(folder / "preprocessor_config.json", spec)
+        pixels = pixel_scale(processor_settings(folder, spec), spec)
         model = _model(transformers, folder, kind, spec)
+        check_channels(model.config, spec)
         size = model.config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        if height != width and not CLASSES[kind][1]:
+            raise UserError(
+                f"{spec} is made for {height} x {width}; a {kind} of transformers takes square images only."
+            )
         card = EncoderCard(
             name=spec,
             source="hf",
             licence=_licence(folder),
             revision=commit,
             patch_size=model.config.patch_size,
-            input_size=(size, size) if isinstance(size, int) else tuple(size),
+            input_size=(height, width),
+            # transformers can resize position embeddings of a square only.
+            fixed_size=height != width,
+            notes=pixels.note,
             widths=FeatureDims(model.config.hidden_size, model.config.hidden_size),
         )
-        return HfViT(card, model, kind, *_mean_and_std(norm, spec))
+        return HfViT(card, model, kind, pixels.mean, pixels.std)
 
 
 def _transformers() -> Any:
@@ -141,10 +150,10 @@ def _fetched(spec: str, repository: str, revision: str | None) -> tuple[Path, st
         return Path(repository), ""
     config = hub_file(spec, repository, ["config.json"], revision)
     pinned = config.commit
-    hub_file(spec, repository, ["preprocessor_config.json"], pinned)
+    hub_file(spec, repository, FILES, pinned)
     weights = hub_file(spec, repository, ["model.safetensors", INDEX], pinned)
     if weights.path.name == INDEX:
-        listed = _read(weights.path, spec).get("weight_map")
+        listed = read_json(weights.path, spec).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
             raise UserError(f"{weights.path} has no 'weight_map' of names to files. Download it again.")
         for shard in sorted(set(listed.values())):
@@ -159,6 +168,8 @@ def _model(transformers: Any, folder: Path, kind: str, spec: str) -> Any:
     options: dict[str, Any] = {"add_pooling_layer": False} if kind in {"vit", "ijepa"} else {}
     if kind == "vit_mae":
         options["mask_ratio"] = 0.0
+    for weights in folder.glob("*.safetensors"):
+        check_is_weights(weights)
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -180,32 +191,6 @@ def _model(transformers: Any, folder: Path, kind: str, spec: str) -> Any:
     if missing:
         raise UserError(f"{spec} lacks {len(missing)} weights of its encoder: {', '.join(missing[:3])}.")
     return model
-
-
-def _read(path: Path, spec: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{spec} has no {path.name} in {path.parent}; an encoder's repository holds one.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
-    return found
-
-
-def _mean_and_std(settings: dict[str, Any], spec: str) -> tuple[list[float], list[float]]:
-    if settings.get("do_normalize") is False:
-        return [0.0] * 3, [1.0] * 3
-    mean, std = settings.get("image_mean"), settings.get("image_std")
-    if not (_is_colour(mean) and _is_colour(std) and all(std)):
-        raise UserError(f"preprocessor_config.json of {spec} gives no image_mean and image_std of 3 numbers.")
-    return mean, std
-
-
-def _is_colour(value: object) -> TypeGuard[list[float]]:
-    numbers = value if isinstance(value, list) else []
-    return len(numbers) == 3 and all(isinstance(x, int | float) and isfinite(x) for x in numbers)
 
 
 def _licence(folder: Path) -> str:
