@@ -1,5 +1,8 @@
 """Finished shards on disk: whole, without doubles, and thrown away where a bit has changed."""
 
+import shutil
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 
 from robustprobe.evaluation.collect import Judged, KeptImage
 from robustprobe.evaluation.partial_results import DamagedError, PartialResult, PartialResultFolder, packed, unpacked
+from robustprobe.results.store import Store
 
 pytestmark = pytest.mark.unit
 
@@ -64,3 +68,42 @@ def test_no_image_is_taken_twice(tmp_path: Path) -> None:
     assert "d" in found
     folder.remove()
     assert not (tmp_path / "shards").exists()
+
+
+def _use_folder(folder: str, rounds: int, faults: "Queue[str]") -> None:
+    """What a run does with the shards of a job, over and over; tells what was raised."""
+    job, store = PartialResultFolder(Path(folder), "job"), Store(Path(folder))
+    names = [f"i{number}" for number in range(3)]
+    for number in range(rounds):
+        try:
+            store.prepare()
+            job.keep(PartialResult((names[number % 3],), []))
+            job.load(names)
+            job.remove()
+        except Exception as error:
+            faults.put(repr(error))
+    faults.put("")
+
+
+def test_runs_in_one_folder_remove_each_others_shards_without_harm(tmp_path: Path) -> None:
+    """Before, one run in about ten ended with FileNotFoundError when the other finished the same job."""
+    context = get_context("spawn")
+    faults: Queue[str] = context.Queue()
+    runs = [context.Process(target=_use_folder, args=(str(tmp_path), 200, faults)) for _ in range(3)]
+    for run in runs:
+        run.start()
+    said, ended = [], 0
+    while ended < len(runs):
+        text = faults.get(timeout=120)
+        ended += not text
+        said += [text] if text else []
+    for run in runs:
+        run.join()
+    assert said == []
+
+
+def test_a_folder_of_results_that_is_gone_is_said(tmp_path: Path) -> None:
+    job = PartialResultFolder(tmp_path / "gone", "job")
+    job.keep(PartialResult(("a",), []))
+    shutil.rmtree(tmp_path / "gone")
+    assert job.load(["a"]) == []

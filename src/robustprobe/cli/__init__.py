@@ -6,6 +6,7 @@ import sys
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
+from robustprobe.cli._console import end_quietly, prepare_streams
 from robustprobe.core.errors import UserError
 from robustprobe.core.former_names import FORMER_OPTIONS
 
@@ -109,6 +110,15 @@ def main() -> None:
     """Exit codes: 0 done; 1 the user's mistake; 2 some cells failed; 3 a gate failed; 130 interrupted, resumable."""
     # A scheduler that wants its machine back asks by this signal: the same as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prepare_streams()
+    try:
+        _main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        end_quietly()
+
+
+def _main() -> None:
     try:
         _refuse_former_options(sys.argv[1:])
         _show_docstrings(sys.argv[1:])

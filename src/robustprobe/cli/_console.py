@@ -1,12 +1,85 @@
-"""Where text goes."""
+"""Where text goes: terminals and pipes of any encoding, also such that are closed early."""
 
+import codecs
+import json
+import os
 import sys
+import unicodedata
+from typing import NoReturn, final
 
 from rich.console import Console
 
 WIDTH = 120
+CLOSED = 141
+"""Exit code of a program whose reader has gone, as of those that end by SIGPIPE."""
+PLAIN = "robustprobe.plain"
+_LIKE = {
+    "↑": "^",
+    "↓": "v",
+    "→": "->",
+    "×": "x",
+    "−": "-",
+    "—": "-",
+    "–": "-",
+    "…": "...",
+    "†": "+",
+    "°": " deg",
+    "ℓ": "l",
+    "∞": "inf",
+    "≥": ">=",
+    "≤": "<=",
+    "\N{NO-BREAK SPACE}": " ",
+}
+
+
+@final
+class TerminalConsole(Console):
+    """A console whose program ends without a word where its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        end_quietly()
 
 
 def new_console() -> Console:
     """A console as wide as the terminal; wide enough for tables where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    return TerminalConsole() if sys.stdout.isatty() else TerminalConsole(width=WIDTH)
+
+
+def prepare_streams() -> None:
+    """From now on what an output's encoding has no character for is shown as the most similar plain text."""
+    codecs.register_error(PLAIN, _plain)
+    for stream in (sys.stdout, sys.stderr):
+        # Streams that were put in place of the usual ones may have no encoding.
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors=PLAIN)
+
+
+def print_for_programs(text: str, format: str) -> None:
+    """Print what a program reads: JSON keeps every character, escaped where the output's encoding lacks it."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        if format == "json":
+            text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+    print(text, end="")
+
+
+def end_quietly() -> NoReturn:
+    """End the program without a word: nobody reads its output any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    sys.exit(CLOSED)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_similar, error.object[error.start : error.end])), error.end
+
+
+def _similar(character: str) -> str:
+    if character in _LIKE:
+        return _LIKE[character]
+    letters = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return letters or "?"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from robustprobe.cli._console import new_console
+from robustprobe.cli._console import new_console, print_for_programs
 from robustprobe.cli._gates import finish, parse_rules
 from robustprobe.cli._options import GATES
 from robustprobe.core.errors import UserError
@@ -68,7 +68,7 @@ def compare(
     if format == "rich":
         sheet.print_rich(comparison.document, new_console())
     else:
-        print(tables.render(comparison, format), end="")
+        print_for_programs(tables.render(comparison, format), format)
     if fail_under or fail_on_regression or junit:
         _judge(folder, other, encoder or [], parse_rules(fail_under), fail_on_regression, junit, format)
 

@@ -52,7 +52,9 @@ def _entries(kind: Kind) -> list[dict[str, str]]:
 
 
 def _bundled_encoders() -> list[dict[str, str]]:
-    cards = {path.parent.name: json.loads(path.read_text()) for path in sorted(CARDS.glob("*/card.json"))}
+    cards = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(CARDS.glob("*/card.json"))
+    }
     return [{"name": f"bundled:{name}", "summary": str(card.get("summary", ""))} for name, card in cards.items()]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from robustprobe.cli._console import new_console
+from robustprobe.cli._console import new_console, print_for_programs
 from robustprobe.core.errors import UserError
 from robustprobe.results.store import Store
 
@@ -41,7 +41,7 @@ def table(
     if format == "rich":
         tables.print_rich(records, transfer=transfer, console=new_console(), layout=layout)
     else:
-        print(tables.render(records, format, transfer=transfer, layout=layout))
+        print_for_programs(tables.render(records, format, transfer=transfer, layout=layout) + "\n", format)
 
 
 def report(

@@ -75,7 +75,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         try:
-            lines = (PROCESS / "status").read_text().splitlines()
+            lines = (PROCESS / "status").read_text(encoding="utf-8").splitlines()
         except OSError:
             return None
         return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)

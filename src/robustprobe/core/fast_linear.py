@@ -35,7 +35,11 @@ def pays() -> bool:
     It does not depend on a measurement, so that the same machine always gives the same numbers.
     """
     try:
-        vendors = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("vendor_id")}
+        vendors = {
+            line
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("vendor_id")
+        }
     except OSError:
         return False
     if not vendors or any("GenuineIntel" in line for line in vendors) or not torch.backends.mkl.is_available():

@@ -64,7 +64,7 @@ class Registry(Generic[T]):
         path = self._file(name)
         if path is None:
             return ""
-        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         return text.split("\n", 1)[0].rstrip(".")
 
     def literal(self, name: str, attribute: str) -> str:
@@ -72,7 +72,7 @@ class Registry(Generic[T]):
         path = self._file(name)
         if path is None:
             return ""
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.AnnAssign)
                 and isinstance(node.target, ast.Name)

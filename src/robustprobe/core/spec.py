@@ -290,7 +290,7 @@ def load_suite(path: Path) -> Suite:
     try:
         if path.stat().st_size > MOST_SUITE_BYTES:
             raise UserError(f"{path} has more than {MOST_SUITE_BYTES:,} bytes; a suite is a short YAML file.")
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"no suite file {path}; give a YAML file or a name from `robustprobe list suites`.") from None
     except UserError:
@@ -341,4 +341,4 @@ def code_digest() -> str:
     root = Path(__file__).parent.parent
     rooms = [room for room in sorted(root.iterdir()) if room.is_dir() and room.name not in BESIDE_NUMBERS]
     files = [path for room in rooms for path in sorted(room.rglob("*.py"))]
-    return fingerprint({path.relative_to(root).as_posix(): path.read_text() for path in files})
+    return fingerprint({path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in files})

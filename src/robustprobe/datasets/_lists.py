@@ -17,7 +17,7 @@ def read_list(path: Path, columns: str) -> list[list[str]]:
     """
     require(path, f"a list with '{columns}' on each line")
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}. Download the list again.") from error
     rows = [line.split() for line in text.splitlines() if line.strip()]

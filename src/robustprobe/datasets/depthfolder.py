@@ -59,7 +59,7 @@ class DepthFolder(PairDataset):
         if not path.exists():
             return UNITS
         try:
-            given: Any = json.loads(path.read_text())
+            given: Any = json.loads(path.read_text(encoding="utf-8-sig"))
             units = {**UNITS, **{name: float(number) for name, number in given.items()}}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read: {error}. Expected content such as {json.dumps(UNITS)}.") from error

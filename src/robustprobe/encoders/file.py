@@ -183,7 +183,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """The card of an encoder folder, as a dictionary."""
     path = folder / CARD
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no {path}; an encoder folder holds {CARD} and {WEIGHTS}.") from None
     except (OSError, ValueError, RecursionError) as error:

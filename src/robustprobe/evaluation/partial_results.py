@@ -22,6 +22,7 @@ from robustprobe.core.spec import fingerprint
 from robustprobe.evaluation.collect import Judged, KeptImage
 
 _CHECKSUM = 32
+ATTEMPTS = 10
 
 
 class PartialResult(NamedTuple):
@@ -75,7 +76,7 @@ class PartialResultFolder:
     def load(self, ids: Sequence[str]) -> list[PartialResult]:
         """Shards that are there, of images among `ids`, no image twice."""
         wanted, found = set(ids), []
-        for path in sorted(self.folder.glob("*.pt")):
+        for path in self._files():
             try:
                 shard = unpacked(path.read_bytes())
             except (OSError, DamagedError):
@@ -86,10 +87,28 @@ class PartialResultFolder:
                 found.append(shard)
         return found
 
+    def _files(self) -> list[Path]:
+        """The files of shards; none where another run has removed the folder."""
+        try:
+            return sorted(path for path in self.folder.iterdir() if path.suffix == ".pt" and path.name[0] != ".")
+        except FileNotFoundError:
+            return []
+
     def keep(self, shard: PartialResult) -> None:
-        """Write a shard, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / f"{fingerprint(shard.ids)}.pt", packed(shard))
+        """Write a shard, whole or not at all.
+
+        Another run in the same folder that has finished the job may remove its shards at any moment; the shard is then
+        written again, or left out where that goes on: its images are judged already.
+        """
+        content = packed(shard)
+        for _ in range(ATTEMPTS):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_whole(self.folder / f"{fingerprint(shard.ids)}.pt", content)
+                return
+            except FileNotFoundError:
+                if not self.folder.parent.parent.is_dir():
+                    raise
 
     def remove(self) -> None:
         """Forget all shards of the job: its cells are written."""

@@ -160,7 +160,7 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line to the log."""
-        with (self.path / LOG).open("a") as file:
+        with (self.path / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int) -> None:
@@ -174,7 +174,7 @@ class RunFolder:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a log."""
     found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             found.append(json.loads(line))
         except ValueError:
@@ -190,7 +190,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, s
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return cast(dict[str, Any], json.loads(path.read_text()))
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}. Give another folder with --out.") from error
 

@@ -162,7 +162,7 @@ def _svg(figure: Figure) -> Any:
 
 def script(name: str) -> Script:
     """A script of the page from its file."""
-    text = (FOLDER / name).read_text()
+    text = (FOLDER / name).read_text(encoding="utf-8")
     return Script(text, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
 
 
@@ -172,7 +172,7 @@ def assets(scripts: Sequence[Script]) -> dict[str, Any]:
 
     policy = " ".join(f"'sha256-{s.digest}'" for s in scripts) or "'none'"
     return {
-        "style": Markup((FOLDER / "style.css").read_text()),
+        "style": Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         "scripts": [Markup(s.text) for s in scripts],
         "script_policy": Markup(policy),
     }

@@ -103,7 +103,7 @@ class Facts(Spec):
 @lru_cache(maxsize=1)
 def paper() -> Facts:
     """The paper's tables."""
-    return Facts.model_validate_json(FILE.read_text())
+    return Facts.model_validate_json(FILE.read_text(encoding="utf-8"))
 
 
 def is_encoder(record: "Record", cell: PaperCell, deacl: str | None) -> bool:
