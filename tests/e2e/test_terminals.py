@@ -46,7 +46,8 @@ def test_what_an_encoding_lacks_is_shown_as_plain_text(named: Path, command: str
     done = answer(name, named, *other, *(options if name == "table" else []), **NARROW[encoding])
     assert (done.returncode, done.stderr) == (0, b"")
     if name == "table":
-        assert b"a^??" in done.stdout or "ä^??".encode("cp1252") in done.stdout
+        shown = done.stdout.decode("cp1252").replace(r"$\uparrow$", "^")
+        assert "a^??" in shown or "ä^??" in shown
     if name == "report":
         assert NAME in (named / "report.html").read_text(encoding="utf-8")
 
