@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from robustprobe import UserError, load_encoder
+from robustprobe.cli import main
 from robustprobe.encoders import with_arch
+from robustprobe.results.store import Store
 from tests.unit.encoders_on_disk import IMAGENET, assert_features, close, inner, noise, normalised, plain, some_images
 
 pytestmark = pytest.mark.unit
@@ -497,3 +500,25 @@ def test_with_arch_writes_the_spec() -> None:
         with_arch("file:a.pth?arch=x", "y")
     with pytest.raises(UserError, match="'timm:a' has its own"):
         with_arch("timm:a", "x")
+
+
+def test_the_note_is_in_the_record_and_in_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = plain(tiny().state_dict())
+    path = write(tmp_path / "last.pth", {"state_dict": other(state), "state_dict_ema": state})
+    spec = f"file:{path}?arch={VIT}"
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        f"encoders: ['{spec}']\ndatasets: [{{name: scenes, limit: 2}}]\n"
+        "tasks: [classification]\nattacks: [clean]\nhead: {train_limit: 20}\nsanity_images: 0\nexamples: 0\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["robustprobe", "run", str(suite), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    shown = capsys.readouterr().out.replace("\n", "")
+    (record,) = Store(tmp_path / "out").records()
+    assert "moving average (state_dict_ema) was taken" in record.encoder_notes
+    assert f": {record.encoder_notes}" in shown
+    assert "note: file:" in shown

@@ -32,6 +32,10 @@ def show_plan(console: Console, plan: Plan) -> None:
     spent = f"about {duration(plan.seconds)} on {plan.device}" if done < len(plan.cells) else "nothing left to do"
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
     console.print("; ".join([f"{suite.norm} {sizes_text(plan)}, {steps}, seed {suite.seed}", *own]))
+    for note in dict.fromkeys(
+        f"{p.encoder.card.name}: {p.encoder.card.notes}" for p in plan.pairs if p.encoder.card.notes
+    ):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     console.print(

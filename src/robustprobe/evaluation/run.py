@@ -300,6 +300,7 @@ def _store_cell(
         encoder_method=card.method,
         encoder_epoch=card.epoch,
         encoder_run=card.run,
+        encoder_notes=card.notes,
         dataset=data.name,
         dataset_digest=pair.digest,
         split=data.split,

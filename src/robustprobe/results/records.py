@@ -144,6 +144,8 @@ class Record(Frozen):
     """The epoch of hardening after which its weights were kept; 0 is the teacher, None no hardening that is known."""
     encoder_run: str = ""
     """Names the hardening run: checkpoints of one run share it."""
+    encoder_notes: str = ""
+    """How its weights were read: converted names, a moving average that was preferred, another size of images."""
     dataset: str
     dataset_digest: str
     split: str

@@ -25,7 +25,9 @@ def fact_tables(records: list[Record]) -> list[FactTable]:
     """Encoders, datasets, heads, attacks and runs of a store."""
     by_attack = sorted(records, key=lambda r: attack_order(r.attack_key))
     return [
-        _table("Encoders", ["encoder", "hardened", "licence", "weights (SHA-256)"], records, _encoder),
+        _table(
+            "Encoders", ["encoder", "hardened", "licence", "how it was read", "weights (SHA-256)"], records, _encoder
+        ),
         _table("Images", ["dataset", "split", "images", "size", "content", "choice of images"], records, _data),
         _table(
             "Heads",
@@ -83,7 +85,8 @@ def _table(
 
 
 def _encoder(r: Record) -> tuple[str, ...]:
-    return (r.encoder, hardening_text(r) or "no", r.encoder_licence, r.encoder_digest[:DIGEST])
+    read = r.encoder_notes or MISSING
+    return (r.encoder, hardening_text(r) or "no", r.encoder_licence, read, r.encoder_digest[:DIGEST])
 
 
 def _data(r: Record) -> tuple[str, ...]:
