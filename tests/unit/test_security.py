@@ -24,8 +24,8 @@ from scipy.io import savemat
 import robustprobe
 from robustprobe import UserError, load_dataset, load_encoder
 from robustprobe.core.images import opened
-from robustprobe.core.registry import load_attribute
 from robustprobe.core.spec import load_suite
+from robustprobe.core.user_code import load_attribute
 from robustprobe.datasets._cifar import ArrayUnpickler
 from robustprobe.encoders._checkpoint import read_tensors
 from robustprobe.encoders.file import Architecture, build
@@ -45,7 +45,7 @@ VIT = "test_vit.r160_in1k"
 # What may be called where, and no place else.
 ALLOWED = {
     "subprocess.run": {"results/provenance.py"},
-    "exec_module": {"core/registry.py"},
+    "exec_module": {"core/user_code.py"},
     "torch.load": {"probing/cache.py", "encoders/_checkpoint.py", "evaluation/partial_results.py"},
     "Image.open": {"core/images.py"},
     "yaml.safe_load": {"core/spec.py"},

@@ -37,9 +37,9 @@ def doctor(
     import torch
 
     from robustprobe.core.errors import UserError
+    from robustprobe.core.files import cache_folder
     from robustprobe.core.registry import datasets
     from robustprobe.datasets import load_dataset
-    from robustprobe.probing.cache import cache_folder
     from robustprobe.results.provenance import hardware, versions
 
     table = Table(show_edge=False, pad_edge=False, show_header=False)

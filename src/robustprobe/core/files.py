@@ -8,9 +8,18 @@ from itertools import islice
 from pathlib import Path
 from typing import final
 
+from platformdirs import user_cache_path
+
 ATTEMPTS = 3
 # Files open at once while they are written together; systems begin to refuse at 256 or 1024.
 TOGETHER = 200
+
+
+def cache_folder() -> Path:
+    """Where heads and the index of files are kept: $ROBUSTPROBE_CACHE, or `robustprobe` in the user's cache folder."""
+    if chosen := os.environ.get("ROBUSTPROBE_CACHE"):
+        return Path(chosen)
+    return user_cache_path("robustprobe", appauthor=False)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -5,11 +5,9 @@ in the group `robustprobe.<room>`; a user's own file is named `path/to/file.py:C
 """
 
 import ast
-import hashlib
 import importlib
 import importlib.util
 import inspect
-import sys
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -19,6 +17,7 @@ from typing import Generic, TypeVar, cast
 
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.former_names import FORMER_ATTACKS
+from robustprobe.core.user_code import load_attribute
 
 T = TypeVar("T")
 PACKAGE = Path(__file__).parent.parent
@@ -128,20 +127,6 @@ class Registry(Generic[T]):
         return cast(type, getattr(importlib.import_module(module), attribute))
 
 
-def source_digest(kind: type) -> str:
-    """SHA-256 of the file a class from outside robustprobe is defined in; empty for our own (see `spec.code_digest`).
-
-    Empty too for a class typed into an interpreter.
-    """
-    try:
-        path = inspect.getsourcefile(kind)
-    except TypeError:
-        return ""
-    if kind.__module__.startswith("robustprobe.") or not path or not Path(path).is_file():
-        return ""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def registered_name(name: str) -> str:
     """The name that results call a thing by: as it was registered, or `my.py:Class` without folders."""
     path, colon, attribute = name.rpartition(":")
@@ -152,40 +137,6 @@ def own_name(kind: type) -> str:
     """The default name of a class: of its file in robustprobe, else its own in lower case."""
     own = kind.__module__.startswith("robustprobe.")
     return kind.__module__.rpartition(".")[2] if own else kind.__name__.lower()
-
-
-def load_attribute(path: Path, attribute: str) -> object:
-    """An attribute of a Python file. This runs the file's code, once for each process.
-
-    Raises:
-        UserError: the file or the attribute does not exist.
-    """
-    if not path.is_file():
-        raise UserError(f"no file {path}; give the path of a Python file, as in my.py:MyEncoder.")
-    module = _executed(path.resolve())
-    if not hasattr(module, attribute):
-        names = [n for n in vars(module) if not n.startswith("_")]
-        raise unknown_name(f"name in {path}", attribute, names)
-    return cast(object, getattr(module, attribute))
-
-
-def _executed(path: Path) -> ModuleType:
-    """The module of a file: two files of one name in different folders are two modules."""
-    name = f"robustprobe_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    print(f"robustprobe: running the code of {path}, with your rights.", file=sys.stderr)
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} cannot be imported; give a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}. Correct the file.") from error
-    return module
 
 
 def _plugin_file(plugin: EntryPoint | None) -> Path | None:

@@ -50,7 +50,7 @@ class ClassFolderDataset(Dataset):
     @final
     def files(self) -> list[Path]:
         folder = self.folder
-        return [folder / member.id for member in self._members]
+        return [folder / self._members[index].id for index in self.indices]
 
     @final
     def settings(self) -> list[str]:

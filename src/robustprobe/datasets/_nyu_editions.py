@@ -1,5 +1,6 @@
 """The two editions of NYU Depth v2: lists of PNG files, and the labelled MATLAB file."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, final
@@ -44,7 +45,7 @@ class NyuEdition(Protocol):
 
     def read(self, index: int) -> RawDepth: ...
 
-    def files(self) -> list[Path]: ...
+    def files(self, indices: Sequence[int]) -> list[Path]: ...
 
 
 def list_of(folder: Path, split: str) -> Path | None:
@@ -76,8 +77,8 @@ class ListedFiles:
             )
         return RawDepth(open_matching(image, SHAPE, depth), metres)
 
-    def files(self) -> list[Path]:
-        return existing(self.base_folder, self.rows, 2)
+    def files(self, indices: Sequence[int]) -> list[Path]:
+        return existing(self.base_folder, [self.rows[index] for index in indices], 2)
 
     @property
     def base_folder(self) -> Path:
@@ -118,7 +119,7 @@ class LabelledMat:
         framed[FRAME_ROWS, FRAME_COLUMNS] = stored[FRAME_ROWS, FRAME_COLUMNS]
         return RawDepth(Image.fromarray(framed), depth.astype(np.float32))
 
-    def files(self) -> list[Path]:
+    def files(self, indices: Sequence[int]) -> list[Path]:
         return [self.path, self.splits]
 
     @cached_property

@@ -35,7 +35,8 @@ class PairDataset(Dataset):
 
     @final
     def files(self) -> list[Path]:
-        paths = [path for pair in self.listed for path in (pair.image, pair.label)]
+        pairs = [self.listed[index] for index in self.indices]
+        paths = [path for pair in pairs for path in (pair.image, pair.label)]
         for path in paths:
             require(path, "an image and its label map for every entry of the list")
         return paths

@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robustprobe.core.content import FilePart, content_digests
 from robustprobe.core.errors import UserError
-from robustprobe.core.registry import datasets, own_name, registered_name, source_digest
+from robustprobe.core.registry import datasets, own_name, registered_name
 from robustprobe.core.shared_names import shared_name
 from robustprobe.core.spec import fingerprint
 from robustprobe.core.types import Batch, LabelSpace, Sample
+from robustprobe.core.user_code import source_digest
 from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor
 from robustprobe.tasks import Task, load_task
 from robustprobe.tasks.base import Label
@@ -85,11 +87,15 @@ class Dataset(ABC):
         """Image and labels at a place in `ids()`."""
 
     def files(self) -> list[Path]:
-        """The files the split is read from; their names and sizes stand for its content."""
+        """The files that the kept images and their labels are read from; their content is part of the digest."""
         return []
 
+    def parts(self) -> list[FilePart]:
+        """The parts of `files()` that are read; whole files by default."""
+        return [FilePart(path) for path in self.files()]
+
     def settings(self) -> list[str]:
-        """What the labels depend on beside those files' names and sizes; part of the digest."""
+        """What the labels depend on beside what those files hold; part of the digest."""
         return []
 
     def stratum(self, index: int) -> int:
@@ -233,15 +239,20 @@ class Dataset(ABC):
 
     @final
     def digest(self) -> str:
-        """Fingerprint of name, split, image size, kept ids and the sizes of the files behind them."""
+        """Fingerprint of name, split, image size, kept ids and the content of the files behind them.
+
+        Files that are unchanged since they were read last are not read again: see `core/content`.
+        """
         # `Path.relative_to` would take most of the time of a million files.
         prefix = os.path.join(self.root, "")
         try:
-            sizes = {os.fspath(p).removeprefix(prefix): os.stat(p).st_size for p in self.files()}
+            parts = self.parts()
+            names = [os.fspath(part.path).removeprefix(prefix) for part in parts]
+            content = list(zip(names, content_digests(parts), strict=True))
         except OSError as error:
             raise UserError(f"{self.name}: a file cannot be read: {error}. Replace or remove it.") from error
         source = source_digest(type(self))
-        return fingerprint([self.kind, source, self.split, self.size, self.kept_ids, sizes, *self.settings()])
+        return fingerprint([self.kind, source, self.split, self.size, self.kept_ids, content, *self.settings()])
 
     def _target(self, name: str, label: Label, identity: str) -> Tensor:
         try:

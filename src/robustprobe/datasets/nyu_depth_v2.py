@@ -43,7 +43,7 @@ class NyuDepthV2(Dataset):
         return RawSample(image, {"depth": eigen_crop(metres) if self.split == "test" else metres})
 
     def files(self) -> list[Path]:
-        return self._edition.files()
+        return self._edition.files(self.indices)
 
     def remarks(self) -> list[str]:
         if isinstance(self._edition, LabelledMat):

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple, final
 
+from robustprobe.core.content import FilePart
 from robustprobe.core.errors import UserError
 from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
@@ -79,10 +80,15 @@ class WebDataset(Dataset):
         return self._items[index].label
 
     def files(self) -> list[Path]:
-        return list(dict.fromkeys(item.shard for item in self._items))
+        return list(dict.fromkeys(part.path for part in self.parts()))
+
+    def parts(self) -> list[FilePart]:
+        items = [self._items[index] for index in self.indices]
+        return [FilePart(item.shard, item.start, item.size) for item in items]
 
     def settings(self) -> list[str]:
-        return list(self.labels["classification"].classes)
+        labels = [str(self._items[index].label) for index in self.indices]
+        return [*labels, *self.labels["classification"].classes]
 
     @cached_property
     def _items(self) -> list[Item]:

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError, unknown_name
-from robustprobe.core.registry import source_digest, sources
+from robustprobe.core.registry import sources
 from robustprobe.core.shared_names import split_name
 from robustprobe.core.types import FeatureDims, Features
+from robustprobe.core.user_code import source_digest
 
 
 class EncoderCard(BaseModel):
@@ -112,7 +113,7 @@ class Encoder(nn.Module, ABC):
     def _hash(self) -> str:
         kind = type(self)
         state = hashlib.sha256(f"{kind.__qualname__}{self.settings()}".encode())
-        state.update(source_digest(kind).encode())
+        state.update(source_digest(kind, *(type(part) for part in self.modules())).encode())
         for name, tensor in sorted(self.state_dict().items()):
             state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import final
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.registry import load_attribute
+from robustprobe.core.user_code import load_attribute
 from robustprobe.encoders.base import Encoder, Source
 
 

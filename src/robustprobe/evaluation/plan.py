@@ -13,9 +13,10 @@ from robustprobe.attacks.base import target_tasks
 from robustprobe.core.device import seconds_of
 from robustprobe.core.eps import default_eps, implausible_eps
 from robustprobe.core.errors import UserError
-from robustprobe.core.registry import attacks, source_digest
+from robustprobe.core.registry import attacks
 from robustprobe.core.shared_names import distinct_names, split_name
 from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
+from robustprobe.core.user_code import source_digest
 from robustprobe.core.views import Resized, Size, View
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder

@@ -114,6 +114,14 @@ class _RunningJob:
         if shard.peak is not None:
             self.peaks.append(shard.peak)
 
+    def check_files(self) -> None:
+        """Raises UserError where the files of the images are not those that the plan was made for."""
+        if self.pair.data.digest() != self.pair.digest:
+            raise UserError(
+                f"files of {self.pair.data.name} changed while they were read; what was read last is not kept. "
+                "Run the same command again."
+            )
+
     @property
     def label(self) -> str:
         return f"{self.pair.label}: {self.job.name}"
@@ -221,6 +229,7 @@ class _Run:
 
     def _judged(self, executor: Executor, item: JudgeImages, shard: PartialResult) -> None:
         running = self._running(item.task)
+        running.check_files()
         with self.store.writing(running.folder.folder):
             running.folder.keep(shard)
         running.take(shard)

@@ -1,6 +1,6 @@
 """Heads fitted on frozen features: candidates of a recipe, chosen on held-out images, cached by content."""
 
-from robustprobe.probing.cache import cache_folder
+from robustprobe.core.files import cache_folder
 from robustprobe.probing.features import FeatureSet, extract, label_size
 from robustprobe.probing.fit import Candidate, FitJob, Fitted, fit_head, train_heads
 from robustprobe.probing.head_plan import HeadCost, HeadPlan, plan_heads

@@ -1,19 +1,17 @@
 """The cache of heads, by fingerprint of everything they depend on, and of states of interrupted fits."""
 
 import json
-import os
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from robustprobe.core.files import sweep, write_whole
+from robustprobe.core.files import cache_folder, sweep, write_whole
 
 Weights = dict[str, Tensor]
 
@@ -24,13 +22,6 @@ class FitProgress(NamedTuple):
     epoch: int
     seen: int
     states: list[dict[str, Any]]
-
-
-def cache_folder() -> Path:
-    """The folder of cached heads: $ROBUSTPROBE_CACHE, or `robustprobe` in the user's cache folder."""
-    if chosen := os.environ.get("ROBUSTPROBE_CACHE"):
-        return Path(chosen)
-    return user_cache_path("robustprobe", appauthor=False)
 
 
 def load_weights(key: str) -> tuple[Weights, dict[str, Any]] | None:

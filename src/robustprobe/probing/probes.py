@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustprobe.core.device import seconds_of
+from robustprobe.core.errors import UserError
 from robustprobe.core.spec import HeadSpec, code_digest, fingerprint
 from robustprobe.core.types import FeatureDims, HeadDesign
 from robustprobe.core.views import Resized, Size, View, Windows
@@ -134,6 +135,11 @@ def fit_probes(
         fitted = load_head(key, kind, encoder.card.widths)
         if fitted is None:
             fitted = fitter.fit(kind, key)
+            if head_fingerprint(encoder.digest, name, data, spec) != key:
+                raise UserError(
+                    f"files of {data.train.name} changed while a head was fitted on them; it is not kept. "
+                    "Run the same command again."
+                )
             save_head(key, fitted)
         models[name] = (model_of(encoder, data, name, fitted, device), fitted)
     return models
