@@ -16,7 +16,8 @@ from tests.e2e.program import Answer
 pytestmark = pytest.mark.e2e
 Call = Callable[..., Answer]
 COMMANDS = [
-    "demo", "run", "table", "report", "view", "plot", "compare", "merge", "leaderboard", "harden", "curve", "list",
+    "demo", "run", "table", "report", "view", "plot", "compare", "merge", "leaderboard", "export", "export rows",
+    "harden", "curve", "list",
     "check", "check encoder", "fetch", "data", "data check", "data download", "data ids", "doctor",
 ]  # fmt: skip
 NEGATIVE = {"--no-augment", "--no-browser"}
@@ -46,12 +47,12 @@ def headings(text: str) -> list[str]:
 
 def test_commands_stand_in_groups(call: Call) -> None:
     text = call("--help").out
-    assert headings(text) == ["Evaluate", "Look at results", "Harden", "Set up", "Options"]
+    assert headings(text) == ["Evaluate", "Look at results", "Export", "Harden", "Set up", "Options"]
     shown = re.findall(r"^│ (\w+)  ", text, re.MULTILINE)
     assert shown == [command for command in COMMANDS if " " not in command]
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ("check", "data")])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ("check", "data", "export")])
 def test_help_of_a_command_holds_its_whole_docstring(call: Call, command: str) -> None:
     function = app.parse_commands(command.split())[1][-1].default_command
     assert function is not None
@@ -88,7 +89,7 @@ def test_every_help_has_todays_options_and_the_fields_words(call: Call, command:
     assert not [word for word in FOREIGN if word in words]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("check", "data")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("check", "data", "export")])
 def test_every_option_is_explained(command: str) -> None:
     found = functools.reduce(App.__getitem__, command.split(), app).assemble_argument_collection(parse_docstring=True)
     shown = [argument for argument in found if argument.show]

@@ -46,6 +46,9 @@ _COMMANDS = {
         "merge": ("merge:merge", "Copy the results of several folders into one. Conflicts are an error."),
         "leaderboard": ("leaderboard:leaderboard", "Rank many encoders, as a site with a page per encoder."),
     },
+    "Export": {
+        "export rows": ("export:rows", "Write the scores of all images as one tidy table, Parquet or CSV."),
+    },
     "Harden": {
         "harden": ("harden:harden", "Fine-tune an encoder without labels so that attacks move its features less."),
         "curve": ("curve:curve", "Evaluate the checkpoints of a hardening run, as a table and a plot over epochs."),
@@ -62,6 +65,7 @@ _COMMANDS = {
 }
 _FAMILIES = {
     "check": "Check that an encoder of your own can be evaluated.",
+    "export": "Write results for other programs and places.",
     "data": "Check a dataset's folder, download it, or list the images that a limit takes.",
 }
 

@@ -173,6 +173,7 @@ def _run(
     from robustprobe.evaluation.run import execute
     from robustprobe.report.page.render import write_page
     from robustprobe.report.tables.results import print_rich
+    from robustprobe.results.protocol import protocol_name
     from robustprobe.results.store import Store
 
     if launch.offline:
@@ -192,6 +193,7 @@ def _run(
     if finished := [r for r in store.records() if r.fingerprint in wanted]:
         print_rich(finished, transfer=False, console=console)
         page = write_page(out, out / "report.html")
+        console.print(f"Protocol, to cite: {protocol_name(finished)}", soft_wrap=True, markup=False, highlight=False)
         console.print(f"Results: {out}    Page: {page.resolve().as_uri()}", soft_wrap=True)
     for failure in failures:
         print(f"robustprobe: failed: {failure.label}: {failure.reason}", file=sys.stderr)

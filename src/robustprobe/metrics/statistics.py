@@ -43,6 +43,29 @@ def estimate(statistic: Statistic, rows: Columns) -> Estimate:
     return bootstrap(*parts(statistic, rows))
 
 
+def image_scores(statistic: Statistic | None, rows: Mapping[str, Any], ending: str = "") -> Floats | None:
+    """What each image scores, (N,): its value, its ratio, or the mean IoU of the classes on it; NaN where it has none.
+
+    Args:
+        statistic: of the headline metric.
+        rows: columns by name, of N values each.
+        ending: what names of columns end in, such as `_8bit`.
+
+    Returns:
+        None where no statistic is known or a column is missing.
+    """
+    if statistic is None or any(f"{name}{ending}" not in rows for name in statistic.columns):
+        return None
+    columns = [np.asarray(rows[f"{name}{ending}"], dtype=float) for name in statistic.columns]
+    if statistic.kind in ("mean", "proportion"):
+        return columns[0]
+    if statistic.kind == "ratio":
+        above, below = (column.reshape(len(column), -1).sum(1) for column in columns)
+        ratios: Floats = np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+        return ratios
+    return np.asarray(mean_iou(*columns), dtype=float)
+
+
 def _mean(sums: Sums) -> Floats:
     return np.divide(sums["value"], sums["counted"], out=np.full_like(sums["value"], np.nan), where=sums["counted"] > 0)
 

@@ -35,6 +35,11 @@ def record_label(record: Record) -> str:
     return attack_labels([record.attack_key], record.task)[0]
 
 
+def failed_checks_text(record: Record) -> str:
+    """Names of the sanity checks that failed, separated by `; `."""
+    return "; ".join(check.name for check in record.checks if not check.passed)
+
+
 def hardening_text(record: Record) -> str:
     """`deacl from bundled:scenes, epoch 4`, as far as the encoder's card says it; empty where it says nothing."""
     method, teacher, epoch = record.encoder_method, record.encoder_teacher, record.encoder_epoch

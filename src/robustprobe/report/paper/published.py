@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from robustprobe.core.spec import AttackSpec, Eps, Norm, Spec
 from robustprobe.report.tables.matrix import Column, Line, TaskTable, caption, line_key
+from robustprobe.results.protocol import protocol_name
 from robustprobe.results.records import AttackAccess, AttackKey
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def paper_layout(records: Iterable["Record"]) -> PaperLayout:
         shown = [r for line in lines for r in line.cells if r]
         kept += shown
         if shown:
-            tables.append(TaskTable(table.task, caption(shown), _columns(table), lines))
+            title = f"{caption(shown)}; protocol {protocol_name(shown)}"
+            tables.append(TaskTable(table.task, title, _columns(table), lines))
     return PaperLayout(tables, kept, notes)
 
 

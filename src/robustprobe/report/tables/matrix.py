@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from robustprobe.core.spec import format_eps
 from robustprobe.results.labels import attack_labels, distinctions, record_label
+from robustprobe.results.protocol import protocol_name
 
 if TYPE_CHECKING:
     from robustprobe.results.records import AttackKey, Interval, Record
@@ -74,11 +75,15 @@ def attack_order(key: "AttackKey", task: str = "") -> tuple[object, ...]:
 
 def task_tables(records: Iterable["Record"], transfer: bool = False) -> list[TaskTable]:
     """The tables of a store, one per task. Of two records of the same cell the later one counts."""
-    ordered = in_order(records, transfer)
-    return [_task_table([r for r in ordered if r.task == task]) for task in dict.fromkeys(r.task for r in ordered)]
+    known = list(records)
+    ordered = in_order(known, transfer)
+    # Of all that was measured: the tables of one document carry one name.
+    protocol = protocol_name(known)
+    tasks = dict.fromkeys(r.task for r in ordered)
+    return [_task_table([r for r in ordered if r.task == task], protocol) for task in tasks]
 
 
-def _task_table(records: list["Record"]) -> TaskTable:
+def _task_table(records: list["Record"], protocol: str) -> TaskTable:
     keys = list(dict.fromkeys(r.attack_key for r in records))
     keys.sort(key=lambda key: attack_order(key, records[0].task))
     labels = attack_labels(keys, records[0].task)
@@ -90,7 +95,7 @@ def _task_table(records: list["Record"]) -> TaskTable:
     names = line_names([next(iter(cells.values())) for cells in ordered])
     return TaskTable(
         records[0].task,
-        caption(records),
+        f"{caption(records)}; protocol {protocol}",
         columns,
         [Line(*name, [cells.get(key) for key in keys]) for name, cells in zip(names, ordered, strict=True)],
     )

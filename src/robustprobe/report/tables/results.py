@@ -1,5 +1,6 @@
 """The numbers of a store as tables: for people (rich, Markdown, LaTeX) and for programs (CSV, JSON)."""
 
+import json
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from robustprobe.report.tables.matrix import (
     trusted,
 )
 from robustprobe.report.tables.sheet import Document, Row, Sheet, csv_text, finite, json_text
+from robustprobe.results.labels import failed_checks_text
+from robustprobe.results.protocol import protocol_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +48,7 @@ KEYS = (
     *("objective", "restarts", "failed_checks", "forwards", "backwards"),
     *("other_metrics", "head_recipe", "head_reads", "view"),
     *("largest_perturbation", "suite", "started", "fingerprint"),
+    *("encoder_digest", "dataset_digest", "protocol"),
 )
 LAYOUTS = ("all", "paper")
 NO_RECORDS = "No finished cells yet."
@@ -62,11 +66,14 @@ def table_rows(records: Iterable["Record"], transfer: bool = False) -> list[dict
 
     Returns:
         Rows with the keys `KEYS`, by task, dataset, encoder and attack. Values that are not finite stay NaN.
+        `other_metrics` maps the name of each further metric to its `value`, `ci_low` and `ci_high`.
     """
-    return [_row(record) for record in in_order(records, transfer)]
+    known = list(records)
+    name = protocol_name(known)
+    return [_row(record, name) for record in in_order(known, transfer)]
 
 
-def _row(record: "Record") -> dict[str, Any]:
+def _row(record: "Record", protocol: str) -> dict[str, Any]:
     attack, headline = record.attack, record.headline
     rounded = record.metrics_8bit.get(record.metric)
     values: dict[str, Any] = {
@@ -75,15 +82,14 @@ def _row(record: "Record") -> dict[str, Any]:
         **record.cost.model_dump(),
         **{key: getattr(headline, key) for key in ("value", "ci_low", "ci_high")},
         "attack": attack.name,
-        "failed_checks": "; ".join(check.name for check in record.checks if not check.passed),
+        "failed_checks": failed_checks_text(record),
+        "protocol": protocol,
         "value_8bit": rounded.value if rounded else math.nan,
         "image_size": size_text(record.image_size).replace(" × ", "x"),
         "started": record.provenance.started,
-        "other_metrics": "; ".join(
-            f"{name} {i.value:.4g} [{i.ci_low:.4g}, {i.ci_high:.4g}]"
-            for name, i in record.metrics.items()
-            if name != record.metric
-        ),
+        "other_metrics": {
+            name: finite(interval.model_dump()) for name, interval in record.metrics.items() if name != record.metric
+        },
         "head_recipe": record.head.recipe.get("recipe", ""),
         "head_reads": record.head.reads,
         "view": record.head.view,
@@ -115,7 +121,9 @@ def render(records: Iterable["Record"], format: str, transfer: bool = False, lay
     if format in ("csv", "json"):
         chosen = paper_layout(records).records if layout == "paper" else records
         rows = [finite(row) for row in table_rows(chosen, transfer)]
-        return csv_text(rows, KEYS) if format == "csv" else json_text(rows)
+        if format == "json":
+            return json_text(rows)
+        return csv_text([{**row, "other_metrics": json.dumps(row["other_metrics"])} for row in rows], KEYS)
     return sheet.text(document(records, transfer, layout), format)
 
 

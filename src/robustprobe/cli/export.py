@@ -1,0 +1,54 @@
+"""`robustprobe export`: results for other programs and places."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from robustprobe.core.errors import UserError
+from robustprobe.core.files import write_whole
+from robustprobe.results.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ENDINGS = (".parquet", ".csv")
+
+
+def rows(
+    folder: Path, /, *, out: Annotated[Path, Parameter(alias="-o")] = Path("rows.parquet"), transfer: bool = False
+) -> None:
+    """Write the scores of all images as one tidy table: a row per image, encoder and attack.
+
+    Parameters
+    ----------
+    folder
+        A folder of results: the --out of `robustprobe run`.
+    out
+        File to write, .parquet or .csv.
+    transfer
+        Also write scores under attacks that were made for another task.
+    """
+    if out.suffix not in ENDINGS:
+        raise UserError(f"'{out}' ends in '{out.suffix}'; give a file that ends in {' or '.join(ENDINGS)}.")
+    from robustprobe.report.tables.tidy import tidy_rows
+
+    table = tidy_rows(Store(folder), transfer=transfer)
+    try:
+        write_whole(out, _written(table, out.suffix))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}. Give another file with --out.") from error
+    print(f"{out}: {table.num_rows:,} rows, {table.num_columns} columns")
+
+
+def _written(table: "pa.Table", ending: str) -> bytes:
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    sink = pa.BufferOutputStream()
+    if ending == ".csv":
+        csv.write_csv(table, sink)
+    else:
+        parquet.write_table(table, sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
