@@ -12,6 +12,7 @@ from robustprobe.cli._options import GATES
 from robustprobe.core.errors import UserError
 from robustprobe.report.gates.regression import judge_regressions
 from robustprobe.report.gates.rules import Rule, judge_rules
+from robustprobe.report.references.catalogue import find_reference, references
 from robustprobe.report.tables.matching import records_of_encoder
 from robustprobe.results.store import Store
 
@@ -42,8 +43,8 @@ def compare(
     folder
         A folder of results: the --out of `robustprobe run`.
     other
-        paper, for the tables of Kowalczuk et al. (2024), or another folder of results. A folder called
-        paper is ./paper.
+        paper, for the tables of Kowalczuk et al. (2024), a name of `robustprobe list references`, or another folder of
+        results. A folder called paper is ./paper.
     encoder
         Encoder by its name in tables, or by the beginning of its digest. Can be given several times: of two, the
         first (of the first folder) is compared with the second (of the second folder, or of the same one). Given once,
@@ -83,8 +84,8 @@ def _judge(
     format: str,
 ) -> None:
     """Judge the second of a comparison. Raises UserError for the paper, which has no rows of images."""
-    if other == PAPER:
-        raise UserError(f"gates are for results, and `{PAPER}` has none; give a folder.")
+    if other == PAPER or other in references():
+        raise UserError(f"gates are for results, and `{other}` has none; give a folder.")
     first, second = Store(folder), Store(folder if other is None else Path(other))
     names = (encoders[0], encoders[-1]) if encoders else (None, None)
     before, after = (records_of_encoder(store, name) for store, name in zip((first, second), names, strict=True))
@@ -110,8 +111,16 @@ def _compare(folder: Path, other: str | None, deacl: str | None, encoders: list[
         return compare_paper(store.records(), deacl)
     if deacl is not None:
         raise UserError(f"--deacl names an encoder of the paper, and {other} is not `{PAPER}`; leave it away.")
+    if other in references():
+        if encoders:
+            raise UserError(f"--encoder is for folders, and `{other}` has encoders of its own; leave it away.")
+        from robustprobe.report.references.beside import beside_reference
+
+        return beside_reference(other, find_reference(other), store.records())
     if other is not None and not Path(other).is_dir():
-        raise UserError(f"'{other}' is neither a folder of results nor `{PAPER}`; give one of the two.")
+        raise UserError(
+            f"'{other}' is neither a folder of results nor `{PAPER}` nor one of `robustprobe list references`."
+        )
     from robustprobe.report.tables.compare_folders import compare_folders
 
     return compare_folders(store, store if other is None else _finished(Path(other)), encoders)

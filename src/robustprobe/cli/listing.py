@@ -11,8 +11,9 @@ from robustprobe.cli._console import new_console
 from robustprobe.core import registry
 from robustprobe.core.errors import UserError
 from robustprobe.core.suites import bundled_suites
+from robustprobe.report.references.catalogue import references
 
-Kind = Literal["encoders", "datasets", "tasks", "attacks", "defences", "suites"]
+Kind = Literal["encoders", "datasets", "tasks", "attacks", "defences", "suites", "references"]
 CARDS = Path(__file__).parent.parent / "assets" / "encoders"
 
 
@@ -22,7 +23,7 @@ def list_things(kind: Kind, pattern: str = "*", /, *, format: Literal["rich", "j
     Parameters
     ----------
     kind
-        encoders, datasets, tasks, attacks, defences or suites.
+        encoders, datasets, tasks, attacks, defences, suites or references.
     pattern
         Only names that match, such as 'dino*'.
     format
@@ -45,6 +46,8 @@ def list_things(kind: Kind, pattern: str = "*", /, *, format: Literal["rich", "j
 def _entries(kind: Kind) -> list[dict[str, str]]:
     if kind == "suites":
         return [{"name": name, "summary": suite.description} for name, suite in bundled_suites().items()]
+    if kind == "references":
+        return [{"name": n, "summary": f"{r.title}. {r.citation}"} for n, r in references().items()]
     if kind == "encoders":
         return [*_bundled_encoders(), *_sources()]
     known = getattr(registry, kind)

@@ -1,0 +1,1 @@
+"""Published numbers of other projects, one file each, beside ours."""
