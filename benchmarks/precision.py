@@ -7,10 +7,13 @@ uv run python benchmarks/precision.py --encoder bundled:photos-deacl --dataset c
 import argparse
 import json
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 import robustprobe as rp
+
+PRECISIONS: tuple[Literal["fp32"], Literal["bf16"]] = ("fp32", "bf16")
 
 
 def main() -> None:
@@ -25,7 +28,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    tables = [scores(options, precision) for precision in ("fp32", "bf16")]
+    tables = [scores(options, precision) for precision in PRECISIONS]
     keys = ["encoder", "dataset", "task", "attack", "eps", "n"]
     both = tables[0].merge(tables[1], on=keys, suffixes=("_fp32", "_bf16"))
     both["difference"] = both["value_bf16"] - both["value_fp32"]
@@ -35,7 +38,7 @@ def main() -> None:
         options.out.write_text(json.dumps(json.loads(both.to_json(orient="records")), indent=1) + "\n")
 
 
-def scores(options: argparse.Namespace, precision: str) -> pd.DataFrame:
+def scores(options: argparse.Namespace, precision: Literal["fp32", "bf16"]) -> pd.DataFrame:
     table = rp.evaluate(
         options.encoder,
         [options.dataset],

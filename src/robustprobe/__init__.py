@@ -3,8 +3,14 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from robustprobe.core.errors import nearest
+from robustprobe.core.former_names import FORMER_NAMES
+
 if TYPE_CHECKING:
-    from robustprobe.api import AttackResult, attack, evaluate, fit_probe, minimal_eps
+    __version__: str
+    from robustprobe.api.attack_images import AttackResult, attack, minimal_eps
+    from robustprobe.api.evaluate_encoders import evaluate
+    from robustprobe.api.fit_heads import fit_probe
     from robustprobe.attacks import Attack
     from robustprobe.core.errors import UserError
     from robustprobe.core.types import FeatureDims, Features, LabelSpace, Sample
@@ -15,11 +21,11 @@ if TYPE_CHECKING:
     from robustprobe.training import harden
 
 _HOMES = {
-    "AttackResult": "api",
-    "attack": "api",
-    "evaluate": "api",
-    "fit_probe": "api",
-    "minimal_eps": "api",
+    "AttackResult": "api.attack_images",
+    "attack": "api.attack_images",
+    "minimal_eps": "api.attack_images",
+    "evaluate": "api.evaluate_encoders",
+    "fit_probe": "api.fit_heads",
     "Attack": "attacks",
     "Dataset": "datasets",
     "load_dataset": "datasets",
@@ -53,6 +59,7 @@ __all__ = [
     "Sample",
     "Task",
     "UserError",
+    "__version__",
     "attack",
     "evaluate",
     "fit_probe",
@@ -65,6 +72,18 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Public names load on first use, so that `import robustprobe` and `robustprobe --help` do not import torch.
+    if name == "__version__":
+        # With its modules for e-mail headers this is slow to import.
+        return importlib.import_module("importlib.metadata").version("robustprobe")
+    if name in FORMER_NAMES:
+        import warnings
+
+        warnings.warn(f"robustprobe.{name} is called {FORMER_NAMES[name]} now.", DeprecationWarning, stacklevel=2)
+        name = FORMER_NAMES[name]
     if name not in _HOMES:
-        raise AttributeError(f"module 'robustprobe' has no attribute '{name}'")
+        raise AttributeError(f"module 'robustprobe' has no attribute '{name}'.{nearest(name, __all__)}", name=name)
     return getattr(importlib.import_module(f"robustprobe.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

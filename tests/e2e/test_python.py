@@ -1,10 +1,13 @@
 """The Python surface, as its documentation shows it."""
 
+import importlib.metadata
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -34,6 +37,26 @@ def test_every_public_name_is_there() -> None:
         assert getattr(rp, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'atack'"):
         rp.atack  # noqa: B018
+
+
+def test_an_editor_sees_names_version_and_examples() -> None:
+    assert set(rp.__all__) <= set(dir(rp))
+    assert not [name for name in dir(rp) if name.startswith("_") and not name.startswith("__")]
+    assert rp.__version__ == importlib.metadata.version("robustprobe")
+    for name in ("attack", "evaluate", "fit_probe", "harden", "load_dataset", "load_encoder", "minimal_eps"):
+        function = getattr(rp, name)
+        assert ">>> import robustprobe as rp" in (inspect.getdoc(function) or ""), name
+        kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+        assert inspect.Parameter.VAR_KEYWORD not in kinds or name in ("fit_probe", "harden")
+
+
+def test_a_wrong_keyword_is_refused_and_a_former_name_warns(my_encoder: Path) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'stpes'"):
+        rp.evaluate(f"{my_encoder}:Tiny", "scenes", stpes=3)  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match="robustprobe.Widths is called FeatureDims now"):
+        assert rp.Widths is rp.FeatureDims
+    with pytest.raises(AttributeError, match="Did you mean 'evaluate'"):
+        rp.evalute  # noqa: B018
 
 
 def test_load_fit_attack(my_encoder: Path) -> None:
@@ -100,3 +123,30 @@ def test_evaluate_at_eps_zero_is_clean(my_encoder: Path) -> None:
     table = rp.evaluate(f"{my_encoder}:Tiny", ["scenes"], eps=0, limit=5, steps=2, head=RECIPE, transfer=True)
     for _, values in table.groupby("task")["value"]:
         assert values.nunique() == 1
+
+
+@pytest.mark.parametrize("eps", [np.float32(4 / 255), torch.tensor(4 / 255), "4/255", [4 / 255], np.array([4 / 255])])
+def test_one_name_and_one_number_where_one_is_meant(my_encoder: Path, eps: Any) -> None:
+    steps: Any = np.int64(2)
+    table = rp.evaluate(
+        f"{my_encoder}:Tiny", "scenes", "pgd", tasks="classification", eps=eps, steps=steps, limit=3, head=RECIPE
+    )
+    assert table["attack"].tolist() == ["pgd"]
+    assert table["task"].tolist() == ["classification"]
+    assert table["eps"].tolist() == pytest.approx([4 / 255])
+
+
+def test_progress_is_shown_where_it_is_asked_for(my_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(progress: bool | None) -> str:
+        rp.evaluate(f"{my_encoder}:Tiny", "scenes", "clean", limit=2, head=RECIPE, tasks="depth", progress=progress)
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        return "".join(line for line in shown.err.splitlines() if "running the code" not in line)
+
+    assert run(None) == ""
+    assert "all stages" in run(True)
+
+
+def test_a_network_that_is_no_encoder_is_refused_with_what_to_do() -> None:
+    with pytest.raises(rp.UserError, match=r"not a Conv2d; wrap it: robustprobe\.wrap"):
+        rp.evaluate(torch.nn.Conv2d(3, 3, 1), "scenes")  # type: ignore[arg-type]

@@ -5,10 +5,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import final
 
 import torch
+from torch import nn
 
 from robustprobe.core.errors import UserError
 
@@ -46,6 +48,12 @@ def find_device(name: str) -> torch.device:
             f"device '{name}' is not available on this machine: {str(error).splitlines()[0]}. Use cpu."
         ) from error
     return device
+
+
+def device_of(module: nn.Module) -> torch.device | None:
+    """Where a module's first parameter or buffer lies; None where it has none."""
+    first = next(chain(module.parameters(), module.buffers()), None)
+    return None if first is None else first.device
 
 
 def cores() -> int:

@@ -4,6 +4,9 @@ from types import MappingProxyType
 
 FORMER_ATTACKS = MappingProxyType({"layout": "surrogate", "worst": "ensemble", "smallest": "min-eps"})
 
+FORMER_NAMES = MappingProxyType({"Widths": "FeatureDims", "smallest_eps": "minimal_eps"})
+"""Public names in Python; they work for one minor version, with a warning."""
+
 FORMER_KEYS = MappingProxyType({"harmed": "extreme_examples", "checks": "sanity_images", "neighbours": "knn"})
 """Keys of suites."""
 

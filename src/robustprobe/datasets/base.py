@@ -288,6 +288,11 @@ def load_dataset(
 
     Raises:
         UserError: unknown name or split, missing folder, wrong layout, no images, or a limit below one.
+
+    Example:
+        >>> import robustprobe as rp
+        >>> data = rp.load_dataset("scenes", split="test", limit=100)
+        >>> sample = data[0]  # Sample(id, image (3, H, W) in [0, 1], targets by task)
     """
     return find_dataset(name, root=root, split=split, size=size).select(limit)
 

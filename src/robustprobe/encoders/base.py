@@ -152,6 +152,11 @@ def load_encoder(spec: str) -> Encoder:
 
     Raises:
         UserError: unknown source or name, missing or unreadable weights, weights of another architecture.
+
+    Example:
+        >>> import robustprobe as rp
+        >>> encoder = rp.load_encoder("bundled:photos")
+        >>> features = encoder(images)  # (B, 3, H, W) in [0, 1] to Features(cls, patches)
     """
     given, spec = split_name(spec)
     head, colon, name = full_name(spec).partition(":")

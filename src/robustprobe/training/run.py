@@ -26,7 +26,7 @@ def harden(
     epochs: int | None = None,
     root: str | Path = "data",
     out: str | Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     **given: Any,
 ) -> Encoder:
     """A hardened copy of an encoder, fine-tuned without labels.
@@ -35,11 +35,16 @@ def harden(
         dataset: name or names; images of the train split are used, labels are not.
         method: a defence (`robustprobe list defences`); its recipe gives the values of all that is not given.
         out: folder for checkpoints, log and result, where an interrupted run is resumed; by default nothing is kept.
+        device: `auto` is CUDA where it is available, else the CPU.
         given: other fields of `HardenSpec`, such as `eps="4/255"`, `tokens="both"` or `options={"gamma": 2}`.
 
     Raises:
         UserError: unknown names or fields, missing data, an encoder that cannot be saved, a folder of another run.
         RuntimeError: the loss became NaN or infinite.
+
+    Example:
+        >>> import robustprobe as rp
+        >>> robust = rp.harden("bundled:photos", "scenes", "deacl", epochs=1, limit=64)
     """
     teacher = load_encoder(encoder) if isinstance(encoder, str) else encoder
     names = (dataset,) if isinstance(dataset, str) else tuple(dataset)

@@ -1,49 +1,28 @@
-"""The Python surface: attack anything, fit a head, evaluate an encoder."""
+"""`robustprobe.attack` and `robustprobe.minimal_eps`: attack any model, encoder or callable."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustprobe import probing
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.attacks.min_eps import MinEps
-from robustprobe.core.device import find_device
 from robustprobe.core.eps import default_eps
-from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.spec import (
-    AttackChoice,
-    AttackSpec,
-    DatasetSpec,
-    ExecutorOptions,
-    HeadSpec,
-    Suite,
-    parse_eps,
-    validated,
-)
+from robustprobe.core.spec import AttackChoice, AttackSpec, parse_eps, validated
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features
-from robustprobe.datasets import find_dataset
-from robustprobe.encoders import Encoder, load_encoder
-from robustprobe.evaluation.plan import make_plan
-from robustprobe.evaluation.run import execute
+from robustprobe.encoders import Encoder
 from robustprobe.evaluation.victims import encoder_victim, task_victim
 from robustprobe.losses.embedding import embedding_distance, squared_distance
 from robustprobe.probing.surrogate_heads import SurrogateHeads
-from robustprobe.report.tables.results import table_rows
-from robustprobe.results.store import Store
 from robustprobe.tasks import Model, Task, resize, task_kind
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class AttackResult(NamedTuple):
@@ -99,6 +78,11 @@ def attack(
 
     Raises:
         UserError: unknown names, images outside [0, 1], labels out of range, outputs of the wrong shape, NaN.
+
+    Example:
+        >>> import robustprobe as rp
+        >>> result = rp.attack(network, images, labels, task="classification", attack="apgd", eps="4/255")
+        >>> result.score.mean()  # robust accuracy
     """
     choice = validated(AttackChoice, {"name": attack, "objective": objective}, f"attack '{attack}'")
     kind = cast(type[Attack], known_attacks.get(choice.name))
@@ -160,6 +144,10 @@ def minimal_eps(
 
     Raises:
         UserError: as `attack`.
+
+    Example:
+        >>> import robustprobe as rp
+        >>> sizes = rp.minimal_eps(network, images, labels, eps="16/255")
     """
     check_images(images)
     largest = 2 * default_eps(norm, (images.shape[-2], images.shape[-1])) if eps is None else parse_eps(eps)
@@ -219,97 +207,3 @@ def _score(model: Callable[[Tensor], Any], judge: _Judge | None, images: Tensor,
         return judge.task.score(judge.task.rows(output, judge.targets))
     clean, moved = model(images), model(adversarial)
     return embedding_distance(moved, clean) if isinstance(clean, Features) else squared_distance(moved, clean)
-
-
-def fit_probe(
-    encoder: Encoder | str,
-    dataset: str,
-    *,
-    task: str | None = None,
-    root: str | Path = "data",
-    train_limit: int | None = None,
-    size: tuple[int, int] | None = None,
-    device: str = "cpu",
-    **recipe: Any,
-) -> Model:
-    """A model: the frozen encoder with a head fitted on a dataset, from the cache where it was fitted before.
-
-    Args:
-        task: needed where the dataset has labels for several tasks.
-        recipe: other fields of `HeadSpec`, such as `pooling="cls+patch"`.
-
-    Raises:
-        UserError: unknown names, a task the dataset has no labels for, missing data, an unknown recipe field.
-    """
-    encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder.freeze()
-    found = find_dataset(dataset, root=root)
-    tasks = list(found.labels)
-    if task is None and len(tasks) == 1:
-        task = tasks[0]
-    if task not in tasks:
-        raise unknown_name(f"task of {dataset}", str(task), tasks)
-    spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
-    wanted, where = validated(DatasetSpec, {"name": dataset, "size": size}, "dataset"), find_device(device)
-    heads = probing.plan_heads(encoder.to(where), wanted, spec, root=Path(root))
-    return heads.fit(where, [task])[task][0]
-
-
-def evaluate(
-    encoder: Encoder | str | Sequence[Encoder | str],
-    datasets: Sequence[str],
-    attacks: Sequence[str] | None = None,
-    *,
-    eps: str | float | Sequence[str | float] | None = None,
-    root: str | Path = "data",
-    split: Literal["test", "val"] = "test",
-    limit: int | None = None,
-    out: str | Path | None = None,
-    device: str = "cpu",
-    transfer: bool = False,
-    executor: str = "local",
-    ray_address: str = "",
-    workers: int = 0,
-    **options: Any,
-) -> "pd.DataFrame":
-    """Robustness of encoders as a data frame, a row per number with its 95 % interval.
-
-    Args:
-        attacks: by default clean, noise, embed and each task's own.
-        eps: by default what is usual for the norm and the size of the images.
-        split: `val`: train images held out, on which heads are chosen too. Make choices there, publish on `test`.
-        limit: images of each dataset; always the same ones for the same number.
-        out: keeps the results there, and skips what is already there; by default nothing is kept.
-        transfer: also rows where the attack was made for another task's head.
-        executor: `local`, or `ray` (the extra `ray`) with its address and as many workers as wanted; 0: all there are.
-        options: other fields of `Suite`, such as `steps`, `seed`, `batch_size`, `precision` or `head`.
-
-    Raises:
-        UserError: anything that cannot be resolved or read.
-        RuntimeError: some cells failed for another reason.
-    """
-    chosen = [encoder] if isinstance(encoder, str | nn.Module) else list(encoder)
-    loaded = [load_encoder(e) if isinstance(e, str) else e.freeze() for e in chosen]
-    sizes = [eps] if isinstance(eps, str | float | int) else None if eps is None else list(eps)
-    data: dict[str, Any] = {
-        "encoders": [e.card.name for e in loaded],
-        "attacks": attacks,
-        "eps": sizes,
-    }
-    data |= {"datasets": [{"name": d, "limit": limit, "split": split} for d in datasets], "examples": 0, **options}
-    suite = validated(Suite, data, "evaluation")
-    spread = validated(
-        ExecutorOptions, {"executor": executor, "address": ray_address, "workers": workers}, "evaluation"
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        store = Store(Path(out) if out else Path(temporary)).prepare()
-        plan = make_plan(suite, store, Path(root), find_device(device), loaded)
-        failures = execute(plan, store, lambda progress: None, spread)
-        if failures and all(failure.mistake for failure in failures):
-            raise UserError("; ".join(dict.fromkeys(failure.reason for failure in failures)))
-        if failures:
-            raise RuntimeError("; ".join(f"{f.label}: {f.reason}" for f in failures))
-        wanted = plan.fingerprints()
-        rows = [r for r in table_rows(store.records(), transfer=transfer) if r["fingerprint"] in wanted]
-    import pandas as pd
-
-    return pd.DataFrame(rows)

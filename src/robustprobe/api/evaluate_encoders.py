@@ -1,0 +1,158 @@
+"""`robustprobe.evaluate`: the robustness of encoders, as a data frame."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from torch import nn
+
+from robustprobe.api.inputs import plain
+from robustprobe.api.progress import run_progress
+from robustprobe.core.device import device_of, find_device
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import DatasetSpec, ExecutorOptions, HeadSpec, Iterate, Norm, Suite, validated
+from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.run import Failure, execute
+from robustprobe.report.tables.results import table_rows
+from robustprobe.results.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Item = TypeVar("Item")
+Names = str | Sequence[str]
+
+
+def evaluate(
+    encoder: Encoder | str | Sequence[Encoder | str],
+    datasets: str | DatasetSpec | Sequence[str | DatasetSpec],
+    attacks: Names | None = None,
+    *,
+    tasks: Names | None = None,
+    eps: str | float | Sequence[str | float] | None = None,
+    norm: Norm = "linf",
+    steps: int | None = None,
+    restarts: int = 1,
+    iterate: Iterate = "best",
+    head: HeadSpec | Mapping[str, Any] | None = None,
+    split: Literal["test", "val"] = "test",
+    limit: int | None = None,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 64,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    seed: int = 0,
+    examples: int = 0,
+    extreme_examples: int = 1,
+    sanity_images: int = 10,
+    transfer: bool = False,
+    root: str | Path = "data",
+    out: str | Path | None = None,
+    device: str = "auto",
+    executor: str = "local",
+    ray_address: str = "",
+    workers: int = 0,
+    shard_size: int = 0,
+    progress: bool | None = None,
+) -> "pd.DataFrame":
+    """Robustness of encoders as a data frame, a row per number with its 95 % interval.
+
+    Args:
+        encoder: an encoder or its name (`timm:NAME`, `hf:ORG/NAME`, `bundled:NAME`, `my.py:Class`, ...), or several. A
+            network of your own becomes one by `robustprobe.wrap`.
+        datasets: a name from `robustprobe list datasets`, or several.
+        attacks: names from `robustprobe list attacks`, one or several; by default clean, noise, embed and each task's
+            own.
+        tasks: tasks whose heads judge, one or several; by default all that a dataset has labels for.
+        eps: size of the ball in pixel units of [0, 1], as `8/255` or a number, or several; by default what is usual for the norm
+            and the size of the images.
+        steps: by default as many as each attack asks for.
+        head: fields of `HeadSpec` that differ from the recipe `fast`, such as `{"recipe": "standard"}`.
+        split: `val`: train images held out, on which heads are chosen too. Make choices there, publish on `test`.
+        limit: images of each dataset; always the same ones for the same number.
+        size: (H, W) that images are served at; by default as the head's recipe says.
+        examples: random images of each attack that are kept for the page; `extreme_examples` of each kind beside them.
+        sanity_images: images on which each attack is checked.
+        transfer: also rows where the attack was made for another task's head.
+        root: folder of the datasets.
+        out: keeps the results there, and skips what is already there; by default nothing is kept.
+        device: `auto` is CUDA where it is available, else the CPU.
+        executor: `local`, or `ray` (the extra `ray`) with its address and as many workers as wanted; 0: all there are.
+        progress: a progress bar; by default on a terminal and in a notebook.
+
+    Raises:
+        UserError: anything that cannot be resolved or read.
+        RuntimeError: some cells failed for another reason.
+
+    Example:
+        >>> import robustprobe as rp
+        >>> table = rp.evaluate("bundled:photos", "scenes", "pgd", tasks="classification", limit=20)
+        >>> table[["task", "attack", "eps", "value", "ci_low", "ci_high"]]
+    """
+    loaded = [load_encoder(e) if isinstance(e, str) else _checked(e).freeze() for e in _several(encoder, nn.Module)]
+    served = {"limit": plain(limit), "split": split, "size": size}
+    suite = validated(
+        Suite,
+        {
+            "encoders": [e.card.name for e in loaded],
+            "datasets": [d if isinstance(d, DatasetSpec) else {"name": d, **served} for d in _several(datasets)],
+            "attacks": None if attacks is None else _several(attacks),
+            "tasks": None if tasks is None else _several(tasks),
+            "eps": None if eps is None else [plain(e) for e in _several(eps)],
+            "head": HeadSpec() if head is None else head,
+            **{"norm": norm, "steps": plain(steps), "restarts": plain(restarts), "iterate": iterate},
+            **{"batch_size": plain(batch_size), "precision": precision, "seed": plain(seed), "examples": examples},
+            **{"extreme_examples": extreme_examples, "sanity_images": plain(sanity_images)},
+        },
+        "evaluation",
+    )
+    spread = {"executor": executor, "address": ray_address, "workers": workers, "shard_size": shard_size}
+    options = validated(ExecutorOptions, spread, "evaluation")
+    with tempfile.TemporaryDirectory() as temporary, _put_back(loaded):
+        store = Store(Path(out) if out else Path(temporary)).prepare()
+        plan = make_plan(suite, store, Path(root), find_device(device), loaded)
+        _raise_failures(_executed(plan, store, options, progress))
+        wanted = plan.fingerprints()
+        rows = [r for r in table_rows(store.records(), transfer=transfer) if r["fingerprint"] in wanted]
+    import pandas as pd
+
+    return pd.DataFrame(rows)
+
+
+def _several(given: Any, *also: type) -> list[Any]:
+    """What is given as a list: one name or number stands for a list of one."""
+    one = isinstance(given, str | DatasetSpec) or not hasattr(given, "__iter__") or isinstance(given, also)
+    return [given] if one or getattr(given, "ndim", 1) == 0 else list(given)
+
+
+def _checked(encoder: object) -> Encoder:
+    if isinstance(encoder, Encoder):
+        return encoder
+    wrap = "; wrap it: robustprobe.wrap(network, mean=..., std=...)" if isinstance(encoder, nn.Module) else ""
+    raise UserError(f"evaluate takes encoders or their names, not a {type(encoder).__name__}{wrap}.")
+
+
+@contextmanager
+def _put_back(encoders: Sequence[Encoder]) -> Iterator[None]:
+    """Encoders that were moved to another device return to where they were."""
+    places = [device_of(encoder) for encoder in encoders]
+    try:
+        yield
+    finally:
+        for encoder, place in zip(encoders, places, strict=True):
+            if place is not None:
+                encoder.to(place)
+
+
+def _executed(plan: Plan, store: Store, options: ExecutorOptions, progress: bool | None) -> list[Failure]:
+    with run_progress(plan, progress) as display:
+        return execute(plan, store, display.update, options, display.say)
+
+
+def _raise_failures(failures: Sequence[Failure]) -> None:
+    if failures and all(failure.mistake for failure in failures):
+        raise UserError("; ".join(dict.fromkeys(failure.reason for failure in failures)))
+    if failures:
+        raise RuntimeError("; ".join(f"{f.label}: {f.reason}" for f in failures))

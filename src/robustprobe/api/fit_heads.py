@@ -1,0 +1,74 @@
+"""`robustprobe.fit_probe`: a head on a frozen encoder."""
+
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
+from robustprobe import probing
+from robustprobe.core.device import find_device
+from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.spec import DatasetSpec, HeadSpec, validated
+from robustprobe.datasets import find_dataset
+from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.tasks import Model
+
+
+class HeadFields(TypedDict, total=False):
+    """Fields of `HeadSpec` beside `train_limit`."""
+
+    recipe: Literal["fast", "standard", "paper"]
+    pooling: Literal["cls", "cls+patch"] | None
+    epochs: int | None
+    batch_size: int | None
+    layers: Literal[1, 4] | None
+    label_stride: int | None
+    learning_rates: tuple[float, ...] | None
+    knn: int
+    seed: int
+
+
+def fit_probe(
+    encoder: Encoder | str,
+    dataset: str,
+    *,
+    task: str | None = None,
+    root: str | Path = "data",
+    train_limit: int | None = None,
+    size: tuple[int, int] | None = None,
+    device: str = "auto",
+    **recipe: Unpack[HeadFields],
+) -> Model:
+    """A model: the frozen encoder with a head fitted on a dataset, from the cache where it was fitted before.
+
+    Args:
+        encoder: an encoder or its name. It moves to `device`, as the model does.
+        dataset: a name from `robustprobe list datasets`.
+        task: needed where the dataset has labels for several tasks.
+        root: folder of the datasets.
+        train_limit: train images used; by default as the recipe says.
+        size: (H, W) that images are served at; by default as the recipe says.
+        device: `auto` is CUDA where it is available, else the CPU. `attack` moves images to the model.
+        recipe: other fields of `HeadSpec`, such as `pooling="cls+patch"`.
+
+    Raises:
+        UserError: unknown names, a task the dataset has no labels for, missing data, an unknown recipe field.
+
+    Example:
+        >>> import robustprobe as rp
+        >>> model = rp.fit_probe("bundled:photos", "scenes", task="classification", train_limit=64)
+        >>> logits = model(images)  # (B, 3, H, W) in [0, 1] to (B, C)
+    """
+    if not isinstance(encoder, Encoder | str):
+        raise UserError(
+            f"fit_probe takes an encoder or its name, not a {type(encoder).__name__}; see robustprobe.wrap."
+        )
+    encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder.freeze()
+    found = find_dataset(dataset, root=root)
+    tasks = list(found.labels)
+    if task is None and len(tasks) == 1:
+        task = tasks[0]
+    if task not in tasks:
+        raise unknown_name(f"task of {dataset}", str(task), tasks)
+    spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
+    wanted, where = validated(DatasetSpec, {"name": dataset, "size": size}, "dataset"), find_device(device)
+    heads = probing.plan_heads(encoder.to(where), wanted, spec, root=Path(root))
+    return heads.fit(where, [task])[task][0]
