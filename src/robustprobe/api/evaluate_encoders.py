@@ -66,8 +66,8 @@ def evaluate(
         attacks: names from `robustprobe list attacks`, one or several; by default clean, noise, embed and each task's
             own.
         tasks: tasks whose heads judge, one or several; by default all that a dataset has labels for.
-        eps: size of the ball in pixel units of [0, 1], as `8/255` or a number, or several; by default what is usual for the norm
-            and the size of the images.
+        eps: size of the ball in pixel units of [0, 1], as `8/255` or a number, or several; by default what is usual for
+            the norm and the size of the images.
         steps: by default as many as each attack asks for.
         head: fields of `HeadSpec` that differ from the recipe `fast`, such as `{"recipe": "standard"}`.
         split: `val`: train images held out, on which heads are chosen too. Make choices there, publish on `test`.
