@@ -54,6 +54,8 @@ _COMMANDS = {
         "curve": ("curve:curve", "Evaluate the checkpoints of a hardening run, as a table and a plot over epochs."),
     },
     "Set up": {
+        "init": ("setup:init", "Write a commented suite file to start from."),
+        "schema": ("setup:schema", "Print the JSON Schema of suite files or records, for editors and programs."),
         "list": ("listing:list_things", "List encoders, datasets, tasks, attacks, defences or suites by name."),
         "check encoder": ("check:encoder", "Check that an encoder meets the contract that attacks and heads rely on."),
         "fetch": ("fetch:fetch", "Download the weights that a suite needs, and say which of its datasets are there."),
@@ -85,6 +87,9 @@ def _register() -> None:
 
 
 _register()
+app.register_install_completion_command(
+    help="Install completion of commands and options for the shell in use.", group=app["--help"].group
+)
 
 
 def _version() -> str:

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from robustprobe.core.errors import UserError, nearest
 from robustprobe.core.former_names import FORMER_KEYS
@@ -54,7 +65,14 @@ def check_eps(eps: float, norm: str) -> None:
 
 
 Described = TypeVar("Described", bound=BaseModel)
-Eps = Annotated[float, BeforeValidator(parse_eps)]
+_EPS_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": r"^\s*[0-9.eE+-]+\s*(/\s*[0-9.eE+-]+\s*)?$"},
+    ],
+    "description": "A size in pixel units of [0, 1], such as 8/255.",
+}
+Eps = Annotated[float, BeforeValidator(parse_eps), WithJsonSchema(_EPS_SCHEMA, mode="validation")]
 
 
 class Spec(BaseModel):
@@ -158,6 +176,15 @@ class AttackChoice(Spec):
     def _from_name(cls, data: Any) -> Any:
         return _split_objective({"name": data} if isinstance(data, str) else data)
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _or_name(handler(core))
+
+
+def _or_name(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """The schema of an object that may be written as its name alone."""
+    return {"anyOf": [{"type": "string"}, schema]}
+
 
 def _split_objective(data: Any) -> Any:
     """`name: apgd:dlr` as name and objective; the colon of `my.py:Class` stays."""
@@ -196,6 +223,15 @@ class DatasetSpec(Spec):
     """(H, W) the images are served at; None: as the head's recipe says."""
     split: Literal["test", "val"] = "test"
     """`val`: train images that heads are chosen on too. For choices of one's own, so that `test` is read once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _or_name(handler(core))
 
 
 class Suite(Spec):

@@ -1,0 +1,21 @@
+# docker build -t robustprobe .
+# docker run --rm -v "$PWD:/work" robustprobe run suite.yaml --out results        (add --gpus all for a GPU)
+#
+# The wheels of torch that pip finds by default run on GPUs too. For the much smaller ones for the CPU alone give the
+# index that pytorch.org names for them: --build-arg TORCH_INDEX=URL. Another base image: --build-arg BASE=IMAGE.
+ARG BASE=python:3.12-slim
+FROM ${BASE}
+
+ARG TORCH_INDEX=""
+ARG EXTRAS="hf"
+
+RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision; fi
+
+COPY pyproject.toml README.md LICENSE /source/
+COPY src /source/src
+RUN pip install --no-cache-dir "/source[${EXTRAS}]" && rm -r /source && useradd --create-home robustprobe
+
+USER robustprobe
+WORKDIR /work
+ENTRYPOINT ["robustprobe"]
+CMD ["--help"]
