@@ -59,6 +59,7 @@ _COMMANDS = {
         "list": ("listing:list_things", "List encoders, datasets, tasks, attacks, defences or suites by name."),
         "check encoder": ("check:encoder", "Check that an encoder meets the contract that attacks and heads rely on."),
         "fetch": ("fetch:fetch", "Download the weights that a suite needs, and say which of its datasets are there."),
+        "check results": ("check:results", "Compare clean scores of known encoders with the published ones."),
         "data check": ("data:check", "Compare a dataset's folder with the official one."),
         "data download": ("data:download", "Download a dataset, where its source offers that."),
         "data ids": ("data:ids", "Print the ids of the images that a limit takes."),
@@ -66,7 +67,7 @@ _COMMANDS = {
     },
 }
 _FAMILIES = {
-    "check": "Check that an encoder of your own can be evaluated.",
+    "check": "Check an encoder of your own, or the clean scores of known encoders.",
     "export": "Write results for other programs and places.",
     "data": "Check a dataset's folder, download it, or list the images that a limit takes.",
 }

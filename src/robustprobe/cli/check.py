@@ -1,6 +1,7 @@
-"""`robustprobe check encoder`: does my encoder meet the contract?"""
+"""`robustprobe check`: does my encoder meet the contract, and are my clean scores the known ones?"""
 
 import sys
+from pathlib import Path
 
 from rich.table import Table
 
@@ -41,5 +42,47 @@ def encoder(spec: str, /, *, arch: str | None = None, offline: bool = False) -> 
     if failed:
         print(
             f"robustprobe: {failed} of {len(found)} checks failed; correct the encoder and try again.", file=sys.stderr
+        )
+        raise SystemExit(1)
+
+
+def results(folder: Path, /, *, deacl: str | None = None) -> None:
+    """Compare clean scores of known encoders with the published ones. Exit code 1 where one cannot be right.
+
+    A clean score far from the published one means that the protocol is off, and robust scores mean nothing then.
+
+    Parameters
+    ----------
+    folder
+        A folder of results: the --out of `robustprobe run`.
+    deacl
+        The encoder that stands for the paper's DINO after DeACL; by default any whose card says so.
+    """
+    from robustprobe.report.references.clean_scores import clean_scores
+    from robustprobe.results.store import Store
+
+    found = clean_scores(Store(folder).records(), deacl)
+    if not found:
+        print(
+            f"No clean score in {folder} is of an encoder and dataset with a published one. Known are the tables of "
+            "Kowalczuk et al. 2024 (robustprobe run paper)."
+        )
+        return
+    table = Table(show_edge=False, pad_edge=False)
+    for column in ("dataset", "encoder", "result", "seen"):
+        table.add_column(column, overflow="fold")
+    for one in found:
+        table.add_row(
+            *(one.record.dataset, one.record.encoder),
+            *("plausible" if one.plausible else "[red]off[/red]", one.text),
+        )
+    new_console().print(table)
+    print("Published: Kowalczuk et al. 2024, arXiv:2407.12588, clean columns.")
+    off = sum(not one.plausible for one in found)
+    if off:
+        print(
+            f"robustprobe: {off} of {len(found)} clean scores cannot be right. Look at weights, normalisation, image "
+            "size, labels and head recipe before anybody reads a robust score.",
+            file=sys.stderr,
         )
         raise SystemExit(1)
