@@ -1,4 +1,4 @@
-"""The share of a clean score that is kept."""
+"""The share of a clean score above chance that is kept."""
 
 import math
 
@@ -11,22 +11,27 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(
-    ("clean", "attacked", "higher", "expected"),
+    ("clean", "attacked", "chance", "higher", "expected"),
     [
-        (0.8, 0.2, True, 0.25),
-        (1.0, 4.0, False, 0.25),
-        (0.5, 0.0, True, 0.0),
-        (0.0, 0.2, True, math.nan),
-        (-1.0, 0.2, True, math.nan),
-        (1.0, 0.0, False, math.nan),
-        (math.nan, 0.2, True, math.nan),
-        (0.5, math.inf, True, math.nan),
+        (0.8, 0.2, 0.0, True, 0.25),
+        (0.9, 0.3, 0.1, True, 0.25),
+        (1.0, 4.0, 5.0, False, 0.25),
+        (0.5, 0.0, 0.0, True, 0.0),
+        (0.5, 0.05, 0.1, True, 0.0),
+        (1.0, 7.0, 5.0, False, 0.0),
+        (0.5, 0.6, 0.1, True, 1.25),
+        (0.1, 0.1, 0.1, True, math.nan),
+        (5.0, 5.0, 5.0, False, math.nan),
+        (-1.0, 0.2, 0.0, True, math.nan),
+        (math.nan, 0.2, 0.0, True, math.nan),
+        (0.5, 0.2, math.nan, True, math.nan),
+        (0.5, math.inf, 0.0, True, math.nan),
     ],
 )
-def test_a_number_is_divided_the_way_its_metric_points(
-    clean: float, attacked: float, higher: bool, expected: float
+def test_scores_and_errors_are_counted_from_chance(
+    clean: float, attacked: float, chance: float, higher: bool, expected: float
 ) -> None:
-    assert float(share_kept(clean, attacked, higher)) == pytest.approx(expected, nan_ok=True)
+    assert float(share_kept(clean, attacked, chance, higher)) == pytest.approx(expected, nan_ok=True)
 
 
 def test_arrays_are_broadcast() -> None:

@@ -28,14 +28,20 @@ def interval(value: float, half: float) -> Interval:
     return Interval(value=value, ci_low=value - half, ci_high=value + half)
 
 
-def test_a_score_keeps_attacked_over_clean_and_an_error_the_other_way_round() -> None:
-    exact = kept(interval(0.8, 0), interval(0.2, 0), higher_is_better=True)
+def test_scores_and_errors_keep_a_share_of_what_is_better_than_chance() -> None:
+    exact = kept(interval(0.9, 0), interval(0.3, 0), 0.1, higher_is_better=True)
     assert exact == pytest.approx((0.25, 0.25, 0.25))
-    assert kept(interval(1.0, 0), interval(4.0, 0), higher_is_better=False) == pytest.approx((0.25, 0.25, 0.25))
+    assert kept(interval(1.0, 0), interval(4.0, 0), 5.0, higher_is_better=False) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_nothing_is_kept_below_chance_and_the_interval_says_how_much_may_be() -> None:
+    share = kept(interval(1.0, 0), interval(5.5, 1.0), 5.0, higher_is_better=False)
+    assert share == pytest.approx((0.0, 0.0, 0.125))
+    assert kept(interval(0.9, 0), interval(0.02, 0.01), 0.1, higher_is_better=True) == pytest.approx((0.0, 0.0, 0.0))
 
 
 def test_both_intervals_widen_what_was_kept() -> None:
-    share = kept(interval(0.8, 0.1), interval(0.4, 0.1), higher_is_better=True)
+    share = kept(interval(0.8, 0.1), interval(0.4, 0.1), 0.0, higher_is_better=True)
     assert share is not None
     assert share.ci_low == pytest.approx(0.5 - math.hypot(0.1 / 0.8, 0.5 - 0.4 / 0.9))
     assert share.ci_high == pytest.approx(0.5 + math.hypot(0.1 / 0.8, 0.4 / 0.7 - 0.5))
@@ -43,11 +49,11 @@ def test_both_intervals_widen_what_was_kept() -> None:
 
 @pytest.mark.parametrize(("clean", "attacked"), [(0.0, 0.2), (math.nan, 0.2), (0.5, math.nan), (-1.0, 0.2)])
 def test_a_share_that_does_not_exist_is_none(clean: float, attacked: float) -> None:
-    assert kept(interval(clean, 0), interval(attacked, 0), higher_is_better=True) is None
+    assert kept(interval(clean, 0), interval(attacked, 0), 0.0, higher_is_better=True) is None
 
 
 def test_a_clean_score_that_may_be_nothing_leaves_the_share_open() -> None:
-    share = kept(interval(0.1, 0.2), interval(0.05, 0.05), higher_is_better=True)
+    share = kept(interval(0.1, 0.2), interval(0.05, 0.05), 0.0, higher_is_better=True)
     assert share is not None
     assert share.ci_high == math.inf
     assert share_text(share) == "50\N{NO-BREAK SPACE}% [0, ∞]"
@@ -76,20 +82,20 @@ def test_the_board_has_a_bench_a_task_and_the_worst_attack_made_for_it() -> None
         (task, ["clean", "noise", "embed", own]) for task, own in sorted(OWN.items())
     ]
     shares = [k.share.value for k in made.rows[0].benchmarks if k and k.share]
-    assert shares == pytest.approx([0.4 / 0.9, 0.4 / 0.9, 0.1 / 0.6])
+    assert shares == pytest.approx([0.4 / 0.9, (2 - 0.9) / (2 - 0.4), 0.1 / 0.6])
     assert made.rows[0].kept is not None
     assert made.rows[0].kept.value == pytest.approx(sum(shares) / 3)
 
 
 def test_encoders_are_ranked_by_what_they_reach_of_the_best_clean_score() -> None:
-    """One that guesses keeps all of nothing; it is behind one that is good and loses a part."""
+    """One that is weak and keeps all of it is behind one that is good and loses a part."""
     able = [make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.45)]
-    guess = [make_record(attack(name), 0.1, encoder="guess") for name in ("clean", "pgd")]
-    made = board([*able, *guess])
-    assert [row.encoder for row in made.ranked] == [PLAIN, "guess"]
+    weak = [make_record(attack(name), 0.1, encoder="weak") for name in ("clean", "pgd")]
+    made = board([*able, *weak])
+    assert [row.encoder for row in made.ranked] == [PLAIN, "weak"]
     first, last = made.ranked
-    assert first.robust == first.kept == kept(interval(0.9, 0.05), interval(0.45, 0.05), higher_is_better=True)
-    assert last.robust == kept(interval(0.9, 0.05), interval(0.1, 0.05), higher_is_better=True)
+    assert first.robust == first.kept == kept(interval(0.9, 0.05), interval(0.45, 0.05), 0.0, higher_is_better=True)
+    assert last.robust == kept(interval(0.9, 0.05), interval(0.1, 0.05), 0.0, higher_is_better=True)
     assert last.kept is not None
     assert last.kept.value == 1
     assert [row.ranks for row in made.ranked] == [Ranks(1, 1), Ranks(2, 2)]
@@ -98,12 +104,12 @@ def test_encoders_are_ranked_by_what_they_reach_of_the_best_clean_score() -> Non
 def test_errors_are_ranked_the_other_way_round() -> None:
     values = {PLAIN: (1.0, 4.0), "dull": (2.0, 2.5)}
     records = [
-        make_record(attack(name), value, task="depth", encoder=encoder)
+        make_record(attack(name), value, task="depth", encoder=encoder, chance=5.0)
         for encoder, both in values.items()
         for name, value in zip(("clean", "depthpgd"), both, strict=True)
     ]
     made = board(records)
-    assert [(row.encoder, row.robust and row.robust.value) for row in made.ranked] == [("dull", 0.4), (PLAIN, 0.25)]
+    assert [(row.encoder, row.robust and row.robust.value) for row in made.ranked] == [("dull", 0.625), (PLAIN, 0.25)]
 
 
 def test_incomplete_encoders_are_not_what_others_are_compared_with() -> None:
@@ -112,10 +118,84 @@ def test_incomplete_encoders_are_not_what_others_are_compared_with() -> None:
     assert made.ranked[0].robust == made.ranked[0].kept
 
 
-def test_a_clean_score_of_nothing_is_ranked_last() -> None:
+def test_a_clean_score_of_nothing_is_not_ranked() -> None:
     nothing = [make_record(attack(name), 0.0, encoder="nothing") for name in ("clean", "pgd")]
     made = board([make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.2), *nothing])
-    assert [(row.encoder, row.kept is None) for row in made.ranked] == [(PLAIN, False), ("nothing", True)]
+    assert [(row.encoder, bool(row.ranks), row.kept is None) for row in made.rows] == [
+        (PLAIN, True, False),
+        ("nothing", False, True),
+    ]
+
+
+def scored(name: str, clean: dict[str, float], attacked: dict[str, float]) -> list[Record]:
+    return [
+        make_record(attack(kind), values[task], task=task, encoder=name, chance=CHANCE[task])
+        for task in clean
+        for kind, values in (("clean", clean), (OWN[task], attacked))
+    ]
+
+
+CHANCE = {"classification": 0.12, "segmentation": 0.07, "depth": 1.16}
+CONSTANT = {"classification": 0.11, "segmentation": 0.06, "depth": 1.17}
+LUCKY = {"classification": 0.14, "segmentation": 0.09, "depth": 1.13}
+
+
+def seeing(name: str, shift: float) -> list[Record]:
+    clean = {"classification": 0.6 + shift, "segmentation": 0.4 + shift, "depth": 0.6 - shift}
+    attacked = {"classification": 0.2 + shift, "segmentation": 0.2 + shift, "depth": 1.05 - shift}
+    return scored(name, clean, attacked)
+
+
+def only(task: str, records: list[Record]) -> list[Record]:
+    return [r for r in records if task in ("", r.task)]
+
+
+@pytest.mark.parametrize("task", ["", *CHANCE])
+def test_an_encoder_that_sees_nothing_is_below_all_others_and_changes_no_rank(task: str) -> None:
+    others = only(task, [*seeing("good", 0.1), *seeing("fair", 0.0)])
+    before = [(row.encoder, row.robust, row.ranks) for row in board(others).ranked]
+    assert [name for name, _, _ in before] == ["good", "fair"]
+    joined = only(task, [*scored("constant", CONSTANT, CONSTANT), *scored("random", LUCKY, CONSTANT)])
+    made = board([*others, *joined])
+    assert [(row.encoder, row.robust, row.ranks) for row in made.ranked] == before
+    assert [row.encoder for row in made.rows[2:]] == ["constant", "random"]
+    for row in made.rows[2:]:
+        assert len(row.guesses) == len(made.benchmarks)
+        assert row.robust is not None
+        assert row.robust.value < 0.1
+        assert row.kept is None
+
+
+@pytest.mark.parametrize("task", ["", *CHANCE])
+def test_an_encoder_that_sees_nothing_is_not_ranked_when_alone(task: str) -> None:
+    made = board(only(task, scored("constant", CONSTANT, CONSTANT)))
+    assert (made.ranked, made.rows[0].robust, made.rows[0].kept) == ([], None, None)
+
+
+def test_an_encoder_blind_for_one_task_gets_nothing_for_it() -> None:
+    half = [*only("classification", seeing("half", 0.1)), *only("depth", scored("half", CONSTANT, CONSTANT))]
+    rival = [r for r in seeing("good", 0.1) if r.task != "segmentation"]
+    made = board([*half, *rival])
+    assert [row.encoder for row in made.ranked] == ["good", "half"]
+    assert made.ranked[1].guesses == ["depth on scenes"]
+    first, last = (row.robust for row in made.ranked)
+    assert first is not None
+    assert last is not None
+    assert last.value == pytest.approx((0.3 - 0.12) / (0.7 - 0.12) / 2)
+
+
+def test_an_error_without_a_level_of_chance_has_no_share() -> None:
+    records = [make_record(attack(n), v, task="depth", chance=None) for n, v in (("clean", 0.4), ("depthpgd", 0.9))]
+    made = board(records)
+    assert made.rows[0].missing == ["depth on scenes: the level of chance"]
+    assert made.ranked == []
+
+
+def test_attacked_below_a_constant_is_said() -> None:
+    made = board(seeing("good", 0.1))
+    benchmark = next(b for b in made.benchmarks if b.task == "depth")
+    for value, worse in ((1.17, True), (1.15, False)):
+        assert benchmark.is_worse_than_constant(make_record(attack("depthpgd"), value, task="depth")) == worse
 
 
 def test_a_clean_score_whose_interval_reaches_chance_may_be_a_guess() -> None:
@@ -159,7 +239,7 @@ def test_what_is_no_number_is_not_ranked() -> None:
     ]
     made = board([*records_of(PLAIN), *broken])
     assert [row.encoder for row in made.incomplete] == ["broken"]
-    assert made.incomplete[0].missing == ["classification on scenes: a share of the clean score"]
+    assert made.incomplete[0].missing == ["classification on scenes: a clean and an attacked score"]
 
 
 def test_namesakes_of_other_weights_are_rows_of_their_own() -> None:
@@ -208,6 +288,7 @@ def test_the_level_of_chance_is_that_of_the_commonest_class(tmp_path: Path) -> N
         {"labelled": np.array([[6, 2, 0], [0, 2, 0]]), "intersection": np.zeros((2, 3))},
         {"rmse": [1.0]},
     ]
+    records = [record.model_copy(update={"chance": None}) for record in records]
     for record, columns in zip(records, rows, strict=True):
         store.write_rows(record.fingerprint, columns)
     levels = chances([Found(record, store) for record in records])
@@ -215,7 +296,8 @@ def test_the_level_of_chance_is_that_of_the_commonest_class(tmp_path: Path) -> N
 
 
 def test_the_level_of_chance_is_the_record_s_where_it_has_one(tmp_path: Path) -> None:
-    store, records = Store(tmp_path), records_of(PLAIN)
+    store = Store(tmp_path)
+    records = [record.model_copy(update={"chance": None}) for record in records_of(PLAIN)]
     assert chances([Found(record, store) for record in records]) == {}
     told = [record.model_copy(update={"chance": 0.25}) for record in records]
     assert set(chances([Found(record, store) for record in told]).values()) == {0.25}

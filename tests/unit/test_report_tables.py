@@ -70,6 +70,7 @@ def make_record(
         "metric": metric,
         "unit": unit,
         "higher_is_better": higher,
+        "chance": None if higher else 2.0,
         "n": 200,
         "metrics": {metric: interval},
         "metrics_8bit": {metric: interval},

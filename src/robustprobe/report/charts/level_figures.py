@@ -9,7 +9,7 @@ from robustprobe.report.charts.figures import Figure, axis_top, drawn_series, en
 from robustprobe.report.charts.series import EncoderStyle
 from robustprobe.report.tables.board import Board
 from robustprobe.report.tables.matrix import ends_text, interval_text, number_text, percent_text
-from robustprobe.report.tables.shares import kept, share_text
+from robustprobe.report.tables.shares import share_text
 from robustprobe.results.records import Interval, Record
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ def _heat_figure(board: Board, position: int) -> Figure | None:
     for row in lines:
         clean = next((r for r in row.cells[position] if r and r.is_clean), None)
         for column, record in zip(benchmark.columns, row.cells[position], strict=True):
-            share = kept(clean.headline, record.headline, benchmark.higher_is_better) if clean and record else None
-            if share and record and not record.is_clean:
+            if clean is None or record is None or record.is_clean or benchmark.is_guess(clean):
+                continue
+            if share := benchmark.kept(clean.headline, record.headline):
                 rows.append(_tile(known[row.encoder], column.label, share))
     if not rows:
         return None

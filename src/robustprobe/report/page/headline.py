@@ -1,11 +1,9 @@
 """The result in words: what each encoder scores clean and attacked, and for which task it is weakest."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from robustprobe.metrics.kept import share_kept
-from robustprobe.report.tables.board import Board, BoardRow
+from robustprobe.report.tables.board import Board, BoardRow, TaskOnDataset
 from robustprobe.report.tables.matrix import ends_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.report.tables.shares import share_text
 from robustprobe.results.records import Interval, Record
@@ -21,7 +19,7 @@ class Score(NamedTuple):
 
 
 class Remainder(NamedTuple):
-    """The share kept, for large print: `3 %` with the words `kept`, or `2.9 ×` with `the clean error`."""
+    """The share kept, for large print: `3 %` with the word `kept`, or `chance` with `when clean`."""
 
     value: str
     words: str
@@ -30,8 +28,9 @@ class Remainder(NamedTuple):
 class Finding(NamedTuple):
     """One encoder on one task of one dataset: its clean score and the one under the strongest task-specific attack.
 
-    None: not measured. `kept` is the share of the clean score that is kept; for an error, the clean one over the
-    attacked one. It is also None where the clean score is a `guess`: not above chance.
+    None: not measured. `kept` is the share of the clean score above chance that is kept. It is also None where the
+    clean score is a `guess`: not above chance. `constant` says that a constant answer does better than the attacked
+    encoder, and how well.
     """
 
     task: str
@@ -44,6 +43,7 @@ class Finding(NamedTuple):
     kept: float | None
     remainder: Remainder | None
     guess: bool
+    constant: str
 
 
 class EncoderFindings(NamedTuple):
@@ -84,18 +84,19 @@ def _kept_text(row: BoardRow | None, found_board: Board) -> str:
     With several encoders, first the share it reaches of the best clean score. Where a clean score is not above chance,
     that is said instead of the share kept.
     """
+    guess = f"is not better than chance on clean images for {_listed(row.guesses)}" if row and row.guesses else ""
     if row is None or row.robust is None:
-        return ""
+        return guess
     where = f"at {found_board.level_text}{_over(row, found_board)}"
-    reached = f"reaches {share_text(row.robust)} of the best clean score under attack {where}"
+    reached = f"reaches {share_text(row.robust)} of the best clean score above chance under attack {where}"
     alone = len(found_board.rows) == 1
-    if row.guesses:
-        guess = f"is not better than chance on clean images for {_listed(row.guesses)}"
+    if guess:
         return guess if alone else f"{reached}; {guess}"
     if row.kept is None:
         return reached
     kept = f"keeps {share_text(row.kept)} of its"
-    return f"{kept} clean score {where}" if alone else f"{reached}; {kept} own clean score"
+    above = "clean score above chance"
+    return f"{kept} {above} {where}" if alone else f"{reached}; {kept} own {above}"
 
 
 def _over(row: BoardRow, found_board: Board) -> str:
@@ -110,17 +111,19 @@ def _listed(names: Sequence[str]) -> str:
 
 def _summary(found_board: Board) -> str:
     """One sentence on the encoder, or on the first and the last of several."""
-    rows = found_board.ranked or [row for row in found_board.rows if row.robust][:1]
-    if not rows or rows[0].robust is None:
+    rows = found_board.ranked or [row for row in found_board.rows if row.robust or row.guesses][:1]
+    if not rows:
         return ""
     first, last = rows[0], rows[-1]
+    blind = [row for row in found_board.rows if row.is_blind and row is not first]
+    ending = "".join(f" {row.encoder} is not ranked: at chance on clean images for every task." for row in blind)
     if len(rows) == 1:
-        return f"{first.encoder} {_kept_text(first, found_board)}{_weakest_text(first, found_board)}."
+        return f"{first.encoder} {_kept_text(first, found_board)}{_weakest_text(first, found_board)}.{ending}"
     apart = "" if last.ranks and last.ranks.first > 1 else ", but their intervals overlap"
-    least = share_text(last.robust) if last.robust else "nothing"
-    most = f"{share_text(rows[0].robust)} of the best clean score under attack at {found_board.level_text}"
+    most, least = (share_text(row.robust) if row.robust else "nothing" for row in (first, last))
+    most = f"{most} of the best clean score above chance under attack at {found_board.level_text}"
     among = f"the highest of {_count_text(len(rows))} encoders; {last.encoder} has the lowest, {least}"
-    return f"{first.encoder} reaches {most}{_over(first, found_board)}: {among}{apart}."
+    return f"{first.encoder} reaches {most}{_over(first, found_board)}: {among}{apart}.{ending}"
 
 
 def _weakest_text(row: BoardRow, found_board: Board) -> str:
@@ -145,8 +148,9 @@ def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) 
     own = [(label, r) for label, r in cells if r.is_task_specific and not r.is_clean]
     label, attacked = _strongest(own) if own else ("", None)
     position = found_board.benchmark(clean) if clean else None
-    guess = clean is not None and position is not None and found_board.benchmarks[position].is_guess(clean)
-    kept = _kept(clean, attacked) if clean and attacked and not guess else None
+    benchmark = None if position is None else found_board.benchmarks[position]
+    guess = clean is not None and benchmark is not None and benchmark.is_guess(clean)
+    kept = _kept(clean, attacked, benchmark) if clean and attacked and benchmark and not guess else None
     remainder = Remainder("chance", "when clean") if guess else None
     return Finding(
         task=first.task,
@@ -157,15 +161,17 @@ def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) 
         attacked=_score(attacked),
         attack=label,
         kept=kept,
-        remainder=_remainder(kept, first.higher_is_better) if kept is not None else remainder,
+        remainder=Remainder(percent_text(kept), "kept") if kept is not None else remainder,
         guess=guess,
+        constant=_constant_text(attacked, benchmark) if attacked and benchmark else "",
     )
 
 
-def _remainder(kept: float, higher_is_better: bool) -> Remainder:
-    if higher_is_better:
-        return Remainder(percent_text(kept), "kept")
-    return Remainder(f"{1 / kept:.1f} ×" if kept > 0 else "∞", "the clean error")
+def _constant_text(attacked: Record, benchmark: TaskOnDataset) -> str:
+    if not benchmark.is_worse_than_constant(attacked):
+        return ""
+    unit = "" if benchmark.unit == "share" else f" {benchmark.unit}"
+    return f"worse than a constant answer: {number_text(benchmark.floor)}{unit}"
 
 
 def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
@@ -175,9 +181,9 @@ def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
     return min((pair for pair in own if pair[1].attack.eps == largest), key=lambda pair: sign * pair[1].headline.value)
 
 
-def _kept(clean: Record, attacked: Record) -> float | None:
-    share = float(share_kept(clean.headline.value, attacked.headline.value, clean.higher_is_better))
-    return None if math.isnan(share) else share
+def _kept(clean: Record, attacked: Record, benchmark: TaskOnDataset) -> float | None:
+    share = benchmark.kept(clean.headline, attacked.headline)
+    return share.value if share else None
 
 
 def _score(record: Record | None) -> Score | None:
@@ -197,9 +203,7 @@ def _weakest(findings: list[Finding]) -> str:
     if len(known) < 2:
         return ""
     kept, worst = min(known, key=lambda pair: pair[0])
-    done = f"leaves {percent_text(kept)} of the clean score"
-    if not worst.higher_is_better:
-        done = f"makes the error {1 / kept:.1f} times the clean one" if kept > 0 else "leaves no finite error"
+    done = f"leaves {percent_text(kept)} of the clean score above chance"
     return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} {done}."
 
 
@@ -215,7 +219,7 @@ def _lead(records: list[Record], portraits: list[EncoderFindings]) -> str:
     shares = least if least == most else f"between {least} and {most}"
     spread = "encoder and task" if len(portraits) > 1 else "the task"
     ending = "." if least == most else f", depending on {spread}."
-    return f"Changes {changes} leave {shares} of the clean score{ending}"
+    return f"Changes {changes} leave {shares} of the clean score above chance{ending}"
 
 
 def _facts(records: list[Record]) -> list[tuple[str, str]]:

@@ -34,14 +34,32 @@ class TaskOnDataset(NamedTuple):
     columns: list[Column]
     chance: float | None
 
+    @property
+    def floor(self) -> float:
+        """What counts as nothing left: the level of chance, else 0 for scores; NaN for errors, where no value is."""
+        if self.chance is not None:
+            return self.chance
+        return 0.0 if self.higher_is_better else math.nan
+
     def is_guess(self, clean: Record) -> bool:
-        """Whether the interval of a clean score reaches the level of chance."""
-        return self.chance is not None and self.higher_is_better and clean.headline.ci_low <= self.chance
+        """Whether the interval of a clean score or error reaches the level of chance."""
+        if self.higher_is_better:
+            return clean.headline.ci_low <= self.floor
+        return clean.headline.ci_high >= self.floor
+
+    def kept(self, clean: Interval, attacked: Interval) -> Estimate | None:
+        """The share of what is better than chance that is left; None where nothing is, or chance is not known."""
+        return kept(clean, attacked, self.floor, self.higher_is_better)
+
+    def is_worse_than_constant(self, record: Record) -> bool:
+        """Whether the best constant answer does better than this one."""
+        value = record.headline.value
+        return value < self.floor if self.higher_is_better else value > self.floor
 
 
 class ScoreKept(NamedTuple):
     """The strongest task-specific attack on an encoder: its label, the clean and the attacked record, and the share of
-    the encoder's own clean score that is kept; None where the clean score is 0.
+    the encoder's own clean score above chance that is kept; None where the clean score is not above chance.
     """
 
     attack: str
@@ -53,9 +71,10 @@ class ScoreKept(NamedTuple):
 class BoardRow(NamedTuple):
     """One encoder: its cells and the share of the clean score it keeps, for each benchmark (a task on a dataset).
 
-    `robust` is the attacked score relative to the best clean score of the encoders compared, mean over benchmarks;
-    encoders are ranked by it. `kept` is the same relative to the encoder's own clean score. `ranks` is None where a
-    benchmark is incomplete. `guesses` are benchmarks whose clean score is not above chance.
+    `robust` is the attacked score above chance relative to the best clean score above chance of the encoders compared,
+    mean over benchmarks; encoders are ranked by it. `kept` is the same relative to the encoder's own clean score.
+    `guesses` are benchmarks whose clean score is not above chance. `ranks` is None where a benchmark is incomplete, or
+    where every benchmark is a guess.
     """
 
     encoder: str
@@ -67,9 +86,17 @@ class BoardRow(NamedTuple):
     missing: list[str]
     guesses: list[str]
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether no clean score is above chance."""
+        return 0 < len(self.guesses) == len(self.benchmarks)
+
 
 class Board(NamedTuple):
-    """Encoders with all cells of every benchmark, the most robust first; then the others, unranked."""
+    """Encoders with all cells of every benchmark, the most robust first; then the others, unranked.
+
+    A clean score that is not above chance is never the best one, so such an encoder changes no rank.
+    """
 
     level: Level | None
     benchmarks: list[TaskOnDataset]
@@ -166,7 +193,13 @@ def _benchmarks(
     endings = distinctions([(r.task, r.images_of) for r in first], facts)
     return {
         key: TaskOnDataset(
-            r.task, r.images_of + ending, r.metric, r.unit, r.higher_is_better, _columns(some), chance.get(key)
+            r.task,
+            r.images_of + ending,
+            r.metric,
+            r.unit,
+            r.higher_is_better,
+            _columns(some),
+            chance.get(key, r.chance),
         )
         for (key, some), r, ending in zip(ordered.items(), first, endings, strict=True)
     }
@@ -185,18 +218,18 @@ def _columns(records: Sequence[Record]) -> list[Column]:
 def _row(encoder: str, benchmarks: Sequence[TaskOnDataset], cells: list[list[Record | None]]) -> BoardRow:
     shares = [_kept(benchmark, line) for benchmark, line in zip(benchmarks, cells, strict=True)]
     missing = [m for benchmark, line in zip(benchmarks, cells, strict=True) for m in _missing(benchmark, line)]
-    known = [k.share for k in shares if k and k.share]
-    lacking = missing or [
-        f"{benchmark.task} on {benchmark.dataset}: a share of the clean score"
-        for benchmark, share in zip(benchmarks, shares, strict=True)
-        if share is None
-    ]
-    guesses = [
-        f"{benchmark.task} on {benchmark.dataset}"
-        for benchmark, share in zip(benchmarks, shares, strict=True)
-        if share and benchmark.is_guess(share.clean)
-    ]
+    pairs = list(zip(benchmarks, shares, strict=True))
+    known = [k.share for b, k in pairs if k and k.share and not b.is_guess(k.clean)]
+    lacking = missing or [f"{b.task} on {b.dataset}: {why}" for b, k in pairs if (why := _unknown(b, k))]
+    guesses = [f"{b.task} on {b.dataset}" for b, k in pairs if k and b.is_guess(k.clean)]
     return BoardRow(encoder, cells, shares, mean_kept(known) if known else None, None, None, lacking, guesses)
+
+
+def _unknown(benchmark: TaskOnDataset, found: ScoreKept | None) -> str:
+    """Why no share of the clean score is known; empty where it is, or where the clean score is a guess."""
+    if found is None:
+        return "a clean and an attacked score"
+    return "the level of chance" if math.isnan(benchmark.floor) else ""
 
 
 def _missing(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> list[str]:
@@ -215,7 +248,7 @@ def _kept(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> ScoreKept 
         return None
     sign = 1 if benchmark.higher_is_better else -1
     label, worst = min(own, key=lambda pair: sign * pair[1].headline.value)
-    return ScoreKept(label, clean, worst, kept(clean.headline, worst.headline, benchmark.higher_is_better))
+    return ScoreKept(label, clean, worst, benchmark.kept(clean.headline, worst.headline))
 
 
 def _measured(rows: list[BoardRow], benchmarks: Sequence[TaskOnDataset]) -> list[BoardRow]:
@@ -227,13 +260,13 @@ def _measured(rows: list[BoardRow], benchmarks: Sequence[TaskOnDataset]) -> list
 
 def _best_clean(benchmark: TaskOnDataset, found: Sequence[ScoreKept | None]) -> Interval | None:
     sign = 1 if benchmark.higher_is_better else -1
-    clean = [k.clean.headline for k in found if k]
+    clean = [k.clean.headline for k in found if k and not benchmark.is_guess(k.clean)]
     return max(clean, key=lambda score: sign * score.value, default=None)
 
 
 def _robust(row: BoardRow, best: Sequence[Interval | None], benchmarks: Sequence[TaskOnDataset]) -> Estimate | None:
     shares = [
-        kept(clean, k.attacked.headline, benchmark.higher_is_better)
+        benchmark.kept(clean, k.attacked.headline)
         for benchmark, clean, k in zip(benchmarks, best, row.benchmarks, strict=True)
         if clean and k
     ]
@@ -243,7 +276,7 @@ def _robust(row: BoardRow, best: Sequence[Interval | None], benchmarks: Sequence
 
 def _ranked(rows: list[BoardRow]) -> list[BoardRow]:
     whole = sorted(
-        (row for row in rows if row.robust and not row.missing),
+        (row for row in rows if row.robust and not row.missing and not row.is_blind),
         key=lambda row: (-(row.robust.value if row.robust else 0), row.encoder),
     )
     spans = ranks([row.robust for row in whole if row.robust])

@@ -1,11 +1,11 @@
-"""The share of the clean score that an attack left, its 95 % interval, and the ranks that intervals allow."""
+"""The share of the clean score above chance that an attack left, its 95 % interval, and ranks that intervals allow."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from robustprobe.metrics.intervals import Estimate
-from robustprobe.metrics.kept import share_kept
+from robustprobe.metrics.kept import above_chance, share_kept
 from robustprobe.report.tables.matrix import percent_text
 from robustprobe.results.records import Interval
 
@@ -22,25 +22,32 @@ class Ranks(NamedTuple):
         return str(self.first) if self.first == self.last else f"{self.first}\N{EN DASH}{self.last}"
 
 
-def kept(clean: Interval, attacked: Interval, higher_is_better: bool) -> Estimate | None:
-    """Attacked over clean for scores, clean over attacked for errors, with a 95 % interval.
+def kept(clean: Interval, attacked: Interval, chance: float, higher_is_better: bool) -> Estimate | None:
+    """(attacked - chance) / (clean - chance), at least 0, with a 95 % interval.
 
     The distances of both ends are added in quadrature (MOVER, Zou and Donner 2008), as if clean and attacked had been
-    measured on different images: wider than a paired interval, never narrower where the two rise together.
+    measured on different images: wider than a paired interval, never narrower where the two rise together. `chance`
+    counts as exact: it follows from the labels of the same images.
 
     Returns:
-        None where a value is not finite or the quotient does not exist.
+        None where a value is not finite or the clean score is not better than chance.
     """
-    part, whole = (attacked, clean) if higher_is_better else (clean, attacked)
-    if not all(math.isfinite(x) for x in (*part.model_dump().values(), *whole.model_dump().values())):
+    if not all(math.isfinite(x) for x in (*attacked.model_dump().values(), *clean.model_dump().values(), chance)):
         return None
-    share = float(share_kept(clean.value, attacked.value, higher_is_better))
-    if math.isnan(share) or part.value < 0:
+    part, whole = (_gain(interval, chance, higher_is_better) for interval in (attacked, clean))
+    share = float(share_kept(clean.value, attacked.value, chance, higher_is_better))
+    if math.isnan(share):
         return None
     low = math.hypot((part.value - part.ci_low) / whole.value, share - part.value / whole.ci_high)
     smallest = part.value / whole.ci_low if whole.ci_low > 0 else math.inf
     high = math.hypot((part.ci_high - part.value) / whole.value, smallest - share)
     return Estimate(share, max(0.0, share - low), share + high)
+
+
+def _gain(interval: Interval, chance: float, higher_is_better: bool) -> Estimate:
+    """An interval of a score or an error as one of what is better than chance."""
+    value, low, high = (float(above_chance(x, chance, higher_is_better)) for x in interval.model_dump().values())
+    return Estimate(value, min(low, high), max(low, high))
 
 
 def mean_kept(parts: Sequence[Estimate]) -> Estimate:
