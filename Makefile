@@ -5,7 +5,9 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 .PHONY: demo test test-browser test-cluster lint setup
 .DELETE_ON_ERROR:
 
-demo: setup
+# Without the tools of development; those that are there already stay.
+demo: $(UV)
+	$(UV) sync --no-dev --inexact
 	$(UV) run --no-sync robustprobe demo
 
 test: setup

@@ -222,7 +222,7 @@ def test_the_page_is_one_file_with_the_images(call: Call, finished: Path, tmp_pa
 
 
 def test_the_bundled_demo_suite(call: Call, tmp_path: Path) -> None:
-    answer = call("run", "demo", "--limit", 8, "--train-limit", 48, "--steps", 2, "--out", tmp_path)
+    answer = call("run", "demo-full", "--limit", 8, "--train-limit", 48, "--steps", 2, "--out", tmp_path)
     assert answer.code == 0, answer.err
     encoders = {r.encoder for r in Store(tmp_path).records()}
     assert encoders == {"bundled:scenes", "bundled:scenes-deacl", "bundled:scenes-anyhead"}

@@ -30,7 +30,7 @@ _COMMANDS = {
     "Evaluate": {
         "demo": (
             "run:demo",
-            "Evaluate the bundled encoders on generated scenes: no download, no GPU, about four minutes.",
+            "Evaluate two bundled encoders on generated scenes: no download, no GPU, about a minute.",
         ),
         "run": ("run:run", "Attack encoders and evaluate them on every task, as a suite file or options say."),
     },

@@ -42,8 +42,11 @@ class TerminalConsole(Console):
 
 
 def new_console() -> Console:
-    """A console as wide as the terminal; wide enough for tables where there is none."""
-    return TerminalConsole() if sys.stdout.isatty() else TerminalConsole(width=WIDTH)
+    """A console as wide as the terminal; where there is none, as $COLUMNS says or wide enough for most tables."""
+    if sys.stdout.isatty():
+        return TerminalConsole()
+    columns = os.environ.get("COLUMNS", "")
+    return TerminalConsole(width=int(columns) if columns.isdigit() and int(columns) else WIDTH)
 
 
 def prepare_streams() -> None:

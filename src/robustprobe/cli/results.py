@@ -21,6 +21,7 @@ def table(
     format: Literal["rich", "md", "csv", "json", "latex"] = "rich",
     transfer: bool = False,
     layout: Literal["all", "paper"] = "all",
+    verbose: Annotated[bool, Parameter(alias="-v")] = False,
 ) -> None:
     """Print the results of a folder as a table.
 
@@ -34,12 +35,14 @@ def table(
         Also show transfer: scores under attacks that were made for another task.
     layout
         all, or paper: results at Linf 8/255 in the columns of the paper's three tables, one row per record.
+    verbose
+        Print every finding of the sanity checks below the tables, not one line for each cause.
     """
     from robustprobe.report.tables import results as tables
 
     records = Store(folder).records()
     if format == "rich":
-        tables.print_rich(records, transfer=transfer, console=new_console(), layout=layout)
+        tables.print_rich(records, transfer=transfer, console=new_console(), layout=layout, verbose=verbose)
     else:
         print_for_programs(tables.render(records, format, transfer=transfer, layout=layout) + "\n", format)
 

@@ -1,9 +1,10 @@
 """`robustprobe run` and `robustprobe demo`."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -25,6 +26,11 @@ from robustprobe.core.registry import executors
 from robustprobe.core.shared_names import split_name
 from robustprobe.core.spec import ExecutorOptions, Suite
 from robustprobe.core.suites import find_suite, narrowed
+
+if TYPE_CHECKING:
+    from robustprobe.evaluation.run import Failure
+
+Verbose = Annotated[bool, Parameter(alias="-v", group=OUTPUT)]
 
 
 @Parameter(name="*", group=WHAT)
@@ -107,17 +113,22 @@ class GateOptions:
     """File for the outcomes as JUnit XML, which build servers show."""
 
 
-def demo(*, out: Path = Path("demo"), device: str = "auto") -> None:
-    """Evaluate the bundled encoders on generated scenes: no download, no GPU, about four minutes.
+def demo(*, out: Path | None = None, device: str = "auto", full: bool = False, verbose: Verbose = False) -> None:
+    """Evaluate two bundled encoders on generated scenes: no download, no GPU, about a minute.
 
     Parameters
     ----------
     out
-        Folder for results and the page.
+        Folder for results and the page. By default demo, and demo-full with --full.
     device
         auto, cpu or cuda.
+    full
+        Three encoders, more images and attacks, and examples of every kind: about four minutes.
+    verbose
+        Print every table and every finding of the sanity checks.
     """
-    _run(find_suite("demo"), out, MachineOptions(device=device))
+    name = "demo-full" if full else "demo"
+    _run(find_suite(name), out or Path(name), MachineOptions(device=device), brief=True, verbose=verbose)
 
 
 def run(
@@ -133,6 +144,7 @@ def run(
     launch: LaunchOptions = LaunchOptions(),
     output: OutputOptions = OutputOptions(),
     gates: GateOptions = GateOptions(),
+    verbose: Verbose = False,
 ) -> None:
     """Attack encoders and evaluate them on every task, as a suite file or these options say.
 
@@ -145,11 +157,24 @@ def run(
     only
         Keep only the suite's encoders, datasets or attacks that match, such as cifar10 or 'dinov2*'. Can be given
         several times.
+    verbose
+        Print transfer between tasks and every finding of the sanity checks too.
     """
     changes = {"examples": output.examples, "extreme_examples": output.extreme_examples}
     base = find_suite(suite) if suite else None
     whole = changed_suite(base, data, attacks, heads, machine, encoders=encoders.encoder, **changes)
-    _run(narrowed(whole, only or []), output.out, machine, encoders.arch, launch, leave_out=bool(only), gates=gates)
+    chosen = narrowed(whole, only or [])
+    _run(
+        chosen,
+        output.out,
+        machine,
+        encoders.arch,
+        launch,
+        leave_out=bool(only),
+        gates=gates,
+        brief=False,
+        verbose=verbose,
+    )
 
 
 def _run(
@@ -160,6 +185,9 @@ def _run(
     launch: LaunchOptions = LaunchOptions(),
     leave_out: bool = False,
     gates: GateOptions = GateOptions(),
+    *,
+    brief: bool,
+    verbose: bool,
 ) -> None:
     spread, rules = launch.spec(), parse_rules(gates.fail_under)
     if gates.fail_on_regression is not None:
@@ -167,40 +195,49 @@ def _run(
     console = new_console()
     console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
     from robustprobe.cli._display import RunDisplay, show_plan
+    from robustprobe.cli._outcome import show_outcome
     from robustprobe.core.device import find_device
-    from robustprobe.encoders import go_offline, with_arch
+    from robustprobe.encoders import go_offline
     from robustprobe.evaluation.plan import make_plan
     from robustprobe.evaluation.run import execute
-    from robustprobe.report.page.render import write_page
-    from robustprobe.report.tables.results import print_rich
-    from robustprobe.results.protocol import protocol_name
     from robustprobe.results.store import Store
+    from robustprobe.results.union import Found
 
     if launch.offline:
         go_offline()
-    if arch:
-        named = tuple(with_arch(e, arch) if split_name(e)[1].startswith("file:") else e for e in suite.encoders)
-        suite = suite.model_copy(update={"encoders": named})
-    store = Store(out) if launch.dry_run else Store(out).prepare()
-    plan = make_plan(suite, store, machine.data_root, find_device(machine.device), leave_out=leave_out)
-    check_planned(rules, plan)
-    show_plan(console, plan)
-    if launch.dry_run:
-        return
-    with RunDisplay(console, plan) as display:
-        failures = execute(plan, store, display.update, spread, display.say)
-    wanted = plan.fingerprints()
-    if finished := [r for r in store.records() if r.fingerprint in wanted]:
-        print_rich(finished, transfer=False, console=console)
-        page = write_page(out, out / "report.html")
-        console.print(f"Protocol, to cite: {protocol_name(finished)}", soft_wrap=True, markup=False, highlight=False)
-        console.print(f"Results: {out}    Page: {page.resolve().as_uri()}", soft_wrap=True)
+    suite = _with_arch(suite, arch)
+    with Store(out).kept_if_used(create=not launch.dry_run) as store:
+        plan = make_plan(suite, store, machine.data_root, find_device(machine.device), leave_out=leave_out)
+        check_planned(rules, plan)
+        show_plan(console, plan)
+        if launch.dry_run:
+            return
+        with RunDisplay(console, plan) as display:
+            failures = execute(plan, store, display.update, spread, display.say)
+        wanted = plan.fingerprints()
+        finished = [r for r in store.records() if r.fingerprint in wanted]
+        show_outcome(console, [Found(r, store) for r in finished], out, brief=brief, verbose=verbose)
+    _end(failures, out)
+    judge_run(rules, gates.fail_on_regression, store, finished, gates.junit)
+
+
+def _with_arch(suite: Suite, arch: str | None) -> Suite:
+    """The suite with an architecture for encoders from checkpoint files."""
+    from robustprobe.encoders import with_arch
+
+    if not arch:
+        return suite
+    named = tuple(with_arch(e, arch) if split_name(e)[1].startswith("file:") else e for e in suite.encoders)
+    return suite.model_copy(update={"encoders": named})
+
+
+def _end(failures: "Sequence[Failure]", out: Path) -> None:
+    """Print what failed, and exit where something did."""
     for failure in failures:
         print(f"robustprobe: failed: {failure.label}: {failure.reason}", file=sys.stderr)
     if failures:
         print(f"robustprobe: {safe(out)}; the same command tries what failed again.", file=sys.stderr)
         sys.exit(1 if all(failure.mistake for failure in failures) else 2)
-    judge_run(rules, gates.fail_on_regression, store, finished, gates.junit)
 
 
 def safe(out: Path) -> str:

@@ -15,7 +15,7 @@ import io
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,26 @@ class Store:
             ) from error
         sweep([*(self.folder / name for name in ROOMS), *(self.folder / "examples").iterdir()])
         return self
+
+    @contextmanager
+    def kept_if_used(self, create: bool = True) -> Iterator["Store"]:
+        """Context of a run: the folder is prepared, and what was created for it is removed where it stayed empty.
+
+        Args:
+            create: False leaves the folder as it is, for a look at what a run would do.
+        """
+        if not create:
+            yield self
+            return
+        rooms = [self.folder / name for name in ROOMS]
+        new = [path for path in (*reversed(self.folder.parents), self.folder, *rooms) if not path.exists()]
+        try:
+            yield self.prepare()
+        finally:
+            for path in reversed(new):
+                # Folders with files in them stay.
+                with suppress(OSError):
+                    path.rmdir()
 
     def records(self) -> list[Record]:
         """All records, sorted by fingerprint.
@@ -149,7 +169,7 @@ class Store:
 
     def _write(self, path: Path, content: bytes) -> str:
         with self.writing(path):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content)
         return hashlib.sha256(content).hexdigest()
 

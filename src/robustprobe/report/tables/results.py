@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.report.paper.published import paper_layout
 from robustprobe.report.tables import sheet
+from robustprobe.report.tables.blocks import BRACKETS, MARK, Notes, print_notes, task_sheets, transfer_sheets
+from robustprobe.report.tables.fitting import print_fitting
 from robustprobe.report.tables.matrix import (
     MISSING,
     TaskTable,
@@ -53,8 +55,6 @@ KEYS = (
 LAYOUTS = ("all", "paper")
 NO_RECORDS = "No finished cells yet."
 NO_PAPER_RECORDS = "No finished cells of the paper's attacks at its eps."
-MARK = "†"
-"""Beside a number with a failed sanity check; a sentence below the tables says what it means."""
 
 
 def table_rows(records: Iterable["Record"], transfer: bool = False) -> list[dict[str, Any]]:
@@ -124,6 +124,8 @@ def render(records: Iterable["Record"], format: str, transfer: bool = False, lay
         if format == "json":
             return json_text(rows)
         return csv_text([{**row, "other_metrics": json.dumps(row["other_metrics"])} for row in rows], KEYS)
+    if format == "rich":
+        return sheet.as_terminal(lambda console: print_rich(records, transfer, console, layout))
     return sheet.text(document(records, transfer, layout), format)
 
 
@@ -175,6 +177,32 @@ def value_text(record: "Record | None") -> str:
     return interval_text(record.headline) + ("" if trusted(record) else f" {MARK}")
 
 
-def print_rich(records: Iterable["Record"], transfer: bool, console: "Console", layout: str = "all") -> None:
-    """Print the tables for people; intervals go below their values where the console is narrow."""
-    sheet.print_rich(document(records, transfer, layout), console)
+def print_rich(
+    records: Iterable["Record"],
+    transfer: bool,
+    console: "Console",
+    layout: str = "all",
+    verbose: bool = False,
+    pointer: str = "What was measured where: robustprobe table -v",
+) -> None:
+    """Print the tables for people: a block per task and eps in the width of the console, and numbered notes.
+
+    Args:
+        transfer: also the transfer tables.
+        layout: `all`, or `paper` for the columns of the paper's tables alone.
+        verbose: every finding of the sanity checks, not one line for each cause.
+        pointer: where those findings are, where they are not printed.
+    """
+    check_layout(transfer, layout)
+    known = list(records)
+    if layout == "paper" or not known:
+        sheet.print_rich(document(known, transfer, layout), console)
+        return
+    notes = Notes()
+    for table in task_tables(known):
+        for one in task_sheets(table, notes):
+            print_fitting(one, console)
+    for one in transfer_sheets(known, notes) if transfer else []:
+        print_fitting(one, console)
+    console.print(BRACKETS, markup=False, highlight=False)
+    print_notes(notes, console, verbose, pointer)

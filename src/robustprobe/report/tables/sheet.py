@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -156,11 +156,16 @@ def _stacked(shared: list[str], rows: list[Row]) -> list[Row]:
 
 
 def _rich(document: Document) -> str:
+    return as_terminal(lambda console: print_rich(document, console))
+
+
+def as_terminal(show: Callable[["Console"], None]) -> str:
+    """What a wide terminal without colour shows."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=TEXT_WIDTH, color_system=None)
     with console.capture() as capture:
-        print_rich(document, console)
+        show(console)
     return capture.get()
 
 
