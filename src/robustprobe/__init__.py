@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from robustprobe.core.types import FeatureDims, Features, LabelSpace, Sample
     from robustprobe.datasets import Dataset, load_dataset
     from robustprobe.defences import Defence
-    from robustprobe.encoders import Encoder, EncoderCard, load_encoder
+    from robustprobe.encoders import Encoder, EncoderCard, load_encoder, wrap
     from robustprobe.tasks import Head, Model, Task
     from robustprobe.training import harden
 
@@ -32,6 +32,7 @@ _HOMES = {
     "Encoder": "encoders",
     "EncoderCard": "encoders",
     "load_encoder": "encoders",
+    "wrap": "encoders",
     "UserError": "core.errors",
     "Defence": "defences",
     "harden": "training",
@@ -67,6 +68,7 @@ __all__ = [
     "load_dataset",
     "load_encoder",
     "minimal_eps",
+    "wrap",
 ]
 
 

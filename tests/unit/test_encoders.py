@@ -191,9 +191,9 @@ def test_users_own_class_is_an_encoder(user_file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Other", "Other is not a subclass of robustprobe.Encoder; derive from it and implement `features`"),
+        ("Other", "is the class Other, not an encoder: not a subclass of robustprobe.Encoder"),
         ("Hollow", "Hollow has no `features` method"),
-        ("torch", "torch is not a subclass of robustprobe.Encoder"),
+        ("torch", "not a subclass of robustprobe.Encoder"),
         ("Bloks", "unknown name in .*mine.py 'Bloks'. Did you mean 'Blocks'"),
     ],
 )

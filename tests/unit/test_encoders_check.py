@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from robustprobe import Encoder, EncoderCard, FeatureDims, Features, UserError
 from robustprobe.encoders._check import check_encoder
@@ -88,13 +89,6 @@ class Unnormalised(Sound):
         return images
 
 
-class UnnormalisedOnPurpose(Unnormalised):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(3))
-        self.register_buffer("std", torch.ones(3))
-
-
 class Transposed(Sound):
     def features(self, images: Tensor) -> Features:
         cls, patches = super().features(images)
@@ -118,12 +112,87 @@ class AlwaysNaN(Sound):
         return Features(cls * torch.nan, patches)
 
 
+class AnswersTensor(Sound):
+    def features(self, images: Tensor) -> Any:
+        return super().features(images).patches
+
+
+class AnswersTuple(Sound):
+    def features(self, images: Tensor) -> Any:
+        return tuple(super().features(images))
+
+
+class AnswersDict(Sound):
+    def features(self, images: Tensor) -> Any:
+        return {"last_hidden_state": super().features(images).patches}
+
+
+class ChannelsLast(Sound):
+    def features(self, images: Tensor) -> Features:
+        cls, patches = super().features(images)
+        return Features(cls, patches.permute(0, 2, 3, 1))
+
+
+class TokenList(Sound):
+    def features(self, images: Tensor) -> Features:
+        cls, patches = super().features(images)
+        return Features(cls, patches.flatten(2).transpose(1, 2))
+
+
+class WholeNumbers(Sound):
+    def features(self, images: Tensor) -> Features:
+        cls, patches = super().features(images)
+        return Features(cls, patches.long())
+
+
+class Reentrant(Sound):
+    def features(self, images: Tensor) -> Features:
+        patches = checkpoint(self.conv, self.normalise(images), use_reentrant=True)
+        return Features(patches.mean((2, 3)), patches)
+
+
+class WithNorm(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6)
+
+
+class BackToTraining(WithNorm):
+    def features(self, images: Tensor) -> Features:
+        self.norm.train()
+        patches = self.norm(super().features(images).patches)
+        return Features(patches.mean((2, 3)), patches)
+
+
+class TrainingMeanwhile(WithNorm):
+    def features(self, images: Tensor) -> Features:
+        self.norm.train()
+        patches = self.norm(super().features(images).patches)
+        self.norm.eval()
+        return Features(patches.mean((2, 3)), patches)
+
+
+class WritesIntoImages(Sound):
+    def normalise(self, images: Tensor) -> Tensor:
+        return images.sub_(0.5).div_(0.25)
+
+
+class InHalf(Sound):
+    """Half precision inside; heads get what the images have."""
+
+    def features(self, images: Tensor) -> Features:
+        cls, patches = super().features(images)
+        return Features(cls.bfloat16(), patches.bfloat16())
+
+
 def failures(encoder: Encoder) -> dict[str, str]:
     return {check.name: check.seen for check in check_encoder(encoder) if not check.passed}
 
 
 @pytest.mark.parametrize(
-    "encoder", [Sound(), UnnormalisedOnPurpose(), OneSize(fixed_size=True)], ids=lambda e: type(e).__name__
+    "encoder",
+    [Sound(), Unnormalised(), WritesIntoImages(), InHalf(), OneSize(fixed_size=True)],
+    ids=lambda e: type(e).__name__,
 )
 def test_sound_encoders_pass_every_check(encoder: Encoder) -> None:
     found = check_encoder(encoder.freeze())
@@ -140,12 +209,20 @@ def test_sound_encoders_pass_every_check(encoder: Encoder) -> None:
         (AlwaysNaN(), SHAPES, "not finite"),
         (Random(), SAME, r"relative difference \d"),
         (BatchNormed(), ALONE, r"relative difference \d"),
-        (Detached(), GRADIENT, "none from cls: the graph is cut inside"),
-        (NoGrad(), GRADIENT, "none from cls"),
+        (Detached(), GRADIENT, "no gradient from cls to the images; the graph is cut inside"),
+        (NoGrad(), GRADIENT, "no gradient from cls"),
+        (AnswersTensor(), SHAPES, r"answers a Tensor of shape \(2, 6, 6, 6\); `features` must return"),
+        (AnswersTuple(), SHAPES, "answers a tuple; .*robustprobe.wrap"),
+        (AnswersDict(), SHAPES, "answers a dict with last_hidden_state"),
+        (ChannelsLast(), SIZES, r"Channels are last: return patches.permute\(0, 3, 1, 2\)"),
+        (TokenList(), SHAPES, "Patch tokens are a list: return tokens.transpose"),
+        (WholeNumbers(), SHAPES, "patches has type torch.int64; features are floating point"),
+        (Reentrant(), GRADIENT, "reentrant checkpointing.*use_reentrant=False"),
+        (BackToTraining(), SHAPES, "its layer norm is in training mode"),
+        (TrainingMeanwhile(), SHAPES, "changed its own norm.num_batches_tracked, as a BatchNorm in training mode"),
         (Rounded(), GRADIENT, "from cls to 0%"),
         (Cropped(), GRADIENT, "from cls to 44% and from patches to 44%"),
         (ForBytes(), INSIDE, "the encoder seems to expect values up to 255"),
-        (Unnormalised(), INSIDE, "nothing is normalised inside.*buffers `mean` of 0 and `std` of 1"),
         (Transposed(), PLACE, "rows and columns are exchanged"),
         (OneSize(), SIZES, "RuntimeError|UserError"),
         (OneSize(input_size=(32, 24)), SHAPES, "RuntimeError"),
@@ -172,3 +249,16 @@ def test_training_mode_and_parameters_that_ask_for_a_gradient_are_found() -> Non
 def test_another_size_than_the_fixed_one_is_refused() -> None:
     with pytest.raises(UserError, match=r"sound got images of shape .*for \(24, 24\) only"):
         OneSize(fixed_size=True).freeze()(torch.rand(1, 3, 24, 32))
+
+
+def test_the_callers_images_stay_as_they_are() -> None:
+    images = torch.rand(2, 3, 24, 24)
+    before = images.clone()
+    WritesIntoImages().freeze()(images)
+    assert torch.equal(images, before)
+
+
+def test_one_fault_is_told_once() -> None:
+    told = [check.seen for check in check_encoder(AnswersTensor().freeze()) if not check.passed]
+    assert len(told) > 2
+    assert len([text for text in told if "must return" in text]) <= 3  # once for each shape of images

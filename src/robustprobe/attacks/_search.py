@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.gradients import image_gradient
 from robustprobe.core.threat import Threat, image_generator, over_image
 
 LATE = 0.8
@@ -82,7 +83,7 @@ class Search(NamedTuple):
         """The objective at a step, and the gradient of its loss (n, 3, H, W)."""
         images = images.detach().requires_grad_(True)
         judged = self.judge(images, entries, step)
-        (gradient,) = torch.autograd.grad(judged.loss.sum(), images)
+        gradient = image_gradient(judged.loss.sum(), images)
         return judged._replace(loss=judged.loss.detach()), gradient
 
     def start(self, images: Tensor, entries: Entries, randomness: PerImageRandom, stretched: bool = False) -> Tensor:

@@ -3,6 +3,7 @@
 from robustprobe.encoders._check import check_encoder
 from robustprobe.encoders._downloads import go_offline, offline
 from robustprobe.encoders._options import with_arch
+from robustprobe.encoders._wrapped import wrap
 from robustprobe.encoders.base import SHORT_NAMES, Encoder, EncoderCard, Source, full_name, load_encoder
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "load_encoder",
     "offline",
     "with_arch",
+    "wrap",
 ]

@@ -1,11 +1,13 @@
 """Checks of an encoder against the contract of `Encoder`, each on random images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from robustprobe.core.errors import UserError
+from robustprobe.core.gradients import image_gradient
 from robustprobe.core.types import Features
 from robustprobe.encoders.base import Encoder
 
@@ -38,9 +40,18 @@ def check_encoder(encoder: Encoder) -> list[ContractCheck]:
     for name, check in checks.items():
         try:
             found.append(ContractCheck(name, *check(encoder)))
+        except UserError as error:
+            found.append(ContractCheck(name, False, _once(str(error), found)))
         except Exception as error:
-            found.append(ContractCheck(name, False, f"{type(error).__name__}: {str(error).strip()[:300]}"))
+            seen = f"{type(error).__name__}: {str(error).strip()[:300]}"
+            found.append(ContractCheck(name, False, _once(seen, found)))
     return found
+
+
+def _once(message: str, found: Sequence[ContractCheck]) -> str:
+    """A message, or where it stands already: one fault may make several checks fail."""
+    earlier = next((check.name for check in found if check.seen == message), None)
+    return f"as above: {earlier}" if earlier else message
 
 
 def _frozen(encoder: Encoder) -> tuple[bool, str]:
@@ -103,11 +114,9 @@ def _gradient(encoder: Encoder) -> tuple[bool, str]:
         features = encoder(images)
         shares = []
         for name, values in features._asdict().items():
-            if not values.requires_grad:
-                return False, f"none from {name}: the graph is cut inside, by no_grad, detach or rounding"
-            (gradient,) = torch.autograd.grad(values.square().sum(), images, retain_graph=True, allow_unused=True)
-            if gradient is None or not torch.isfinite(gradient).all():
-                return False, f"none, or one that is not finite, from {name}"
+            gradient = image_gradient(values.square().sum(), images, keep_graph=True)
+            if not torch.isfinite(gradient).all():
+                return False, f"one that is not finite, from {name}"
             shares.append((gradient != 0).float().mean().item())
     return min(shares) >= REACHED, f"from cls to {shares[0]:.0%} and from patches to {shares[1]:.0%} of the values"
 
@@ -122,12 +131,8 @@ def _normalised(encoder: Encoder) -> tuple[bool, str]:
     seen = f"the first layer gets black as {black:.2f} and white as {white:.2f}"
     if abs(white - black) < 0.1:
         return False, f"{seen}: the encoder seems to expect values up to 255"
-    says_so = {n.rpartition(".")[2] for n, _ in encoder.named_buffers()} >= {"mean", "std"}
-    if not says_so and abs(black) < NEARLY and abs(white - 1) < NEARLY:
-        return False, (
-            f"{seen}: nothing is normalised inside. If the weights were trained so, declare it with buffers "
-            "`mean` of 0 and `std` of 1"
-        )
+    if abs(black) < NEARLY and abs(white - 1) < NEARLY:
+        return True, f"{seen}: nothing is normalised inside, which is right for weights that were trained so"
     return True, seen
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast, final
 
 import torch
@@ -15,6 +15,7 @@ from robustprobe.core.registry import sources
 from robustprobe.core.shared_names import split_name
 from robustprobe.core.types import FeatureDims, Features
 from robustprobe.core.user_code import source_digest
+from robustprobe.encoders._contract import checked_features, identity, unchanged
 
 
 class EncoderCard(BaseModel):
@@ -55,6 +56,7 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.card = card
         self._digest: tuple[object, str] | None = None
+        self._seen: set[bool] = set()
 
     @abstractmethod
     def features(self, images: Tensor) -> Features:
@@ -74,7 +76,7 @@ class Encoder(nn.Module, ABC):
 
         Raises:
             UserError: another shape, a height or width that is no multiple of the patch size, or not the one size
-                that an encoder of fixed size takes.
+                that an encoder of fixed size takes; or features that are not what the card says.
         """
         patch = self.card.patch_size
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % patch or images.shape[3] % patch:
@@ -87,7 +89,15 @@ class Encoder(nn.Module, ABC):
                 f"{self.card.name} got images of shape {tuple(images.shape)}; its position embeddings are for "
                 f"{self.card.input_size} only. Resize the images to that, or take an encoder of variable size."
             )
-        return self.features(images)
+        # A copy: code that writes into its input must not change the caller's images.
+        given = images.clone()
+        if self.training or torch.is_grad_enabled() in self._seen:
+            found = self.features(given)
+        else:
+            with unchanged(self, self.card.name):
+                found = self.features(given)
+            self._seen.add(torch.is_grad_enabled())
+        return checked_features(found, images, self.card.name, patch, self.card.widths)
 
     @final
     def freeze(self) -> "Encoder":
@@ -105,7 +115,7 @@ class Encoder(nn.Module, ABC):
 
         That is its settings, and the file a user's own class comes from. Computed again once weights have changed.
         """
-        seen = tuple((t.data_ptr(), t._version) for t in self.state_dict().values())
+        seen = tuple(identity(value) for value in self.state_dict().values())
         if self._digest is None or self._digest[0] != seen:
             self._digest = (seen, self._hash())
         return self._digest[1]
@@ -114,10 +124,19 @@ class Encoder(nn.Module, ABC):
         kind = type(self)
         state = hashlib.sha256(f"{kind.__qualname__}{self.settings()}".encode())
         state.update(source_digest(kind, *(type(part) for part in self.modules())).encode())
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, tensor in _tensors(self.state_dict()):
             state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return state.hexdigest()
+
+
+def _tensors(state: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by name, those of quantised layers as whole numbers; what is no tensor is left to their settings."""
+    for name, value in sorted(state.items()):
+        parts = value if isinstance(value, tuple) else (value,)
+        for part in parts:
+            if isinstance(part, Tensor):
+                yield name, part.int_repr() if part.is_quantized else part
 
 
 class Source(ABC):
@@ -148,7 +167,8 @@ def load_encoder(spec: str) -> Encoder:
     """The frozen encoder a spec names.
 
     `timm:NAME.tag[@REVISION]`, `hf:ORG/NAME[@REVISION]`, `hub:OWNER/REPO[:REF]:NAME`, `file:DIR`,
-    `file:CHECKPOINT?arch=NAME`, `bundled:NAME`, `my.py:Class`, or one of `SHORT_NAMES`; `NAME=SPEC` names the encoder.
+    `file:CHECKPOINT?arch=NAME`, `bundled:NAME`, `my.py:Class` or `my.py:factory`, or one of
+    `SHORT_NAMES`; `NAME=SPEC` names the encoder.
 
     Raises:
         UserError: unknown source or name, missing or unreadable weights, weights of another architecture.

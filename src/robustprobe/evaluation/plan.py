@@ -13,6 +13,7 @@ from robustprobe.attacks.base import target_tasks
 from robustprobe.core.device import seconds_of
 from robustprobe.core.eps import default_eps, implausible_eps
 from robustprobe.core.errors import UserError
+from robustprobe.core.gradients import image_gradient
 from robustprobe.core.registry import attacks
 from robustprobe.core.shared_names import distinct_names, split_name
 from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
@@ -319,4 +320,4 @@ def _passes(pair: EncoderOnDataset, target_task: str, spec: AttackSpec) -> Passe
 
 def _one_step(encoder: Encoder, images: torch.Tensor) -> None:
     images = images.clone().requires_grad_(True)
-    torch.autograd.grad(encoder(images).patches.square().sum(), images)
+    image_gradient(encoder(images).patches.square().sum(), images)
