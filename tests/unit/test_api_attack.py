@@ -1,5 +1,6 @@
 """`rp.attack` on a user's own callables: every task, ids, and what it refuses."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -191,6 +192,49 @@ def test_users_network_in_training_is_left_as_it_was(task: str | None, attack: s
     again = rp.attack(model.eval(), IMAGES, targets, attack=attack, task=task, steps=2)
     assert torch.equal(first.adversarial, again.adversarial)
     assert torch.equal(first.score, again.score)
+
+
+class Holder:
+    """An object of a user's own with a network inside."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parts = {"network": network}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        found: Tensor = self.parts["network"](images - 0.5)
+        return found
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self(images)
+
+
+def around(kind: str, network: nn.Module) -> Callable[[Tensor], Tensor]:
+    holder = Holder(network)
+    kinds: dict[str, Callable[[Tensor], Tensor]] = {
+        "lambda": lambda images: cast(Tensor, network(images - 0.5)),
+        "lambda in a lambda": lambda images: (lambda other: cast(Tensor, network(other)))(images - 0.5),
+        "object": holder,
+        "bound method": holder.predict,
+        "partial": functools.partial(Holder.predict, holder),
+    }
+    return kinds[kind]
+
+
+@pytest.mark.parametrize("kind", ["lambda", "lambda in a lambda", "object", "bound method", "partial"])
+def test_networks_that_a_callable_holds_are_in_evaluation_mode(kind: str) -> None:
+    network = Trained("classification")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first = rp.attack(around(kind, network), IMAGES, LABELS % 3, task="classification", steps=2)
+    assert all(m.training for m in network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    again = rp.attack(around(kind, network.eval()), IMAGES, LABELS % 3, task="classification", steps=2)
+    assert torch.equal(first.adversarial, again.adversarial)
+    assert torch.equal(first.score, again.score)
+
+
+def test_a_model_without_a_gradient_is_told_what_to_do() -> None:
+    with pytest.raises(UserError, match=r"no gradient to the images.*such as square"):
+        rp.attack(lambda x: classifier(x).detach(), IMAGES, LABELS, task="classification")
 
 
 def test_eps_is_read_like_everywhere() -> None:
