@@ -29,6 +29,9 @@ def show_plan(console: Console, plan: Plan) -> None:
     own = [f"{c.name} at {eps_text(c.eps, suite.norm)}" for c in suite.attacks or () if c.eps]
     kept = f", {done} of them done already" if done else ""
     kept += f", {plan.kept_bytes / 2**20:,.0f} MiB of features kept meanwhile" if plan.kept_bytes else ""
+    kept += (
+        f", peak memory about {plan.peak_bytes / 2**30:.1f} GiB" if plan.peak_bytes and done < len(plan.cells) else ""
+    )
     spent = f"about {duration(plan.seconds)} on {plan.device}" if done < len(plan.cells) else "nothing left to do"
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
     console.print("; ".join([f"{suite.norm} {sizes_text(plan)}, {steps}, seed {suite.seed}", *own]))

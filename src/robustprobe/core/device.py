@@ -18,6 +18,8 @@ from robustprobe.core.errors import UserError
 SLOW_SECONDS = 0.5
 # Linux's interface to the memory statistics of this process.
 PROCESS = Path("/proc/self")
+MEMORY = Path("/proc/meminfo")
+CONTAINER = Path("/sys/fs/cgroup")
 
 
 def seconds_of(call: Callable[[], object]) -> float:
@@ -87,6 +89,53 @@ class PeakMemory:
         except OSError:
             return None
         return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process may still take: of the GPU, or of the machine within the limit of its container. None
+    where that is not known.
+    """
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    known = [amount for amount in (_machine_memory(), _container_memory()) if amount is not None]
+    return min(known, default=None)
+
+
+def _machine_memory() -> int | None:
+    try:
+        lines = MEMORY.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _container_memory() -> int | None:
+    try:
+        limit, used = (
+            (CONTAINER / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current")
+        )
+    except OSError:
+        return None
+    return max(0, int(limit) - int(used)) if limit.isdecimal() and used.isdecimal() else None
+
+
+def held_memory(device: torch.device) -> int | None:
+    """Bytes held now: of tensors on a GPU, by the process on a CPU; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return_free_memory()
+    return PeakMemory(device).bytes
+
+
+def bytes_of(call: Callable[[], object], device: torch.device) -> int | None:
+    """Most bytes that a call holds beside what is held before it; None where that is not known."""
+    return_free_memory()
+    peak = PeakMemory(device)
+    before = peak.bytes
+    call()
+    after = peak.bytes
+    return None if before is None or after is None else max(0, after - before)
 
 
 def return_free_memory() -> None:

@@ -10,7 +10,7 @@ import torch
 from robustprobe import probing
 from robustprobe.attacks import Attack, Passes, load_attack
 from robustprobe.attacks.base import target_tasks
-from robustprobe.core.device import seconds_of
+from robustprobe.core.device import bytes_of, free_memory, held_memory, seconds_of
 from robustprobe.core.eps import default_eps, implausible_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.gradients import image_gradient
@@ -26,6 +26,10 @@ from robustprobe.tasks import fitting_attacks, load_task
 
 PROBE_PIXELS = 200_000
 MOST_OUTPUT_BYTES = 2**30
+MEMORY_SHARE = 0.5
+"""Of the free memory, what a batch may take by what one image was measured to take."""
+MAP_COPIES = 6
+"""Output maps that are held at once: logits at image size, softmax or errors, the gradient of each, and copies."""
 
 
 class Cell(NamedTuple):
@@ -108,6 +112,8 @@ class Plan(NamedTuple):
     kept_bytes: int = 0
     encoders: tuple[Encoder, ...] = ()
     """Encoders that were given as objects, in place of the suite's names."""
+    peak_bytes: int | None = None
+    """Most bytes that are expected to be held: on a GPU of tensors, on a CPU by the process; None where unknown."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -160,7 +166,18 @@ def make_plan(
     clock = PassClock(device)
     estimates = [_estimate(suite, pair, clock) for pair in pairs if pair.left]
     seconds, kept = sum(e.seconds for e in estimates), max((e.kept_bytes for e in estimates), default=0)
-    return Plan(suite, root, device, pairs, seconds, kept, given)
+    return Plan(suite, root, device, pairs, seconds, kept, given, _peak(suite, pairs, device, kept))
+
+
+def _peak(suite: Suite, pairs: Sequence[EncoderOnDataset], device: torch.device, kept: int) -> int | None:
+    """What is held already, and the larger of a batch under attack and the features that heads learn from."""
+    memory, batches = PassMemory(device), [kept if kept < probing.MOST_IN_MEMORY else 0]
+    for pair in (pair for pair in pairs if pair.left):
+        view = next(iter(pair.heads.views.values()))
+        count = min(len(pair.data), pair_batch(suite.batch_size, pair.encoder, view, pair.data, memory))
+        batches.append(count * memory.image_bytes(pair.encoder, view, pair.data))
+    held = held_memory(device)
+    return None if held is None or not any(memory.known.values()) else held + max(batches)
 
 
 def _named(suite: Suite, encoders: Sequence[Encoder]) -> list[Encoder]:
@@ -259,17 +276,51 @@ def _level(suite: Suite, pair: EncoderOnDataset, store: Store, spec: AttackSpec,
     return EpsLevel(fingerprint(group), spec, cells)
 
 
-def pair_batch(wanted: int, encoder: Encoder, view: View, data: Dataset) -> int:
-    """Images attacked at once: fewer where a view shows far more pixels of each than the encoder is made for, or where
-    their output maps would take more than `MOST_OUTPUT_BYTES`.
+def pair_batch(wanted: int, encoder: Encoder, view: View, data: Dataset, memory: "PassMemory | None" = None) -> int:
+    """Images attacked at once: fewer where a view shows far more pixels of each than the encoder is made for, where
+    their output maps would take more than `MOST_OUTPUT_BYTES`, or all of them more than `MEMORY_SHARE` of what is free.
     """
     size = data.typical_size
     height, width = view.output_size(size)
     channels = max(load_task(name, space).map_channels for name, space in data.labels.items())
     most = MOST_OUTPUT_BYTES // (4 * height * width * channels) if channels else wanted
+    if memory is not None:
+        free = free_memory(memory.device)
+        each = memory.image_bytes(encoder, view, data)
+        most = most if free is None or not each else min(most, int(MEMORY_SHARE * free) // each)
     if not isinstance(view, Resized):
         most = min(most, wanted * encoder.card.input_size[0] * encoder.card.input_size[1] // view.pixels(size))
     return max(1, min(wanted, most))
+
+
+class PassMemory:
+    """Measures what an image holds during one step of an attack, once for every encoder and size."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.known: dict[tuple[str, Size], int] = {}
+
+    def image_bytes(self, encoder: Encoder, view: View, data: Dataset) -> int:
+        """Bytes per image: those of the passes through the encoder, and its output maps; 0 where not known."""
+        size = data.typical_size
+        part = view.part_size(size)
+        passes = round(self._part_bytes(encoder, part) * view.pixels(size) / (part[0] * part[1]))
+        if not passes:
+            return 0
+        height, width = view.output_size(size)
+        channels = max(load_task(name, space).map_channels for name, space in data.labels.items())
+        return passes + 4 * height * width * channels * MAP_COPIES
+
+    def _part_bytes(self, encoder: Encoder, part: Size) -> int:
+        key = (encoder.digest, part)
+        if key not in self.known:
+            many = max(1, min(32, PROBE_PIXELS // (part[0] * part[1])))
+            images = torch.rand(many, 3, *part, device=self.device)
+            # The first pass also allocates what every later one uses again.
+            _one_step(encoder, images[:1])
+            held = bytes_of(lambda: _one_step(encoder, images), self.device)
+            self.known[key] = 0 if held is None else held // many
+        return self.known[key]
 
 
 class PassClock:

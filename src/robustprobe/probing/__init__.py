@@ -1,7 +1,7 @@
 """Heads fitted on frozen features: candidates of a recipe, chosen on held-out images, cached by content."""
 
 from robustprobe.core.files import cache_folder
-from robustprobe.probing.features import FeatureSet, extract, label_size
+from robustprobe.probing.features import MOST_IN_MEMORY, FeatureSet, extract, label_size
 from robustprobe.probing.fit import Candidate, FitJob, Fitted, fit_head, train_heads
 from robustprobe.probing.head_plan import HeadCost, HeadPlan, plan_heads
 from robustprobe.probing.probes import (
@@ -16,6 +16,7 @@ from robustprobe.probing.probes import (
 )
 
 __all__ = [
+    "MOST_IN_MEMORY",
     "Candidate",
     "FeatureSet",
     "FitJob",

@@ -19,7 +19,7 @@ from robustprobe.evaluation.batch_invariant import batch_invariant
 from robustprobe.evaluation.collect import Judged, KeptImage
 from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate
 from robustprobe.evaluation.partial_results import PartialResult
-from robustprobe.evaluation.plan import EncoderOnDataset, PairKey, load_pair, pair_batch
+from robustprobe.evaluation.plan import EncoderOnDataset, PairKey, PassMemory, load_pair, pair_batch
 from robustprobe.probing import Fitted
 from robustprobe.probing.surrogate_heads import SurrogateHeads
 
@@ -127,6 +127,7 @@ class WorkerState:
         self.works: dict[tuple[PairKey, int], EvaluationSpec] = {}
         self.positions: dict[PairKey, dict[str, int]] = {}
         self.most: dict[PairKey, int] = {}
+        self.memory = PassMemory(self.device)
         if run_spec.offline:
             go_offline()
 
@@ -219,7 +220,7 @@ class WorkerState:
         if key not in self.judging:
             suite, pair = self.run_spec.suite, self.pair(key)
             models = {name: pair.heads.model(name, fitted, self.device) for name, fitted in heads.items()}
-            batch = pair_batch(suite.batch_size, pair.encoder, next(iter(models.values())).view, pair.data)
+            batch = pair_batch(suite.batch_size, pair.encoder, next(iter(models.values())).view, pair.data, self.memory)
             if key.encoder not in self.surrogates:
                 self.surrogates[key.encoder] = SurrogateHeads(pair.encoder, self.device, self.run_spec.code)
             work = EvaluationSpec(
