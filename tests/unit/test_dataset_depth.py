@@ -157,7 +157,8 @@ def test_digest_follows_the_units(tmp_path: Path) -> None:
     for scale in (1000, 2000, 3000):
         (tmp_path / "depth.json").write_text(f'{{"scale": {scale}}}')
         digests.add(load_dataset(f"depthfolder:{tmp_path}").digest())
-    assert len(digests) == 3
+    # A scale that is given counts for floating-point depth too, which is in metres otherwise.
+    assert len(digests) == 4
 
 
 @pytest.mark.parametrize(
@@ -199,3 +200,18 @@ def test_wrong_depth_maps_are_refused(tmp_path: Path, spoil: Callable[[Path], ob
     spoil(write_depthfolder(tmp_path, {"train": 10, "test": 2}))
     with pytest.raises(UserError, match=message):
         list(load_dataset(f"depthfolder:{tmp_path}"))
+
+
+@pytest.mark.parametrize(("scale", "largest"), [(None, 4.5), (10, 0.45)])
+def test_floating_point_depth_is_in_metres_unless_depth_json_says_otherwise(
+    tmp_path: Path, scale: int | None, largest: float
+) -> None:
+    for split, count in (("train", 2), ("test", 1)):
+        for number in range(count):
+            save(tmp_path / "images" / split / f"{number}.png", noise(number, 8, 9, 3))
+            metres = np.linspace(1, 4.5, 72, dtype=np.float32).reshape(8, 9)
+            save(tmp_path / "depth" / split / f"{number}.tiff", metres)
+    if scale:
+        (tmp_path / "depth.json").write_text(f'{{"scale": {scale}}}')
+    [sample] = load_dataset(f"depthfolder:{tmp_path}")
+    assert float(sample.targets["depth"].max()) == pytest.approx(largest)

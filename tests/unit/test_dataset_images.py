@@ -1,6 +1,7 @@
 """Images of every mode, orientation and size."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from robustprobe import UserError, load_dataset
@@ -29,9 +31,31 @@ def test_numbers_beyond_16_bits_are_refused(value: int) -> None:
         as_rgb(Image.fromarray(np.full((2, 2), value, np.int32)))
 
 
-def test_floating_point_images_are_refused() -> None:
-    with pytest.raises(UserError, match="floating-point"):
-        as_rgb(Image.new("F", (2, 2)))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 70_000.0])
+def test_floating_point_images_of_no_known_range_are_refused(value: float) -> None:
+    with pytest.raises(UserError, match="holds values outside 16 bits"):
+        as_rgb(Image.fromarray(np.array([[0, value]], np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("stored", "served"),
+    [
+        (np.array([[0, 1023]], np.uint16), [0, 255]),  # 10 bits
+        (np.array([[0, 2048, 4095]], np.uint16), [0, 127, 255]),  # 12 bits, as cameras and X-ray detectors record
+        (np.array([[8192, 16383]], np.uint16), [127, 255]),  # 14 bits
+        (np.array([[0, 7, 200]], np.uint16), [0, 7, 200]),  # 8 bits in a 16-bit file
+        (np.array([[0, 7, 255]], np.int32), [0, 7, 255]),
+        (np.array([[0, 0]], np.int32), [0, 0]),
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0, 90, 255]], np.float32), [0, 90, 255]),
+    ],
+)
+def test_deep_and_floating_point_grey_is_scaled_by_the_bits_it_uses(
+    tmp_path: Path, stored: NDArray[Any], served: list[int]
+) -> None:
+    path = save(tmp_path / "x.tif", stored)
+    for image in (Image.fromarray(stored), Image.open(path)):
+        assert np.array(as_rgb(image))[0, :, 2].tolist() == served
 
 
 def test_transparency_is_dropped() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from robustprobe.core.errors import UserError
 
 # Pillow's other formats start other programs (EPS) or are not needed.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000")
 # 89 million, from where Pillow warns: an RGB image of a quarter of a GiB.
 MOST_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple, final
 from robustprobe.core.errors import UserError
 from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import image_names
+from robustprobe.datasets._folders import composed, image_names, is_hidden
 from robustprobe.datasets._images import upright
 from robustprobe.datasets._splits import read_split
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
@@ -31,7 +31,7 @@ class ClassFolderDataset(Dataset):
 
     @cached_property
     def labels(self) -> dict[str, LabelSpace]:
-        return {"classification": LabelSpace(classes=tuple(self._classes))}
+        return {"classification": LabelSpace(classes=tuple(composed(name) for name in self._classes))}
 
     @final
     def ids(self) -> list[str]:
@@ -72,7 +72,8 @@ class ClassFolderDataset(Dataset):
         folder = self.folder / split
         if not folder.is_dir():
             raise UserError(f"no {folder}; {self.how_to_get}")
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        found = (entry.name for entry in folder.iterdir() if not is_hidden(entry.name) and entry.is_dir())
+        names = sorted(found, key=composed)
         if not names:
             raise UserError(f"{folder} has no folders of classes; {self.how_to_get}")
         return names
@@ -82,14 +83,14 @@ class ClassFolderDataset(Dataset):
         return read_split(self.split, self._official, self._list, lambda member: member.id)
 
     def _list(self, split: Split) -> list[ClassMember]:
-        place = {name: number for number, name in enumerate(self._classes)}
+        place = {composed(name): number for number, name in enumerate(self._classes)}
         members = []
         for name in self._class_folders(split):
-            if name not in place:
+            if composed(name) not in place:
                 raise UserError(
                     f"{self.folder / split / name} is not a class of {self.folder / self._official[0]}; "
                     "expected the same folders of classes in every split. Rename or remove it."
                 )
             files = image_names(self.folder / split / name)
-            members += [ClassMember(f"{split}/{name}/{file}", place[name]) for file in files]
+            members += [ClassMember(f"{split}/{name}/{file}", place[composed(name)]) for file in files]
         return members

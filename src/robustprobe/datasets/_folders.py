@@ -1,6 +1,8 @@
 """Listing of images and label maps in folders, without opening a file."""
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,9 +31,51 @@ def require(path: Path, layout: str) -> Path:
     return path
 
 
+# What systems and programs leave in folders of images.
+SYSTEM_FOLDERS = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
+)
+# Files that lie beside images and are none.
+BESIDE_IMAGES = frozenset(
+    f".{ending}"
+    for ending in "txt json csv tsv xml yaml yml md html pdf py db ini log npy npz mat zip tar gz".split()  # noqa: SIM905
+)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is hidden, or that of a folder of the system, such as `__MACOSX`."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC): some file systems keep accents apart from their letters."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def stored_path(path: Path) -> Path:
+    """The path as the file system spells it, composed or not; `path` itself where there is no such file."""
+    if str(path).isascii() or path.exists():
+        return path
+    spelled = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return next((other for other in spelled if other.exists()), path)
+
+
 def image_names(folder: Path) -> list[str]:
-    """Sorted paths of the images below a folder, relative to it. Links are followed, hidden files are left out."""
-    return sorted(_walk(folder, "", set()))
+    """Sorted paths of the images below a folder, relative to it. Links are followed; hidden files and those in folders
+    of the system are left out.
+    """
+    return sorted((name for name in _walk(folder, "", set()) if _ending(name) in IMAGE_SUFFIXES), key=composed)
+
+
+def skipped_images(folder: Path) -> str:
+    """How many files below a folder are neither read nor known to lie beside images, by ending; empty where none."""
+    found = Counter(_ending(name) for name in _walk(folder, "", set()))
+    skipped = {ending: count for ending, count in found.items() if ending not in IMAGE_SUFFIXES | BESIDE_IMAGES}
+    return ", ".join(f"{count} of {ending}" for ending, count in sorted(skipped.items()) if ending)
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _walk(folder: Path, prefix: str, above: set[str]) -> Iterator[str]:
@@ -40,12 +84,12 @@ def _walk(folder: Path, prefix: str, above: set[str]) -> Iterator[str]:
         return  # a link to a folder that contains it
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                yield prefix + entry.name
-            elif entry.is_dir():
+            if _ending(entry.name) not in IMAGE_SUFFIXES and entry.is_dir():
                 yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", above | {here})
+            else:
+                yield prefix + entry.name
 
 
 def same_stems(images: Path, labels: Path, prefix: str = "") -> list[ImageAndLabel]:
@@ -66,7 +110,7 @@ def same_stems(images: Path, labels: Path, prefix: str = "") -> list[ImageAndLab
 def _by_stem(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in image_names(folder):
-        stem = os.path.splitext(name)[0]
+        stem = composed(os.path.splitext(name)[0])
         if stem in found:
             raise UserError(f"{folder} has both {found[stem]} and {name}; expected one file of that name. Remove one.")
         found[stem] = name

@@ -16,26 +16,39 @@ Size = tuple[int, int]
 
 # ImageNet is scored on the central 224 pixels of an image whose shorter side is 256.
 CROP_SHARE = 224 / 256
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"))
+IMAGE_SUFFIXES = frozenset(
+    f".{ending}"
+    for ending in "jpg jpeg jpe jfif png ppm pgm pbm pnm bmp dib gif tif tiff webp avif jp2".split()  # noqa: SIM905
+)
+# Bits per pixel that cameras and scanners record; files hold them in 16 or 32.
+BITS = (8, 10, 12, 14, 16)
+# Decoders spread grey of 2 and 4 bits over 0 to 255.
+SPREAD = {"L;2": 85, "L;4": 17}
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The image in 8-bit RGB. Transparency is dropped, as torchvision's loaders do; 16-bit grey keeps its high byte.
+    """The image in 8-bit RGB. Transparency is dropped, as torchvision's loaders do.
+
+    Grey of more than 8 bits is scaled by the bits that its largest value needs: 8, 10, 12, 14 or 16. Floating-point
+    grey up to 1 is taken as [0, 1], larger values as whole numbers.
 
     Raises:
-        UserError: a mode with an unknown range of values.
+        UserError: negative values, values over 16 bits, or none that are finite.
     """
-    if image.mode == "F":
-        raise UserError(
-            f"{shown(image)} holds floating-point numbers of unknown range; save it with 8 bits per channel."
-        )
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey at 255 instead of scaling it.
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise UserError(f"{shown(image)} holds values outside 16 bits; save it with 8 bits per channel.")
-        image = Image.fromarray((levels // 257).astype(np.uint8))
+    if image.mode == "F" or image.mode.startswith("I"):
+        # Pillow clips such images at 255 instead of scaling them.
+        image = Image.fromarray(_eight_bits(np.asarray(image), shown(image)))
     return image.convert("RGB")
+
+
+def _eight_bits(levels: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    largest = levels.max()
+    if not np.isfinite(levels).all() or levels.min() < 0 or largest >= 2 ** BITS[-1]:
+        raise UserError(f"{name} holds values outside 16 bits; save it with 8 bits per channel.")
+    if levels.dtype.kind == "f" and largest <= 1:
+        return np.asarray((levels * 255).round(), np.uint8)
+    top = next(2**bits - 1 for bits in BITS if largest < 2**bits)
+    return np.asarray(levels.astype(np.int64) * 255 // top, np.uint8)
 
 
 def to_tensor(image: Image.Image, size: Size) -> Tensor:
@@ -76,12 +89,20 @@ def loaded(path: Path) -> Image.Image:
     """The decoded image. Raises OSError with the name of the file, whatever Pillow raises."""
     try:
         image = opened(path)
+        image.info["layout"] = _layout(image)
         image.load()
     except UserError:
         raise
     except Exception as error:
         raise OSError(f"{path}: {error}") from error
     return image
+
+
+def _layout(image: Image.Image) -> str:
+    """How pixels are packed in the file, in Pillow's words: `L;4` is grey of 4 bits. Known until they are decoded."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def open_matching(path: Path, shape: Size, label: Path) -> Image.Image:
@@ -102,7 +123,8 @@ def open_matching(path: Path, shape: Size, label: Path) -> Image.Image:
 
 
 def read_mask(path: Path) -> NDArray[Any]:
-    """Class indices (h, w) of a grey or palette image; a palette's indices, not its colours.
+    """Class indices (h, w) of a grey or palette image, as stored: a palette's indices, not its colours, and grey of few
+    bits or with white at 0 not as decoders spread it over 0 to 255.
 
     Raises:
         UserError: a colour image, or one of floating-point values.
@@ -113,11 +135,17 @@ def read_mask(path: Path) -> NDArray[Any]:
             f"{path} is an image of mode {mask.mode}; expected class indices in one channel, or a palette. "
             "Download the mask again, or convert its colours to indices."
         )
-    return np.array(mask)
+    stored, layout = np.array(mask), mask.info["layout"]
+    if mask.mode in ("1", "L") and "I" in layout.partition(";")[2]:
+        stored = ~stored
+    return stored // SPREAD.get(layout[:3], 1) if mask.mode == "L" else stored
 
 
-def read_depth(path: Path, scale: float) -> NDArray[np.float32]:
-    """Depth (h, w) in metres of a 16-bit PNG that stores `scale` units per metre.
+def read_depth(path: Path, scale: float, float_scale: float | None = None) -> NDArray[np.float32]:
+    """Depth (h, w) in metres of an image that stores `scale` units per metre.
+
+    Args:
+        float_scale: units per metre of floating-point images, where that differs.
 
     Raises:
         UserError: more than one channel, or 8 bits.
@@ -127,7 +155,8 @@ def read_depth(path: Path, scale: float) -> NDArray[np.float32]:
         raise UserError(f"{path} has shape {stored.shape}; expected one channel with a depth per pixel. Replace it.")
     if stored.dtype.itemsize < 2:
         raise UserError(f"{path} has 8 bits per pixel; expected 16-bit depth. Download the 16-bit depth maps.")
-    return (stored / scale).astype(np.float32)
+    units = float_scale if float_scale is not None and stored.dtype.kind == "f" else scale
+    return (stored / units).astype(np.float32)
 
 
 def shown(image: Image.Image) -> str:

@@ -1,9 +1,34 @@
-"""Text files that list the files of one sample per line."""
+"""Text files that list names of classes, or the files of one sample per line."""
 
+import codecs
 from pathlib import Path
 
 from robustprobe.core.errors import UserError
-from robustprobe.datasets._folders import require
+from robustprobe.datasets._folders import composed, require, stored_path
+
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+
+def text_of(path: Path) -> str:
+    """A text file in UTF-8, or as its byte-order mark says. Raises UserError where it cannot be read."""
+    try:
+        content = path.read_bytes()
+        mark = next((mark for mark in BYTE_ORDER_MARKS if content.startswith(mark)), b"")
+        return content.removeprefix(mark).decode(BYTE_ORDER_MARKS.get(mark, "utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Save it as UTF-8, or download it again.") from error
+
+
+def class_names(path: Path, layout: str, most: float = float("inf")) -> tuple[str, ...]:
+    """Names of classes, one per line. Raises UserError for fewer than two, more than `most`, or a repeated one."""
+    names = [composed(line.strip()) for line in text_of(require(path, layout)).splitlines() if line.strip()]
+    if not 2 <= len(names) <= most or len(set(names)) < len(names):
+        wanted = "2 or more" if most == float("inf") else f"2 to {most}"
+        raise UserError(
+            f"{path} names {len(names)} classes, {len(set(names))} of them different; "
+            f"expected {wanted} different names, one per line. Correct the file."
+        )
+    return tuple(names)
 
 
 def read_list(path: Path, columns: str) -> list[list[str]]:
@@ -16,11 +41,7 @@ def read_list(path: Path, columns: str) -> list[list[str]]:
         UserError: no such file, or a line with too few fields.
     """
     require(path, f"a list with '{columns}' on each line")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}. Download the list again.") from error
-    rows = [line.split() for line in text.splitlines() if line.strip()]
+    rows = [line.split() for line in text_of(path).splitlines() if line.strip()]
     for number, row in enumerate(rows, 1):
         if len(row) < len(columns.split()):
             raise UserError(f"{path} line {number} is '{' '.join(row)}'; expected '{columns}'. Correct the list.")
@@ -31,7 +52,7 @@ def read_list(path: Path, columns: str) -> list[list[str]]:
 
 def existing(folder: Path, rows: list[list[str]], columns: int) -> list[Path]:
     """Paths of the files in the first `columns` of each row. Raises UserError for a missing file."""
-    paths = [folder / name.lstrip("/") for row in rows for name in row[:columns]]
+    paths = [stored_path(folder / name.lstrip("/")) for row in rows for name in row[:columns]]
     for path in paths:
         require(path, "the file that the list names")
     return paths

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustprobe.core.errors import UserError
-from robustprobe.datasets._folders import ImageAndLabel, require
+from robustprobe.datasets._folders import ImageAndLabel, require, stored_path
 from robustprobe.datasets._images import open_matching, read_mask
 from robustprobe.datasets._splits import read_split
 from robustprobe.datasets.base import Dataset, RawSample, Split
@@ -45,7 +45,8 @@ class PairDataset(Dataset):
     @cached_property
     def listed(self) -> list[ImageAndLabel]:
         require(self.folder, self.layout)
-        return read_split(self.split, self.official(), self.pairs, lambda pair: pair.key)
+        found = read_split(self.split, self.official(), self.pairs, lambda pair: pair.key)
+        return [pair._replace(image=stored_path(pair.image), label=stored_path(pair.label)) for pair in found]
 
 
 class MaskDataset(PairDataset):

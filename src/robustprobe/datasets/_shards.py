@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustprobe.core.errors import UserError
+from robustprobe.datasets._folders import is_hidden
 
 MOST_MEMBER_BYTES = 2**28
 MOST_SHARDS = 100_000
@@ -37,6 +38,7 @@ def expanded(pattern: str) -> list[str]:
 
 def members(shard: Path) -> Iterator[ShardMember]:
     """The files of an uncompressed tar archive, by their headers alone. `a/b.seg.png` belongs to sample `a/b`.
+    Hidden ones are left out.
 
     Raises:
         UserError: compressed, truncated or damaged; or a member is a link, a device or larger than 256 MiB.
@@ -45,14 +47,14 @@ def members(shard: Path) -> Iterator[ShardMember]:
         with tarfile.open(shard, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined] # which would keep every header in memory
-                if member.isdir():
-                    continue
+                folder, slash, name = member.name.removeprefix("./").rpartition("/")
+                if member.isdir() or any(is_hidden(part) for part in (*folder.split("/"), name)):
+                    continue  # such as the resource forks `._NAME` that macOS adds
                 if not member.isreg() or member.issparse() or member.size > MOST_MEMBER_BYTES:
                     raise UserError(
                         f"{shard} holds {member.name[:80]!r}, a link, a device or a file over {MOST_MEMBER_BYTES:,} "
                         "bytes; expected plain files. Write the shard again."
                     )
-                folder, slash, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 yield ShardMember(folder + slash + stem, ending.lower(), member.offset_data, member.size)
             # tarfile takes a damaged header for the end of the archive; a real end consists of zeros.

@@ -9,6 +9,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import ImageAndLabel
 from robustprobe.datasets._images import Size, open_matching, read_depth
+from robustprobe.datasets._lists import text_of
 from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
 from robustprobe.datasets._pairs import PairDataset
 from robustprobe.datasets.base import RawSample, Split
@@ -18,10 +19,10 @@ UNITS = {"scale": 1000.0, "max_depth": 10.0}
 
 @final
 class DepthFolder(PairDataset):
-    """Depth is a 16-bit PNG in millimetres up to 10 m, 0 where unknown.
+    """Depth up to 10 m, 0 where unknown: whole numbers (16-bit PNG) in millimetres, floating point (TIFF) in metres.
 
-    `depth.json` can set another `scale` (units per metre) or `max_depth` (metres). If `test` is missing, `val` serves
-    as `test`; if `val` is missing or serves as `test`, a tenth of train is `val`.
+    `depth.json` can set another `scale` (units per metre, for both kinds) or `max_depth` (metres). If `test` is
+    missing, `val` serves as `test`; if `val` is missing or serves as `test`, a tenth of train is `val`.
     """
 
     by_path: ClassVar = True
@@ -46,23 +47,28 @@ class DepthFolder(PairDataset):
         return own_pairs(self.folder, "depth", split, self.layout)
 
     def settings(self) -> list[str]:
-        return [f"{name} {number}" for name, number in sorted(self._units.items())]
+        return [f"{name} {number}" for name, number in [*sorted(self._units.items()), *sorted(self._given.items())]]
 
     def read(self, index: int) -> RawSample:
         pair = self.listed[index]
-        depth = read_depth(pair.label, self._units["scale"])
+        depth = read_depth(pair.label, self._units["scale"], self._units["scale"] if "scale" in self._given else 1.0)
         return RawSample(open_matching(pair.image, depth.shape, pair.label), {"depth": depth})
 
     @cached_property
-    def _units(self) -> dict[str, float]:
+    def _given(self) -> dict[str, float]:
+        """What `depth.json` says."""
         path = self.folder / "depth.json"
         if not path.exists():
-            return UNITS
+            return {}
         try:
-            given: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-            units = {**UNITS, **{name: float(number) for name, number in given.items()}}
+            given: Any = json.loads(text_of(path))
+            units = {name: float(number) for name, number in given.items()}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read: {error}. Expected content such as {json.dumps(UNITS)}.") from error
-        if units.keys() != UNITS.keys() or not all(0 < number < float("inf") for number in units.values()):
+        if not units.keys() <= UNITS.keys() or not all(0 < number < float("inf") for number in units.values()):
             raise UserError(f"{path} holds {given}; expected positive numbers such as {json.dumps(UNITS)}. Correct it.")
         return units
+
+    @property
+    def _units(self) -> dict[str, float]:
+        return {**UNITS, **self._given}

@@ -5,10 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, final
 
-from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import ImageAndLabel, require
+from robustprobe.datasets._folders import ImageAndLabel
 from robustprobe.datasets._images import Size
+from robustprobe.datasets._lists import class_names
 from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.datasets.base import Split
@@ -32,14 +32,8 @@ class SegFolder(MaskDataset):
 
     @cached_property
     def labels(self) -> dict[str, LabelSpace]:
-        text = require(self.folder / "classes.txt", self.layout).read_text(encoding="utf-8", errors="replace")
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-        if not 2 <= len(names) <= IGNORE or len(set(names)) < len(names):
-            raise UserError(
-                f"{self.folder / 'classes.txt'} names {len(names)} classes, {len(set(names))} of them different; "
-                f"expected 2 to {IGNORE} different names, one per line. Correct the file."
-            )
-        return {"segmentation": LabelSpace(classes=tuple(names), ignore_index=IGNORE)}
+        names = class_names(self.folder / "classes.txt", self.layout, IGNORE)
+        return {"segmentation": LabelSpace(classes=names, ignore_index=IGNORE)}
 
     @cached_property
     def native_size(self) -> Size:

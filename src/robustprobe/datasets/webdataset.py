@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar, NamedTuple, final
 
@@ -12,6 +13,7 @@ from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import require
 from robustprobe.datasets._images import IMAGE_SUFFIXES, Size, upright
+from robustprobe.datasets._lists import class_names
 from robustprobe.datasets._shards import ShardMember, expanded, members, read_at
 from robustprobe.datasets._splits import held_out, read_split
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
@@ -59,14 +61,7 @@ class WebDataset(Dataset):
 
     @cached_property
     def labels(self) -> dict[str, LabelSpace]:
-        text = require(self.root / "classes.txt", self.layout).read_text(encoding="utf-8", errors="replace")
-        names = tuple(line.strip() for line in text.splitlines() if line.strip())
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise UserError(
-                f"{self.root / 'classes.txt'} names {len(names)} classes, {len(set(names))} of them different; "
-                "expected 2 or more different names, one per line. Correct the file."
-            )
-        return {"classification": LabelSpace(classes=names)}
+        return {"classification": LabelSpace(classes=class_names(self.root / "classes.txt", self.layout))}
 
     def ids(self) -> list[str]:
         return [item.id for item in self._items]
@@ -130,27 +125,29 @@ def items_of(shard: Path, name: str) -> Iterator[Item]:
         UserError: no such shard, or a sample without an image or a class, with two of one kind, or with a repeated key.
     """
     require(shard, "a shard for every number of the range")
-    parts: dict[str, ShardMember] = {}
-    key, seen = "", set[str]()
-    for member in members(shard):
-        if member.key != key:
-            if parts:
-                yield _item(shard, name, key, parts)
-            if member.key in seen:
-                raise UserError(
-                    f"{shard} holds parts of {member.key} in two places; expected them together. Correct the shard."
-                )
-            key, parts = member.key, {}
-            seen.add(key)
-        kind = "image" if f".{member.ending}" in IMAGE_SUFFIXES else member.ending
-        if kind in ("image", "cls"):
-            if kind in parts:
+    seen = set[str]()
+    for stem, together in groupby(members(shard), lambda member: member.key):
+        found: dict[str, dict[str, ShardMember]] = {}
+        for member in together:
+            before, _, last = member.ending.rpartition(".")
+            kind = "image" if f".{last}" in IMAGE_SUFFIXES else last
+            key = f"{stem}.{before}" if before else stem
+            if kind not in ("image", "cls"):
+                continue
+            if kind in found.setdefault(key, {}):
                 raise UserError(
                     f"{shard} holds {key} twice; expected one image and one class of each. Correct the shard."
                 )
-            parts[kind] = member
-    if parts:
-        yield _item(shard, name, key, parts)
+            found[key][kind] = member
+        # Beside a sample with a class, an image such as KEY.seg.png is another part of it.
+        classed = {key: parts for key, parts in found.items() if "cls" in parts}
+        names = list(classed or found) or [stem]
+        if repeated := next((key for key in names if key in seen), ""):
+            raise UserError(
+                f"{shard} holds parts of {repeated} in two places; expected them together. Correct the shard."
+            )
+        seen.update(names)
+        yield from (_item(shard, name, key, parts) for key, parts in (classed or found).items())
 
 
 def _item(shard: Path, name: str, key: str, parts: dict[str, ShardMember]) -> Item:
