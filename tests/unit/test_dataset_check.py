@@ -90,7 +90,7 @@ def test_what_is_read_is_a_fixed_balanced_sample(tmp_path: Path) -> None:
         write_parquet(tmp_path / "cifar10", split, count, "img", "label", 10)
     found = check("cifar10", tmp_path, sample=10)
     assert looked_at(found) == {"train": (54, 10), "val": (6, 6), "test": (40, 10)}
-    assert str(found.splits[2].labels["classification"]) == "10 of 10 classes"
+    assert str(found.splits[2].labels["classification"]) == "10 of 10 classes, most often airplane (10%)"
 
 
 def test_an_image_in_two_splits_is_wrong(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`robustprobe.evaluate`: the robustness of encoders, as a data frame."""
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,8 @@ def evaluate(
     with tempfile.TemporaryDirectory() as temporary, _put_back(loaded):
         store = Store(Path(out) if out else Path(temporary)).prepare()
         plan = make_plan(suite, store, Path(root), find_device(device), loaded)
+        for text in plan.warnings:
+            warnings.warn(text, stacklevel=2)
         _raise_failures(_executed(plan, store, options, progress))
         wanted = plan.fingerprints()
         rows = [r for r in table_rows(store.records(), transfer=transfer) if r["fingerprint"] in wanted]

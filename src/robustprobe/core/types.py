@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from torch import Tensor
@@ -137,8 +138,11 @@ class SanityCheck(NamedTuple):
 
 
 class LabelStatistics(NamedTuple):
-    """Statistics of labels of many images: distinct values in ascending order, number of used and of all entries."""
+    """Statistics of labels of many images: distinct values in ascending order, number of used and of all entries, and
+    how often each whole number occurs.
+    """
 
     values: Tensor
     used: int
     total: int
+    counts: Mapping[int, int] = MappingProxyType({})

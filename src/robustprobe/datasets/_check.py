@@ -1,6 +1,6 @@
 """Is a folder the official data, whole and readable? What `robustprobe data check` says."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,12 +36,15 @@ class LabelFindings:
 
     task: Task
     values: Tensor = field(default_factory=lambda: torch.zeros(0))
+    counts: Counter[int] = field(default_factory=Counter)
     used: int = 0
     total: int = 0
 
     def add(self, target: Tensor) -> None:
         """Note the label of an image."""
         used = self.task.counted(target)
+        if not used.is_floating_point():
+            self.counts.update(dict(zip(*(part.tolist() for part in used.unique(return_counts=True)), strict=True)))
         values = torch.cat([self.values, used.flatten().unique().float()]).unique()
         # Depths that are not rounded would be kept by the million: the extremes and a spread are enough.
         self.values = (
@@ -51,7 +54,7 @@ class LabelFindings:
 
     @property
     def statistics(self) -> LabelStatistics:
-        return LabelStatistics(self.values, self.used, self.total)
+        return LabelStatistics(self.values, self.used, self.total, dict(self.counts))
 
     def __str__(self) -> str:
         return self.task.describe_labels(self.statistics) if len(self.values) else "none"
@@ -85,7 +88,7 @@ def check(name: str, root: Path, *, sample: int | None = SAMPLE) -> Findings:
                 wrong.append(f"{split}: {number:,} images, more than the official {expected}. Remove what was added.")
             elif number not in official:
                 notes.append(f"{split}: found {number:,} of {expected} images: a subset")
-        notes += dict.fromkeys(remark for dataset in found for remark in dataset.remarks())
+        notes += dict.fromkeys(remark for dataset in found for remark in [*dataset.remarks(), *dataset.doubts()])
         notes += grouped(splits)
     return Findings(found[0], splits, notes, wrong)
 

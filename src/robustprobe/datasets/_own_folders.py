@@ -1,10 +1,11 @@
 """The user's own images with label maps: `images/SPLIT`, and a folder of maps with the same names."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.images import opened
-from robustprobe.datasets._folders import ImageAndLabel, image_names, require, same_stems
+from robustprobe.datasets._folders import ImageAndLabel, image_names, require, same_stems, skipped_images
 from robustprobe.datasets._images import Size
 from robustprobe.datasets.base import SPLITS, Split
 
@@ -21,6 +22,12 @@ def own_pairs(folder: Path, maps: str, split: Split, layout: str) -> list[ImageA
     """The images of a split and their maps. Raises UserError for a missing folder or map."""
     images, labels = (require(folder / kind / split, layout) for kind in ("images", maps))
     return same_stems(images, labels, f"{split}/")
+
+
+def skipped_files(folders: Sequence[Path]) -> list[str]:
+    """A sentence on the files in these folders that are not read, where there are some."""
+    told = [(folder, skipped_images(folder)) for folder in folders if folder.is_dir()]
+    return [f"{files} in {folder.name} are not read; convert them to PNG" for folder, files in told if files]
 
 
 def first_size(folder: Path, layout: str) -> Size:

@@ -56,6 +56,8 @@ class Dataset(ABC):
     crop: ClassVar[Literal["none", "centre"]] = "none"
     """Whether a square is cut from the centre of images that are served as squares."""
     reading_threads: ClassVar[int] = 4
+    generated: ClassVar[bool] = False
+    """Whether images and labels are made, not read: then there is nothing to doubt about them."""
 
     def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
         self.root, self.split, self._size = root, split, size
@@ -105,6 +107,16 @@ class Dataset(ABC):
     def remarks(self) -> list[str]:
         """What a reader of `robustprobe data check` should know of the edition that was found."""
         return []
+
+    def doubts(self) -> list[str]:
+        """What is legal but implausible about the files that were found, one sentence each."""
+        return []
+
+    @final
+    @property
+    def knows_classes(self) -> bool:
+        """Whether `stratum` says the class of an image without reading it."""
+        return type(self).stratum is not Dataset.stratum
 
     def download(self) -> None:
         """Fetch the official files into `folder`.

@@ -10,9 +10,9 @@ from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import ImageAndLabel
 from robustprobe.datasets._images import Size, open_matching, read_depth
 from robustprobe.datasets._lists import text_of
-from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
+from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs, skipped_files
 from robustprobe.datasets._pairs import PairDataset
-from robustprobe.datasets.base import RawSample, Split
+from robustprobe.datasets.base import SPLITS, RawSample, Split
 
 UNITS = {"scale": 1000.0, "max_depth": 10.0}
 
@@ -45,6 +45,9 @@ class DepthFolder(PairDataset):
 
     def pairs(self, split: Split) -> list[ImageAndLabel]:
         return own_pairs(self.folder, "depth", split, self.layout)
+
+    def doubts(self) -> list[str]:
+        return skipped_files([self.folder / kind / split for kind in ("images", "depth") for split in SPLITS])
 
     def settings(self) -> list[str]:
         return [f"{name} {number}" for name, number in [*sorted(self._units.items()), *sorted(self._given.items())]]

@@ -3,6 +3,8 @@
 from typing import ClassVar, final
 
 from robustprobe.datasets._class_folders import ClassFolderDataset
+from robustprobe.datasets._own_folders import skipped_files
+from robustprobe.datasets.base import SPLITS
 
 
 @final
@@ -14,3 +16,6 @@ class ImageFolder(ClassFolderDataset):
     licence: ClassVar = "unknown; the user's own images"
     citation: ClassVar = "the user's own images"
     layout: ClassVar = "{train,val,test}/CLASS/*.jpg; val or test may be missing"
+
+    def doubts(self) -> list[str]:
+        return skipped_files([self.folder / split for split in SPLITS])

@@ -9,9 +9,9 @@ from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import ImageAndLabel
 from robustprobe.datasets._images import Size
 from robustprobe.datasets._lists import class_names
-from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs
+from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs, skipped_files
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
-from robustprobe.datasets.base import Split
+from robustprobe.datasets.base import SPLITS, Split
 
 
 @final
@@ -44,6 +44,9 @@ class SegFolder(MaskDataset):
 
     def pairs(self, split: Split) -> list[ImageAndLabel]:
         return own_pairs(self.folder, "masks", split, self.layout)
+
+    def doubts(self) -> list[str]:
+        return skipped_files([self.folder / kind / split for kind in ("images", "masks") for split in SPLITS])
 
     def settings(self) -> list[str]:
         return list(self.labels["segmentation"].classes)

@@ -19,7 +19,7 @@ from robustprobe.core.shared_names import distinct_names, split_name
 from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
 from robustprobe.core.user_code import source_digest
 from robustprobe.core.views import Resized, Size, View
-from robustprobe.datasets import Dataset, find_dataset, load_dataset
+from robustprobe.datasets import Dataset, LabelDoubt, find_dataset, label_doubts, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.results.store import Store
 from robustprobe.tasks import fitting_attacks, load_task
@@ -83,6 +83,8 @@ class EncoderOnDataset(NamedTuple):
     digest: str
     heads: probing.HeadPlan
     jobs: tuple[AttackJob, ...]
+    doubts: tuple[LabelDoubt, ...] = ()
+    """What is implausible about the labels."""
 
     @property
     def head_keys(self) -> dict[str, str]:
@@ -131,6 +133,7 @@ class Plan(NamedTuple):
             for level in job.levels
             if (text := implausible_eps(level.attack, pair.data.typical_size))
         )
+        said |= dict.fromkeys(f"{pair.data.name}: {task}: {text}" for pair in self.pairs for task, text in pair.doubts)
         return [*nothing, *said]
 
     def fingerprints(self) -> set[str]:
@@ -163,6 +166,7 @@ def make_plan(
         for index, encoder in enumerate(loaded)
         for dataset in range(len(suite.datasets))
     )
+    pairs = _with_doubts(pairs)
     clock = PassClock(device)
     estimates = [_estimate(suite, pair, clock) for pair in pairs if pair.left]
     seconds, kept = sum(e.seconds for e in estimates), max((e.kept_bytes for e in estimates), default=0)
@@ -231,6 +235,16 @@ def task_names(suite: Suite, data: Dataset) -> list[str]:
 
 def _kind(attack: str) -> type[Attack]:
     return cast(type[Attack], attacks.get(attack))
+
+
+def _with_doubts(pairs: tuple[EncoderOnDataset, ...]) -> tuple[EncoderOnDataset, ...]:
+    """The pairs with what is implausible about their labels, which is asked once for each dataset."""
+    known: dict[int, tuple[LabelDoubt, ...]] = {}
+    for pair in pairs:
+        if pair.key.dataset not in known:
+            found = label_doubts(pair.heads.data.train, pair.data, list(pair.head_keys))
+            known[pair.key.dataset] = tuple(found)
+    return tuple(pair._replace(doubts=known[pair.key.dataset]) for pair in pairs)
 
 
 def _pair(suite: Suite, key: PairKey, encoder: Encoder, root: Path, store: Store) -> EncoderOnDataset:

@@ -12,7 +12,6 @@ from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.shared_names import shared_name
 from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint
 from robustprobe.core.types import SanityCheck
-from robustprobe.datasets import Dataset
 from robustprobe.encoders import offline
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.example_selection import finish_examples
@@ -251,7 +250,7 @@ class _Run:
             shown = [one for one in collector.everything_kept if one.position in running.shown]
             write_examples(self.store, level.group, setting, level.attack, job.target_task, shown)
             for cell in level.cells:
-                checks = [*_budget_check(level.attack, pair.data), *collector.trace(), *extra.get(cell.task, [])]
+                checks = [*_warnings(level.attack, pair, cell.task), *collector.trace(), *extra.get(cell.task, [])]
                 _store_cell(self.store, running, number, cell, checks, source)
         running.folder.remove()
         del self.running[item.pair, item.task.number]
@@ -272,10 +271,11 @@ class _Run:
             self.notify(RunProgress(running.label, total - len(running.missing) + done, total))
 
 
-def _budget_check(attack: AttackSpec, data: Dataset) -> list[SanityCheck]:
-    """The failed check of an implausible eps; nothing where it is plausible."""
-    text = implausible_eps(attack, data.typical_size)
-    return [SanityCheck("plausible eps", attack.eps, False, text)] if text else []
+def _warnings(attack: AttackSpec, pair: EncoderOnDataset, task: str) -> list[SanityCheck]:
+    """The failed checks of an implausible eps and of implausible labels; nothing where they are plausible."""
+    text = implausible_eps(attack, pair.data.typical_size)
+    eps = [SanityCheck("plausible eps", attack.eps, False, text)] if text else []
+    return eps + [SanityCheck("plausible labels", 0.0, False, d.text) for d in pair.doubts if d.task == task]
 
 
 def _failure(label: str, error: Exception) -> Failure:

@@ -101,6 +101,8 @@ class Task(ABC):
     """How the recipes `standard` and `paper` show images to a model of this task alone."""
     has_knn_head: ClassVar[bool] = False
     """Whether answers of a k-NN head are recorded too; `knn_head` makes it."""
+    nothing_valid: ClassVar[str] = "they hold no value"
+    """Why no label may count, in words."""
     no_label: float = 0
     """The label of a pixel that counts nowhere."""
 
@@ -295,6 +297,14 @@ def missing_classes(found: LabelStatistics, space: LabelSpace, name: str) -> lis
         return []
     names = ", ".join(space.classes[index] for index in unseen[:5])
     return [f"{len(unseen)} classes have no {name} label: {names}{' ...' * (len(unseen) > 5)}"]
+
+
+def commonest_class(found: LabelStatistics, space: LabelSpace) -> str:
+    """The class with most labels and its share, in words; empty where there is none."""
+    if not found.counts:
+        return ""
+    index, count = max(found.counts.items(), key=lambda item: item[1])
+    return f", most often {space.classes[index]} ({count / sum(found.counts.values()):.0%})"
 
 
 def looks_like_probabilities(output: Tensor) -> SanityCheck:

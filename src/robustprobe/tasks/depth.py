@@ -90,6 +90,8 @@ _DESIGN = HeadDesign(pooling="patch")
 # 16-bit depth maps hold thousands of values.
 FEW_DEPTHS = 512
 MOST_SATURATED = 0.05
+# Depths of a room or street reach far more of the range they are scored in; of KITTI's pixels, 4 % have one.
+LEAST_REACH, LEAST_VALID = 0.15, 0.01
 EXAMPLE_UNKNOWN, LARGEST_EXAMPLE = 0.1, 100.0
 
 
@@ -99,6 +101,7 @@ class Depth(Task):
 
     metric: ClassVar = "RMSE"
     unit: ClassVar = "m"
+    nothing_valid: ClassVar = "no pixel has a depth above 0 and up to max_depth; check the unit (scale) and max_depth"
     higher_is_better: ClassVar = False
     statistics: ClassVar = {
         "RMSE": Statistic(kind="mean", columns=("rmse",)),
@@ -188,10 +191,18 @@ class Depth(Task):
         return f"{low:.2f} to {high:.2f} m, {found.used / max(1, found.total):.0%} valid"
 
     def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
-        if not 1 < len(found.values) < FEW_DEPTHS < found.used:
-            return []
-        step = 1000 * float(found.values.diff().median())
-        return [f"depths are {step:.0f} mm apart, as if stored in 8 bits once"]
+        warnings = []
+        if 1 < len(found.values) < FEW_DEPTHS < found.used:
+            step = 1000 * float(found.values.diff().median())
+            warnings.append(f"depths are {step:.0f} mm apart, as if stored in 8 bits once")
+        largest = float(found.values[-1]) if len(found.values) else 0.0
+        if 0 < largest < LEAST_REACH * self.space.max_depth < float("inf"):
+            wanted = f"depths go up to {largest:.3g} m, where up to {self.space.max_depth:g} m is expected"
+            warnings.append(f"{wanted}: check the unit (scale) and max_depth")
+        if 0 < found.used < LEAST_VALID * found.total:
+            share = f"{found.used / found.total:.2%} of the pixels have a depth up to {self.space.max_depth:g} m"
+            warnings.append(f"{share}: check the unit (scale) and max_depth")
+        return warnings
 
     @classmethod
     def implied_space(cls, output: Tensor) -> LabelSpace:

@@ -24,7 +24,15 @@ from robustprobe.losses import segmentation as losses
 from robustprobe.metrics.dense import mean_iou
 from robustprobe.metrics.statistics import Columns
 from robustprobe.tasks._recipe import TaskRecipe
-from robustprobe.tasks.base import Head, Task, class_labels, looks_like_probabilities, missing_classes, resize
+from robustprobe.tasks.base import (
+    Head,
+    Task,
+    class_labels,
+    commonest_class,
+    looks_like_probabilities,
+    missing_classes,
+    resize,
+)
 
 
 @final
@@ -115,6 +123,7 @@ class Segmentation(Task):
 
     metric: ClassVar = "mIoU"
     unit: ClassVar = "share"
+    nothing_valid: ClassVar = "every pixel is ignored"
     higher_is_better: ClassVar = True
     statistics: ClassVar = {
         "mIoU": Statistic(kind="mean_iou", columns=COUNTS),
@@ -183,11 +192,16 @@ class Segmentation(Task):
 
     def describe_labels(self, found: LabelStatistics) -> str:
         ignored = 1 - found.used / max(1, found.total)
-        return f"{len(found.values)} of {len(self.space.classes)} classes, {ignored:.1%} ignored"
+        known = f"{len(found.values)} of {len(self.space.classes)} classes"
+        return f"{known}, {ignored:.1%} ignored{commonest_class(found, self.space)}"
 
     def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
         ignored = 1 - found.used / max(1, found.total)
         warnings = [f"{ignored:.0%} of the pixels are ignored"] if ignored > MOST_IGNORED else []
+        if len(found.values) == 1:
+            only = f"every labelled pixel is {self.space.classes[int(found.values[0])]}"
+            binary = f", and {ignored:.0%} are {self.space.ignore_index}, which is ignored: write masks of 0 and 1"
+            warnings.append(only + binary * (found.used < found.total))
         return warnings + (missing_classes(found, self.space, self.name) if whole else [])
 
     @classmethod

@@ -48,6 +48,7 @@ STATEMENTS = {
     "zero gradient": "Gradients reach the pixels",
     "still rising": "More steps would not have found a much stronger attack",
     "second restart": "A second random start does not find a much stronger attack",
+    "plausible labels": "Labels and files of the dataset are plausible",
     "plausible eps": "Eps is neither too small to matter nor large enough to erase an image",
     "large eps": "A very large eps, to which no model is robust, breaks this one too",
     "eps 0": "At eps 0 the attack changes nothing",

@@ -1,0 +1,125 @@
+"""Labels that make no sense are said: in the plan, beside the number, and in `data check`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import robustprobe as rp
+from robustprobe.core.errors import UserError
+from robustprobe.datasets import check_dataset, label_doubts, load_dataset
+from robustprobe.results.store import Store
+from tests.folders import noise, save, write_classes, write_depthfolder, write_segfolder, write_shards
+
+pytestmark = pytest.mark.unit
+
+
+def said(spec: str, task: str, limit: int | None = None) -> list[str]:
+    train, reported = (load_dataset(spec, split=split, limit=n) for split, n in (("train", None), ("test", limit)))
+    return [doubt.text for doubt in label_doubts(train, reported, [task])]
+
+
+def masks(folder: Path, *values: int) -> str:
+    write_segfolder(folder, {"train": 6, "test": 3}, 2)
+    for number, path in enumerate(sorted((folder / "masks").rglob("*.png"))):
+        shape = np.array(Image.open(path)).shape
+        save(path, np.array(values, np.uint8)[noise(number, *shape) % len(values)])
+    return f"segfolder:{folder}"
+
+
+def test_sound_labels_are_not_doubted(tmp_path: Path) -> None:
+    assert said(masks(tmp_path / "a", 0, 1), "segmentation") == []
+    write_depthfolder(tmp_path / "b", {"train": 6, "test": 3})
+    assert said(f"depthfolder:{tmp_path / 'b'}", "depth") == []
+    write_classes(tmp_path / "c", {"train": 6, "test": 3})
+    assert said(f"imagefolder:{tmp_path / 'c'}", "classification") == []
+
+
+def test_masks_of_0_and_255_are_named(tmp_path: Path) -> None:
+    found = said(masks(tmp_path, 0, 255), "segmentation")
+    assert any(text.startswith("train: every labelled pixel is class 0, and") and "255" in text for text in found)
+    assert "test: 1 classes have no segmentation label: class 1" in found
+
+
+def test_a_mask_class_that_only_test_has_is_named(tmp_path: Path) -> None:
+    spec = masks(tmp_path, 0, 1)
+    for path in (tmp_path / "masks" / "train").iterdir():
+        save(path, np.zeros_like(np.array(Image.open(path))))
+    assert "train: 1 classes have no segmentation label: class 1" in said(spec, "segmentation")
+
+
+def test_a_class_without_train_images_is_named_whatever_the_limit(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 6, "test": 3}, ("ant", "bee", "cat"))
+    for path in (tmp_path / "train" / "bee").iterdir():
+        path.unlink()
+    spec = f"imagefolder:{tmp_path}"
+    assert said(spec, "classification", limit=2) == ["train: 1 classes have no classification label: bee"]
+
+
+def test_a_class_without_test_images_is_named_where_all_are_reported_on(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"train": 8, "test": 1})
+    spec = f"webdataset:{tmp_path}"
+    assert said(spec, "classification") == ["test: 1 classes have no classification label: dog"]
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 6, "test": 3})
+    (tmp_path / "train" / "cat" / "x.heic").touch()
+    spec = f"imagefolder:{tmp_path}"
+    assert said(spec, "classification") == ["1 of .heic in train are not read; convert them to PNG"]
+    assert "1 of .heic in train are not read; convert them to PNG" in check_dataset(spec, Path()).notes
+
+
+def depths(folder: Path, scale: float) -> str:
+    for split, count in (("train", 6), ("test", 2)):
+        for number in range(count):
+            save(folder / "images" / split / f"{number}.png", noise(number, 24, 32, 3))
+            metres = np.linspace(1, 5, 24 * 32, dtype=np.float32).reshape(24, 32)
+            save(folder / "depth" / split / f"{number}.png", stored(metres, scale))
+    return f"depthfolder:{folder}"
+
+
+def stored(metres: NDArray[np.float32], scale: float) -> NDArray[np.uint16]:
+    return (metres * scale).astype(np.uint16)
+
+
+@pytest.mark.parametrize("scale", [256, 100, 10])
+def test_depths_in_another_unit_are_doubted(tmp_path: Path, scale: float) -> None:
+    found = said(depths(tmp_path, scale), "depth")
+    assert any("where up to 10 m is expected: check the unit" in text for text in found)
+
+
+def test_depths_of_which_none_is_below_the_cap_are_an_error(tmp_path: Path) -> None:
+    spec = depths(tmp_path, 12_000)
+    with pytest.raises(UserError, match=r"none of 5 depth labels of train counts: no pixel .*max_depth"):
+        said(spec, "depth")
+    with pytest.raises(UserError, match="none of 5 depth labels of train counts"):
+        rp.evaluate("bundled:photos", [spec], ["clean"])
+
+
+def test_the_doubt_is_warned_about_and_kept_with_the_number(tmp_path: Path) -> None:
+    spec = masks(tmp_path / "data", 0, 255)
+    with pytest.warns(UserWarning, match=r"segmentation: train: every labelled pixel is class 0"):
+        rp.evaluate("bundled:photos", [spec], ["clean"], out=tmp_path / "out", sanity_images=0, head={"epochs": 1})
+    [record] = Store(tmp_path / "out").records()
+    failed = [check for check in record.checks if not check.passed]
+    assert {check.name for check in failed} == {"plausible labels"}
+    assert any("every labelled pixel is class 0" in check.meaning for check in failed)
+
+
+def test_data_check_tells_the_commonest_class(tmp_path: Path) -> None:
+    spec = masks(tmp_path, 0, 0, 0, 1)
+    text = str(check_dataset(spec, Path()).splits[0].labels["segmentation"])
+    assert text.startswith("2 of 2 classes, 0.0% ignored, most often class 0 (7")
+
+
+def test_files_that_are_not_read_are_named_beside_maps_too(tmp_path: Path) -> None:
+    spec = masks(tmp_path, 0, 1)
+    (tmp_path / "images" / "train" / "x.HEIC").touch()
+    (tmp_path / "masks" / "test" / "y.exr").touch()
+    assert said(spec, "segmentation") == [
+        "1 of .heic in train are not read; convert them to PNG",
+        "1 of .exr in test are not read; convert them to PNG",
+    ]
