@@ -18,7 +18,7 @@ from robustprobe.evaluation import partial_results, run
 from robustprobe.evaluation.executors import Executor, FitHeads, Outcome, WorkItem, ray
 from robustprobe.evaluation.executors import work as worker
 from robustprobe.evaluation.plan import PairKey, Plan, make_plan
-from robustprobe.evaluation.run import execute
+from robustprobe.evaluation.run import RunProgress, execute
 from robustprobe.results.store import Store
 from tests.runs import contents, quiet
 
@@ -162,12 +162,16 @@ def test_a_file_that_disappears_is_named_and_what_was_finished_stays(tiny_encode
     plan, store = planned(tiny_encoder, tmp_path / "out", **options)
     lost = root / "test" / "b" / "5.png"
     content = lost.read_bytes()
-    lost.unlink()
-    (failure,) = execute(plan, store, quiet, ExecutorOptions(shard_size=2))
+
+    def vanish(progress: RunProgress) -> None:
+        if list((tmp_path / "out" / "shards").rglob("*.pt")):
+            lost.unlink(missing_ok=True)
+
+    (failure,) = execute(plan, store, vanish, ExecutorOptions(shard_size=2))
     assert failure.mistake
     assert "5.png" in failure.reason
     kept = list((tmp_path / "out" / "shards").rglob("*.pt"))
-    assert len(kept) == 2
+    assert len(kept) == 1
     lost.write_bytes(content)
     assert execute(*planned(tiny_encoder, tmp_path / "out", **options), quiet) == []
     assert contents(store) == contents(wanted)
@@ -205,7 +209,7 @@ def test_workers_that_load_encoders_and_datasets_by_name_write_the_same_rows_in_
     data |= {"datasets": [{"name": "scenes", "limit": n, "size": (32, 32)} for n in (2, 3)], "tasks": ["depth"]}
     data |= {"attacks": ["embed", "depthpgd"], "sanity_images": 2, "examples": 0}
     suite, found = validated(Suite, data, "test"), []
-    monkeypatch.setattr(ray, "_WORKSHOPS", {})
+    monkeypatch.setattr(ray, "_WORKER_STATES", {})
     for name in ("local", "remote"):
         store = Store(tmp_path / name).prepare()
         plan = make_plan(suite, store, Path("nowhere"), CPU)
