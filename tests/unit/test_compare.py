@@ -400,6 +400,50 @@ def test_a_folder_equals_itself(tmp_path: Path) -> None:
     assert comparison.document.sheets[0].notes == [SAME]
 
 
+def test_a_table_of_many_comparisons_is_corrected_for_their_number(tmp_path: Path) -> None:
+    """One difference of ten that is just beyond its own interval is expected by chance, and is said not to remain."""
+    chance = np.random.default_rng(3)
+    before = chance.random(200) < 0.5
+    weak, strong = before.copy(), before.copy()
+    weak[np.flatnonzero(before)[:6]] = False
+    strong[np.flatnonzero(before)[:60]] = False
+    same = [classified(before, settings={"seed": seed}) for seed in range(8)]
+    first = [*same, classified(before, name="embed"), classified(before, name="apgd")]
+    second = [*same, classified(weak, name="embed"), classified(strong, name="apgd")]
+    comparison = both(tmp_path, first, second)
+    rows = {row["attack"]: row for row in comparison.rows}
+    assert rows["embed"]["finding"] == rows["apgd"]["finding"] == "worse"
+    assert rows["embed"]["p_value"] < 0.05 < rows["embed"]["p_holm"]
+    assert rows["apgd"]["p_holm"] < 0.001
+    assert "worse in 2" in comparison.heading["verdict"][0]
+    assert f"Holm's correction for {len(comparison.rows)} comparisons, 0 better and 1 worse remain" in str(
+        comparison.heading["verdict"]
+    )
+
+
+def test_the_verdict_says_how_many_images_two_points_take(tmp_path: Path) -> None:
+    chance = np.random.default_rng(3)
+    before, after = chance.random((2, 100)) < 0.5
+    comparison = both(tmp_path, [classified(before)], [classified(after)])
+    row, spread = comparison.rows[0], np.std(after.astype(float) - before)
+    assert row["images_for_2_points"] == pytest.approx((2.8016 * spread / 0.02) ** 2, rel=0.1)
+    assert (
+        f"To tell 2 points of top-1 apart (power 80 %) takes about {row['images_for_2_points']:,} images."
+        in (comparison.heading["verdict"][1])
+    )
+    assert "Holm" not in comparison.heading["verdict"][0]
+
+
+def test_errors_in_metres_are_told_apart_by_two_percent(tmp_path: Path) -> None:
+    error = np.random.default_rng(1).gamma(4, 0.1, 50)
+    after = error + np.random.default_rng(2).normal(0, 0.1, 50)
+    sides = [dense_cell("depth", "embed", {"rmse": e}, float(e.mean())) for e in (error, after)]
+    comparison = both(tmp_path, sides[:1], sides[1:])
+    difference, spread = 0.02 * error.mean(), np.std(after - error)
+    assert comparison.rows[0]["images_for_2_points"] == pytest.approx((2.8016 * spread / difference) ** 2, rel=0.15)
+    assert "To tell 2 % of the first's RMSE apart" in comparison.heading["verdict"][1]
+
+
 def test_cells_of_one_folder_are_listed_with_what_the_other_has_instead(tmp_path: Path) -> None:
     ones = np.ones(4)
     comparison = both(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import format_eps
 from robustprobe.metrics.paired import Paired, Side, paired_difference
+from robustprobe.metrics.significance import p_value
 from robustprobe.report.tables.comparison import Comparison
 from robustprobe.report.tables.matching import (
     RecordPair,
@@ -19,7 +20,7 @@ from robustprobe.report.tables.matching import (
 from robustprobe.report.tables.matrix import MISSING, change_text, metric_text, size_text
 from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
-from robustprobe.report.tables.verdict import Judgement, finding, verdict
+from robustprobe.report.tables.verdict import Judgement, corrected, finding, verdict
 from robustprobe.results.labels import attack_labels
 
 if TYPE_CHECKING:
@@ -70,15 +71,24 @@ def compare_folders(first: "Store", second: "Store", encoders: Sequence[str] = (
         names = (sides[0][0].encoder, sides[1][0].encoder)
         names = names if names[0] != names[1] else ("the first", "the second")
         heading |= {"first_encoder": sides[0][0].encoder, "second_encoder": sides[1][0].encoder}
-    judgements = [_judgement(c) for c in compared if c.pair.first and c.pair.second]
-    said = verdict([j for j in judgements if j], *names)
+    judgements = {position: j for position, c in enumerate(compared) if (j := _judgement(c))}
+    p_values = dict(zip(judgements, corrected(list(judgements.values())), strict=True))
+    said = verdict(list(judgements.values()), *names)
     document = Document(sheets, [*_notes(heading, compared), *said])
-    return Comparison(document, {**heading, "verdict": said}, [_row(c) for c in compared])
+    return Comparison(
+        document,
+        {**heading, "verdict": said},
+        [_row(c, judgements.get(position), p_values.get(position)) for position, c in enumerate(compared)],
+    )
 
 
 def _judgement(compared: ComparedCell) -> Judgement | None:
-    record = compared.pair.second
-    return Judgement(record, compared.paired, finding(compared.paired, record.higher_is_better)) if record else None
+    """What the difference says; None for a cell that one side lacks."""
+    first, second = compared.pair.first, compared.pair.second
+    if first is None or second is None:
+        return None
+    said = finding(compared.paired, second.higher_is_better)
+    return Judgement(second, compared.paired, said, first.headline.value)
 
 
 def _compare(
@@ -151,7 +161,7 @@ def _facts(record: "Record") -> dict[str, str]:
     }
 
 
-def _row(compared: ComparedCell) -> dict[str, Any]:
+def _row(compared: ComparedCell, judgement: Judgement | None, p_holm: float | None) -> dict[str, Any]:
     pair, record, estimate = compared.pair, compared.pair.any, compared.paired.estimate
     return {
         **{key: getattr(record, key) for key in ("encoder", "dataset", "task", "target_task")},
@@ -163,7 +173,10 @@ def _row(compared: ComparedCell) -> dict[str, Any]:
         "difference": compared.difference,
         "difference_ci_low": estimate.ci_low if estimate else None,
         "difference_ci_high": estimate.ci_high if estimate else None,
-        "finding": judgement.finding if (judgement := _judgement(compared)) and pair.first else None,
+        "finding": judgement.finding if judgement else None,
+        "p_value": p_value(estimate) if estimate else None,
+        "p_holm": p_holm,
+        "images_for_2_points": judgement.images_needed if judgement else None,
         "notes": compared.notes,
     }
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from robustprobe.metrics.paired import Paired
+from robustprobe.metrics.significance import LEVEL, POINTS, holm, images_needed, p_value
 from robustprobe.report.tables.matrix import change_text
 from robustprobe.results.labels import record_label
 
@@ -32,6 +33,27 @@ class Judgement(NamedTuple):
     record: "Record"
     paired: Paired
     finding: Finding
+    first_value: float
+
+    @property
+    def telling(self) -> tuple[float, str]:
+        """The difference whose cost in images is told, in the unit of the metric and in words."""
+        if self.record.unit == "share":
+            return POINTS, f"{100 * POINTS:.0f} points of {self.record.metric}"
+        return POINTS * abs(self.first_value), f"{100 * POINTS:.0f} % of the first's {self.record.metric}"
+
+    @property
+    def images_needed(self) -> int | None:
+        """Images that tell such a difference in 80 % of experiments; None where that is not known."""
+        estimate = self.paired.estimate
+        return images_needed(estimate, self.record.n, self.telling[0]) if estimate else None
+
+
+def corrected(judgements: Sequence[Judgement]) -> list[float | None]:
+    """Holm's p-value of each difference among all paired ones; None for those that are not paired."""
+    known = [p_value(j.paired.estimate) for j in judgements if j.paired.estimate]
+    found = iter(holm(known))
+    return [next(found) if j.paired.estimate else None for j in judgements]
 
 
 def verdict(judgements: Sequence[Judgement], first: str, second: str) -> list[str]:
@@ -49,11 +71,26 @@ def verdict(judgements: Sequence[Judgement], first: str, second: str) -> list[st
         f"{counts['worse']} (paired 95 % interval over images excludes 0); no difference is shown in {alike}"
     )
     summary += f", equal on every image in {counts['equal']}" if counts["equal"] else ""
+    summary += _after_correction(judgements)
     unpaired = len(judgements) - len(paired)
     summary += f"; {unpaired} cannot be paired, as the notes say." if unpaired else "."
     tasks = dict.fromkeys((j.record.task, j.record.images_of) for j in judgements)
     strongest = [_strongest([j for j in judgements if (j.record.task, j.record.images_of) == key]) for key in tasks]
     return [summary, *(_sentence(j, first, second) for j in strongest if j)]
+
+
+def _after_correction(judgements: Sequence[Judgement]) -> str:
+    """What is left of the differences once their number is taken into account; nothing to say of a single one."""
+    p_values = corrected(judgements)
+    tested = sum(p is not None for p in p_values)
+    if tested < 2:
+        return ""
+    kept = [j.finding for j, p in zip(judgements, p_values, strict=True) if p is not None and p < LEVEL]
+    counts = {kind: kept.count(kind) for kind in ("better", "worse")}
+    return (
+        f"; after Holm's correction for {tested} comparisons, {counts['better']} better and {counts['worse']} worse"
+        " remain"
+    )
 
 
 def _strongest(judgements: Sequence[Judgement]) -> Judgement | None:
@@ -75,6 +112,13 @@ def _sentence(judgement: Judgement, first: str, second: str) -> str:
         f"[{change_text(estimate.ci_low)}, {change_text(estimate.ci_high)}], n = {record.n}"
     )
     if judgement.finding == "no difference shown":
-        return f"{where}: no difference between {first} and {second} is shown ({size})."
+        return f"{where}: no difference between {first} and {second} is shown ({size}).{_power(judgement)}"
     word = "more" if judgement.finding == "better" else "less"
-    return f"{where}: {second} is {word} robust than {first} ({size})."
+    return f"{where}: {second} is {word} robust than {first} ({size}).{_power(judgement)}"
+
+
+def _power(judgement: Judgement) -> str:
+    needed = judgement.images_needed
+    if needed is None:
+        return ""
+    return f" To tell {judgement.telling[1]} apart (power 80 %) takes about {needed:,} images."
