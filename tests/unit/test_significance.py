@@ -54,6 +54,7 @@ def test_the_images_needed_find_the_difference_in_four_of_five_experiments() -> 
     chance, spread = np.random.default_rng(1), 0.5
     pilot = normal(0.0, spread / np.sqrt(300))
     needed = images_needed(pilot, 300, 0.02)
+    assert needed is not None
     assert needed == pytest.approx((2.8016 * spread / 0.02) ** 2, rel=1e-3)
     means = chance.normal(0.02, spread / np.sqrt(needed), 4000)
     assert np.mean(means > 1.96 * spread / np.sqrt(needed)) == pytest.approx(0.8, abs=0.03)
