@@ -24,7 +24,7 @@ def label_doubts(train: Dataset, reported: Dataset, tasks: Sequence[str]) -> lis
     """What is implausible about the labels that heads are fitted on, and those that numbers are reported on.
 
     Raises:
-        UserError: none of the labels read counts, so that there would be no number; or a label cannot be read.
+        UserError: none of the labels read counts, so that there would be no number.
     """
     found = [LabelDoubt(task, text) for text in train.doubts() for task in tasks]
     for data in (train, reported):
@@ -37,7 +37,7 @@ def _of_labels(data: Dataset, tasks: Sequence[str], is_train: bool) -> list[Labe
     known, read = _findings(data, tasks)
     found = []
     for name, label in known.items():
-        if not label.used:
+        if read[name] and not label.used:
             raise UserError(
                 f"{data.name}: none of {read[name]} {name} labels of {data.split} counts: {label.task.nothing_valid}. "
                 "Correct the labels, or leave the task out."
@@ -57,7 +57,10 @@ def _findings(data: Dataset, tasks: Sequence[str]) -> tuple[dict[str, LabelFindi
         found[name].add(torch.tensor([data.stratum(index) for index in data.indices]))
         read[name] = len(data)
     for position in range(0, len(data), -(-len(data) // SAMPLE)) if unread else ():
-        targets = data[position].targets
+        try:
+            targets = data[position].targets
+        except UserError:
+            continue  # the run says so, and does the rest
         for name in unread:
             found[name].add(targets[name])
             read[name] += 1
