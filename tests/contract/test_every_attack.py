@@ -114,7 +114,8 @@ def run(name: str, victim: Victim, images: Tensor, ids: list[str] | None = None,
 
 @pytest.mark.parametrize("name", CASES)
 @given(
-    eps=st.sampled_from([0.0, 1e-9, 1 / 1020, 8 / 255, 1.0]) | st.floats(0, 1),
+    # A ball below the smallest float32 holds nothing but the image, and `embed` says so.
+    eps=st.sampled_from([0.0, 1e-9, 1 / 1020, 8 / 255, 1.0]) | st.floats(1e-9, 1),
     step_size=st.none() | st.floats(0, 1),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 10_000),
@@ -402,6 +403,46 @@ def test_answer_that_is_not_finite_is_an_error(
 
     with pytest.raises(UserError, match="not finite"):
         run(name, victim._replace(function=poisoned), random_images())
+
+
+class Misleading(torch.autograd.Function):
+    """The identity, with a gradient that is wrong in one value of the last image."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, bad: float) -> Tensor:
+        ctx.bad = bad
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        spoilt = gradients[0].clone()
+        spoilt[-1, 0, 0, 0] = ctx.bad
+        return spoilt, None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", [n for n in WITH_MODEL if cast(type[Attack], attacks.get(n.split()[0])).uses_gradient])
+def test_gradient_that_is_not_finite_is_an_error(
+    victims: Callable[[str, torch.dtype], Victim], name: str, norm: str, bad: float
+) -> None:
+    victim = victims(name, torch.float32)
+    inner = victim.function
+    spoilt = victim._replace(function=lambda x: inner(cast(Tensor, Misleading.apply(x, bad))))
+    with pytest.raises(UserError, match="gradient is not finite on 1 of"):
+        run(name, spoilt, random_images(), norm=norm)
+
+
+@pytest.mark.parametrize("name", [n for n in CLIMBING if n.split()[0] not in ("ensemble", "min-eps")])
+def test_a_smaller_ball_that_changed_nothing_leaves_the_random_start(
+    victims: Callable[[str, torch.dtype], Victim], name: str
+) -> None:
+    images, victim = random_images(), victims(name, torch.float32)
+    attack = load_attack(AttackSpec(name=name.split()[0], eps=8 / 255, steps=2))
+    found = attack.run(victim, images, IDS, images.clone()).images
+    assert (found != images).flatten(1).any(1).all()
+    if seen_by(name) == "encoder":
+        assert (attack.run(victim, images, IDS, images.clone()).zero_gradient < 1).all()
 
 
 @pytest.mark.parametrize(

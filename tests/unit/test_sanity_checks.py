@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustprobe import load_dataset
+from robustprobe import UserError, load_dataset
 from robustprobe.attacks import Victim, load_attack
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import LabelSpace, SanityCheck
@@ -161,17 +161,33 @@ def test_attack_with_far_too_few_steps_is_flagged(case: Digits) -> None:
     assert few["still rising"].value == pytest.approx(0.2, abs=0.05)
 
 
-def test_embed_from_the_image_itself_is_flagged(case: Digits) -> None:
-    spec = AttackSpec(name="embed", eps=EPS, random_start=False, steps=3)
-    found = load_attack(spec).run(Victim(case.model), case.images, IDS)
-    assert torch.equal(found.images, case.images)
-    (zero,) = [
-        check
-        for check in trace_checks(spec, (0.0, 1.0), torch.zeros(COUNT), found.zero_gradient, found.rising)
-        if check.name == "zero gradient"
-    ]
-    assert (zero.value, zero.passed) == (1.0, False)
-    assert "hides its gradient" in zero.meaning
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_embed_from_the_image_itself_is_an_error(case: Digits, norm: Literal["linf", "l2"]) -> None:
+    spec = AttackSpec(name="embed", eps=EPS, norm=norm, random_start=False, steps=3)
+    with pytest.raises(UserError, match=f"embed did not move {COUNT} of {COUNT} images.*exactly 0.*random_start"):
+        load_attack(spec).run(Victim(case.model), case.images, IDS)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "ensemble"])
+def test_wrong_images_may_stay_where_they_are(case: Digits, name: str) -> None:
+    """Their gradients are not counted: that they did not move says nothing about the attack."""
+
+    def model(images: Tensor) -> Tensor:
+        return nn.functional.one_hot(case.labels, 10) + 0 * images.sum((1, 2, 3))[:, None]
+
+    spec = AttackSpec(name=name, eps=EPS, random_start=False, steps=3)
+    victim = Victim(model, (case.labels + 1) % 10, TEN.space, TEN.attack_losses, TEN.name)
+    load_attack(spec).run(victim, case.images, IDS)
+    with pytest.raises(UserError, match="did not move"):
+        load_attack(spec).run(victim._replace(targets=case.labels), case.images, IDS)
+
+
+@pytest.mark.parametrize(("name", "passed"), [("pgd", False), ("embed", False), ("square", False), ("min-eps", True)])
+def test_attack_that_changed_no_image_is_flagged(name: str, passed: bool) -> None:
+    spec = AttackSpec(name=name, eps=EPS)
+    (ball,) = trace_checks(spec, (0.0, 1.0), torch.zeros(2), NOTHING, NOTHING)
+    assert (ball.name, ball.passed) == ("ball", passed)
+    assert ("changed no image, so this is the clean score" in ball.meaning) != passed
 
 
 def test_attack_that_depends_on_its_start_is_flagged() -> None:

@@ -18,6 +18,7 @@ from robustprobe.attacks._search import (
 )
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks.base import Attack, Victim
+from robustprobe.core.threat import over_image
 
 
 class Phase(NamedTuple):
@@ -31,7 +32,11 @@ class Phase(NamedTuple):
 
 
 class PhasedAttack(Attack):
-    """Runs its phases one after another. The first starts from `previous`, scaled to this ball, if it is given."""
+    """Runs its phases one after another.
+
+    The first starts from `previous`, scaled to this ball, if it is given; images that the smaller ball left unchanged
+    have no direction to scale, and keep their random start.
+    """
 
     survivors_only: ClassVar[bool] = False
     """Whether the attack stops on broken images at once, independent of `early_exit`."""
@@ -50,11 +55,19 @@ class PhasedAttack(Attack):
             if result is None and previous is not None:
                 previous = previous.to(images)
                 result = visited(self._search(phase), previous, everything(images))
-                start = self.threat.project(images + self.threat.stretch(previous - images), images)
+                start = self._warm_start(phase, images, previous, randomness.named(phase.name))
             result = self._run(phase, images, randomness.named(phase.name), result, start)
         if result is None:
             raise ValueError(f"{type(self).__name__} has no phases")
         return result
+
+    def _warm_start(self, phase: Phase, images: Tensor, previous: Tensor, randomness: PerImageRandom) -> Tensor:
+        moved = (previous != images).flatten(1).any(1)
+        direction = previous
+        if not moved.all():
+            random = self._search(phase).start(images, everything(images), randomness)
+            direction = torch.where(over_image(moved), previous, random)
+        return self.threat.project(images + self.threat.stretch(direction - images), images)
 
     def _search(self, phase: Phase) -> Search:
         spec, last = self.spec, self.spec.iterate == "last"

@@ -12,6 +12,11 @@ from robustprobe.core.gradients import image_gradient
 from robustprobe.core.threat import Threat, image_generator, over_image
 
 LATE = 0.8
+NOT_FINITE = (
+    "the model's gradient is not finite on {count} of {total} images, though its output is: an attack cannot follow "
+    "NaN or infinity. Look for a root, norm or logarithm at 0, or for overflow in half precision; or use an attack "
+    "without gradients, such as square."
+)
 
 
 class Entries(NamedTuple):
@@ -80,10 +85,16 @@ class Search(NamedTuple):
         return judged._replace(step_loss=judged.step_loss.detach(), damage=judged.damage.detach().double())
 
     def gradient(self, images: Tensor, entries: Entries, step: int) -> tuple[LossValues, Tensor]:
-        """The objective at a step, and the gradient of its loss (n, 3, H, W)."""
+        """The objective at a step, and the gradient of its loss (n, 3, H, W).
+
+        Raises UserError for a gradient of NaN or infinity, along which the attack would stand still or leave the ball.
+        """
         images = images.detach().requires_grad_(True)
         judged = self.judge(images, entries, step)
         gradient = image_gradient(judged.loss.sum(), images)
+        if not torch.isfinite(gradient).all():
+            count = int((~torch.isfinite(gradient)).flatten(1).any(1).sum())
+            raise UserError(NOT_FINITE.format(count=count, total=len(images)))
         return judged._replace(loss=judged.loss.detach()), gradient
 
     def start(self, images: Tensor, entries: Entries, randomness: PerImageRandom, stretched: bool = False) -> Tensor:

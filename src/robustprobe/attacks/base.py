@@ -72,6 +72,9 @@ class Attack(ABC):
     warm_start: ClassVar[bool] = True
     """Whether a larger eps starts from the images of the smaller one, and so does no less damage."""
 
+    keeps_wrong_images: ClassVar[bool] = False
+    """Whether it returns images that are wrong from the start unchanged, so that no change at all is no failure."""
+
     citation: ClassVar[str] = ""
     """The publication to cite; empty where there is none. A string literal, as it is also read without torch."""
 
@@ -120,7 +123,8 @@ class Attack(ABC):
             previous: images that the same attack made under a smaller eps; the result has no less damage.
 
         Raises:
-            UserError: images that are not such a batch, or an output of NaN.
+            UserError: images that are not such a batch, an output or a gradient that is not finite, or a gradient
+                attack that could not move an unbroken image, as every gradient at the image itself was 0.
         """
         check_images(images)
         if len(ids) != len(images):
@@ -135,9 +139,25 @@ class Attack(ABC):
             layers = counter.layers(victim.layers) if victim.layers else None
             seen = victim._replace(function=counter, layers=layers)
             found = self.perturb(seen, working, randomness, previous)
+            _check_moved(self.spec.name, found, working, ids)
             adversarial = self.threat.cast(self.threat.project(found.images, working), images).detach()
             trace = (found.damage.cpu(), found.zero_gradient.cpu(), found.rising.cpu())
             return Attacked(adversarial, *trace, counter.forwards, counter.backwards)
+
+
+def _check_moved(name: str, found: SearchResult, images: Tensor, ids: Sequence[str]) -> None:
+    """Raises UserError where a search never left an unbroken image.
+
+    Images that merely were not damaged pass: there the gradient was not 0 everywhere, or there was none to ask for.
+    """
+    unchanged = (found.images == images).flatten(1).all(1).cpu()
+    stuck = (unchanged & (found.zero_gradient.cpu() == 1)).nonzero()[:, 0].tolist()
+    if stuck:
+        raise UserError(
+            f"{name} did not move {len(stuck)} of {len(images)} images, the first of them {ids[stuck[0]]!r}: the "
+            "gradient there is exactly 0, and the clean score would pass for a robust one. Start at random "
+            "(random_start), or look for what sets the gradient to 0."
+        )
 
 
 class Counter:

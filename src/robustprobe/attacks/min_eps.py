@@ -35,6 +35,7 @@ class MinEps(Attack):
 
     access: ClassVar = "classification"
     warm_start: ClassVar = False
+    keeps_wrong_images: ClassVar = True
     steps: ClassVar = 50
 
     def passes(self, losses: AttackLosses | None = None) -> Passes:

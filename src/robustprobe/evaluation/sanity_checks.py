@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustprobe.attacks import Attacked, Victim, load_attack
+from robustprobe.attacks import Attacked, Victim, attack_class, load_attack
 from robustprobe.core.eps import default_eps
 from robustprobe.core.spec import AttackSpec, format_eps
 from robustprobe.core.threat import over_image
@@ -71,8 +71,10 @@ def trace_checks(
     (low, high), largest = ends, float(size.max())
     inside = largest <= spec.eps + ROUNDING and low >= 0 and high <= 1
     means = "" if inside else ": the attack left its ball or the box, and this score counts for nothing"
+    still = largest == 0 and not attack_class(spec).keeps_wrong_images
+    means = ": the attack changed no image, so this is the clean score, not a robust one" if still else means
     text = f"images changed by {largest:.6g} at most, eps {spec.eps:.6g}; pixels are in [{low:.3g}, {high:.3g}]{means}"
-    checks = [SanityCheck("ball", largest, inside, text)]
+    checks = [SanityCheck("ball", largest, inside and not still, text)]
     zeros, late = float(zero_gradient.nanmean()), float(rising.nanmean())
     if math.isfinite(zeros):
         means = ": the model hides its gradient, and this score says little" if zeros > MOST_ZEROS else ""
