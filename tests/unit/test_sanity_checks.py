@@ -69,6 +69,8 @@ NAMES = {
     "eps 0",
     "same answer twice",
     "black box",
+    "gradient",
+    "batch of one",
 }
 
 

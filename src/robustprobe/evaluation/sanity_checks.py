@@ -15,6 +15,7 @@ from robustprobe.core.eps import default_eps
 from robustprobe.core.spec import AttackSpec, format_eps
 from robustprobe.core.threat import over_image
 from robustprobe.core.types import SanityCheck
+from robustprobe.evaluation.model_checks import CheckedModel, batch_check, gradient_check
 from robustprobe.tasks import Task
 
 MOST_ZEROS = 0.05
@@ -112,6 +113,7 @@ def sample_checks(
             _large(judge, clean, judge.scores(large), format_eps(large_eps, spec.norm)),
             _nothing(judge.scores(none), clean),
             *_model_checks(judge, sample),
+            *_gradient_checks(spec, sample, judge),
             *([_black_box(spec, sample, judge, scores)] if own and spec.name != "square" else []),
         ]
     return found
@@ -163,6 +165,13 @@ def _model_checks(judge: JudgingModel, sample: CheckedImages) -> list[SanityChec
     text = f"two answers to one image differ by {spread:.2g}{means}"
     checks = [SanityCheck("same answer twice", spread, spread == 0, text)]
     return [*checks, *judge.task.output_checks(output)]
+
+
+def _gradient_checks(spec: AttackSpec, sample: CheckedImages, judge: JudgingModel) -> list[SanityCheck]:
+    """Whether the model's gradient is its loss's, where the attack uses one, and whether it sees one image alone."""
+    model = CheckedModel(judge.function, judge.task, sample.images, sample.ids, judge.targets)
+    gradient = gradient_check(model, spec.eps, spec.norm) if attack_class(spec).uses_gradient else None
+    return [*([gradient] if gradient else []), batch_check(model)]
 
 
 def _black_box(spec: AttackSpec, sample: CheckedImages, judge: JudgingModel, scores: Tensor) -> SanityCheck:

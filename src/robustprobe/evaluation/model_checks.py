@@ -1,0 +1,114 @@
+"""Sanity checks of a model rather than of an attack: is its gradient that of its loss, and does it see one image alone?
+
+Finite differences are the check of Carlini et al. (2019, section 4) that asks for no second attack.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustprobe.core.threat import image_generator
+from robustprobe.core.types import LossContext, SanityCheck
+from robustprobe.tasks import Task
+
+MOST_ERROR = 0.5
+PART_OF_EPS = 20
+DIRECTIONS = 4
+# Changes of the loss below this share of it are rounding in float32.
+ROUNDING = 1e-5
+MOST_BATCH_EFFECT = 1e-3
+
+
+class CheckedModel(NamedTuple):
+    """A model of a task, images (n, 3, H, W) with their ids, and their labels (n, ...)."""
+
+    function: Callable[[Tensor], Tensor]
+    task: Task
+    images: Tensor
+    ids: Sequence[str]
+    targets: Tensor
+
+    def losses(self, images: Tensor) -> Tensor:
+        """The loss that attacks of the task raise, (n,) in double precision."""
+        output = self.function(images)
+        losses = self.task.attack_losses
+        context = LossContext(self.task.fit_labels(self.targets, output.shape[-2:]), self.task.space)
+        loss: Tensor = (losses.step_loss or losses.losses[losses.default])(output, context)
+        return loss.double()
+
+
+def gradient_check(model: CheckedModel, eps: float, norm: str) -> SanityCheck | None:
+    """Whether the loss changes along directions as its gradient predicts; None where it does not change at all.
+
+    Central differences at eps / 20 in each image, along the sign of the gradient and random directions of signs: a
+    gradient that belongs to a part of the model, or to another function, predicts some of them wrongly. The value is
+    the median of |change - prediction| / max(|change|, |prediction|).
+
+    Args:
+        model: what is checked; it sees images inside [0, 1] alone.
+        eps: the size of the attack in its norm.
+        norm: `linf`, or another one, in which a step along all pixels is as long as eps / 20.
+    """
+    step = eps / PART_OF_EPS / _length(norm, model.images[0].numel())
+    step = min(step, 0.25)
+    centre = model.images.clamp(step, 1 - step).detach().requires_grad_()
+    loss = model.losses(centre)
+    if not loss.requires_grad:
+        return SanityCheck("gradient", 1.0, False, "the model gives no gradient, so the attack could not use one")
+    (gradient,) = torch.autograd.grad(loss.sum(), centre)
+    centre, loss = centre.detach(), loss.detach()
+    errors = [
+        _error(model, centre, loss, gradient, direction.to(centre) * step)
+        for direction in (gradient.sign(), *_directions(model))
+    ]
+    found = torch.cat(errors)
+    found = found[found.isfinite()]
+    if not len(found):
+        return None
+    value = float(found.median())
+    passed = value <= MOST_ERROR
+    means = "" if passed else ": the gradient is not that of the loss, so a white-box score is too good"
+    text = f"over eps/{PART_OF_EPS} the loss changes as its gradient predicts up to {value:.1%}{means}"
+    return SanityCheck("gradient", value, passed, text)
+
+
+def _length(norm: str, pixels: int) -> float:
+    """Size of a perturbation of 1 in every pixel."""
+    return {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}.get(norm, 1.0)
+
+
+def _directions(model: CheckedModel) -> list[Tensor]:
+    shape = model.images.shape[1:]
+    generators = [image_generator(0, identity, "finite differences") for identity in model.ids]
+    return [
+        torch.stack([torch.randint(0, 2, shape, generator=generator) * 2.0 - 1 for generator in generators])
+        for _ in range(DIRECTIONS - 1)
+    ]
+
+
+def _error(model: CheckedModel, centre: Tensor, loss: Tensor, gradient: Tensor, move: Tensor) -> Tensor:
+    """Relative error of the predicted change per image (n,); NaN where both are rounding."""
+    with torch.no_grad():
+        change = (model.losses(centre + move) - model.losses(centre - move)) / 2
+    predicted = (gradient.double() * move.double()).flatten(1).sum(1)
+    size = torch.maximum(change.abs(), predicted.abs())
+    error = (change - predicted).abs() / size
+    return torch.where(size > ROUNDING * loss.abs().clamp(min=1), error, torch.nan).cpu()
+
+
+def batch_check(model: CheckedModel) -> SanityCheck:
+    """Whether an image is answered alike alone and among others: the largest difference over the answers' spread."""
+    with torch.no_grad():
+        together = model.function(model.images)
+        alone = torch.cat([model.function(image[None]) for image in model.images])
+    spread = float(together.double().std(correction=0))
+    difference = float((together - alone).abs().max())
+    value = difference / spread if spread else difference
+    passed = value <= MOST_BATCH_EFFECT
+    means = "" if passed else ": the score depends on which images are attacked together"
+    return SanityCheck(
+        "batch of one", value, passed, f"alone and in a batch answers differ by {value:.2g} of their spread{means}"
+    )
