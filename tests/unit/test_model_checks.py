@@ -110,10 +110,14 @@ def test_answers_that_depend_on_the_batch_are_told() -> None:
 
 
 def test_images_stay_inside_the_box() -> None:
-    seen = []
+    seen: list[tuple[float, float]] = []
 
     def watched(model: Function) -> Function:
-        return lambda x: (seen.append((float(x.detach().min()), float(x.detach().max()))), model(x))[1]
+        def call(images: Tensor) -> Tensor:
+            seen.append((float(images.detach().min()), float(images.detach().max())))
+            return model(images)
+
+        return call
 
     model = of_digits(watched)
     gradient_check(model._replace(images=torch.ones_like(model.images)), EPS, "linf")
