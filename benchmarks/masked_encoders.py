@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import robustprobe as rp
-from robustprobe.attacks import Victim, load_attack
+from robustprobe.attacks import Attacked, Victim, load_attack
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import SanityCheck
 from robustprobe.datasets import load_dataset
@@ -130,12 +130,17 @@ class Case(NamedTuple):
     ids: list[str]
 
 
+def run(function: Function, case: Case, spec: AttackSpec) -> Attacked:
+    task = case.model.task
+    victim = Victim(function, case.targets, task.space, task.attack_losses, task.name)
+    return load_attack(spec).run(victim, case.images, case.ids)
+
+
 def attacked(function: Function, case: Case, spec: AttackSpec) -> tuple[Tensor, list[SanityCheck]]:
     """Adversarial images of an attack on a function, and all its checks."""
     task = case.model.task
     victim = Victim(function, case.targets, task.space, task.attack_losses, task.name)
-    attack = load_attack(spec)
-    found = attack.run(victim, case.images, case.ids)
+    attack, found = load_attack(spec), run(function, case, spec)
     ends = float(found.images.min()), float(found.images.max())
     size = attack.threat.size(found.images - case.images)
     sample = CheckedImages(victim, case.images, case.ids, found.images, found.damage)
@@ -184,7 +189,7 @@ def row(name: str, wrap: Callable[[Function], Function], told: list[Case], spec:
         torch.manual_seed(0)
         function = wrap(case.model)
         made, checks = attacked(function, case, spec)
-        plain = made if wrap is honest else attacked(case.model, case, spec)[0]
+        plain = made if wrap is honest else run(case.model, case, spec).images
         clean.append(score(function, case, case.images))
         left.append(score(function, case, made))
         transfer.append(score(function, case, plain))
@@ -218,9 +223,10 @@ def main() -> None:
     print("| model | clean | score | transfer | gradient error | failed checks |\n|---|---:|---:|---:|---|---|")
     for encoder in options.encoder or HONEST:
         print(row(encoder, honest, cases(encoder, options), spec), flush=True)
-    for masking in MASKINGS if options.masked else ():
+    told = cases(options.masked, options) if options.masked else []
+    for masking in MASKINGS if told else ():
         label = f"{masking.name}{' (tuned)' * masking.tuned}"
-        print(row(label, masking.wrap, cases(options.masked, options), spec), flush=True)
+        print(row(label, masking.wrap, told, spec), flush=True)
 
 
 if __name__ == "__main__":

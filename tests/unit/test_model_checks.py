@@ -123,3 +123,9 @@ def test_images_stay_inside_the_box() -> None:
     gradient_check(model._replace(images=torch.ones_like(model.images)), EPS, "linf")
     assert min(low for low, _ in seen) >= 0
     assert max(high for _, high in seen) <= 1
+
+
+def test_answers_of_a_fixed_number_are_told() -> None:
+    found = batch_check(of_digits(lambda m: lambda x: m(x).sum(0).expand(COUNT, -1)))
+    assert not found.passed
+    assert "depends on the batch" in found.meaning

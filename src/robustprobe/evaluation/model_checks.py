@@ -117,6 +117,9 @@ def batch_check(model: CheckedModel) -> SanityCheck:
     with torch.no_grad():
         together = model.function(model.images)
         alone = torch.cat([model.function(image[None]) for image in model.images])
+    if alone.shape != together.shape:
+        text = f"images one by one get answers {tuple(alone.shape)}, together {tuple(together.shape)}"
+        return SanityCheck("batch of one", 1.0, False, f"{text}: the score depends on the batch")
     spread = float(together.double().std(correction=0))
     difference = float((together - alone).abs().max())
     value = difference / spread if spread else difference
