@@ -11,7 +11,6 @@ from robustprobe.report.page.render import write_page
 from robustprobe.report.tables.fitting import print_fitting
 from robustprobe.report.tables.matrix import failed_checks
 from robustprobe.report.tables.results import print_rich
-from robustprobe.results.protocol import protocol_name
 from robustprobe.results.union import Found
 
 PAGE = "report.html"
@@ -39,7 +38,6 @@ def show_outcome(console: Console, found: Sequence[Found], out: Path, *, brief: 
             console.print("† a sanity check of this number failed; the page says which.")
     else:
         print_rich(records, verbose, console, verbose=verbose, pointer="What was measured where: on the page, or -v")
-        console.print(f"Protocol, to cite: {protocol_name(records)}", soft_wrap=True, markup=False, highlight=False)
     page = write_page(out, out / PAGE)
     console.print(f"Results: {out}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"Page: {page.resolve().as_uri()}", soft_wrap=True, markup=False, highlight=False)
