@@ -204,5 +204,5 @@ def print_rich(
             print_fitting(one, console)
     for one in transfer_sheets(known, notes) if transfer else []:
         print_fitting(one, console)
-    console.print(f"{BRACKETS[:-1]}; protocol {protocol_name(known)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{BRACKETS[:-1]}; protocol {protocol_name(known)}", markup=False, highlight=False)
     print_notes(notes, console, verbose, pointer)
