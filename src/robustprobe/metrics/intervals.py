@@ -1,4 +1,8 @@
-"""Intervals: how far a number could be from the one that endless images would give."""
+"""Intervals: how far a number could be from the one that endless images would give.
+
+Not so for mIoU of few images and many rare classes: a class that is predicted and has no label counts as 0, so the
+value is too low, and the bootstrap, which loses more classes, is lower still. There it is an interval of that set.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
