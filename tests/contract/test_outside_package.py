@@ -11,7 +11,9 @@ import torch
 
 import robustprobe as rp
 from robustprobe.cli import app
+from robustprobe.core.errors import UserError
 from robustprobe.core.registry import attacks, datasets, defences, sources, tasks
+from robustprobe.report.charts.plot import write_plot
 from robustprobe.results.store import Store
 
 pytestmark = pytest.mark.contract
@@ -84,7 +86,9 @@ def test_table_page_plots_and_comparison_show_it(
     page = (tmp_path / "page.html").read_text()
     assert "Absrel" in page
     assert "mifgsm" in page
-    for kind in ("eps", "heatmap", "examples"):
+    with pytest.raises(UserError, match="a clean score above chance"):  # twelve images show no skill
+        write_plot([results], "heatmap", tmp_path / "heatmap.svg")
+    for kind in ("eps", "examples"):
         app(["plot", str(results), "--kind", kind, "-o", str(tmp_path / f"{kind}.svg")], result_action="return_value")
     app(["compare", str(results), str(results), "--format", "csv"], result_action="return_value")
     assert "absrel" in capsys.readouterr().out

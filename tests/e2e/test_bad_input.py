@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from robustprobe.results.store import Store
 from tests.e2e.program import Answer, child
 
 pytestmark = pytest.mark.e2e
@@ -173,9 +172,7 @@ def test_a_corrupt_image_in_the_middle(call: Call, my_encoder: Path, tmp_path: P
     options = ["--encoder", f"{my_encoder}:Tiny", "--dataset", "camvid", "--data-root", tmp_path / "data"]
     answer = call("run", *options, "--steps", 1, "--batch-size", 2, "--out", tmp_path / "out")
     assert_mistake(answer, "image 2 cannot be read", "Replace the file")
-    written = [p.name for p in (tmp_path / "out").rglob("*") if p.is_file() and p.suffix != ".json"]
-    attacks = {r.attack.name for r in Store(tmp_path / "out").records()}
-    assert (written, attacks) == ([], set())
+    assert not (tmp_path / "out").exists(), "a run that wrote no number leaves no folder"
 
 
 def test_as_a_process_too(tmp_path: Path) -> None:

@@ -222,10 +222,13 @@ def test_digest_follows_every_weight(tiny_encoder: Encoder) -> None:
     assert len(digests) == 4
 
 
-def test_digest_follows_the_file_of_a_users_class(user_file: Path) -> None:
+def test_digest_follows_the_file_of_a_users_class(tmp_path: Path) -> None:
+    """A file counts as it was when it was run, once for each process; so each is another file here."""
     with torch.random.fork_rng(devices=[]):
         digests = []
-        for scale in ("1", "1", "2"):
+        for index, scale in enumerate(("1", "1", "2")):
+            user_file = tmp_path / str(index) / "mine.py"
+            user_file.parent.mkdir()
             user_file.write_text(USER_FILE.replace("self.conv(images)", f"{scale} * self.conv(images)"))
             torch.manual_seed(0)
             digests.append(load_encoder(f"{user_file}:Blocks").digest)

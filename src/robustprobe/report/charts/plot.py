@@ -39,7 +39,7 @@ ATTACKS = 6
 LACKING = {
     "eps": "no attack was made for a task",
     "pareto": "no task was measured both on clean images and under a task-specific attack",
-    "heatmap": "no task was measured both on clean images and under an attack",
+    "heatmap": "no task was measured under an attack and with a clean score above chance",
     "curve": "it needs two or more checkpoints of a hardening run; `robustprobe curve` measures all that a run kept",
     "examples": "no example images were stored; a suite stores some if its key `examples` is above 0",
 }
