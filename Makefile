@@ -2,7 +2,7 @@
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 
-.PHONY: demo test test-browser test-cluster lint setup
+.PHONY: demo docs test test-browser test-cluster lint setup
 .DELETE_ON_ERROR:
 
 # Without the tools of development; those that are there already stay.
@@ -12,6 +12,11 @@ demo: $(UV)
 
 test: setup
 	$(UV) run --no-sync pytest -n auto --dist loadfile
+
+# The documentation site, in docs/_build: warnings are errors, links are checked, nothing is downloaded while it is built.
+docs: $(UV)
+	$(UV) sync --group docs
+	$(UV) run --no-sync sphinx-build -W --keep-going -q -b html docs docs/_build
 
 # Optional: the page in a headless Chromium, which is installed where there is none (Debian, as root).
 test-browser: $(UV)

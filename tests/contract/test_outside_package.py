@@ -109,7 +109,7 @@ def test_it_hardens(tmp_path: Path) -> None:
     assert found.card.teacher == "bundled:scenes"
 
 
-DOCS = Path(__file__).parents[2] / "docs" / "extending.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guides" / "extending.md"
 
 
 def test_the_docs_show_the_files_as_they_are() -> None:

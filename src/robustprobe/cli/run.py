@@ -55,7 +55,7 @@ class LaunchOptions:
     dry_run: bool = False
     """Show cells, images, and the time and disk they need, measured briefly on this machine; then stop."""
     executor: str = "local"
-    """local, or ray: on many processes and machines (docs/cluster.md)."""
+    """local, or ray: on many processes and machines (docs/guides/cluster.md)."""
     ray_address: str | None = None
     """An existing Ray cluster, such as auto or HOST:PORT. By default Ray is started on this machine."""
     workers: int = 0

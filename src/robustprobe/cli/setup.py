@@ -24,7 +24,7 @@ attacks:           # clean comes once; the others at every eps
   - clean
   - noise          # a control: random perturbations
   - embed          # sees the encoder alone
-  - ensemble       # the strongest: several attacks for each task; slow, see docs/attacks.md
+  - ensemble       # the strongest: several attacks for each task; slow, see docs/concepts/attacks.md
 eps: [4/255, 8/255]   # pixel units of [0, 1]
 norm: linf         # or l2
 # steps: 20        # by default what each attack asks for

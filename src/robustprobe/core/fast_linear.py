@@ -3,7 +3,7 @@
 On AMD processors MKL chooses kernels for older instruction sets: float32 matrix products run at about half the speed of
 oneDNN's, which is part of torch too. Results agree to rounding, so numbers differ in their last bits between processor
 vendors. Measured with torch 2.15 on one thread of an AMD EPYC, PGD on ViT-S/16 takes 1.68 [1.62, 1.74] times less
-processor time (docs/attacks.md). On other processors nothing changes.
+processor time (docs/concepts/attacks.md). On other processors nothing changes.
 """
 
 from collections.abc import Callable, Iterator

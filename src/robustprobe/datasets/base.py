@@ -52,7 +52,7 @@ class Dataset(ABC):
     archives: ClassVar[tuple[str, ...]] = ()
     """What the official archives unpack to, accepted inside `folder` and beside it."""
     by_path: ClassVar[bool] = False
-    """One's own data, named with their folder: `imagefolder:PATH`."""
+    """Whether the name holds the folder of one's own data, as that of `imagefolder` does."""
     crop: ClassVar[Literal["none", "centre"]] = "none"
     """Whether a square is cut from the centre of images that are served as squares."""
     reading_threads: ClassVar[int] = 4
@@ -177,7 +177,7 @@ class Dataset(ABC):
     @final
     @property
     def kind(self) -> str:
-        """The registered name, without the folder that `imagefolder:PATH` and its like are read from."""
+        """The registered name, without the folder that may follow it."""
         return self.registered_name or own_name(type(self))
 
     @final

@@ -2,7 +2,7 @@
 
 `standard` follows the linear evaluations of DINOv2 (classification: linear.py, 13 learning rates trained together on
 one or four blocks, with and without patch tokens) and DINOv3 (segmentation and depth configurations). `paper` has the
-hyper-parameters of the code of Kowalczuk et al. 2024; docs/recipes.md lists what was corrected. `fast`
+hyper-parameters of the code of Kowalczuk et al. 2024; docs/reference/recipes.md lists what was corrected. `fast`
 extracts features once, without augmentation: minutes on a CPU.
 """
 

@@ -216,7 +216,7 @@ def connected(address: str, workers: int) -> Iterator[tuple[Any, int]]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"Ray is not available {where}: {reason}. Nothing has begun; the same command tries again. See "
-            "docs/cluster.md, or leave --executor ray out."
+            "docs/guides/cluster.md, or leave --executor ray out."
         ) from error
     if threading.current_thread() is threading.main_thread():
         # Ray takes this signal for itself, and ends the process without a word of what is safe.
