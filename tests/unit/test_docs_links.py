@@ -16,7 +16,8 @@ pytestmark = pytest.mark.unit
 
 def pages() -> list[Path]:
     found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
-    return found + [path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts]
+    written = [path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts]
+    return found + [path for path in written if path not in GENERATED]
 
 
 def headings(page: Path) -> set[str]:
