@@ -20,7 +20,7 @@ NOTHING_IGNORED = -1
 class Surrogate(GradientAttack):
     """SegPGD against small segmenters of place and colour, whose own answers to the clean image are the labels.
 
-    They are fitted on generated scenes, so that the attack needs the encoder and the image only (docs/concepts/attacks.md).
+    They are fitted on generated scenes, so the attack needs the encoder and the image only: docs/concepts/attacks.md.
     """
 
     access: ClassVar = "encoder"
