@@ -1,38 +1,36 @@
 """What a run shows: the plan first, then live progress, or plain lines where there is no terminal."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from robustprobe.core.eps import default_eps
 from robustprobe.core.spec import format_eps
-from robustprobe.evaluation.plan import Plan
+from robustprobe.evaluation.plan import PairKey, Plan
 from robustprobe.evaluation.run import RunProgress
+
+MOST_WIDTH = 10_000
+SURE = 0.25
+"""From this part of a run on, the time left follows what was measured on the way alone."""
+MOST_HEADS = 0.5
+"""A larger part of the time for heads is worth a hint."""
+FIRST_LOOK = 400
+"""Train images that suffice for a first look, as in the suite `quick`."""
 
 
 def show_plan(console: Console, plan: Plan) -> None:
     """Cells, images and estimated time, before any work."""
-    table = Table(show_edge=False, pad_edge=False)
-    for column in ("encoder", "dataset", "tasks", "images", "attacks left to make"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("encoder", "dataset"))
-    for pair in plan.pairs:
-        names = dict.fromkeys(job.levels[0].attack.label for job in pair.left)
-        images = f"{len(pair.data)} of {size_text(pair.data.size)}"
-        left = ", ".join(names) or "none: all done"
-        table.add_row(pair.encoder.card.name, pair.data.name, ", ".join(pair.head_keys), images, left)
-    console.print(table)
-    suite, done = plan.suite, sum(cell.done for cell in plan.cells)
+    _show_pairs(console, plan)
+    suite = plan.suite
     own = [f"{c.name} at {eps_text(c.eps, suite.norm)}" for c in suite.attacks or () if c.eps]
-    kept = f", {done} of them done already" if done else ""
-    kept += f", {plan.kept_bytes / 2**20:,.0f} MiB of features kept meanwhile" if plan.kept_bytes else ""
-    kept += (
-        f", peak memory about {plan.peak_bytes / 2**30:.1f} GiB" if plan.peak_bytes and done < len(plan.cells) else ""
-    )
-    spent = f"about {duration(plan.seconds)} on {plan.device}" if done < len(plan.cells) else "nothing left to do"
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
     console.print("; ".join([f"{suite.norm} {sizes_text(plan)}, {steps}, seed {suite.seed}", *own]))
     for note in dict.fromkeys(
@@ -41,9 +39,50 @@ def show_plan(console: Console, plan: Plan) -> None:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    console.print(
-        f"plan: {len(plan.cells)} cells{kept}; {spent}. Ctrl-C is safe: the same command continues.", soft_wrap=True
-    )
+    console.print(f"plan: {_cost_text(plan)}. Ctrl-C is safe: the same command continues.", soft_wrap=True)
+
+
+def _cost_text(plan: Plan) -> str:
+    """Cells, and the memory and time that those take which are not done."""
+    cells, done = len(plan.cells), sum(cell.done for cell in plan.cells)
+    parts = [f"{cells} cells", f"{done} of them done already" if done else ""]
+    parts.append(f"{plan.kept_bytes / 2**20:,.0f} MiB of features kept meanwhile" if plan.kept_bytes else "")
+    parts.append(f"peak memory about {plan.peak_bytes / 2**30:.1f} GiB" if plan.peak_bytes and done < cells else "")
+    spent = f"about {duration(plan.seconds)} on {plan.device}{heads_text(plan)}"
+    return f"{', '.join(part for part in parts if part)}; {spent if done < cells else 'nothing left to do'}"
+
+
+def _show_pairs(console: Console, plan: Plan) -> None:
+    """What is left of each encoder on each dataset: as a table, or in lines where that does not fit."""
+    heads = ("encoder", "dataset", "tasks", "images", "attacks left to make")
+    table = Table(*(Column(head, no_wrap=True) for head in heads), show_edge=False, pad_edge=False)
+    rows = []
+    for pair in plan.pairs:
+        names = dict.fromkeys(job.levels[0].attack.label for job in pair.left)
+        images = f"{len(pair.data)} of {size_text(pair.data.size)}"
+        left = ", ".join(names) or "none: all done"
+        rows.append((pair.encoder.card.name, pair.data.name, ", ".join(pair.head_keys), images, left))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if Measurement.get(console, console.options.update(max_width=MOST_WIDTH), table).maximum <= console.width:
+        console.print(table)
+        return
+    for encoder, dataset, tasks, images, left in rows:
+        console.print(Text(f"{encoder} on {dataset}, {images}", style="bold"))
+        console.print(Padding(Text(f"tasks: {tasks}"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"attacks left to make: {left}"), (0, 0, 0, 2)))
+
+
+def heads_text(plan: Plan) -> str:
+    """The part of the time in which heads are fitted, and how to make it shorter where it is most of it."""
+    share = plan.head_seconds / plan.seconds if plan.seconds else 0.0
+    if share < 0.01:
+        return ""
+    images = max((pair.heads.train_images for pair in plan.pairs if pair.left), default=0)
+    text = f", {100 * share:.0f} % of it for fitting heads on {images:,} images"
+    if share <= MOST_HEADS or images <= FIRST_LOOK:
+        return text
+    return f"{text} (a first look needs fewer: --train-limit {FIRST_LOOK})"
 
 
 def eps_text(sizes: tuple[float, ...], norm: str) -> str:
@@ -77,12 +116,13 @@ def duration(seconds: float) -> str:
 
 
 class RunDisplay:
-    """A bar that follows the current stage; without a terminal, a line when a stage ends."""
+    """A line with its score when a stage ends, and on a terminal a bar that follows the current stage."""
 
     def __init__(self, console: Console, plan: Plan) -> None:
-        self.console, self.start = console, time.monotonic()
+        self.console, self.clock = console, RemainingTime(plan)
         self.stages = sum(len(b.left) + 1 for b in plan.pairs if b.left)
         self.ended = 0
+        self.told = ""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Bars(*columns, console=console, disable=not console.is_terminal, transient=True)
         self.whole = self.bars.add_task("all stages", total=self.stages)
@@ -102,14 +142,52 @@ class RunDisplay:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def update(self, progress: RunProgress) -> None:
-        """Show how far a stage is."""
+        """Show how far a stage is, its score as soon as it is known, and the time that is left."""
+        self.clock.update(progress)
         self.bars.update(self.current, description=progress.label, completed=progress.completed, total=progress.total)
-        if not progress.finished:
+        self.bars.update(self.whole, description=f"all stages, {self.clock.text}")
+        scored = progress.scores and progress.label != self.told
+        heads = progress.finished and progress.job is None
+        if progress.finished:
+            self.ended += 1
+            self.bars.update(self.whole, completed=self.ended)
+        if scored or heads:
+            self.told = progress.label
+            place = self.ended + (not progress.finished)
+            score = f"  {progress.scores}" if progress.scores else ""
+            self.say(f"[{place}/{self.stages}] {progress.label}{score}  ({self.clock.text})")
+
+
+class RemainingTime:
+    """Seconds a run has taken and those it will still take: the plan's estimate for what is left, scaled by how long
+    what is done took against its estimate. The scale weighs more, the more is done.
+    """
+
+    def __init__(self, plan: Plan, now: Callable[[], float] = time.monotonic) -> None:
+        self.costs, self.total, self.now, self.start = plan.costs, max(plan.seconds, 1e-9), now, now()
+        self.done: dict[tuple[PairKey, int | None], float] = {}
+
+    def update(self, progress: RunProgress) -> None:
+        """Take in how far a stage is."""
+        if progress.pair is None or progress.pair not in self.costs:
             return
-        self.ended += 1
-        self.bars.update(self.whole, completed=self.ended)
-        if not self.console.is_terminal:
-            spent = time.monotonic() - self.start
-            self.console.print(
-                f"[{self.ended}/{self.stages}] {progress.label}, {spent:.0f} s", markup=False, soft_wrap=True
-            )
+        cost = self.costs[progress.pair]
+        planned = cost.heads if progress.job is None else cost.jobs[progress.job]
+        # Stages of heads count their images anew for each task, and only their end is certain.
+        certain = progress.finished or progress.job is not None
+        share = 1.0 if progress.finished else progress.completed / max(1, progress.total) if certain else 0.0
+        self.done[progress.pair, progress.job] = planned * share
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        done, spent = min(sum(self.done.values()), self.total), self.now() - self.start
+        trust = min(1.0, done / (SURE * self.total))
+        measured = spent / done if done else 1.0
+        return (self.total - done) * (trust * measured + 1 - trust)
+
+    @property
+    def text(self) -> str:
+        """`12 s, about 40 s left`."""
+        spent = duration(self.now() - self.start)
+        return f"{spent}, about {duration(self.left)} left" if self.left >= 1 else spent

@@ -1,8 +1,9 @@
 """What a run will do, before it does it: names resolved, cells listed and looked for in the store, time estimated."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import torch
@@ -101,6 +102,20 @@ class EncoderOnDataset(NamedTuple):
         return f"{self.encoder.card.name} on {self.data.name}"
 
 
+class PairCost(NamedTuple):
+    """Estimated seconds of what a pair lacks: fitting its heads, and each of the jobs in `left`; and the bytes of
+    features that are kept while heads learn.
+    """
+
+    heads: float
+    jobs: tuple[float, ...]
+    kept_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        return self.heads + sum(self.jobs)
+
+
 class Plan(NamedTuple):
     """What a run will do, before it does it. Seconds are an estimate from a short measurement on this machine, and
     `kept_bytes` what the features of the largest dataset take while heads learn.
@@ -116,6 +131,14 @@ class Plan(NamedTuple):
     """Encoders that were given as objects, in place of the suite's names."""
     peak_bytes: int | None = None
     """Most bytes that are expected to be held: on a GPU of tensors, on a CPU by the process; None where unknown."""
+
+    costs: Mapping[PairKey, PairCost] = MappingProxyType({})
+    """Of every pair that lacks something, what `seconds` is the sum of."""
+
+    @property
+    def head_seconds(self) -> float:
+        """The part of `seconds` in which heads are fitted."""
+        return sum(cost.heads for cost in self.costs.values())
 
     @property
     def cells(self) -> list[Cell]:
@@ -168,9 +191,10 @@ def make_plan(
     )
     pairs = _with_doubts(pairs)
     clock = PassClock(device)
-    estimates = [_estimate(suite, pair, clock) for pair in pairs if pair.left]
-    seconds, kept = sum(e.seconds for e in estimates), max((e.kept_bytes for e in estimates), default=0)
-    return Plan(suite, root, device, pairs, seconds, kept, given, _peak(suite, pairs, device, kept))
+    costs = {pair.key: _estimate(suite, pair, clock) for pair in pairs if pair.left}
+    seconds = sum(cost.seconds for cost in costs.values())
+    kept = max((cost.kept_bytes for cost in costs.values()), default=0)
+    return Plan(suite, root, device, pairs, seconds, kept, given, _peak(suite, pairs, device, kept), costs)
 
 
 def _peak(suite: Suite, pairs: Sequence[EncoderOnDataset], device: torch.device, kept: int) -> int | None:
@@ -355,10 +379,8 @@ class PassClock:
         return self.known[key]
 
 
-def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> probing.HeadCost:
-    """Seconds for what a pair lacks, from one pass each way and one training step of each missing head, and bytes of
-    features that are kept while heads learn.
-    """
+def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> PairCost:
+    """What a pair lacks costs, from one pass each way and one training step of each missing head."""
     view = next(iter(pair.heads.views.values()))
     size = pair.data.typical_size
     part = view.part_size(size)
@@ -366,15 +388,17 @@ def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> probing
     forward, step = (parts * seconds for seconds in clock.seconds(pair.encoder, part))
     shown = 3 * suite.extreme_examples * len(pair.head_keys) if suite.examples else 0
     extra = 1 + (2 * min(suite.sanity_images, len(pair.data)) + min(shown, len(pair.data))) / len(pair.data)
-    attacking = 0.0
+    heads = pair.heads.cost(forward, clock.device)
+    jobs = []
     for job in pair.left:
+        seconds = 0.0
         for level in job.levels:
             passes = _passes(pair, job.target_task, level.attack)
             searched = (passes.forwards - passes.backwards) * forward + passes.backwards * step
             # Adversarial images are judged twice: as they are, and rounded to 8 bits.
-            attacking += searched * extra + 2 * forward
-    heads = pair.heads.cost(forward, clock.device)
-    return heads._replace(seconds=attacking * len(pair.data) + heads.seconds)
+            seconds += searched * extra + 2 * forward
+        jobs.append(seconds * len(pair.data))
+    return PairCost(heads.seconds, tuple(jobs), heads.kept_bytes)
 
 
 def _passes(pair: EncoderOnDataset, target_task: str, spec: AttackSpec) -> Passes:

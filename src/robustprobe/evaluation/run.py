@@ -10,7 +10,7 @@ from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.shared_names import shared_name
-from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint
+from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint, format_eps
 from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import offline
 from robustprobe.evaluation.collect import RowCollector
@@ -31,7 +31,7 @@ from robustprobe.evaluation.executors import (
 )
 from robustprobe.evaluation.executors.work import Findings, Heads
 from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder
-from robustprobe.evaluation.plan import Cell, EncoderOnDataset, PairKey, Plan
+from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.probing import Fitted
 from robustprobe.results.provenance import provenance
@@ -45,12 +45,19 @@ FEWEST, MOST = 16, 2048
 
 
 class RunProgress(NamedTuple):
-    """What a run works on, and how many of its images are done. `finished` ends a stage."""
+    """What a run works on, and how many of its images are done.
+
+    `finished` ends a stage. `scores` says in words what the stage measured, as soon as that is known. `job` is the
+    number of the attack among those the pair lacks, None for heads; `pair` is None for what belongs to no stage.
+    """
 
     label: str
     completed: int
     total: int
     finished: bool = False
+    scores: str = ""
+    pair: PairKey | None = None
+    job: int | None = None
 
 
 class Failure(NamedTuple):
@@ -89,7 +96,8 @@ class _RunningJob:
     def __init__(self, plan: Plan, store: Store, pair: EncoderOnDataset, number: int, heads: Heads) -> None:
         self.pair, self.heads, self.job, self.suite = pair, heads, pair.left[number], plan.suite
         data = pair.data
-        self.start = time.monotonic()
+        self.seconds = 0.0
+        self._told = ""
         shown, checked = (
             example_places(data.kept_ids, n, self.suite.seed) for n in (self.suite.examples, self.suite.sanity_images)
         )
@@ -125,6 +133,24 @@ class _RunningJob:
     def label(self) -> str:
         return f"{self.pair.label}: {self.job.name}"
 
+    def scores(self) -> str:
+        """`top-1 0.360, mIoU 0.321`: at each eps what the heads measured that the attack was made for, or all heads."""
+        pairs = zip(self.job.levels, self.collectors, strict=True)
+        self._told = self._told or "; ".join(self._scores(level, collector) for level, collector in pairs)
+        return self._told
+
+    def _scores(self, level: EpsLevel, collector: RowCollector) -> str:
+        wanted = [cell.task for cell in level.cells if self.job.target_task in ("", cell.task)]
+        parts = []
+        for name in wanted:
+            task = load_task(name, self.pair.data.labels[name])
+            estimate = task.estimates(collector.columns(name))[task.metric]
+            unit = "" if task.unit == "share" else f" {task.unit}"
+            parts.append(f"{task.metric} {estimate.value:.3f}{unit}")
+        several = len(self.job.levels) > 1
+        at = f"{format_eps(level.attack.eps, level.attack.norm)}: " if several else ""
+        return at + ", ".join(parts)
+
 
 class _Run:
     """One execution of a plan: the only one who writes."""
@@ -134,6 +160,7 @@ class _Run:
         self.failures: list[Failure] = []
         self.pairs = {pair.key: pair for pair in plan.pairs}
         self.running: dict[tuple[PairKey, int], _RunningJob] = {}
+        self.last = time.monotonic()
 
     def execute(self) -> list[Failure]:
         """Do it."""
@@ -151,11 +178,20 @@ class _Run:
         with load_executor(self._run_spec(), self.plan.pairs, self.options, watch) as executor:
             for key in wanted:
                 executor.add(FitHeads(key))
+            self.last = time.monotonic()
             try:
                 for item, outcome in executor.results():
+                    self._count_time(item)
                     self._take(executor, item, outcome)
             except LostError as error:
                 self.failures.append(Failure("the rest of the run", str(error)))
+
+    def _count_time(self, item: WorkItem) -> None:
+        """Add the time since the last outcome to the job of this one, so that the times of all jobs add up."""
+        now = time.monotonic()
+        if not isinstance(item, FitHeads):
+            self._running(item.task).seconds += now - self.last
+        self.last = now
 
     def _run_spec(self) -> RunSpec:
         plan, suite = self.plan, self.plan.suite
@@ -203,7 +239,7 @@ class _Run:
     def _fitted(self, executor: Executor, item: FitHeads, heads: Heads) -> None:
         pair = self.pairs[item.pair]
         count = pair.heads.train_images
-        self.notify(RunProgress(f"{pair.label}: heads", count, count, finished=True))
+        self.notify(RunProgress(f"{pair.label}: heads", count, count, finished=True, pair=item.pair))
         for number in range(len(pair.left)):
             running = _RunningJob(self.plan, self.store, pair, number, heads)
             self.running[item.pair, number] = running
@@ -233,8 +269,9 @@ class _Run:
             running.folder.keep(shard)
         running.take(shard)
         total = len(running.pair.data)
-        self.notify(RunProgress(running.label, total - len(running.missing), total))
-        if not running.missing and not running.failed:
+        whole = not running.missing and not running.failed
+        self._job_progress(running, total - len(running.missing), scores=running.scores() if whole else "")
+        if whole:
             self._all_judged(executor, running)
 
     def _all_judged(self, executor: Executor, running: _RunningJob) -> None:
@@ -242,9 +279,9 @@ class _Run:
 
     def _checked(self, item: CheckAttack, found: Findings) -> None:
         running = self._running(item.task)
-        job, pair, total = running.job, running.pair, len(running.pair.data)
+        job, pair = running.job, running.pair
         setting = ExampleContext(pair.encoder.card.name, pair.data, pair.heads.views)
-        seconds, peak = (time.monotonic() - running.start) / len(job.levels), max(running.peaks, default=None)
+        seconds, peak = running.seconds / len(job.levels), max(running.peaks, default=None)
         source = provenance(seconds, str(self.plan.device), peak)
         for number, (level, collector, extra) in enumerate(zip(job.levels, running.collectors, found, strict=True)):
             shown = [one for one in collector.everything_kept if one.position in running.shown]
@@ -254,7 +291,11 @@ class _Run:
                 _store_cell(self.store, running, number, cell, checks, source)
         running.folder.remove()
         del self.running[item.pair, item.task.number]
-        self.notify(RunProgress(running.label, total, total, finished=True))
+        self._job_progress(running, len(pair.data), finished=True, scores=running.scores())
+
+    def _job_progress(self, running: _RunningJob, done: int, finished: bool = False, scores: str = "") -> None:
+        task, total = running.task, len(running.pair.data)
+        self.notify(RunProgress(running.label, done, total, finished, scores, task.pair, task.number))
 
     def _running(self, task: AttackTask) -> _RunningJob:
         return self.running[task.pair, task.number]
@@ -264,11 +305,11 @@ class _Run:
 
     def _progress(self, item: WorkItem, stage: str, done: int, total: int) -> None:
         if isinstance(item, FitHeads):
-            self.notify(RunProgress(f"{self.pairs[item.pair].label}: heads, {stage}", done, total))
+            label = f"{self.pairs[item.pair].label}: heads, {stage}"
+            self.notify(RunProgress(label, done, total, pair=item.pair))
         elif isinstance(item, JudgeImages):
             running = self._running(item.task)
-            total = len(running.pair.data)
-            self.notify(RunProgress(running.label, total - len(running.missing) + done, total))
+            self._job_progress(running, len(running.pair.data) - len(running.missing) + done)
 
 
 def _warnings(attack: AttackSpec, pair: EncoderOnDataset, task: str) -> list[SanityCheck]:

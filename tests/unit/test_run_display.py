@@ -1,0 +1,140 @@
+"""What a run shows while it works: scores as soon as they are known, and a time left that converges."""
+
+import io
+from typing import Any, cast
+
+import pytest
+import torch
+from rich.console import Console
+
+from robustprobe.cli._display import FIRST_LOOK, RemainingTime, RunDisplay, heads_text, show_plan
+from robustprobe.core.spec import AttackChoice, DatasetSpec, HeadSpec, Suite
+from robustprobe.datasets import Dataset
+from robustprobe.evaluation.plan import PairCost, PairKey, Plan, make_plan
+from robustprobe.evaluation.run import RunProgress, execute
+from robustprobe.results.store import Store
+
+FIRST, SECOND = PairKey(0, 0), PairKey(1, 0)
+COSTS = {FIRST: PairCost(10.0, (5.0, 20.0, 25.0), 0), SECOND: PairCost(10.0, (5.0, 25.0), 0)}
+
+
+class FakePlan:
+    """As much of a plan as the clock looks at."""
+
+    costs = COSTS
+    seconds = sum(cost.seconds for cost in COSTS.values())
+
+
+def stages() -> list[tuple[PairKey, int | None, float]]:
+    found: list[tuple[PairKey, int | None, float]] = []
+    for pair, cost in COSTS.items():
+        found.append((pair, None, cost.heads))
+        found += [(pair, job, seconds) for job, seconds in enumerate(cost.jobs)]
+    return found
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 6.0])
+def test_the_time_left_converges_however_wrong_the_estimate_was(factor: float) -> None:
+    now = [100.0]
+    clock = RemainingTime(cast(Plan, FakePlan()), lambda: now[0])
+    assert clock.left == pytest.approx(FakePlan.seconds)
+    whole, errors = factor * FakePlan.seconds, []
+    for pair, job, seconds in stages():
+        now[0] += factor * seconds
+        clock.update(RunProgress("", 1, 1, True, "", pair, job))
+        errors.append(abs(clock.left - (whole - (now[0] - 100.0))))
+    assert errors[len(errors) // 2] < 0.2 * whole
+    assert errors[-2] <= 0.1 * whole
+    assert clock.left == pytest.approx(0)
+
+
+def test_a_stage_counts_by_the_images_that_are_done() -> None:
+    clock = RemainingTime(cast(Plan, FakePlan()), lambda: 0.0)
+    clock.update(RunProgress("", 5, 10, False, "", FIRST, 2))
+    assert sum(clock.done.values()) == pytest.approx(12.5)
+    # The images of heads are counted again for each task.
+    clock.update(RunProgress("", 9, 10, False, "", FIRST, None))
+    assert sum(clock.done.values()) == pytest.approx(12.5)
+    # What belongs to no stage, as extreme examples.
+    clock.update(RunProgress("", 9, 10))
+    assert sum(clock.done.values()) == pytest.approx(12.5)
+
+
+@pytest.fixture
+def small_plan(tmp_path: Any) -> tuple[Plan, Store]:
+    suite = Suite(
+        encoders=("bundled:scenes",),
+        datasets=(DatasetSpec(name="scenes", limit=4),),
+        tasks=("classification", "segmentation"),
+        attacks=(AttackChoice(name="clean"), AttackChoice(name="pgd")),
+        eps=(1 / 255, 8 / 255),
+        steps=1,
+        sanity_images=0,
+        examples=0,
+        head=HeadSpec(train_limit=17, epochs=1, learning_rates=(0.01,)),
+    )
+    store = Store(tmp_path).prepare()
+    return make_plan(suite, store, tmp_path, torch.device("cpu")), store
+
+
+def test_scores_are_shown_as_soon_as_they_are_known(small_plan: tuple[Plan, Store]) -> None:
+    plan, store = small_plan
+    console = Console(file=io.StringIO(), width=200)
+    told: list[RunProgress] = []
+    with console.capture() as capture, RunDisplay(console, plan) as display:
+
+        def notify(progress: RunProgress) -> None:
+            told.append(progress)
+            display.update(progress)
+
+        assert execute(plan, store, notify) == []
+    lines = capture.get().splitlines()
+    assert [line.split("]")[0] for line in lines] == ["[1/3", "[2/3", "[3/3"]
+    values = {(r.attack.label, r.attack.eps): r.headline.value for r in store.records() if r.task == "classification"}
+    assert f"top-1 {values['clean', 0.0]:.3f}, mIoU " in lines[1]
+    assert f"1/255: top-1 {values['pgd', 1 / 255]:.3f}; 8/255: top-1 {values['pgd', 8 / 255]:.3f}" in lines[2]
+    # The attack was made for classification alone.
+    assert "mIoU" not in lines[2]
+    first = next(p for p in told if p.scores)
+    assert not first.finished
+
+
+def test_times_of_jobs_add_up_to_the_time_of_the_run(small_plan: tuple[Plan, Store]) -> None:
+    import time
+
+    plan, store = small_plan
+    start = time.monotonic()
+    assert execute(plan, store, lambda progress: None) == []
+    spent = time.monotonic() - start
+    by_group = {r.group: r.provenance.seconds for r in store.records()}
+    assert 0 < sum(by_group.values()) <= spent
+
+
+def test_the_plan_says_what_fitting_heads_takes(small_plan: tuple[Plan, Store]) -> None:
+    plan, _ = small_plan
+    assert plan.seconds == pytest.approx(sum(cost.seconds for cost in plan.costs.values()))
+    cost = plan.costs[FIRST]._replace(heads=30.0, jobs=(1.0, 9.0))
+    mostly = plan._replace(costs={FIRST: cost}, seconds=cost.seconds)
+    assert heads_text(mostly) == ", 75 % of it for fitting heads on 17 images"
+    many = plan.pairs[0].heads
+    large = many._replace(data=many.data._replace(train=cast(Dataset, LongData(many.data.train))))
+    hinted = mostly._replace(pairs=(plan.pairs[0]._replace(heads=large),))
+    assert f"--train-limit {FIRST_LOOK}" in heads_text(hinted)
+    assert "--train-limit" not in heads_text(hinted._replace(costs={FIRST: cost._replace(heads=1.0)}, seconds=100.0))
+    console = Console(file=io.StringIO(), width=200)
+    with console.capture() as capture:
+        show_plan(console, mostly)
+    assert "75 % of it for fitting heads" in capture.get()
+
+
+class LongData:
+    """A dataset that says it has many images."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)
+
+    def __len__(self) -> int:
+        return 50_000
