@@ -33,7 +33,9 @@ def test_its_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len(blocks) == 2
     assert NEEDS_A_DOWNLOAD in blocks[1]
-    offline = blocks[1].replace(NEEDS_A_DOWNLOAD, "bundled:scenes").replace("limit=100", "limit=8, train_limit=64")
+    offline = (
+        blocks[1].replace(NEEDS_A_DOWNLOAD, "bundled:scenes").replace("limit=100", "limit=8, head={'train_limit': 64}")
+    )
     space: dict[str, object] = {}
     exec("\n".join([blocks[0], offline]), space)
     assert "tensor(" in capsys.readouterr().out
