@@ -60,11 +60,15 @@ def test_numbers_of_the_demo_are_those_of_its_records(demo: tuple[str, Path]) ->
 
 
 def test_a_run_prints_the_headline_before_the_tables(call: Call, tmp_path: Path) -> None:
+    from robustprobe.report.page.lead import lead
+    from robustprobe.results.union import finished
+
     command = ["run", "quick", *SMALL, "--only", "clean", "--only", "pgd", "--out", tmp_path]
     answer = call(*command)
     assert answer.code == 0, answer.err
-    headline, tables = answer.out.index("of the clean score"), answer.out.index("Classification on scenes:")
-    assert answer.out.index("plan:") < headline < tables
+    words = " ".join(answer.out.split())
+    headline = words.index(" ".join(lead(finished([tmp_path], "show")).split()))
+    assert words.index("plan:") < headline < words.index("Classification on scenes:")
     assert "judged by" not in answer.out
     long = call(*command, "-v")
     assert long.code == 0
