@@ -45,7 +45,8 @@ def test_nothing_there_ends_with_1_and_the_layout(call: Call, tmp_path: Path, na
     assert "official" not in done.out
 
 
-def test_ones_own_folder_is_checked(call: Call, tmp_path: Path) -> None:
+def test_ones_own_folder_is_checked(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     write_segfolder(tmp_path, {"train": 10, "test": 2})
     done = call("data", "check", f"segfolder:{tmp_path}")
     assert done.code == 0, done.err

@@ -106,7 +106,8 @@ class PartialResultFolder:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_whole(self.folder / f"{fingerprint(shard.ids)}.pt", content)
                 return
-            except FileNotFoundError:
+            # Made and removed by other runs between two steps of mkdir, a folder is said to exist and is none.
+            except (FileNotFoundError, FileExistsError):
                 if not self.folder.parent.parent.is_dir():
                     raise
 
