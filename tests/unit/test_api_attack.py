@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe import UserError
+from robustprobe.api import attack_images
 from robustprobe.attacks import Attack
 from robustprobe.core.registry import attacks
 from robustprobe.losses.embedding import embedding_distance
@@ -316,3 +317,22 @@ def test_encoder_given_for_a_task_is_refused(scene_probes: SceneProbes) -> None:
     images, depths = torch.rand(COUNT, 3, 16, 16, generator=generator()), torch.ones(COUNT, 16, 16)
     with pytest.raises(UserError, match="answers Features; a depth model answers"):
         rp.attack(scene_probes.encoder, images, depths, attack="depthpgd", task="depth")
+
+
+def test_images_labels_and_goals_move_to_the_device_of_a_module() -> None:
+    """`meta` stands for another device: it computes nothing, so only the move is tested."""
+    there, images, labels = nn.Linear(2, 2, device="meta"), torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    moved = attack_images._beside(there, images, labels, images)
+    assert [tensor.device.type for tensor in moved if tensor is not None] == ["meta"] * 3
+    assert attack_images._beside(there, images, None, None)[1:] == (None, None)
+    for model in (nn.Linear(2, 2), nn.Flatten(), lambda images: images):
+        assert attack_images._beside(model, images, labels, None)[0] is images
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_images_on_the_cpu_are_attacked_on_the_gpu_of_the_model() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).cuda()
+    images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    result = rp.attack(model, images, labels, attack="pgd", task="classification", steps=2)
+    assert (result.adversarial.device.type, result.score.device.type) == ("cuda", "cuda")
+    assert rp.minimal_eps(model, images, labels, eps="8/255", steps=2).shape == (2,)

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.attacks.min_eps import MinEps
+from robustprobe.core.device import device_of
 from robustprobe.core.eps import default_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
@@ -27,6 +28,8 @@ from robustprobe.tasks import Model, Task, resize, task_kind
 
 class AttackResult(NamedTuple):
     """`adversarial` (B, 3, H, W) inside the ball and [0, 1]; `score` (B,) per-image score of the model on them.
+
+    Both are on the device of the model, where it is a module.
 
     The score is in the task's metric (classification 1 or 0, segmentation IoU, depth RMSE in metres). Without a task it
     is the squared distance the embedding has moved.
@@ -93,11 +96,22 @@ def attack(
     data |= {"random_start": random_start, "iterate": iterate, "seed": seed}
     spec = validated(AttackSpec, data, f"attack '{attack}'")
     names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
+    images, targets, goals = _beside(model, images, targets, goals)
     with frozen(model), fast_linear():
         judge = _judge(model, images, targets, task)
         victim = _victim(model, spec.name, judge, images, goals, precision)
         adversarial = load_attack(spec)(victim, images, names)
         return AttackResult(adversarial, _score(model, judge, images, adversarial))
+
+
+def _beside(
+    model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | None, goals: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Images, labels and goals on the device of a module; where they are for any other callable."""
+    place = device_of(model) if isinstance(model, nn.Module) else None
+    if place is None:
+        return images, targets, goals
+    return images.to(place), None if targets is None else targets.to(place), None if goals is None else goals.to(place)
 
 
 def _victim(
@@ -153,7 +167,7 @@ def minimal_eps(
     largest = 2 * default_eps(norm, (images.shape[-2], images.shape[-1])) if eps is None else parse_eps(eps)
     options = {"eps": largest, "norm": norm, "steps": steps, "seed": seed, "ids": ids}
     found = attack(model, images, targets, attack="min-eps", task=MinEps.access, **cast(Any, options))
-    size = NORMS[norm](largest).size(found.adversarial - images)
+    size = NORMS[norm](largest).size(found.adversarial - images.to(found.adversarial.device))
     return torch.where(found.score.to(size.device) > 0, torch.inf, size)
 
 
