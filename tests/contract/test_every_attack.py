@@ -23,6 +23,7 @@ from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import embedding_distance
 from robustprobe.tasks import Model, Task, fitting_attacks, load_task, task_kind
 from robustprobe.tasks.base import resize
+from tests.gradients import changed_gradient
 
 pytestmark = pytest.mark.contract
 
@@ -405,19 +406,15 @@ def test_answer_that_is_not_finite_is_an_error(
         run(name, victim._replace(function=poisoned), random_images())
 
 
-class Misleading(torch.autograd.Function):
-    """The identity, with a gradient that is wrong in one value of the last image."""
+def spoilt_gradient(images: Tensor, bad: float) -> Tensor:
+    """The images, with a gradient that is wrong in one value of the last one."""
 
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, bad: float) -> Tensor:
-        ctx.bad = bad
-        return images.clone()
+    def change(gradient: Tensor) -> Tensor:
+        spoilt = gradient.clone()
+        spoilt[-1, 0, 0, 0] = bad
+        return spoilt
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        spoilt = gradients[0].clone()
-        spoilt[-1, 0, 0, 0] = ctx.bad
-        return spoilt, None
+    return changed_gradient(images, change)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -428,7 +425,7 @@ def test_gradient_that_is_not_finite_is_an_error(
 ) -> None:
     victim = victims(name, torch.float32)
     inner = victim.function
-    spoilt = victim._replace(function=lambda x: inner(cast(Tensor, Misleading.apply(x, bad))))
+    spoilt = victim._replace(function=lambda x: inner(spoilt_gradient(x, bad)))
     with pytest.raises(UserError, match="gradient is not finite on 1 of"):
         run(name, spoilt, random_images(), norm=norm)
 

@@ -55,7 +55,9 @@ def test_a_page_of_two_folders_and_of_one_image(call: Call, finished: Path, tmp_
 
 @pytest.mark.skipif(os.name == "nt", reason="needs an interrupt of its own")
 def test_view_serves_the_page_until_it_is_interrupted(finished: Path) -> None:
-    program = "from robustprobe.cli import main; main()"
+    # A shell starts its background jobs with interrupts ignored, and so the tests that run in one.
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{hears}; from robustprobe.cli import main; main()"
     command = [sys.executable, "-c", program, "view", str(finished), "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

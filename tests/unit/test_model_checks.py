@@ -1,7 +1,6 @@
 """A gradient that is not the loss's, and answers that depend on the batch, are told apart from honest models."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -12,30 +11,15 @@ from robustprobe.core.types import LabelSpace
 from robustprobe.evaluation.model_checks import CheckedModel, batch_check, gradient_check
 from robustprobe.tasks import Task, load_task
 from tests.digits import digits
+from tests.gradients import Function, with_gradient
 
 pytestmark = pytest.mark.unit
 
 COUNT = 10
 EPS = 0.1
-Function = Callable[[Tensor], Tensor]
 TEN = load_task("classification", LabelSpace(classes=tuple("0123456789")))
 METRES = load_task("depth", LabelSpace(min_depth=0.5, max_depth=10.0))
 MASKS = load_task("segmentation", LabelSpace(classes=("a", "b", "c"), ignore_index=255))
-
-
-class _Backward(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, images: Tensor, change: Function) -> Tensor:
-        context.change = change
-        return images.clone()
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return context.change(gradients[0]), None
-
-
-def with_gradient(change: Function) -> Callable[[Function], Function]:
-    return lambda model: lambda images: model(_Backward.apply(images, change))
 
 
 def eighth(gradient: Tensor) -> Tensor:

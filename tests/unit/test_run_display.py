@@ -81,7 +81,8 @@ def test_scores_are_shown_as_soon_as_they_are_known(small_plan: tuple[Plan, Stor
     plan, store = small_plan
     console = Console(file=io.StringIO(), width=200)
     told: list[RunProgress] = []
-    with console.capture() as capture, RunDisplay(console, plan) as display:
+    display = RunDisplay(console, plan)
+    with console.capture() as capture, display.bars:
 
         def notify(progress: RunProgress) -> None:
             told.append(progress)

@@ -150,7 +150,8 @@ def _put_back(encoders: Sequence[Encoder]) -> Iterator[None]:
 
 
 def _executed(plan: Plan, store: Store, options: ExecutorOptions, progress: bool | None) -> list[Failure]:
-    with run_progress(plan, progress) as display:
+    display = run_progress(plan, progress)
+    with display.bars:
         return execute(plan, store, display.update, options, display.say)
 
 

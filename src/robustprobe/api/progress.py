@@ -1,7 +1,6 @@
 """A progress bar for Python: on a terminal's error stream or in a notebook, and silent elsewhere."""
 
 import sys
-from types import TracebackType
 from typing import final
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from robustprobe.evaluation.run import RunProgress
 
 @final
 class RunProgressBar:
-    """One bar for the stages of a run, one for the images of the current stage."""
+    """One bar for the stages of a run, one for the images of the current stage. They are shown in `with bar.bars:`."""
 
     def __init__(self, stages: int, shown: bool | None) -> None:
         # A notebook shows what is written to its output; on a terminal the result alone belongs there.
@@ -26,15 +25,6 @@ class RunProgressBar:
         )
         self.whole = self.bars.add_task("all stages", total=stages)
         self.current = self.bars.add_task("", total=None)
-
-    def __enter__(self) -> "RunProgressBar":
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bars.stop()
 
     def update(self, progress: RunProgress) -> None:
         """Show how far a stage is."""

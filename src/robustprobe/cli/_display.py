@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -116,7 +115,10 @@ def duration(seconds: float) -> str:
 
 
 class RunDisplay:
-    """A line with its score when a stage ends, and on a terminal a bar that follows the current stage."""
+    """A line with its score when a stage ends, and on a terminal a bar that follows the current stage.
+
+    The bar is shown in `with display.bars:`.
+    """
 
     def __init__(self, console: Console, plan: Plan) -> None:
         self.console, self.clock = console, RemainingTime(plan)
@@ -127,15 +129,6 @@ class RunDisplay:
         self.bars = Bars(*columns, console=console, disable=not console.is_terminal, transient=True)
         self.whole = self.bars.add_task("all stages", total=self.stages)
         self.current = self.bars.add_task("", total=None)
-
-    def __enter__(self) -> "RunDisplay":
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bars.stop()
 
     def say(self, text: str) -> None:
         """Print a line about something that happened during the run."""

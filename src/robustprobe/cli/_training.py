@@ -1,7 +1,5 @@
 """What a hardening run shows: a progress bar, and a line per epoch."""
 
-from types import TracebackType
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
@@ -11,22 +9,16 @@ from robustprobe.training.loop import TrainingProgress
 
 
 class TrainingDisplay:
-    """Follows a run: on a terminal a bar with loss and time left, and everywhere a line at the end of an epoch."""
+    """Follows a run: on a terminal a bar with loss and time left, and everywhere a line at the end of an epoch.
+
+    The bar is shown in `with display.bars:`.
+    """
 
     def __init__(self, console: Console, leads: bool) -> None:
         self.console, self.leads = console, leads
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self.bars = Bars(*columns, console=console, disable=not (leads and console.is_terminal), transient=True)
         self.task = self.bars.add_task("images are read", total=None)
-
-    def __enter__(self) -> "TrainingDisplay":
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bars.stop()
 
     def update(self, progress: TrainingProgress) -> None:
         """Show an update."""

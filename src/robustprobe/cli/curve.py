@@ -69,7 +69,8 @@ def curve(
     where = out or folder / "curve"
     plan = checkpoints.plan_curve(chosen, folder, where, machine.data_root, find_device(machine.device))
     show_plan(console, plan)
-    with RunDisplay(console, plan) as display:
+    display = RunDisplay(console, plan)
+    with display.bars:
         failures = checkpoints.measure(plan, where, display.update)
     wanted = plan.fingerprints()
     found = checkpoints.points([r for r in Store(where).records() if r.fingerprint in wanted], epochs)

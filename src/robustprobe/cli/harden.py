@@ -129,7 +129,8 @@ def harden(
         given[field] = given.pop(option)
     spec = make_spec(given.pop("method"), given)
     try:
-        with TrainingDisplay(console, leads) as watch:
+        watch = TrainingDisplay(console, leads)
+        with watch.bars:
             worked = run(spec, data_root, out, find_processes(device), watch.update)
     except DivergedError as error:
         print(f"robustprobe: {error}", file=sys.stderr)

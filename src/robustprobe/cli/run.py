@@ -212,7 +212,8 @@ def _run(
         show_plan(console, plan)
         if launch.dry_run:
             return
-        with RunDisplay(console, plan) as display:
+        display = RunDisplay(console, plan)
+        with display.bars:
             failures = execute(plan, store, display.update, spread, display.say)
         wanted = plan.fingerprints()
         finished = [r for r in store.records() if r.fingerprint in wanted]
