@@ -9,8 +9,12 @@ from robustprobe.core.former_names import FORMER_NAMES
 if TYPE_CHECKING:
     __version__: str
     from robustprobe.api.attack_images import AttackResult, attack, minimal_eps
+    from robustprobe.api.compare_results import ComparedResults, compare
     from robustprobe.api.evaluate_encoders import evaluate
     from robustprobe.api.fit_heads import fit_probe
+    from robustprobe.api.plot_results import ResultsPlot, plot, write_report
+    from robustprobe.api.results import Results, load_results
+    from robustprobe.api.show import show
     from robustprobe.attacks import Attack
     from robustprobe.core.errors import UserError
     from robustprobe.core.types import FeatureDims, Features, LabelSpace, Sample
@@ -26,6 +30,14 @@ _HOMES = {
     "minimal_eps": "api.attack_images",
     "evaluate": "api.evaluate_encoders",
     "fit_probe": "api.fit_heads",
+    "Results": "api.results",
+    "load_results": "api.results",
+    "ComparedResults": "api.compare_results",
+    "compare": "api.compare_results",
+    "ResultsPlot": "api.plot_results",
+    "plot": "api.plot_results",
+    "write_report": "api.plot_results",
+    "show": "api.show",
     "Attack": "attacks",
     "Dataset": "datasets",
     "load_dataset": "datasets",
@@ -48,6 +60,7 @@ _HOMES = {
 __all__ = [
     "Attack",
     "AttackResult",
+    "ComparedResults",
     "Dataset",
     "Defence",
     "Encoder",
@@ -57,18 +70,25 @@ __all__ = [
     "Head",
     "LabelSpace",
     "Model",
+    "Results",
+    "ResultsPlot",
     "Sample",
     "Task",
     "UserError",
     "__version__",
     "attack",
+    "compare",
     "evaluate",
     "fit_probe",
     "harden",
     "load_dataset",
     "load_encoder",
+    "load_results",
     "minimal_eps",
+    "plot",
+    "show",
     "wrap",
+    "write_report",
 ]
 
 

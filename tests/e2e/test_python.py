@@ -1,9 +1,12 @@
 """The Python surface, as its documentation shows it."""
 
+import gc
 import importlib.metadata
 import inspect
+import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +46,13 @@ def test_an_editor_sees_names_version_and_examples() -> None:
     assert set(rp.__all__) <= set(dir(rp))
     assert not [name for name in dir(rp) if name.startswith("_") and not name.startswith("__")]
     assert rp.__version__ == importlib.metadata.version("robustprobe")
-    for name in ("attack", "evaluate", "fit_probe", "harden", "load_dataset", "load_encoder", "minimal_eps"):
+    functions = [name for name in rp.__all__ if inspect.isfunction(getattr(rp, name))]
+    assert {"attack", "compare", "evaluate", "load_results", "plot", "show", "write_report"} <= set(functions)
+    for name in functions:
         function = getattr(rp, name)
         assert ">>> import robustprobe as rp" in (inspect.getdoc(function) or ""), name
         kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+        assert all(p.annotation is not p.empty for p in inspect.signature(function).parameters.values()), name
         assert inspect.Parameter.VAR_KEYWORD not in kinds or name in ("fit_probe", "harden")
 
 
@@ -114,9 +120,52 @@ def test_evaluate_makes_a_data_frame(my_encoder: Path, tmp_path: Path) -> None:
     assert (table["n"] == 5).all()
     assert table["ci_low"].le(table["value"]).all()
     assert table["value"].le(table["ci_high"]).all()
+    rows = table.rows()
+    assert sorted(set(zip(rows["task"], rows["attack"], strict=True))) == sorted(
+        zip(table["task"], table["attack"], strict=True)
+    )
+    means = rows.groupby(["task", "attack"])["score"].mean()
+    assert means["classification", "pgd"] == pytest.approx(table.query("attack == 'pgd'")["value"].item())
+    assert rp.load_results(tmp_path).shape == table.shape
     whole = rp.evaluate(f"{my_encoder}:Tiny", ["scenes"], ["pgd"], transfer=True, **options)
     assert set(whole["task"]) == set(TASKS)
     assert set(whole["target_task"]) == {"classification"}
+
+
+def test_nothing_is_left_of_a_temporary_result(my_encoder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = rp.evaluate(f"{my_encoder}:Tiny", "scenes", "clean", limit=3, head=RECIPE, tasks="depth")
+    assert len(result.rows()) == 3
+    assert result.report(tmp_path / "page.html").stat().st_size > 10_000
+    del result
+    gc.collect()
+    with pytest.raises(rp.UserError):
+        rp.evaluate(f"{my_encoder}:Tiny", "scenes", "clean", limit=3, head=RECIPE, tasks="no task")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize("task", [*TASKS, "normals"])
+def test_models_and_attacked_images_show_themselves(my_encoder: Path, task: str) -> None:
+    model = rp.fit_probe(f"{my_encoder}:Tiny", "scenes", task=task, **RECIPE)
+    assert repr(model).startswith(f"Model(encoder: tiny, task: {task}")
+    assert "tensor" not in repr(model)
+    assert len(repr(model)) < 300
+    shown = model._repr_html_()
+    assert shown.count("data:image/png") == (4 if task == "classification" else 12)
+    data = list(rp.load_dataset("scenes", limit=5, size=(32, 32)))
+    images, targets = torch.stack([s.image for s in data]), torch.stack([s.targets[task] for s in data])
+    result = rp.attack(model, images, targets, attack="apgd", steps=2)
+    adversarial, score = result
+    assert adversarial is result.adversarial
+    assert score is result.score
+    assert "apgd" in repr(result)
+    assert "tensor" not in repr(result)
+    assert len(repr(result)) < 300
+    assert result._repr_html_().count("data:image/png") == 4 * 3
+    again = pickle.loads(pickle.dumps(result))
+    assert repr(again) == repr(result)
+    model.sample_source = partial(rp.load_dataset, "imagefolder:nowhere")  # type: ignore[assignment]
+    assert "data:image" not in model._repr_html_()
 
 
 def test_evaluate_at_eps_zero_is_clean(my_encoder: Path) -> None:

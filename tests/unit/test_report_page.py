@@ -18,8 +18,7 @@ from PIL import Image
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.former_names import FORMER_DISPLAYS
-from robustprobe.core.spec import Display
-from robustprobe.report.charts.pictures import (
+from robustprobe.core.pictures import (
     Scale,
     amplified,
     class_colours,
@@ -30,6 +29,7 @@ from robustprobe.report.charts.pictures import (
     scalar_uri,
     viridis,
 )
+from robustprobe.core.spec import Display
 from robustprobe.report.page.checks import checks
 from robustprobe.report.page.cost import cost_table
 from robustprobe.report.page.examples import ImageLimit

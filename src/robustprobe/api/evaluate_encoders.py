@@ -1,5 +1,6 @@
-"""`robustprobe.evaluate`: the robustness of encoders, as a data frame."""
+"""`robustprobe.evaluate`: the robustness of encoders, as results that are a data frame."""
 
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,10 @@ from robustprobe.core.spec import DatasetSpec, ExecutorOptions, HeadSpec, Iterat
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.evaluation.run import Failure, execute
-from robustprobe.report.tables.results import table_rows
 from robustprobe.results.store import Store
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from robustprobe.api.results import Results
 
 Item = TypeVar("Item")
 Names = str | Sequence[str]
@@ -57,8 +57,8 @@ def evaluate(
     workers: int = 0,
     shard_size: int = 0,
     progress: bool | None = None,
-) -> "pd.DataFrame":
-    """Robustness of encoders as a data frame, a row per number with its 95 % interval.
+) -> "Results":
+    """Robustness of encoders: a data frame with a row per number and its 95 % interval, and the images behind it.
 
     Args:
         encoder: an encoder or its name (`timm:NAME`, `hf:ORG/NAME`, `bundled:NAME`, `my.py:Class`, ...), or several. A
@@ -78,10 +78,14 @@ def evaluate(
         sanity_images: images on which each attack is checked.
         transfer: also rows where the attack was made for another task's head.
         root: folder of the datasets.
-        out: keeps the results there, and skips what is already there; by default nothing is kept.
+        out: keeps the results there, and skips what is already there; by default they are kept in a temporary folder as
+            long as the result lives.
         device: `auto` is CUDA where it is available, else the CPU.
         executor: `local`, or `ray` (the extra `ray`) with its address and as many workers as wanted; 0: all there are.
         progress: a progress bar; by default on a terminal and in a notebook.
+
+    Returns:
+        `Results`: a data frame that has `.table()`, `.rows()` (per image), `.to_latex()` and `.report(path)`.
 
     Raises:
         UserError: anything that cannot be resolved or read.
@@ -89,8 +93,9 @@ def evaluate(
 
     Example:
         >>> import robustprobe as rp
-        >>> table = rp.evaluate("bundled:photos", "scenes", "pgd", tasks="classification", limit=20)
-        >>> table[["task", "attack", "eps", "value", "ci_low", "ci_high"]]
+        >>> result = rp.evaluate("bundled:photos", "scenes", "pgd", tasks="classification", limit=8)
+        >>> result[["task", "attack", "eps", "value", "ci_low", "ci_high"]]
+        >>> result.rows()[["id", "attack", "eps", "score"]]
     """
     loaded = [load_encoder(e) if isinstance(e, str) else _checked(e).freeze() for e in _several(encoder, nn.Module)]
     served = {"limit": plain(limit), "split": split, "size": size}
@@ -111,17 +116,30 @@ def evaluate(
     )
     spread = {"executor": executor, "address": ray_address, "workers": workers, "shard_size": shard_size}
     options = validated(ExecutorOptions, spread, "evaluation")
-    with tempfile.TemporaryDirectory() as temporary, _put_back(loaded):
-        store = Store(Path(out) if out else Path(temporary)).prepare()
+    from robustprobe.api.results import Results, kept_while_used
+
+    with _folder(out) as folder, _put_back(loaded):
+        store = Store(folder).prepare()
         plan = make_plan(suite, store, Path(root), find_device(device), loaded)
         for text in plan.warnings:
             warnings.warn(text, stacklevel=2)
         _raise_failures(_executed(plan, store, options, progress))
-        wanted = plan.fingerprints()
-        rows = [r for r in table_rows(store.records(), transfer=transfer) if r["fingerprint"] in wanted]
-    import pandas as pd
+        result = Results([Store(folder, plan.fingerprints())], transfer=transfer)
+    return result if out else kept_while_used(result, folder)
 
-    return pd.DataFrame(rows)
+
+@contextmanager
+def _folder(out: str | Path | None) -> Iterator[Path]:
+    """Where results go; a temporary folder is removed again where nothing comes of them."""
+    if out:
+        yield Path(out)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="robustprobe-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _several(given: Any, *also: type) -> list[Any]:

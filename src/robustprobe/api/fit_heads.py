@@ -1,5 +1,6 @@
 """`robustprobe.fit_probe`: a head on a frozen encoder."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
@@ -7,9 +8,13 @@ from robustprobe import probing
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.spec import DatasetSpec, HeadSpec, validated
-from robustprobe.datasets import find_dataset
+from robustprobe.core.types import Sample
+from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.tasks import Model
+
+SHOWN = 4
+"""Images that a notebook shows of a model."""
 
 
 class HeadFields(TypedDict, total=False):
@@ -71,4 +76,12 @@ def fit_probe(
     spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
     wanted, where = validated(DatasetSpec, {"name": dataset, "size": size}, "dataset"), find_device(device)
     heads = probing.plan_heads(encoder.to(where), wanted, spec, root=Path(root))
-    return heads.fit(where, [task])[task][0]
+    model = heads.fit(where, [task])[task][0]
+    model.sample_source = partial(_held_out, dataset, Path(root), model.size)
+    return model
+
+
+def _held_out(dataset: str, root: Path, size: tuple[int, int] | None) -> list[Sample]:
+    """A few images on which heads are chosen, not fitted."""
+    found = load_dataset(dataset, root=root, split="val", limit=SHOWN, size=size)
+    return [found[position] for position in range(len(found))]

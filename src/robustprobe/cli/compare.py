@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -10,16 +10,11 @@ from robustprobe.cli._console import new_console, print_for_programs
 from robustprobe.cli._gates import finish, parse_rules
 from robustprobe.cli._options import GATES
 from robustprobe.core.errors import UserError
+from robustprobe.report.comparisons import compare_results, is_published
 from robustprobe.report.gates.regression import judge_regressions
 from robustprobe.report.gates.rules import Rule, judge_rules
-from robustprobe.report.references.catalogue import find_reference, references
 from robustprobe.report.tables.matching import records_of_encoder
 from robustprobe.results.store import Store
-
-if TYPE_CHECKING:
-    from robustprobe.report.tables.comparison import Comparison
-
-PAPER = "paper"
 
 
 def compare(
@@ -65,7 +60,7 @@ def compare(
     from robustprobe.report.tables import comparison as tables
     from robustprobe.report.tables import sheet
 
-    comparison = _compare(folder, other, deacl, encoder or [])
+    comparison = compare_results(Store(folder), other, encoder or [], deacl)
     if format == "rich":
         sheet.print_rich(comparison.document, new_console())
     else:
@@ -84,7 +79,7 @@ def _judge(
     format: str,
 ) -> None:
     """Judge the second of a comparison. Raises UserError for the paper, which has no rows of images."""
-    if other == PAPER or other in references():
+    if is_published(other):
         raise UserError(f"gates are for results, and `{other}` has none; give a folder.")
     first, second = Store(folder), Store(folder if other is None else Path(other))
     names = (encoders[0], encoders[-1]) if encoders else (None, None)
@@ -94,40 +89,3 @@ def _judge(
         outcomes += judge_regressions(first, second, after, before)
     # Formats for programs keep standard output for themselves.
     finish(outcomes, junit, sys.stdout if format == "rich" else sys.stderr)
-
-
-def _compare(folder: Path, other: str | None, deacl: str | None, encoders: list[str]) -> "Comparison":
-    store = _finished(folder)
-    if other is None and len(encoders) != 2:
-        raise UserError(
-            f"{folder} alone has nothing to compare with; give another folder, `{PAPER}`, or two of its encoders: "
-            f"--encoder A --encoder B. It holds {', '.join(sorted({r.encoder for r in store.records()}))}."
-        )
-    if other == PAPER:
-        if encoders:
-            raise UserError(f"--encoder is for folders, and `{PAPER}` has encoders of its own; leave it away.")
-        from robustprobe.report.paper.compare import compare_paper
-
-        return compare_paper(store.records(), deacl)
-    if deacl is not None:
-        raise UserError(f"--deacl names an encoder of the paper, and {other} is not `{PAPER}`; leave it away.")
-    if other in references():
-        if encoders:
-            raise UserError(f"--encoder is for folders, and `{other}` has encoders of its own; leave it away.")
-        from robustprobe.report.references.beside import beside_reference
-
-        return beside_reference(other, find_reference(other), store.records())
-    if other is not None and not Path(other).is_dir():
-        raise UserError(
-            f"'{other}' is neither a folder of results nor `{PAPER}` nor one of `robustprobe list references`."
-        )
-    from robustprobe.report.tables.compare_folders import compare_folders
-
-    return compare_folders(store, store if other is None else _finished(Path(other)), encoders)
-
-
-def _finished(folder: Path) -> Store:
-    store = Store(folder)
-    if not store.records():
-        raise UserError(f"no finished cells in {folder}, so there is nothing to compare; run the suite first.")
-    return store

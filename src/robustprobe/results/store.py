@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,13 @@ ROOMS = ("cells", "rows", "examples")
 
 
 class Store:
-    """A folder of results.
+    """A folder of results, or the part of one: with `only`, records and groups are those of the cells it names.
 
     Methods that write raise UserError if the disk is full or read-only; all files written before are whole.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, only: Collection[str] | None = None) -> None:
+        self.folder, self.only = folder, only
         self._whole_groups: set[str] = set()
 
     def prepare(self) -> "Store":
@@ -78,14 +78,15 @@ class Store:
                     path.rmdir()
 
     def records(self) -> list[Record]:
-        """All records, sorted by fingerprint.
+        """All records, or those of the cells in `only`, sorted by fingerprint.
 
         Raises:
             UserError: no such folder, or a record that is unreadable or damaged.
         """
         if not (self.folder / "cells").is_dir():
             raise UserError(f"no results in {self.folder}; give the folder that `robustprobe run --out` wrote.")
-        return [self._parsed(Record, path) for path in sorted((self.folder / "cells").glob("*.json"), key=str)]
+        paths = sorted((self.folder / "cells").glob("*.json"), key=str)
+        return [self._parsed(Record, path) for path in paths if self.only is None or path.stem in self.only]
 
     def _parsed(self, kind: type[Stored], path: Path) -> Stored:
         try:
@@ -193,8 +194,10 @@ class Store:
         return self._parsed(Group, path) if path.exists() else None
 
     def groups(self) -> list[Group]:
-        """Every group with examples."""
-        return [self._parsed(Group, p) for p in sorted((self.folder / "examples").glob("*/group.json"))]
+        """Every group with examples that belongs to the cells."""
+        wanted = None if self.only is None else {record.group for record in self.records()}
+        paths = sorted((self.folder / "examples").glob("*/group.json"))
+        return [self._parsed(Group, path) for path in paths if wanted is None or path.parent.name in wanted]
 
     def image(self, group: str, name: str) -> Path:
         """Path of an example image. Raises UserError for a name that a run never uses."""

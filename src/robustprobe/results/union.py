@@ -15,6 +15,10 @@ INCIDENTAL = frozenset({"provenance", "suite", "schema_version"})
 """Where and when a cell was measured, and for which suite, does not make it another cell."""
 
 
+Place = Path | Store
+"""A folder of results, or a store that may be a part of one."""
+
+
 class Found(NamedTuple):
     """A record and the folder it was found in first."""
 
@@ -29,7 +33,12 @@ class FoundGroup(NamedTuple):
     store: Store
 
 
-def union(folders: Sequence[Path]) -> list[Found]:
+def as_stores(places: Sequence[Place]) -> list[Store]:
+    """Folders as stores; stores stay as they are."""
+    return [place if isinstance(place, Store) else Store(place) for place in places]
+
+
+def union(places: Sequence[Place]) -> list[Found]:
     """Every cell of several folders once.
 
     Raises:
@@ -37,7 +46,7 @@ def union(folders: Sequence[Path]) -> list[Found]:
     """
     found: dict[str, Found] = {}
     conflicts: list[str] = []
-    for store in (Store(folder) for folder in folders):
+    for store in as_stores(places):
         for record in store.records():
             known = found.setdefault(record.fingerprint, Found(record, store))
             # Telling which fields differ takes ten times as long as whether any does.
@@ -54,13 +63,13 @@ def union(folders: Sequence[Path]) -> list[Found]:
     return list(found.values())
 
 
-def finished(folders: Sequence[Path], aim: str) -> list[Found]:
+def finished(places: Sequence[Place], aim: str) -> list[Found]:
     """The union of folders. Raises UserError where it has no finished cell, which leaves nothing to `aim`."""
-    found = union(folders)
+    stores = as_stores(places)
+    found = union(stores)
     if not found:
-        raise UserError(
-            f"no finished cells in {', '.join(map(str, folders))}, so there is nothing to {aim}; run the suite first."
-        )
+        where = ", ".join(str(store.folder) for store in stores)
+        raise UserError(f"no finished cells in {where}, so there is nothing to {aim}; run the suite first.")
     return found
 
 

@@ -1,6 +1,7 @@
 """Tasks: what a head is for. One file is one task; `base.py` is the contract."""
 
 from robustprobe.metrics.statistics import Columns
+from robustprobe.tasks._display import as_pixels
 from robustprobe.tasks._recipe import Augment, TaskRecipe
 from robustprobe.tasks.base import (
     Head,
@@ -25,6 +26,7 @@ __all__ = [
     "Model",
     "Task",
     "TaskRecipe",
+    "as_pixels",
     "class_labels",
     "fit_labels",
     "fitting_attacks",

@@ -22,11 +22,13 @@ from robustprobe.core.types import (
     LabelSpace,
     LabelStatistics,
     LossContext,
+    Sample,
     SanityCheck,
 )
 from robustprobe.core.views import Resized, Size, View
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.metrics.statistics import Columns, estimate
+from robustprobe.tasks._display import model_facts, model_html
 from robustprobe.tasks._recipe import TaskRecipe
 
 Label = int | float | NDArray[Any]
@@ -46,12 +48,14 @@ class Model(nn.Module):
     """Encoder and head: images (B, 3, H, W) in [0, 1] to the task's output. The thing attacked and judged.
 
     `view` says how the encoder is shown the images; an attack acts on the images as they are given. `knn_head`, where
-    there is one, is a k-NN head whose answers are recorded beside the first one's.
+    there is one, is a k-NN head whose answers are recorded beside the first one's. `sample_source` gives a few labelled
+    images, on which notebooks show the answers; by default none.
     """
 
     def __init__(self, encoder: nn.Module, head: Head, task: "Task", view: View, knn_head: Head | None = None) -> None:
         super().__init__()
         self.encoder, self.head, self.task, self.view, self.knn_head = encoder, head, task, view, knn_head
+        self.sample_source: Callable[[], Sequence[Sample]] = tuple
 
     @property
     def size(self) -> Size | None:
@@ -68,6 +72,12 @@ class Model(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.answer(self.features(images), (images.shape[-2], images.shape[-1]))
+
+    def __repr__(self) -> str:
+        return f"Model({', '.join(f'{name}: {fact}' for name, fact in model_facts(self).items())})"
+
+    def _repr_html_(self) -> str:
+        return model_html(self)
 
 
 class Task(ABC):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.files import write_whole
+from robustprobe.core.pictures import amplified, class_colours, difference, overlay, png_uri, scalar_uri
 from robustprobe.report.charts.curves import curve_figures
 from robustprobe.report.charts.figures import Figure, eps_figures
 from robustprobe.report.charts.level_figures import heat_figures, trade_figures
-from robustprobe.report.charts.pictures import amplified, class_colours, difference, overlay, png_uri, scalar_uri
 from robustprobe.report.page.examples import (
     DatasetExamples,
     ExampleImage,
@@ -24,8 +24,7 @@ from robustprobe.report.page.viewer import displays, scalar_scale
 from robustprobe.report.tables.board import TaskOnDatasetKey, board
 from robustprobe.report.tables.chance import chances
 from robustprobe.results.records import Record
-from robustprobe.results.store import Store
-from robustprobe.results.union import finished, union_groups
+from robustprobe.results.union import Place, as_stores, finished, union_groups
 
 if TYPE_CHECKING:
     import altair as alt
@@ -45,7 +44,7 @@ LACKING = {
 }
 
 
-def write_plot(folders: Sequence[Path], kind: str, output: Path, samples: int = 1) -> Path:
+def write_plot(folders: Sequence[Place], kind: str, output: Path, samples: int = 1) -> Path:
     """Draw one kind of chart of the results of some folders.
 
     Args:
@@ -60,13 +59,18 @@ def write_plot(folders: Sequence[Path], kind: str, output: Path, samples: int = 
     Raises:
         UserError: unknown kind or ending, nothing to draw, or a file that cannot be written.
     """
+    check_ending(output)
+    save_plot(output, draw(folders, kind, samples))
+    return output
+
+
+def draw(folders: Sequence[Place], kind: str, samples: int = 1) -> "alt.TopLevelMixin":
+    """The chart that `write_plot` writes. Raises UserError: unknown kind, or nothing to draw."""
     if kind not in KINDS:
         raise unknown_name("kind of plot", kind, KINDS)
-    if output.suffix.lower() not in ENDINGS:
-        raise UserError(f"{output} ends in '{output.suffix}'; give a file that ends in {', '.join(ENDINGS)}.")
     if samples < 1:
         raise UserError(f"{samples} samples leave no image; give 1 or more.")
-    cells, groups = finished(folders, "plot"), union_groups([Store(folder) for folder in folders])
+    cells, groups = finished(folders, "plot"), union_groups(as_stores(folders))
     records = [found.record for found in cells]
     if kind == "examples":
         chart = _examples(galleries(groups, records, ImageLimit(samples, math.inf)))
@@ -74,16 +78,28 @@ def write_plot(folders: Sequence[Path], kind: str, output: Path, samples: int = 
         chart = _chart(kind, records, chances(cells))
     if chart is None:
         raise UserError(f"there is nothing to draw as {kind}: {LACKING[kind]}.")
-    content = _rendered(chart, output.suffix.lower())
+    return chart
+
+
+def check_ending(output: Path) -> None:
+    """Raises UserError for a file whose ending names no format."""
+    if output.suffix.lower() not in ENDINGS:
+        raise UserError(f"{output} ends in '{output.suffix}'; give a file that ends in {', '.join(ENDINGS)}.")
+
+
+def save_plot(output: Path, chart: "alt.TopLevelMixin") -> None:
+    """Write a chart. Raises UserError for an unknown ending, or a file that cannot be written."""
+    check_ending(output)
+    content = rendered(chart, output.suffix.lower())
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_whole(output, content)
     except OSError as error:
         raise UserError(f"the plot cannot be written to {output}: {error}. Give another file with -o.") from error
-    return output
 
 
-def _rendered(chart: "alt.TopLevelMixin", ending: str) -> bytes:
+def rendered(chart: "alt.TopLevelMixin", ending: str) -> bytes:
+    """A chart as the bytes of a file that ends in .svg, .png or .pdf."""
     import vl_convert
 
     from robustprobe.report.charts.vega import themed

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from robustprobe.report.charts.pictures import Pixels, read_array
+from robustprobe.core.pictures import Pixels, read_array
 from robustprobe.report.tables.matrix import attack_order, data_names
 from robustprobe.results.labels import attack_labels, distinctions, eps_text
 from robustprobe.results.records import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group, Record

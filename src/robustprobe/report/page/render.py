@@ -27,8 +27,7 @@ from robustprobe.report.tables.matrix import TransferMatrix, ends_text, number_t
 from robustprobe.report.tables.results import render
 from robustprobe.report.tables.shares import share_text
 from robustprobe.results.records import Record
-from robustprobe.results.store import Store
-from robustprobe.results.union import FoundGroup, finished, union_groups
+from robustprobe.results.union import FoundGroup, Place, as_stores, finished, union_groups
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -53,7 +52,7 @@ class Script(NamedTuple):
     digest: str
 
 
-def write_page(folders: Path | Sequence[Path], output: Path, wish: ImageLimit | None = None) -> Path:
+def write_page(folders: Path | Sequence[Place], output: Path, wish: ImageLimit | None = None) -> Path:
     """Write the page of one folder or several: one file that loads nothing and also reads without scripts.
 
     Args:
@@ -71,9 +70,9 @@ def write_page(folders: Path | Sequence[Path], output: Path, wish: ImageLimit | 
     return output
 
 
-def read_page(folders: Sequence[Path], wish: ImageLimit | None = None) -> str:
+def read_page(folders: Sequence[Place], wish: ImageLimit | None = None) -> str:
     """The page of folders as text; raises what `write_page` raises on reading."""
-    found, groups = finished(folders, "report"), union_groups([Store(folder) for folder in folders])
+    found, groups = finished(folders, "report"), union_groups(as_stores(folders))
     return render_page([f.record for f in found], groups, wish, chance=chances(found))
 
 

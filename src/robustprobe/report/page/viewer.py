@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustprobe.core.spec import Display
-from robustprobe.metrics.kept import share_kept
-from robustprobe.report.charts.pictures import (
+from robustprobe.core.pictures import (
     IGNORED_CLASS,
     Picture,
     Pixels,
@@ -22,6 +20,8 @@ from robustprobe.report.charts.pictures import (
     scale_uri,
     thumbnail_uri,
 )
+from robustprobe.core.spec import Display
+from robustprobe.metrics.kept import share_kept
 from robustprobe.report.page.examples import DatasetExamples, EncoderImages, ExampleImage, SeenImage, Truth, choice_text
 from robustprobe.report.tables.matrix import percent_text, size_text
 from robustprobe.results.labels import eps_text

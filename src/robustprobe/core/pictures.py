@@ -1,4 +1,4 @@
-"""Pixels of the page: differences, overlays and maps as lossless PNG, embedded as data URIs."""
+"""Pixels for pages and notebooks: differences, overlays and maps as lossless PNG, embedded as data URIs."""
 
 import base64
 import io

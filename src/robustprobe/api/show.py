@@ -1,0 +1,40 @@
+"""`robustprobe.show`: an object as a notebook or a terminal can show it."""
+
+from typing import Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+
+class Showable(Protocol):
+    """What `show` takes: results, comparisons, plots, models and attacked images; they show themselves in notebooks."""
+
+    def __repr__(self) -> str: ...
+
+
+def show(result: Showable) -> None:
+    """Show results, a comparison, a plot, a model or attacked images.
+
+    In a notebook it is displayed where the call stands, so that one cell can show several. On a terminal results are
+    printed as the program `robustprobe` prints them: the headline, a table per task, and failed sanity checks.
+
+    Example:
+        >>> import robustprobe as rp
+        >>> rp.show(rp.evaluate("bundled:scenes", "scenes", "pgd", tasks="classification", limit=8))
+    """
+    console = Console()
+    if console.is_jupyter:
+        from IPython.display import display
+
+        display(result)  # type: ignore[no-untyped-call]
+        return
+    from robustprobe.api.results import Results
+
+    if not isinstance(result, Results):
+        print(result)
+        return
+    from robustprobe.report.tables.results import print_rich
+
+    console.print(Text(result.headline, style="bold"))
+    console.print()
+    print_rich(result.records, False, console, pointer="What was measured where: .report(path) writes the page.")
