@@ -16,7 +16,8 @@ from tests.e2e.program import Answer
 pytestmark = pytest.mark.e2e
 Call = Callable[..., Answer]
 COMMANDS = [
-    "demo", "run", "table", "report", "view", "plot", "compare", "merge", "leaderboard", "export", "export rows",
+    "demo", "run", "table", "report", "view", "plot", "compare", "merge", "leaderboard",
+    "export", "export rows", "export images", "submit", "verify",
     "harden", "curve", "init", "schema", "list",
     "check", "check encoder", "fetch", "data", "data check", "data download", "data ids", "doctor",
 ]  # fmt: skip
@@ -47,7 +48,7 @@ def headings(text: str) -> list[str]:
 
 def test_commands_stand_in_groups(call: Call) -> None:
     text = call("--help").out
-    assert headings(text) == ["Evaluate", "Look at results", "Export", "Harden", "Set up", "Options"]
+    assert headings(text) == ["Evaluate", "Look at results", "Export", "Share", "Harden", "Set up", "Options"]
     shown = re.findall(r"^│ (\w+)  ", text, re.MULTILINE)
     assert shown == [command for command in COMMANDS if " " not in command]
 

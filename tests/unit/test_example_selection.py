@@ -167,7 +167,7 @@ def test_every_group_has_the_same_images_and_says_why(tiny_encoder: Encoder, old
 def test_the_most_damaged_image_kept_least_of_its_clean_score(
     tiny_encoder: Encoder, older: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(example_selection, "ROWS", 5)
+    monkeypatch.setattr("robustprobe.evaluation.row_scores.ROWS", 5)
     assert execute(*planned(tiny_encoder, older), quiet) == []
     found = {c: e.position for e in older.groups()[0].examples for c in e.chosen if c.task == "depth"}
     (worst,) = [(c, position) for c, position in found.items() if c.kind == "most damaged"]

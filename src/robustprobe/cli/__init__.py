@@ -48,6 +48,11 @@ _COMMANDS = {
     },
     "Export": {
         "export rows": ("export:rows", "Write the scores of all images as one tidy table, Parquet or CSV."),
+        "export images": ("export:images", "Write the stored adversarial images as PNG files with a table."),
+    },
+    "Share": {
+        "submit": ("submit:submit", "Pack results into one file to send, with the text of a pull request."),
+        "verify": ("submit:verify", "Judge stored adversarial images again, and compare with the recorded scores."),
     },
     "Harden": {
         "harden": ("harden:harden", "Fine-tune an encoder without labels so that attacks move its features less."),

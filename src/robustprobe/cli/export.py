@@ -41,6 +41,25 @@ def rows(
     print(f"{out}: {table.num_rows:,} rows, {table.num_columns} columns")
 
 
+def images(folder: Path, /, *, out: Annotated[Path, Parameter(alias="-o")] = Path("images")) -> None:
+    """Write the stored adversarial images as PNG files, and a table that says what each is.
+
+    Images are those that the page shows; `run --examples N` stores more of each attack. `robustprobe verify` judges
+    them again.
+
+    Parameters
+    ----------
+    folder
+        A folder of results: the --out of `robustprobe run`.
+    out
+        Folder to write: a folder per attack, and images.csv with a row per image and task.
+    """
+    from robustprobe.report.image_files import TABLE, write_images
+
+    count = write_images(folder, out)
+    print(f"{out}: {count} images; {TABLE} says what each is")
+
+
 def _written(table: "pa.Table", ending: str) -> bytes:
     import pyarrow as pa
     from pyarrow import csv, parquet

@@ -12,7 +12,7 @@ def leaderboard(folder: Path, /, *, out: Annotated[Path, Parameter(alias="-o")] 
     Parameters
     ----------
     folder
-        A folder that holds folders of results, at any depth.
+        A folder that holds folders of results or files of `robustprobe submit`, at any depth.
     out
         Folder of the site.
     """

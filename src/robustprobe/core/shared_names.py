@@ -1,5 +1,6 @@
 """Names for results that people share: NAME=SPEC, and paths without the folders of this machine."""
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -61,5 +62,9 @@ def shared_text(text: str) -> str:
 
 
 def _tail(path: str, parts: int) -> str:
+    home = os.path.expanduser("~")
+    if path.startswith(os.path.join(home, "")):
+        # The name of a user's home is often that of the user.
+        path = "~" + path[len(home) :]
     kept = [part for part in re.split(r"[\\/]+", path) if part and part != "~" and not re.fullmatch(r"[A-Za-z]:", part)]
     return "/".join(kept[-parts:]) or path

@@ -9,9 +9,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import torch
-from numpy.typing import NDArray
 
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.spec import fingerprint
@@ -20,6 +17,7 @@ from robustprobe.evaluation.examples import ExampleContext, add_examples
 from robustprobe.evaluation.executors import AttackTask, FitHeads, JudgeImages, RunSpec, WorkerState
 from robustprobe.evaluation.executors.work import Heads
 from robustprobe.evaluation.plan import AttackJob, Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
+from robustprobe.evaluation.row_scores import Floats, row_scores
 from robustprobe.metrics.kept import share_kept
 from robustprobe.results.records import ChoiceKind, ExampleChoice, Group, Record
 from robustprobe.results.store import Store
@@ -28,9 +26,7 @@ from robustprobe.tasks import Task, load_task
 BROKEN = 0.5
 """An image that keeps at most so much of its clean score is broken."""
 SMALLEST_ERROR = 1e-9
-ROWS = 2**16
 
-Floats = NDArray[np.float64]
 Choices = dict[int, tuple[ExampleChoice, ...]]
 Tell = Callable[[str, int, int], None]
 
@@ -229,26 +225,8 @@ def _has(group: Group, position: int) -> bool:
 
 def _scores(store: Store, cell: Cell, task: Task) -> list[Floats]:
     """Scores of each image, better up (N,): as counted, after rounding to 8 bits, and a second head's if there is."""
-    # A part at a time: as numbers of Python, the pixel counts of a million images would not fit into memory.
-    parts = [_part_scores(part, task) for part in store.rows(cell.fingerprint).to_batches(max_chunksize=ROWS)]
-    return [np.concatenate(some) for some in zip(*parts, strict=True)]
-
-
-def _part_scores(rows: pa.RecordBatch, task: Task) -> list[Floats]:
-    columns = {name: _tensor(rows.column(name)) for name in rows.schema.names if name != "id"}
-    views = [
-        {name: values for name, values in columns.items() if not name.endswith("_8bit")},
-        {name.removesuffix("_8bit"): values for name, values in columns.items() if name.endswith("_8bit")},
-        {name.removeprefix("knn_"): values for name, values in columns.items() if name.startswith("knn_")},
-    ]
-    scores = [task.score(view).double().numpy() for view in views if view]
-    return [some if task.higher_is_better else 1 / np.maximum(some, SMALLEST_ERROR) for some in scores]
-
-
-def _tensor(column: pa.Array) -> torch.Tensor:
-    if pa.types.is_list(column.type):
-        return torch.tensor(np.asarray(column.flatten())).reshape(len(column), -1)
-    return torch.tensor(column.to_numpy(zero_copy_only=False))
+    scores = row_scores(store, cell.fingerprint, task)
+    return scores if task.higher_is_better else [1 / np.maximum(some, SMALLEST_ERROR) for some in scores]
 
 
 def _unheard(stage: str, done: int, total: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.report.page.render import assets, download, environment, render_page, script, write_text
 from robustprobe.report.tables.board import Board, TaskOnDatasetKey, board
 from robustprobe.report.tables.chance import chances
+from robustprobe.results.archive import ENDING, unpack
 from robustprobe.results.labels import record_label
 from robustprobe.results.records import Record
 from robustprobe.results.store import Store
@@ -50,23 +52,34 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
     """Write the site of every folder of results in a folder, at any depth.
 
     Args:
-        folder: holds what several `robustprobe run --out` wrote.
+        folder: holds what several `robustprobe run --out` wrote, or files of `robustprobe submit`.
         output: folder of the site: index.html, and a page per encoder in encoders/.
 
     Returns:
         The index.
 
     Raises:
-        UserError: no results, different results for one cell, or a file that cannot be written.
+        UserError: no results, different results for one cell, a damaged file, or one that cannot be written.
     """
+    with tempfile.TemporaryDirectory() as scratch:
+        return _write_site(_folders(folder, Path(scratch)), output)
+
+
+def _folders(folder: Path, scratch: Path) -> list[Path]:
+    """Folders of results in a folder, and in the archives there, which are unpacked into `scratch`."""
+    found = sorted(path.parent for path in [folder / "cells", *folder.glob("**/cells")] if path.is_dir())
+    archives = sorted(folder.glob(f"**/*{ENDING}"))
+    found += [unpack(archive, scratch / str(number)).folder for number, archive in enumerate(archives)]
+    if not found:
+        raise UserError(
+            f"no results in {folder} or below; give a folder that holds what `robustprobe run --out` or `submit` wrote."
+        )
+    return list(dict.fromkeys(found))
+
+
+def _write_site(folders: Sequence[Path], output: Path) -> Path:
     from robustprobe.report.page.examples import ImageLimit
 
-    folders = sorted(path.parent for path in [folder / "cells", *folder.glob("**/cells")] if path.is_dir())
-    folders = list(dict.fromkeys(folders))
-    if not folders:
-        raise UserError(
-            f"no results in {folder} or below; give a folder of folders that `robustprobe run --out` wrote."
-        )
     found, groups = finished(folders, "rank"), union_groups([Store(path) for path in folders])
     records, chance = [f.record for f in found], chances(found)
     pages: dict[tuple[str, str], list[Record]] = {}

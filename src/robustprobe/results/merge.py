@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from robustprobe.core.errors import UserError
 from robustprobe.results.store import Store
-from robustprobe.results.union import Found, finished, union_groups
+from robustprobe.results.union import check_files, finished, union_groups
 
 
 class MergeResult(NamedTuple):
@@ -31,7 +30,7 @@ def merge(folders: Sequence[Path], output: Path) -> MergeResult:
     held = [output] if (output / "cells").is_dir() else []
     found = finished([*held, *folders], "merge")
     new = [f for f in found if f.store.folder != output]
-    _check_files(new)
+    check_files(new, "merged")
     target.prepare()
     known = {group.group for group in target.groups()}
     groups = [g for g in union_groups([Store(f) for f in folders]) if g.group.group not in known]
@@ -39,13 +38,3 @@ def merge(folders: Sequence[Path], output: Path) -> MergeResult:
     for group in groups:
         target.copy_group(group.store, group.group.group)
     return MergeResult(len(new), len(groups), len(found) - len(new))
-
-
-def _check_files(found: Sequence[Found]) -> None:
-    damaged = [str(path) for f in found if (path := f.store.damaged(f.record))]
-    if damaged:
-        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-        raise UserError(
-            f"{len(damaged)} cells have files that are missing or do not have the digest of their record: "
-            f"{', '.join(damaged[:5])}{more}. Run their suite again in their folder; nothing was merged."
-        )

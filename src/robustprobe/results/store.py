@@ -110,7 +110,7 @@ class Store:
 
     def damaged(self, record: Record) -> Path | None:
         """The first file of a cell beside its record that is missing or does not match its checksum, if any."""
-        rows = self._rows_path(record.fingerprint)
+        rows = self.rows_path(record.fingerprint)
         if not _is(rows, record.rows_sha256):
             return rows
         return self._damaged_example(record.group)
@@ -131,7 +131,7 @@ class Store:
 
     def rows(self, fingerprint: str) -> pa.Table:
         """The rows of a cell, one per image. Raises UserError if the file cannot be read."""
-        path = self._rows_path(fingerprint)
+        path = self.rows_path(fingerprint)
         try:
             table = pq.read_table(path)
             table.validate(full=True)
@@ -147,7 +147,7 @@ class Store:
         arrays = {name: _arrow(values) for name, values in columns.items()}
         buffer = io.BytesIO()
         pq.write_table(pa.table(arrays), buffer)
-        return self._write(self._rows_path(fingerprint), buffer.getvalue())
+        return self._write(self.rows_path(fingerprint), buffer.getvalue())
 
     def write_record(self, record: Record) -> None:
         """Write a record; its rows must exist already."""
@@ -209,7 +209,7 @@ class Store:
 
     def copy_cells(self, cells: Sequence[tuple["Store", str]]) -> None:
         """Copy cells of other stores byte by byte, rows first."""
-        both = (Store._rows_path, Store._record_path)
+        both = (Store.rows_path, Store._record_path)
         with self.writing(self.folder):
             write_all((path(self, name), path(source, name).read_bytes) for path in both for source, name in cells)
 
@@ -224,7 +224,8 @@ class Store:
     def _record_path(self, fingerprint: str) -> Path:
         return self.folder / "cells" / f"{fingerprint}.json"
 
-    def _rows_path(self, fingerprint: str) -> Path:
+    def rows_path(self, fingerprint: str) -> Path:
+        """The file of the rows of a cell."""
         return self.folder / "rows" / f"{fingerprint}.parquet"
 
 

@@ -103,3 +103,14 @@ def _short(record: Record, field: str) -> str:
     if field == "metrics":
         return f"{record.metric} {record.headline.value:.6g}"
     return str(getattr(record, field))[:60]
+
+
+def check_files(found: Sequence[Found], done: str) -> None:
+    """Raises UserError where files of a cell do not match its record; nothing was `done`, such as `merged`."""
+    damaged = [str(path) for f in found if (path := f.store.damaged(f.record))]
+    if damaged:
+        more = f" and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
+        raise UserError(
+            f"{len(damaged)} cells have files that are missing or do not have the digest of their record: "
+            f"{', '.join(damaged[:SHOWN])}{more}. Run their suite again in their folder; nothing was {done}."
+        )
