@@ -26,7 +26,7 @@ def show(result: Showable) -> None:
     if console.is_jupyter:
         from IPython.display import display
 
-        display(result)  # type: ignore[no-untyped-call]
+        display(result)
         return
     from robustprobe.api.results import Results
 
