@@ -236,6 +236,12 @@ CHANGES = {
     "restarts": 2,
     "early_exit": True,
     "warm": (0.1,),
+    "eot_samples": 4,
+    "bpda": ("encoder.jpeg",),
+    "judgements": 3,
+    "momentum": 1.0,
+    "input_diversity": 0.5,
+    "translation_kernel": 15,
 }
 
 

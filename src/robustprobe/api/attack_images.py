@@ -1,6 +1,6 @@
 """`robustprobe.attack` and `robustprobe.minimal_eps`: attack any model, encoder or callable."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast, final
 
@@ -19,16 +19,19 @@ from robustprobe.core.notebook import CaptionedPicture, card_html
 from robustprobe.core.pictures import AMPLIFICATION, amplified, difference, png_uri
 from robustprobe.core.registry import attacks as known_attacks
 from robustprobe.core.spec import AttackChoice, AttackSpec, format_eps, parse_eps, validated
+from robustprobe.core.straight_through import StandIn
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.victims import encoder_victim, task_victim
+from robustprobe.evaluation.victims import BackwardPass, encoder_victim, task_victim
 from robustprobe.losses.embedding import embedding_distance, squared_distance
 from robustprobe.probing.surrogate_heads import SurrogateHeads
 from robustprobe.tasks import Model, Task, as_pixels, resize, task_kind
 
 SHOWN = 4
 """Images that a notebook shows of a result."""
+
+Bpda = str | Sequence[str] | Mapping[str, StandIn | None] | StandIn
 
 
 class _AttackTensors(NamedTuple):
@@ -119,6 +122,12 @@ def attack(
     ids: Sequence[str] | None = None,
     task: str | None = None,
     goals: Tensor | None = None,
+    eot_samples: int = 1,
+    bpda: Bpda = (),
+    judgements: int = 1,
+    momentum: float = 0.0,
+    input_diversity: float = 0.0,
+    translation_kernel: int = 0,
 ) -> AttackResult:
     """Attack a model, an encoder, or any callable from images to outputs.
 
@@ -138,6 +147,15 @@ def attack(
         ids: names the images: random starts follow the id, not the place in the batch.
         task: a name from `robustprobe list tasks`, for a callable of your own.
         goals: images (B, 3, H, W) whose embedding to approach, for `embed:towards-l2` and its like.
+        eot_samples: gradients that each step averages, for models that answer at random (Athalye et al. 2018).
+        bpda: for models without a useful gradient, names of modules whose backward pass is taken to be the identity, or
+            each with a function that stands in for it there; or a function that stands in for the whole model, images
+            to answers of the same shape.
+        judgements: answers that are asked for each image; the worst counts.
+        momentum: decay of earlier gradients in sign steps, such as 1 (MI; Dong et al. 2018). It serves images that are
+            to transfer to other models, as do the next two.
+        input_diversity: probability that a step sees the image resized and padded at random (DI; Xie et al. 2019).
+        translation_kernel: side in pixels of the Gaussian that smooths gradients, such as 15 (TI; Dong et al. 2019).
 
     Raises:
         UserError: unknown names, images outside [0, 1], labels out of range, outputs of the wrong shape, NaN.
@@ -151,18 +169,38 @@ def attack(
     kind = cast(type[Attack], known_attacks.get(choice.name))
     check_images(images)
     radius = default_eps(norm, (images.shape[-2], images.shape[-1])) if eps is None else eps
-    data = {"name": choice.name, "objective": choice.objective, "eps": radius, "norm": norm, "step_size": step_size}
+    data: dict[str, Any] = {
+        "name": choice.name,
+        "objective": choice.objective,
+        "eps": radius,
+        "norm": norm,
+        "step_size": step_size,
+    }
     data |= {"steps": kind.steps if steps is None else steps, "restarts": restarts, "early_exit": early_exit}
-    data |= {"random_start": random_start, "iterate": iterate, "seed": seed}
+    data |= {"random_start": random_start, "iterate": iterate, "seed": seed, "eot_samples": eot_samples}
+    backward = _backward(bpda)
+    data |= {"bpda": list(backward.modules), "judgements": judgements, "momentum": momentum}
+    data |= {"input_diversity": input_diversity, "translation_kernel": translation_kernel}
     spec = validated(AttackSpec, data, f"attack '{attack}'")
     names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
     images, targets, goals = _beside(model, images, targets, goals)
     with frozen(model), fast_linear():
         judge = _judge(model, images, targets, task)
-        victim = _victim(model, spec.name, judge, images, goals, precision)
-        adversarial = load_attack(spec)(victim, images, names)
+        made = load_attack(spec)
+        victim = _victim(model, spec.name, judge, images, goals, precision, backward)
+        adversarial = made(victim, images, names)
         metric = judge.task.metric if judge else "squared distance"
-        return AttackResult(adversarial, _score(model, judge, images, adversarial), images, spec, metric)
+        score = _worst_score(model, judge, images, adversarial, judgements)
+        return AttackResult(adversarial, score, images, spec, metric)
+
+
+def _backward(bpda: Bpda) -> BackwardPass:
+    """What stands in for parts of a model in the backward pass, as `attack` was told it."""
+    if callable(bpda):
+        return BackwardPass(whole=bpda)
+    if isinstance(bpda, Mapping):
+        return BackwardPass(bpda)
+    return BackwardPass(dict.fromkeys([bpda] if isinstance(bpda, str) else bpda))
 
 
 def _beside(
@@ -182,6 +220,7 @@ def _victim(
     images: Tensor,
     goals: Tensor | None,
     precision: str,
+    bpda: BackwardPass,
 ) -> Victim:
     """What an attack may see of a model."""
     kind = cast(type[Attack], known_attacks.get(name))
@@ -190,13 +229,13 @@ def _victim(
         if isinstance(model, Model) and isinstance(model.encoder, Encoder):
             encoder, view = model.encoder, replace(model.view, layers=1)
         surrogates = SurrogateHeads(encoder, images.device) if isinstance(encoder, Encoder) else None
-        return encoder_victim(encoder, view, precision=precision, goals=goals, surrogates=surrogates)
+        return encoder_victim(encoder, view, precision=precision, goals=goals, surrogates=surrogates, bpda=bpda)
     if judge is None or not target_tasks(name, {judge.task.name: judge.task.attacks}):
         has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
         needs = "a task" if kind.access == "task" else kind.access
         raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
     size = (images.shape[-2], images.shape[-1])
-    return task_victim(judge.function, judge.task, judge.targets, size, precision=precision)
+    return task_victim(judge.function, judge.task, judge.targets, size, precision=precision, bpda=bpda)
 
 
 def minimal_eps(
@@ -271,6 +310,15 @@ def _at_image_size(model: Callable[[Tensor], Any], kind: type[Task]) -> Callable
         return output[:, 0] if flat else output
 
     return maps
+
+
+def _worst_score(
+    model: Callable[[Tensor], Any], judge: _Judge | None, images: Tensor, adversarial: Tensor, times: int
+) -> Tensor:
+    """Of several judgements of each image the worst; without a task the farthest embedding."""
+    scores = torch.stack([_score(model, judge, images, adversarial) for _ in range(times)])
+    lowest = judge is not None and judge.task.higher_is_better
+    return scores[0] if times == 1 else scores.amin(0) if lowest else scores.amax(0)
 
 
 @torch.no_grad()

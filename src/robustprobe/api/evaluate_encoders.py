@@ -45,6 +45,12 @@ def evaluate(
     batch_size: int = 64,
     precision: Literal["fp32", "bf16"] = "fp32",
     seed: int = 0,
+    eot_samples: int | None = None,
+    bpda: Names | None = None,
+    judgements: int | None = None,
+    momentum: float | None = None,
+    input_diversity: float | None = None,
+    translation_kernel: int | None = None,
     examples: int = 0,
     extreme_examples: int = 1,
     sanity_images: int = 10,
@@ -74,6 +80,10 @@ def evaluate(
         split: `val`: train images held out, on which heads are chosen too. Make choices there, publish on `test`.
         limit: images of each dataset; always the same ones for the same number.
         size: (H, W) that images are served at; by default as the head's recipe says.
+        eot_samples: gradients that each step averages, for encoders that answer at random.
+        bpda: modules of the encoder, by name, whose backward pass is taken to be the identity.
+        judgements: answers for each image, of which the worst counts, for encoders that answer at random.
+        momentum: for attacks that are to transfer, with `input_diversity` and `translation_kernel`; see `attack`.
         examples: random images of each attack that are kept for the page; `extreme_examples` of each kind beside them.
         sanity_images: images on which each attack is checked.
         transfer: also rows where the attack was made for another task's head.
@@ -110,6 +120,9 @@ def evaluate(
             "head": HeadSpec() if head is None else head,
             **{"norm": norm, "steps": plain(steps), "restarts": plain(restarts), "iterate": iterate},
             **{"batch_size": plain(batch_size), "precision": precision, "seed": plain(seed), "examples": examples},
+            **{"eot_samples": plain(eot_samples), "judgements": plain(judgements), "momentum": plain(momentum)},
+            **{"input_diversity": plain(input_diversity), "translation_kernel": plain(translation_kernel)},
+            "bpda": None if bpda is None else _several(bpda),
             **{"extreme_examples": extreme_examples, "sanity_images": plain(sanity_images)},
         },
         "evaluation",

@@ -17,8 +17,13 @@ from robustprobe.attacks._search import (
     visited,
 )
 from robustprobe.attacks._sign_gradient import sign_gradient
+from robustprobe.attacks._transferable import input_diversity, translation_smoothing
 from robustprobe.attacks.base import Attack, Victim
 from robustprobe.core.threat import over_image
+
+SEARCH_TUNING = frozenset({"judgements", "eot_samples", "bpda"})
+"""Options that every search with gradients takes."""
+SIGN_TUNING = SEARCH_TUNING | {"momentum", "input_diversity", "translation_kernel"}
 
 
 class Phase(NamedTuple):
@@ -38,6 +43,7 @@ class PhasedAttack(Attack):
     have no direction to scale, and keep their random start.
     """
 
+    tuning: ClassVar[frozenset[str]] = SEARCH_TUNING
     survivors_only: ClassVar[bool] = False
     """Whether the attack stops on broken images at once, independent of `early_exit`."""
 
@@ -72,7 +78,18 @@ class PhasedAttack(Attack):
     def _search(self, phase: Phase) -> Search:
         spec, last = self.spec, self.spec.iterate == "last"
         stop = (spec.early_exit or self.survivors_only) and not last
-        return Search(self.threat, phase.objective, phase.steps, spec.step_size, spec.random_start, last, stop)
+        return Search(
+            self.threat,
+            phase.objective,
+            phase.steps,
+            spec.step_size,
+            spec.random_start,
+            last,
+            stop,
+            draws=spec.eot_samples,
+            momentum=spec.momentum,
+            smooth=translation_smoothing(spec.translation_kernel),
+        )
 
     def _run(
         self,
@@ -84,6 +101,7 @@ class PhasedAttack(Attack):
     ) -> SearchResult:
         """All runs of a phase, in parts of the size of the batch; with early exit on unbroken images only."""
         search, done = self._search(phase), 0
+        search = search._replace(diverse=input_diversity(self.spec.input_diversity, randomness))
         while done < phase.runs:
             left = torch.arange(len(images), device=images.device)
             if search.stop and result is not None:
@@ -121,7 +139,12 @@ def merged(result: SearchResult, part: SearchResult, index: Tensor, stop: bool) 
 
 
 class GradientAttack(PhasedAttack):
-    """One objective, one optimiser: sign-gradient steps unless a derived class overrides `optimiser`."""
+    """One objective, one optimiser: sign-gradient steps unless a derived class overrides `optimiser`.
+
+    A class with another optimiser also says in `tuning` which options it takes.
+    """
+
+    tuning: ClassVar[frozenset[str]] = SIGN_TUNING
 
     def optimiser(self) -> Optimiser:
         """The optimiser that maximises the objective."""

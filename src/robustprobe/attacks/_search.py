@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.gradients import image_gradient
+from robustprobe.core.sums import mean_of
 from robustprobe.core.threat import Threat, image_generator, over_image
 
 LATE = 0.8
@@ -47,6 +48,10 @@ Objective = Callable[[Tensor, Entries, float], LossValues]
 the share of steps done."""
 
 
+Diversity = Callable[[Tensor, Entries, int], Tensor]
+"""Iterates (n, 3, H, W), their entries and the number of the step to the images at which a gradient is taken."""
+
+
 class PerImageRandom(NamedTuple):
     """Random numbers that depend on seed, image id, attack and run, not on the batch, its order or its size."""
 
@@ -65,7 +70,12 @@ class PerImageRandom(NamedTuple):
 
 
 class Search(NamedTuple):
-    """One optimisation problem: threat, objective, settings. `stop` ends the search on an entry once it is broken."""
+    """One optimisation problem: threat, objective, settings. `stop` ends the search on an entry once it is broken.
+
+    `draws` evaluations of the objective are averaged, for models that answer at random. For images that are to transfer
+    to other models, sign steps keep the share `momentum` of earlier gradients, gradients are taken at the images that
+    `diverse` makes of iterates, and `smooth` changes gradients before a sign step.
+    """
 
     threat: Threat
     objective: Objective
@@ -74,9 +84,19 @@ class Search(NamedTuple):
     random_start: bool = True
     last: bool = False
     stop: bool = False
+    draws: int = 1
+    momentum: float = 0.0
+    diverse: Diversity | None = None
+    smooth: Callable[[Tensor], Tensor] | None = None
 
     def judge(self, images: Tensor, entries: Entries, step: int) -> LossValues:
-        """The objective at a step. Raises UserError for a loss of NaN or infinity, which would count as broken."""
+        """The objective at a step, mean over draws; broken is what every draw broke.
+
+        Raises UserError for a loss of NaN or infinity, which would count as broken.
+        """
+        return _mean([self._judge(images, entries, step) for _ in range(self.draws)])
+
+    def _judge(self, images: Tensor, entries: Entries, step: int) -> LossValues:
         judged = self.objective(images, entries, step / self.steps)
         if not torch.isfinite(judged.loss).all():
             raise UserError(
@@ -85,16 +105,27 @@ class Search(NamedTuple):
         return judged._replace(step_loss=judged.step_loss.detach(), damage=judged.damage.detach().double())
 
     def gradient(self, images: Tensor, entries: Entries, step: int) -> tuple[LossValues, Tensor]:
-        """The objective at a step, and the gradient of its loss (n, 3, H, W).
+        """The objective at a step, and the gradient of its loss (n, 3, H, W), both mean over draws.
 
         Raises UserError for a gradient of NaN or infinity, along which the attack would stand still or leave the ball.
         """
-        images = images.detach().requires_grad_(True)
-        judged = self.judge(images, entries, step)
-        gradient = image_gradient(judged.loss.sum(), images)
+        drawn = [self._gradient(images, entries, step) for _ in range(self.draws)]
+        judged = _mean([values for values, _ in drawn])
+        gradient = drawn[0][1] if self.draws == 1 else mean_of([found for _, found in drawn])
         if not torch.isfinite(gradient).all():
             count = int((~torch.isfinite(gradient)).flatten(1).any(1).sum())
             raise UserError(NOT_FINITE.format(count=count, total=len(images)))
+        return judged, gradient
+
+    def _gradient(self, images: Tensor, entries: Entries, step: int) -> tuple[LossValues, Tensor]:
+        images = images.detach().requires_grad_(True)
+        shown = self.diverse(images, entries, step) if self.diverse else images
+        judged = self._judge(shown, entries, step)
+        gradient = image_gradient(judged.loss.sum(), images)
+        if self.diverse:
+            # What counts is the score of the image itself.
+            with torch.no_grad():
+                judged = self._judge(images, entries, step)
         return judged._replace(loss=judged.loss.detach()), gradient
 
     def start(self, images: Tensor, entries: Entries, randomness: PerImageRandom, stretched: bool = False) -> Tensor:
@@ -103,6 +134,14 @@ class Search(NamedTuple):
             return images.clone()
         noise = self.threat.noise(images, randomness.generators(entries))
         return self.threat.project(images + (self.threat.stretch(noise) if stretched else noise), images)
+
+
+def _mean(draws: list[LossValues]) -> LossValues:
+    """The mean of the values of several draws; success where every draw has it."""
+    if len(draws) == 1:
+        return draws[0]
+    loss, step_loss, damage = (mean_of([getattr(d, name) for d in draws]) for name in ("loss", "step_loss", "damage"))
+    return LossValues(loss, step_loss, damage, torch.stack([d.success for d in draws]).all(0))
 
 
 class SearchResult(NamedTuple):

@@ -5,7 +5,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
-from robustprobe.attacks._phases import GradientAttack
+from robustprobe.attacks._phases import SEARCH_TUNING, GradientAttack
 from robustprobe.attacks._search import Objective, Optimiser
 from robustprobe.attacks._task_objectives import default_objective
 from robustprobe.attacks.base import Victim
@@ -21,6 +21,7 @@ class Apgd(GradientAttack):
         "Attacks, 2020, arXiv:2003.01690"
     )
     steps: ClassVar = 50
+    tuning: ClassVar = SEARCH_TUNING
 
     def optimiser(self) -> Optimiser:
         return apgd

@@ -81,7 +81,13 @@ class Attack(ABC):
     steps: ClassVar[int] = 20
     """The default number of steps."""
 
+    tuning: ClassVar[frozenset[str]] = frozenset({"judgements"})
+    """The options of `AttackTuning` that it takes; `judgements` belongs to who judges."""
+
     def __init__(self, spec: AttackSpec) -> None:
+        if not_taken := sorted(spec.tuned.keys() - self.tuning):
+            takes = ", ".join(sorted(self.tuning))
+            raise UserError(f"attack {spec.name} does not take {', '.join(not_taken)}; it takes {takes}.")
         self.spec = spec
         self.threat: Threat = NORMS[spec.norm](spec.eps)
 
@@ -100,13 +106,20 @@ class Attack(ABC):
         """The maximum of passes through the victim per image, from which the time of an attack is estimated.
 
         By default one search per restart, and one pass for the clean image and one for the warm start. Attacks with
-        other searches override it.
+        other searches override it. One draw of the model; `total_passes` counts all.
 
         Args:
             losses: the attack losses of the attacked task; None for attacks without access to a head.
         """
         search = (ascent_passes if self.uses_gradient else query_passes)(self.spec.steps).times(self.spec.restarts)
         return search._replace(forwards=search.forwards + LOOKS)
+
+    @final
+    def total_passes(self, losses: AttackLosses | None = None) -> Passes:
+        """The same for all draws of a model that answers at random, and for gradients beside the iterates."""
+        found = self.passes(losses)
+        diverse = found.backwards if self.spec.input_diversity else 0
+        return Passes(found.forwards + diverse, found.backwards).times(self.spec.eot_samples)
 
     @final
     def __call__(self, victim: Victim, images: Tensor, ids: Sequence[str]) -> Tensor:

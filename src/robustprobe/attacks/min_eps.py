@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
+from robustprobe.attacks._phases import SEARCH_TUNING
 from robustprobe.attacks._search import (
     Entries,
     Passes,
@@ -37,6 +38,7 @@ class MinEps(Attack):
     warm_start: ClassVar = False
     keeps_wrong_images: ClassVar = True
     steps: ClassVar = 50
+    tuning: ClassVar = SEARCH_TUNING
 
     def passes(self, losses: AttackLosses | None = None) -> Passes:
         """The whole ball, then each halving of the bracket from both starts."""
@@ -49,6 +51,7 @@ class MinEps(Attack):
         spec = self.spec
         objective = task_objective(victim, spec.objective or "ce", images)
         search = Search(self.threat, objective, spec.steps, spec.step_size, spec.random_start, stop=True)
+        search = search._replace(draws=spec.eot_samples)
         clean = visited(search, images, everything(images))
         result = _in_whole_ball(clean, search, images, randomness)
         low = torch.zeros(len(images), dtype=torch.int64)

@@ -4,7 +4,7 @@ from typing import ClassVar, cast, final
 
 from torch import Tensor
 
-from robustprobe.attacks._phases import GradientAttack
+from robustprobe.attacks._phases import SEARCH_TUNING, GradientAttack
 from robustprobe.attacks._search import Objective, Optimiser
 from robustprobe.attacks._square import square
 from robustprobe.attacks._task_objectives import task_objective
@@ -20,6 +20,7 @@ class Square(GradientAttack):
     uses_gradient: ClassVar = False
     citation: ClassVar = "Andriushchenko et al., Square Attack, 2020, arXiv:1912.00049"
     steps: ClassVar = 1000
+    tuning: ClassVar = SEARCH_TUNING - {"bpda"}
 
     def optimiser(self) -> Optimiser:
         return square

@@ -51,6 +51,19 @@ class AttackOptions:
     """Steps of each attack. By default what the attack asks for."""
     restarts: int | None = None
     """Random starts of each attack; the strongest result counts, per image."""
+    eot_samples: int | None = None
+    """Gradients that each step averages, for models that answer at random (expectation over transformation)."""
+    bpda: list[str] | None = None
+    """Module of the encoder whose backward pass is taken to be the identity, such as encoder.jpeg, for defences without
+    a useful gradient. Can be given several times."""
+    judgements: int | None = None
+    """Answers that are asked for each image, of which the worst counts, for models that answer at random."""
+    momentum: float | None = None
+    """Decay of earlier gradients in the sign steps of attacks that are to transfer, such as 1 (MI-FGSM)."""
+    input_diversity: float | None = None
+    """Probability that a step sees the image resized and padded at random, such as 0.5 (DI-FGSM)."""
+    translation_kernel: int | None = None
+    """Side of the Gaussian, in pixels, that smooths the gradients of sign steps, such as 15 (TI-FGSM)."""
     sanity_images: int | None = None
     """Images on which each attack is run again as a sanity check: from another random start, at a large eps, at eps 0
     and without gradients. 0: none."""

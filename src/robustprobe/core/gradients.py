@@ -7,7 +7,8 @@ from robustprobe.core.errors import UserError
 
 CUT = (
     "the model gives no gradient to the images: the graph is cut inside, by no_grad, detach, rounding, NumPy or "
-    "quantised layers. Take that out, or use an attack that needs none, such as square."
+    "quantised layers. Take that out, name the module that does it for a straight-through backward pass (bpda), or use "
+    "an attack that needs no gradient, such as square."
 )
 
 

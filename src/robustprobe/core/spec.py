@@ -3,17 +3,19 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    StringConstraints,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -73,6 +75,17 @@ _EPS_SCHEMA = {
     "description": "A size in pixel units of [0, 1], such as 8/255.",
 }
 Eps = Annotated[float, BeforeValidator(parse_eps), WithJsonSchema(_EPS_SCHEMA, mode="validation")]
+ModulePath = Annotated[str, StringConstraints(pattern=r"^[^\s.]+(\.[^\s.]+)*$")]
+"""The name of a module inside a network, such as `encoder.jpeg`."""
+
+
+def _odd(side: int) -> int:
+    if side and side % 2 == 0:
+        raise ValueError("a kernel has an odd side, such as 15; 0 is none")
+    return side
+
+
+OddSide = Annotated[int, Field(ge=0, le=255), AfterValidator(_odd)]
 
 
 class Spec(BaseModel):
@@ -116,11 +129,34 @@ Norm = Literal["linf", "l2"]
 Iterate = Literal["best", "last"]
 
 
+class AttackTuning(Spec):
+    """Options of attacks on defended models, and of attacks that are made to transfer; None: the attack's default.
+
+    `eot_samples` gradients of a model that answers at random are averaged in each step (Athalye et al. 2018).
+    `bpda` names modules of the encoder whose backward pass is taken to be the identity. `judgements` answers are asked
+    for each image, and the worst counts. `momentum` is MI's decay (Dong et al. 2018), `input_diversity` the probability
+    that a step sees the image resized and padded (Xie et al. 2019), and `translation_kernel` the side in pixels of the
+    Gaussian that smooths gradients (Dong et al. 2019).
+    """
+
+    eot_samples: int | None = Field(default=None, ge=1)
+    bpda: tuple[ModulePath, ...] | None = None
+    judgements: int | None = Field(default=None, ge=1)
+    momentum: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    input_diversity: float | None = Field(default=None, ge=0, le=1)
+    translation_kernel: OddSide | None = None
+
+
+TUNING = tuple(AttackTuning.model_fields)
+"""Names of the options of `AttackTuning`."""
+
+
 class AttackSpec(Spec):
     """One attack at one eps. Sizes are in pixel units of [0, 1]; the step is a quarter of eps unless given.
 
     `objective` is the loss to raise, the attack's own where empty; `apgd:dlr` as a name sets both. `early_exit` lets
-    images go once they are broken. `warm` lists the smaller eps, ascending, that the attack was started from.
+    images go once they are broken. `warm` lists the smaller eps, ascending, that the attack was started from. The last
+    six are those of `AttackTuning`.
     """
 
     name: str
@@ -135,6 +171,12 @@ class AttackSpec(Spec):
     early_exit: bool = False
     warm: tuple[Eps, ...] = ()
     seed: int = 0
+    eot_samples: int = Field(default=1, ge=1)
+    bpda: tuple[ModulePath, ...] = ()
+    judgements: int = Field(default=1, ge=1)
+    momentum: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    input_diversity: float = Field(default=0.0, ge=0, le=1)
+    translation_kernel: OddSide = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -151,6 +193,18 @@ class AttackSpec(Spec):
         return self
 
     @property
+    def tuned(self) -> dict[str, Any]:
+        """The options of `AttackTuning` that are not at their default, by name."""
+        own = {name: getattr(self, name) for name in TUNING}
+        return {name: value for name, value in own.items() if value != type(self).model_fields[name].default}
+
+    @property
+    def tuning_text(self) -> str:
+        """`eot samples 10, bpda jpeg`: the options that are not at their default, in words; empty where none is."""
+        texts = {name: ", ".join(value) if name == "bpda" else f"{value:g}" for name, value in self.tuned.items()}
+        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in texts.items())
+
+    @property
     def label(self) -> str:
         """`apgd:dlr`, or the name alone."""
         return f"{self.name}:{self.objective}" if self.objective else self.name
@@ -161,7 +215,7 @@ class AttackSpec(Spec):
         return f"{self.label} {format_eps(self.eps, self.norm)}" if self.eps else self.label
 
 
-class AttackChoice(Spec):
+class AttackChoice(AttackTuning):
     """An attack of a suite, or `apgd:dlr`; what is not given comes from the suite, or from the attack itself."""
 
     name: str
@@ -234,7 +288,7 @@ class DatasetSpec(Spec):
         return _or_name(handler(core))
 
 
-class Suite(Spec):
+class Suite(AttackTuning):
     """Encoders, datasets, heads and attacks; the cells are their product."""
 
     name: str = "custom"
@@ -270,7 +324,12 @@ class Suite(Spec):
         return self
 
     def attack_specs(
-        self, choice: AttackChoice, steps: int, warm_start: bool = True, usual_eps: float = 8 / 255
+        self,
+        choice: AttackChoice,
+        steps: int,
+        warm_start: bool = True,
+        usual_eps: float = 8 / 255,
+        tuning: Collection[str] = TUNING,
     ) -> tuple[AttackSpec, ...]:
         """An attack at each of its eps, ascending, each started from the one before; `clean` once, at eps 0.
 
@@ -278,6 +337,7 @@ class Suite(Spec):
             steps: what the attack asks for where neither choice nor suite says.
             warm_start: whether the attack takes a start from a smaller eps; the image itself, of eps 0, is none.
             usual_eps: what is attacked with where the suite names no eps.
+            tuning: options of the suite that the attack takes; those of the choice itself are all passed on.
         """
         sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(choice.eps or self.eps or (usual_eps,))))
         still = choice.name in ("clean", "noise")
@@ -294,9 +354,15 @@ class Suite(Spec):
                 early_exit=choice.early_exit,
                 warm=tuple(size for size in sizes[:position] if size) if warm else (),
                 seed=self.seed,
+                **self._tuned(choice, tuning),
             )
             for position, eps in enumerate(sizes)
         )
+
+    def _tuned(self, choice: AttackChoice, tuning: Collection[str]) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in TUNING if name in tuning}
+        own |= {name: value for name in TUNING if (value := getattr(choice, name)) is not None}
+        return {name: value for name, value in own.items() if value is not None}
 
 
 class ExecutorOptions(Spec):

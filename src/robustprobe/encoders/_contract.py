@@ -30,7 +30,8 @@ def checked_features(found: object, images: Tensor, name: str, patch: int, width
         if images.requires_grad and torch.is_grad_enabled() and not values.requires_grad:
             raise UserError(
                 f"{name}: no gradient from {part} to the images; the graph is cut inside, by no_grad, detach, "
-                "rounding, NumPy or quantised layers. Attacks need it: take that out of `features`."
+                "rounding, NumPy or quantised layers. Attacks need it: take that out of `features`, or name the module "
+                "that does it for a straight-through backward pass (bpda)."
             )
     if torch.is_autocast_enabled(images.device.type):
         return features

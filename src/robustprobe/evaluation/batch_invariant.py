@@ -12,6 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.types import Features
 from robustprobe.core.views import Size
@@ -75,10 +76,16 @@ def cuts(count: int, sizes: Sequence[int]) -> list[int]:
 
 
 def invariant_sizes(encoder: Encoder, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Powers of two at which a batch of images of `shape` (3, H, W) gives each the bits it has alone; 1 always."""
+    """Powers of two at which a batch of images of `shape` (3, H, W) gives each the bits it has alone; 1 always.
+
+    Encoders that give no gradient see images alone: what stands in for it in an attack is not known here.
+    """
     most = max(1, min(MOST_IMAGES, MOST_PIXELS // (shape[-1] * shape[-2])))
     images = torch.rand(most, *shape, generator=torch.Generator().manual_seed(0))
-    alone = [_seen(encoder, image[None]) for image in images]
+    try:
+        alone = [_seen(encoder, image[None]) for image in images]
+    except UserError:
+        return (1,)
     whole = tuple(torch.cat(parts) for parts in zip(*alone, strict=True))
     sizes = [2**power for power in range(1, most.bit_length())]
     same = [size for size in sizes if _all_equal(_seen(encoder, images[:size].clone()), whole)]

@@ -19,11 +19,13 @@ from robustprobe.datasets.base import batches
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.collect import Judged, KeptImage, largest_group
 from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks
-from robustprobe.evaluation.victims import SurrogatesOf, encoder_victim, task_victim
+from robustprobe.evaluation.victims import IDENTICAL, BackwardPass, SurrogatesOf, encoder_victim, task_victim
 from robustprobe.probing.surrogate_heads import SurrogateHeads
-from robustprobe.tasks import Model
+from robustprobe.tasks import Model, Task
 
 Columns = dict[str, Tensor]
+KNN = "knn_"
+"""Before the names of columns of a second head, which votes among neighbours."""
 
 
 class EvaluationSpec(NamedTuple):
@@ -77,14 +79,17 @@ def evaluate(
 
 def victim(work: EvaluationSpec, targets: Mapping[str, Tensor], positions: Sequence[int], size: Size) -> Victim:
     """What the attack may see of the images at `positions`; the goal of an embedding is the dataset's next image."""
+    # The attacks of a work differ in eps alone.
+    bpda = BackwardPass(dict.fromkeys(work.attacks[0].bpda)) if work.attacks else IDENTICAL
     if work.target_task:
         model = work.models[work.target_task]
-        return task_victim(model, model.task, targets[work.target_task], size, precision=work.precision)
+        return task_victim(model, model.task, targets[work.target_task], size, precision=work.precision, bpda=bpda)
     goals = None
     if any(spec.objective.startswith("towards-") for spec in work.attacks):
         following = [work.dataset[(position + 1) % len(work.dataset)].image for position in positions]
         goals = torch.stack([resized(image, size) for image in following]).to(work.device)
-    return encoder_victim(work.encoder, work.view, precision=work.precision, goals=goals, surrogates=_surrogates(work))
+    heads = _surrogates(work)
+    return encoder_victim(work.encoder, work.view, precision=work.precision, goals=goals, surrogates=heads, bpda=bpda)
 
 
 @torch.no_grad()
@@ -96,11 +101,12 @@ def judge(
     attacked: Attacked,
     keep: Collection[int] = (),
 ) -> Judged:
-    """Every judge's verdict on the adversarial images of a batch, in fp32."""
+    """Every judge's verdict on the adversarial images of a batch, in fp32: of several judgements the worst."""
     kept = [row for row, position in enumerate(positions) if position in keep]
     made = attacked.images
-    exact, answers = _verdicts(work, made, batch.targets, kept)
-    rounded, _ = _verdicts(work, (made * 255).round() / 255, batch.targets, [])
+    times = attack.spec.judgements
+    exact, answers = _worst_verdicts(work, made, batch.targets, kept, times)
+    rounded, _ = _worst_verdicts(work, (made * 255).round() / 255, batch.targets, [], times)
     return Judged(
         positions=torch.tensor(list(positions)),
         ids=batch.ids,
@@ -150,6 +156,44 @@ def _size(images: Tensor) -> Size:
     return images.shape[-2], images.shape[-1]
 
 
+def _worst_verdicts(
+    work: EvaluationSpec, images: Tensor, targets: Mapping[str, Tensor], kept: Sequence[int], times: int
+) -> tuple[dict[str, Columns], list[dict[str, Tensor]]]:
+    """What `_verdicts` says; of so many judgements the worst for each image and judge, for models that are random."""
+    rows, answers = _verdicts(work, images, targets, kept)
+    for _ in range(times - 1):
+        again, others = _verdicts(work, images, targets, kept)
+        for name in work.judges:
+            task = work.models[name].task
+            rows[name], worse = worse_rows(task, rows[name], again[name])
+            for shown, other, row in zip(answers, others, kept, strict=True):
+                shown[name] = other[name] if worse[row] else shown[name]
+    return rows, answers
+
+
+def worse_rows(task: Task, rows: Columns, others: Columns) -> tuple[Columns, Tensor]:
+    """Of two judgements of the same images the worse one, image by image, and where that is the second, (B,).
+
+    A second head's columns are compared on their own.
+    """
+    worse = _is_worse(task, rows, others)
+    knn = {name for name in rows if name.startswith(KNN)}
+    chosen = dict.fromkeys(rows, worse)
+    if knn:
+        own, other = ({n.removeprefix(KNN): columns[n] for n in knn} for columns in (rows, others))
+        label = {"label": rows["label"]} if "label" in rows else {}
+        chosen |= dict.fromkeys(knn, _is_worse(task, own | label, other | label))
+    return {
+        name: torch.where(chosen[name].view(-1, *[1] * (column.ndim - 1)), others[name], column)
+        for name, column in rows.items()
+    }, worse
+
+
+def _is_worse(task: Task, rows: Columns, others: Columns) -> Tensor:
+    scores, again = task.score(rows), task.score(others)
+    return again < scores if task.higher_is_better else again > scores
+
+
 def _verdicts(
     work: EvaluationSpec, images: Tensor, targets: Mapping[str, Tensor], kept: Sequence[int]
 ) -> tuple[dict[str, Columns], list[dict[str, Tensor]]]:
@@ -175,7 +219,7 @@ def _columns(model: Model, output: Tensor, features: Features, target: Tensor) -
     if model.knn_head is None:
         return columns
     knn = _on_cpu(model.task.rows(model.knn_head(_last_of(model, features), (0, 0)), target))
-    return columns | {f"knn_{name}": column for name, column in knn.items() if name != "label"}
+    return columns | {f"{KNN}{name}": column for name, column in knn.items() if name != "label"}
 
 
 def _last_of(model: Model, features: Features) -> Features:

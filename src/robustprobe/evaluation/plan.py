@@ -1,10 +1,10 @@
 """What a run will do, before it does it: names resolved, cells listed and looked for in the store, time estimated."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -18,6 +18,8 @@ from robustprobe.core.gradients import image_gradient
 from robustprobe.core.registry import attacks
 from robustprobe.core.shared_names import distinct_names, split_name
 from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
+from robustprobe.core.straight_through import find_module, straight_through
+from robustprobe.core.types import Features
 from robustprobe.core.user_code import source_digest
 from robustprobe.core.views import Resized, Size, View
 from robustprobe.datasets import Dataset, LabelDoubt, find_dataset, label_doubts, load_dataset
@@ -184,13 +186,14 @@ def make_plan(
     suite = _with_attacks(suite, root, leave_out)
     given = tuple(encoders)
     loaded = _named(suite, given or tuple(load_encoder(name) for name in suite.encoders))
+    _check_modules(suite, loaded)
     pairs = tuple(
         _pair(suite, PairKey(index, dataset), encoder.to(device), root, store)
         for index, encoder in enumerate(loaded)
         for dataset in range(len(suite.datasets))
     )
     pairs = _with_doubts(pairs)
-    clock = PassClock(device)
+    clock = PassClock(device, suite)
     costs = {pair.key: _estimate(suite, pair, clock) for pair in pairs if pair.left}
     seconds = sum(cost.seconds for cost in costs.values())
     kept = max((cost.kept_bytes for cost in costs.values()), default=0)
@@ -199,7 +202,7 @@ def make_plan(
 
 def _peak(suite: Suite, pairs: Sequence[EncoderOnDataset], device: torch.device, kept: int) -> int | None:
     """What is held already, and the larger of a batch under attack and the features that heads learn from."""
-    memory, batches = PassMemory(device), [kept if kept < probing.MOST_IN_MEMORY else 0]
+    memory, batches = PassMemory(device, suite), [kept if kept < probing.MOST_IN_MEMORY else 0]
     for pair in (pair for pair in pairs if pair.left):
         view = next(iter(pair.heads.views.values()))
         count = min(len(pair.data), pair_batch(suite.batch_size, pair.encoder, view, pair.data, memory))
@@ -296,13 +299,50 @@ def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store) -> list[AttackJob]
             target_task,
             tuple(
                 _level(suite, pair, store, spec, target_task)
-                for spec in suite.attack_specs(choice, kind.steps, kind.warm_start, usual)
+                for spec in _attack_specs(suite, choice, kind, usual, pair.encoder)
             ),
         )
         for choice in suite.attacks or ()
         for kind in [_kind(choice.name)]
         for target_task in target_tasks(choice.name, fitting_attacks(pair.head_keys))
     ]
+
+
+def _attack_specs(
+    suite: Suite, choice: AttackChoice, kind: type[Attack], usual_eps: float, encoder: Encoder
+) -> list[AttackSpec]:
+    """An attack at each eps; of modules with a straight-through backward pass those that the encoder has."""
+    specs = suite.attack_specs(choice, kind.steps, kind.warm_start, usual_eps, kind.tuning)
+    for spec in specs:
+        load_attack(spec)
+    return [spec.model_copy(update={"bpda": tuple(n for n in spec.bpda if _has(encoder, n))}) for spec in specs]
+
+
+def _check_modules(suite: Suite, encoders: Sequence[Encoder]) -> None:
+    """Raises UserError for a name of a module that no encoder has, or that says too little."""
+    for name in _replaced_modules(suite):
+        if not any(_has(encoder, name) for encoder in encoders):
+            find_module(encoders, name)
+
+
+def _replaced_modules(suite: Suite) -> list[str]:
+    """Names of the modules that some attack of the suite gives a straight-through backward pass."""
+    choices = [name for choice in suite.attacks or () for name in choice.bpda or ()]
+    return list(dict.fromkeys([*(suite.bpda or ()), *choices]))
+
+
+def _as_attacked(encoder: Encoder, suite: Suite | None) -> Callable[..., Any]:
+    """The encoder with every straight-through backward pass of the suite."""
+    names = [name for name in _replaced_modules(suite) if _has(encoder, name)] if suite else []
+    return straight_through(encoder, dict.fromkeys(names))
+
+
+def _has(encoder: Encoder, name: str) -> bool:
+    try:
+        find_module([encoder], name)
+    except UserError:
+        return False
+    return True
 
 
 def _level(suite: Suite, pair: EncoderOnDataset, store: Store, spec: AttackSpec, target_task: str) -> EpsLevel:
@@ -334,8 +374,8 @@ def pair_batch(wanted: int, encoder: Encoder, view: View, data: Dataset, memory:
 class PassMemory:
     """Measures what an image holds during one step of an attack, once for every encoder and size."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, suite: Suite | None = None) -> None:
+        self.device, self.suite = device, suite
         self.known: dict[tuple[str, Size], int] = {}
 
     def image_bytes(self, encoder: Encoder, view: View, data: Dataset) -> int:
@@ -355,8 +395,9 @@ class PassMemory:
             many = max(1, min(32, PROBE_PIXELS // (part[0] * part[1])))
             images = torch.rand(many, 3, *part, device=self.device)
             # The first pass also allocates what every later one uses again.
-            _one_step(encoder, images[:1])
-            held = bytes_of(lambda: _one_step(encoder, images), self.device)
+            seen = _as_attacked(encoder, self.suite)
+            _one_step(seen, images[:1])
+            held = bytes_of(lambda: _one_step(seen, images), self.device)
             self.known[key] = 0 if held is None else held // many
         return self.known[key]
 
@@ -364,8 +405,8 @@ class PassMemory:
 class PassClock:
     """Measures what passes through encoders take, once for every size of image."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, suite: Suite | None = None) -> None:
+        self.device, self.suite = device, suite
         self.known: dict[tuple[str, Size], tuple[float, float]] = {}
 
     def seconds(self, encoder: Encoder, size: Size) -> tuple[float, float]:
@@ -374,7 +415,8 @@ class PassClock:
         if key not in self.known:
             many = max(1, min(32, PROBE_PIXELS // (size[0] * size[1])))
             images = torch.rand(many, 3, *size, device=self.device)
-            forward, step = seconds_of(lambda: encoder(images)), seconds_of(lambda: _one_step(encoder, images))
+            seen = _as_attacked(encoder, self.suite)
+            forward, step = seconds_of(lambda: encoder(images)), seconds_of(lambda: _one_step(seen, images))
             self.known[key] = forward / many, step / many
         return self.known[key]
 
@@ -395,8 +437,8 @@ def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> PairCos
         for level in job.levels:
             passes = _passes(pair, job.target_task, level.attack)
             searched = (passes.forwards - passes.backwards) * forward + passes.backwards * step
-            # Adversarial images are judged twice: as they are, and rounded to 8 bits.
-            seconds += searched * extra + 2 * forward
+            # Adversarial images are judged as they are, and rounded to 8 bits.
+            seconds += searched * extra + 2 * level.attack.judgements * forward
         jobs.append(seconds * len(pair.data))
     return PairCost(heads.seconds, tuple(jobs), heads.kept_bytes)
 
@@ -404,9 +446,9 @@ def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> PairCos
 def _passes(pair: EncoderOnDataset, target_task: str, spec: AttackSpec) -> Passes:
     """The most passes that an attack makes per image."""
     losses = load_task(target_task, pair.data.labels[target_task]).attack_losses if target_task else None
-    return load_attack(spec).passes(losses)
+    return load_attack(spec).total_passes(losses)
 
 
-def _one_step(encoder: Encoder, images: torch.Tensor) -> None:
+def _one_step(encoder: Callable[[torch.Tensor], Features], images: torch.Tensor) -> None:
     images = images.clone().requires_grad_(True)
     image_gradient(encoder(images).patches.square().sum(), images)

@@ -111,9 +111,8 @@ def sample_checks(
         found[name] = [
             _restart(judge, clean, scores, judge.scores(both)),
             _large(judge, clean, judge.scores(large), format_eps(large_eps, spec.norm)),
-            _nothing(judge.scores(none), clean),
-            *_model_checks(judge, sample),
-            *_gradient_checks(spec, sample, judge),
+            _nothing(spec, judge.scores(none), clean),
+            *_model_checks(spec, judge, sample),
             *([_black_box(spec, sample, judge, scores)] if own and spec.name != "square" else []),
         ]
     return found
@@ -149,33 +148,45 @@ def _large(judge: JudgingModel, clean: Tensor, scores: Tensor, eps: str) -> Sani
     return SanityCheck("large eps", kept, passed, f"at eps {eps} {kept:.1%} of the clean performance is left{means}")
 
 
-def _nothing(scores: Tensor, clean: Tensor) -> SanityCheck:
+def _is_for_random(spec: AttackSpec) -> bool:
+    """Whether attack and judge expect a model that answers at random."""
+    return spec.eot_samples > 1 and spec.judgements > 1
+
+
+def _nothing(spec: AttackSpec, scores: Tensor, clean: Tensor) -> SanityCheck:
     differ = float(((scores != clean) & ~(scores.isnan() & clean.isnan())).double().mean())
-    means = "" if differ == 0 else ": the model does not answer the same twice"
-    return SanityCheck(
-        "eps 0", differ, differ == 0, f"at eps 0 {differ:.1%} of scores differ from the clean ones{means}"
-    )
+    passed = differ == 0 or _is_for_random(spec)
+    means = "" if passed else ": the model does not answer the same twice"
+    return SanityCheck("eps 0", differ, passed, f"at eps 0 {differ:.1%} of scores differ from the clean ones{means}")
 
 
-def _model_checks(judge: JudgingModel, sample: CheckedImages) -> list[SanityCheck]:
+def _model_checks(spec: AttackSpec, judge: JudgingModel, sample: CheckedImages) -> list[SanityCheck]:
     with torch.no_grad():
         output, again = judge.function(sample.adversarial), judge.function(sample.adversarial)
     spread = float((output - again).abs().max())
-    means = "" if spread == 0 else ": it is random, and an attack must average over its randomness"
-    text = f"two answers to one image differ by {spread:.2g}{means}"
-    checks = [SanityCheck("same answer twice", spread, spread == 0, text)]
-    return [*checks, *judge.task.output_checks(output)]
+    expected = spread > 0 and _is_for_random(spec)
+    means = f": the attack averages over {spec.eot_samples} draws, and the worst of {spec.judgements} answers counts"
+    if spread > 0 and not expected:
+        means = ": it is random, and an attack must average over its randomness (eot_samples and judgements)"
+    text = f"two answers to one image differ by {spread:.2g}{means if spread else ''}"
+    checks = [SanityCheck("same answer twice", spread, spread == 0 or expected, text)]
+    # Differences of losses and answers of a random model measure its randomness.
+    more = [] if expected else _gradient_checks(spec, sample, judge)
+    return [*checks, *judge.task.output_checks(output), *more]
 
 
 def _gradient_checks(spec: AttackSpec, sample: CheckedImages, judge: JudgingModel) -> list[SanityCheck]:
     """Whether the model's gradient is its loss's, where the attack uses one, and whether it sees one image alone."""
     model = CheckedModel(judge.function, judge.task, sample.images, sample.ids, judge.targets)
-    gradient = gradient_check(model, spec.eps, spec.norm) if attack_class(spec).uses_gradient else None
+    # The gradient of a straight-through backward pass is another one than the model's by intention.
+    asked = attack_class(spec).uses_gradient and not spec.bpda
+    gradient = gradient_check(model, spec.eps, spec.norm) if asked else None
     return [*([gradient] if gradient else []), batch_check(model)]
 
 
 def _black_box(spec: AttackSpec, sample: CheckedImages, judge: JudgingModel, scores: Tensor) -> SanityCheck:
-    blind = spec.model_copy(update={"name": "square", "objective": "", "steps": QUERIES, "restarts": 1, "warm": ()})
+    kept = {name: value for name, value in spec.model_dump().items() if name in ("eps", "norm", "seed", "eot_samples")}
+    blind = AttackSpec(name="square", steps=QUERIES, **kept)
     found = judge.scores(_attacked(blind, sample))
     worse = (judge.worse(scores, found) != scores) & ~scores.isnan()
     share = float(worse.double().mean())

@@ -1,13 +1,15 @@
 """What an attack may see of a model or an encoder: the only place where a `Victim` is built."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustprobe.attacks import Victim
+from robustprobe.core.straight_through import StandIn, straight_through
 from robustprobe.core.types import Features
 from robustprobe.core.views import Size, View, as_one
 from robustprobe.encoders import Encoder
@@ -16,8 +18,32 @@ from robustprobe.tasks import Head, Model, Task
 SurrogatesOf = Callable[[Size], Sequence[Head]]
 
 
+class BackwardPass(NamedTuple):
+    """What stands in for modules, by name, and for the whole model in the backward pass; see `straight_through`."""
+
+    modules: Mapping[str, StandIn | None] = MappingProxyType({})
+    whole: StandIn | None = None
+
+    def of(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The model with this backward pass."""
+        return straight_through(function, self.modules, self.whole)
+
+    def inside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the model's layers with this backward pass of its modules."""
+        return straight_through(function, self.modules)
+
+
+IDENTICAL = BackwardPass()
+
+
 def task_victim(
-    function: Callable[[Tensor], Any], task: Task, targets: Tensor, size: Size, *, precision: str
+    function: Callable[[Tensor], Any],
+    task: Task,
+    targets: Tensor,
+    size: Size,
+    *,
+    precision: str,
+    bpda: BackwardPass = IDENTICAL,
 ) -> Victim:
     """A model of a task and its labels, as an attack on that task sees them.
 
@@ -26,10 +52,12 @@ def task_victim(
         targets: labels (B, ...); maps are resized to the model's output.
         size: (H, W) of the images.
         precision: `fp32`, or `bf16` for a model that runs under autocast.
+        bpda: what stands in for parts of the model in the backward pass.
     """
     size = function.view.output_size(size) if isinstance(function, Model) else size
     labels = task.fit_labels(targets, size)
-    return Victim(in_precision(function, precision), labels, task.space, task.attack_losses, task.name)
+    seen = bpda.of(in_precision(function, precision))
+    return Victim(seen, labels, task.space, task.attack_losses, task.name)
 
 
 def encoder_victim(
@@ -39,6 +67,7 @@ def encoder_victim(
     precision: str,
     goals: Tensor | None = None,
     surrogates: SurrogatesOf | None = None,
+    bpda: BackwardPass = IDENTICAL,
 ) -> Victim:
     """An encoder without a head, as an attack on embeddings sees it.
 
@@ -48,11 +77,12 @@ def encoder_victim(
         precision: as in `task_victim`, for the features of layers too.
         goals: images (B, 3, H, W) whose embedding a targeted attack approaches.
         surrogates: surrogate heads on features of images of a size, where there are some.
+        bpda: what stands in for parts of the encoder in the backward pass.
     """
-    function = in_precision(partial(view.embedding, encoder) if view else encoder, precision)
+    function = bpda.of(in_precision(partial(view.embedding, encoder) if view else encoder, precision))
     if not isinstance(encoder, Encoder):
         return Victim(function, goals=goals)
-    layers = in_precision(partial(_layers, encoder, view), precision)
+    layers = bpda.inside(in_precision(partial(_layers, encoder, view), precision))
     heads = partial(_heads, surrogates, view) if surrogates else None
     return Victim(function, layers=layers, goals=goals, surrogate_heads=heads)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 
-from robustprobe.core.spec import AttackSpec, format_eps
+from robustprobe.core.spec import TUNING, AttackSpec, format_eps
 from robustprobe.results.records import AttackKey, Record
 
 
@@ -22,12 +22,17 @@ def attack_labels(keys: Sequence[AttackKey], task: str | None = None) -> list[st
             "step size": format_eps(attack.step_size),
             "random start": "yes" if attack.random_start else "no",
             "early exit": "yes" if attack.early_exit else "no",
+            **{name.replace("_", " "): _setting(getattr(attack, name)) for name in TUNING},
             "from": " and ".join(format_eps(e, attack.norm) for e in attack.warm) or "the image",
             "for": target_task,
         }
         for attack, target_task, _ in keys
     ]
     return [label + ending for label, ending in zip(labels, distinctions(labels, facts), strict=True)]
+
+
+def _setting(value: float | tuple[str, ...]) -> str:
+    return (", ".join(value) or "none") if isinstance(value, tuple) else f"{value:g}"
 
 
 def record_label(record: Record) -> str:

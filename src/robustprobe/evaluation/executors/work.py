@@ -127,7 +127,7 @@ class WorkerState:
         self.works: dict[tuple[PairKey, int], EvaluationSpec] = {}
         self.positions: dict[PairKey, dict[str, int]] = {}
         self.most: dict[PairKey, int] = {}
-        self.memory = PassMemory(self.device)
+        self.memory = PassMemory(self.device, run_spec.suite)
         if run_spec.offline:
             go_offline()
 

@@ -37,7 +37,10 @@ def fact_tables(records: list[Record]) -> list[FactTable]:
         ),
         _table(
             "Attacks",
-            ["attack", "made for", "eps", "norm", "steps", "step size", "iterate", "random start", "seed", "precision"],
+            [
+                *("attack", "made for", "eps", "norm", "steps", "step size", "iterate", "random start", "seed"),
+                *("options", "precision"),
+            ],
             by_attack,
             _attack,
         ),
@@ -107,8 +110,9 @@ def _attack(r: Record) -> tuple[str, ...]:
     a = r.attack
     searches = not (r.is_clean or r.is_control)
     path = (str(a.steps), format_eps(a.step_size), a.iterate) if searches else (MISSING,) * 3
-    start = "yes" if a.random_start else "no"
-    return (a.name, r.target_task or "no task", format_eps(a.eps), a.norm, *path, start, str(a.seed), r.precision)
+    start, options = "yes" if a.random_start else "no", a.tuning_text or MISSING
+    made_for = r.target_task or "no task"
+    return (a.name, made_for, format_eps(a.eps), a.norm, *path, start, str(a.seed), options, r.precision)
 
 
 def _machine(r: Record) -> tuple[str, ...]:

@@ -150,6 +150,7 @@ def _facts(record: "Record") -> dict[str, str]:
         "restarts": str(attack.restarts),
         "random start": "yes" if attack.random_start else "no",
         "seed": str(attack.seed),
+        "options": attack.tuning_text or MISSING,
         "precision": record.precision,
         "images": str(record.n),
         "image size": size_text(record.image_size),

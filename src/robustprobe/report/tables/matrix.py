@@ -225,12 +225,15 @@ def images_text(records: Sequence["Record"]) -> str:
 
 
 def threat_text(records: Iterable["Record"]) -> list[str]:
-    """Eps with its norm, and steps, of the attacks among the records."""
+    """Eps with its norm, steps and further options of the attacks among the records."""
     by_norm: dict[str, set[float]] = {}
     steps: dict[int, set[str]] = {}
+    tuned: dict[str, set[str]] = {}
     for record in (r for r in records if not r.is_clean):
         attack = record.attack
         by_norm.setdefault(attack.norm, set()).add(attack.eps)
+        if attack.tuning_text:
+            tuned.setdefault(attack.tuning_text, set()).add(attack.label)
         if not record.is_control:
             steps.setdefault(attack.steps, set()).add(attack.label)
     texts = [f"eps {', '.join(format_eps(e, n) for e in sorted(sizes))} ({n})" for n, sizes in sorted(by_norm.items())]
@@ -238,7 +241,7 @@ def threat_text(records: Iterable["Record"]) -> list[str]:
         texts.append(f"{next(iter(steps))} steps")
     elif steps:
         texts.append("steps " + ", ".join(f"{count} ({' '.join(sorted(steps[count]))})" for count in sorted(steps)))
-    return texts
+    return texts + [f"{text} ({' '.join(sorted(names))})" for text, names in sorted(tuned.items())]
 
 
 def number_text(value: float) -> str:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 CELL_KEYS = (
     *("encoder", "encoder_digest", "dataset", "dataset_digest", "split", "task", "attack", "objective", "eps", "norm"),
-    *("target_task", "steps", "restarts", "seed", "metric", "unit", "higher_is_better", "failed_checks", "fingerprint"),
+    *("target_task", "steps", "restarts", "seed", "tuning", "metric", "unit", "higher_is_better", "failed_checks"),
+    "fingerprint",
 )
 """Columns that tables of cells and of images share."""
 ROW_KEYS = (*CELL_KEYS, "id", "score", "score_8bit", "iou", "perturbation")
@@ -27,7 +28,7 @@ def cell_facts(record: "Record") -> dict[str, Any]:
     attack = record.attack
     facts = {key: getattr(record, key) for key in CELL_KEYS if key in type(record).model_fields}
     facts |= {key: getattr(attack, key) for key in ("objective", "eps", "norm", "steps", "restarts", "seed")}
-    facts |= {"attack": attack.name, "failed_checks": failed_checks_text(record)}
+    facts |= {"attack": attack.name, "tuning": attack.tuning_text, "failed_checks": failed_checks_text(record)}
     return {key: facts[key] for key in CELL_KEYS}
 
 
