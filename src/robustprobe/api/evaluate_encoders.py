@@ -62,6 +62,7 @@ def evaluate(
     ray_address: str = "",
     workers: int = 0,
     shard_size: int = 0,
+    threads: int = 0,
     progress: bool | None = None,
 ) -> "Results":
     """Robustness of encoders: a data frame with a row per number and its 95 % interval, and the images behind it.
@@ -92,6 +93,7 @@ def evaluate(
             long as the result lives.
         device: `auto` is CUDA where it is available, else the CPU.
         executor: `local`, or `ray` (the extra `ray`) with its address and as many workers as wanted; 0: all there are.
+        threads: of torch in each process on a CPU; 0: as many as this process uses.
         progress: a progress bar; by default on a terminal and in a notebook.
 
     Returns:
@@ -128,7 +130,7 @@ def evaluate(
         "evaluation",
     )
     spread = {"executor": executor, "address": ray_address, "workers": workers, "shard_size": shard_size}
-    options = validated(ExecutorOptions, spread, "evaluation")
+    options = validated(ExecutorOptions, {**spread, "threads": threads}, "evaluation")
     from robustprobe.api.results import Results, kept_while_used
 
     with _folder(out) as folder, _put_back(loaded):

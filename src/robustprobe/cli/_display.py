@@ -47,8 +47,11 @@ def _cost_text(plan: Plan) -> str:
     parts = [f"{cells} cells", f"{done} of them done already" if done else ""]
     parts.append(f"{plan.kept_bytes / 2**20:,.0f} MiB of features kept meanwhile" if plan.kept_bytes else "")
     parts.append(f"peak memory about {plan.peak_bytes / 2**30:.1f} GiB" if plan.peak_bytes and done < cells else "")
+    unchecked = sum(cell.lacks_checks for cell in plan.cells)
+    parts.append(f"{unchecked} of them to be checked on more images" if unchecked else "")
     spent = f"about {duration(plan.seconds)} on {plan.device}{heads_text(plan)}"
-    return f"{', '.join(part for part in parts if part)}; {spent if done < cells else 'nothing left to do'}"
+    spent = spent if done < cells else "nothing left to attack" if unchecked else "nothing left to do"
+    return f"{', '.join(part for part in parts if part)}; {spent}"
 
 
 def _show_pairs(console: Console, plan: Plan) -> None:

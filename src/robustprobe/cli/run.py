@@ -59,7 +59,10 @@ class LaunchOptions:
     ray_address: str | None = None
     """An existing Ray cluster, such as auto or HOST:PORT. By default Ray is started on this machine."""
     workers: int = 0
-    """Number of worker processes of Ray. 0: as many as there are cores, or GPUs."""
+    """Number of worker processes of Ray. 0: as many as there are GPUs, or as the cores suffice for with --threads."""
+    threads: int = 0
+    """Threads of torch in each process on a CPU, the same for every executor. 0: as torch chooses here. Convolutions
+    round otherwise with another number, so keep it when results are resumed, merged or compared."""
     shard_size: int = 0
     """Images that a worker is given at once. 0: about a minute of work."""
 
@@ -72,15 +75,17 @@ class LaunchOptions:
             raise UserError(f"--ray-address {self.ray_address} is for --executor ray; give both, or neither.")
         if self.workers and self.executor != "ray":
             raise UserError(f"--workers {self.workers} is for --executor ray; local is this process alone.")
-        if self.workers < 0 or self.shard_size < 0:
+        if min(self.workers, self.shard_size, self.threads) < 0:
             raise UserError(
-                f"--workers {self.workers} and --shard-size {self.shard_size} must be 0 or more; 0 leaves the choice."
+                f"--workers {self.workers}, --shard-size {self.shard_size} and --threads {self.threads} must be 0 or "
+                "more; 0 leaves the choice."
             )
         return ExecutorOptions(
             executor=self.executor,
             address=self.ray_address or "",
             workers=self.workers,
             shard_size=self.shard_size,
+            threads=self.threads,
         )
 
 

@@ -366,15 +366,18 @@ class Suite(AttackTuning):
 
 
 class ExecutorOptions(Spec):
-    """How a run is spread over processes and machines; no number depends on it.
+    """How a run is spread over processes and machines; no number depends on it but for `threads`.
 
     `workers` 0: as many as there is room for. `shard_size` images of one job make a unit of work; 0: about a minute's.
+    `threads` of torch in each process on a CPU; 0: as many as this process uses. Convolutions round otherwise with
+    another number of threads.
     """
 
     executor: str = "local"
     address: str = ""
     workers: int = Field(default=0, ge=0)
     shard_size: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> "ExecutorOptions":

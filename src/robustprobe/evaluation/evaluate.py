@@ -124,9 +124,14 @@ def judge(
     )
 
 
+def is_checked_again(spec: AttackSpec) -> bool:
+    """Whether an attack is checked by running it again: not where it changes nothing, or looks at no model."""
+    return spec.eps != 0 and attack_class(spec).access != "nothing"
+
+
 def check_again(work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptImage]) -> dict[str, list[SanityCheck]]:
     """What running the attack again on a few images tells, by judging task."""
-    if not kept or spec.eps == 0 or attack_class(spec).access == "nothing":
+    if not kept or not is_checked_again(spec):
         return {}
     device, kept = work.device, largest_group(kept)
     labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}

@@ -1,25 +1,23 @@
 """Extreme examples: the images that an attack damaged most, only just broke, and damaged least, for every attack.
 
-Chosen from the rows of finished cells, after which only these images are attacked again. On a CPU in fp32 that gives
-the same bits as before; elsewhere the same images to rounding.
+Chosen from the rows of finished cells, after which only these images are attacked again, and random ones that are not
+there yet.
 """
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.spec import fingerprint
-from robustprobe.evaluation.collect import KeptImage
-from robustprobe.evaluation.examples import ExampleContext, add_examples
-from robustprobe.evaluation.executors import AttackTask, FitHeads, JudgeImages, RunSpec, WorkerState
-from robustprobe.evaluation.executors.work import Heads
-from robustprobe.evaluation.plan import AttackJob, Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
+from robustprobe.evaluation.examples import ExampleContext, add_examples, example_places, new_group
+from robustprobe.evaluation.plan import AttackJob, Cell, EncoderOnDataset, EpsLevel, Plan
+from robustprobe.evaluation.remade_images import FailedCompletion, ImageRemaker
 from robustprobe.evaluation.row_scores import Floats, row_scores
 from robustprobe.metrics.kept import share_kept
-from robustprobe.results.records import ChoiceKind, ExampleChoice, Group, Record
+from robustprobe.results.records import RANDOM, ChoiceKind, ExampleChoice, Group, Record
 from robustprobe.results.store import Store
 from robustprobe.tasks import Task, load_task
 
@@ -28,7 +26,6 @@ BROKEN = 0.5
 SMALLEST_ERROR = 1e-9
 
 Choices = dict[int, tuple[ExampleChoice, ...]]
-Tell = Callable[[str, int, int], None]
 
 
 class KeptScores(NamedTuple):
@@ -39,13 +36,6 @@ class KeptScores(NamedTuple):
     clean: Floats
     kept: Floats
     other: Floats
-
-
-class FailedExamples(NamedTuple):
-    """What could not be made, and why."""
-
-    label: str
-    error: Exception
 
 
 def chosen(shares: KeptScores, ids: Sequence[str], count: int, seed: int) -> tuple[int, dict[ChoiceKind, list[int]]]:
@@ -78,30 +68,26 @@ def chosen(shares: KeptScores, ids: Sequence[str], count: int, seed: int) -> tup
     }
 
 
-def finish_examples(
-    plan: Plan, store: Store, run_spec: RunSpec, notify: Tell, say: Callable[[str], None]
-) -> list[FailedExamples]:
-    """Store the extreme examples of all cells of the plan that are in the store, and lack them.
+def finish_examples(plan: Plan, store: Store, remaker: ImageRemaker) -> list[FailedCompletion]:
+    """Store the examples of all cells of the plan that are in the store and lack them, random and extreme ones.
 
-    Images are chosen on the first encoder of the plan that has what it takes, once for the same images of a dataset:
-    a choice that the store holds stands, so that encoders evaluated later show the same images.
+    Extreme ones are chosen on the first encoder of the plan that has what it takes, once for the same images of a
+    dataset: a choice that the store holds stands, so that encoders evaluated later show the same images.
 
     Returns:
         what failed; cells and other examples are as they were.
     """
-    return _Finish(plan, store, run_spec, notify, say).finish()
+    return _Finish(plan, store, remaker).finish()
 
 
 class _Finish:
     """The last stage of one execution of a plan."""
 
-    def __init__(self, plan: Plan, store: Store, run_spec: RunSpec, notify: Tell, say: Callable[[str], None]) -> None:
-        self.plan, self.store, self.notify, self.say = plan, store, notify, say
-        self.worker = WorkerState(run_spec, plan.pairs)
-        self.heads: dict[PairKey, Heads] = {}
-        self.lost: list[FailedExamples] = []
+    def __init__(self, plan: Plan, store: Store, remaker: ImageRemaker) -> None:
+        self.plan, self.store, self.remaker = plan, store, remaker
+        self.lost: list[FailedCompletion] = []
 
-    def finish(self) -> list[FailedExamples]:
+    def finish(self) -> list[FailedCompletion]:
         """Choose and complete, dataset by dataset."""
         by_data: dict[Hashable, list[EncoderOnDataset]] = {}
         for pair in self.plan.pairs:
@@ -114,9 +100,7 @@ class _Finish:
         try:
             choices = self._choices(pairs)
         except (UserError, RuntimeError, OSError) as error:
-            self.lost.append(FailedExamples(f"{pairs[0].data.name}: extreme examples", error))
-            return
-        if not choices:
+            self.lost.append(FailedCompletion(f"{pairs[0].data.name}: extreme examples", error))
             return
         for pair in pairs:
             for number, job in enumerate(pair.jobs):
@@ -125,16 +109,19 @@ class _Finish:
                 except UnwritableError:
                     raise
                 except (UserError, RuntimeError, OSError, MemoryError) as error:
-                    self.lost.append(FailedExamples(f"{pair.label}: examples of {job.name}", error))
+                    self.lost.append(FailedCompletion(f"{pair.label}: examples of {job.name}", error))
 
     def _choices(self, pairs: Sequence[EncoderOnDataset]) -> Choices:
         """Why images are examples, by place: as the store holds it, and for tasks of which it holds too few, anew."""
-        found = self._held(pairs[0])
+        suite, data = self.plan.suite, pairs[0].data
+        found = self._held(pairs[0]) if suite.extreme_examples else {}
         for task in pairs[0].head_keys:
             held = [c for choices in found.values() for c in choices if c.task == task and c.kind == "most damaged"]
-            if len(held) < self.plan.suite.extreme_examples:
+            if len(held) < suite.extreme_examples:
                 for position, choice in self._chosen(pairs, task):
                     found.setdefault(position, {})[choice] = None
+        for position in example_places(data.kept_ids, suite.examples, suite.seed):
+            found[position] = {RANDOM: None} | found.get(position, {})
         return {position: tuple(choices) for position, choices in found.items()}
 
     def _held(self, pair: EncoderOnDataset) -> dict[int, dict[ExampleChoice, None]]:
@@ -176,35 +163,18 @@ class _Finish:
         return KeptScores(own[0], share_kept(own[0], own[1:]), other[1:])
 
     def _complete(self, pair: EncoderOnDataset, number: int, choices: Choices) -> None:
-        """Add the chosen images that examples of a job lack; nothing where the job has no examples."""
+        """Add the chosen images that the examples of a job lack."""
         job = pair.jobs[number]
-        groups = {level.group: self.store.group(level.group) for level in job.levels}
-        known = [group for group in groups.values() if group]
-        lacking = sorted({p for group in known for p in choices if not _has(group, p)})
-        kept = self._made_again(pair, number, lacking) if lacking else [[] for _ in groups]
-        for group, some in zip(groups.values(), kept, strict=True):
-            if group:
+        whole = [level for level in job.levels if all(self.store.has(cell.fingerprint) for cell in level.cells)]
+        groups = {level.group: self.store.group(level.group) for level in whole}
+        lacking = sorted({p for group in groups.values() for p in choices if not _has(group, p)})
+        made = self.remaker.images(pair, number, lacking, "examples") if lacking else [[] for _ in job.levels]
+        setting = ExampleContext(pair.encoder.card.name, pair.data, pair.heads.views)
+        for level, some in zip(job.levels, made, strict=True):
+            if level.group in groups and not _is_complete(groups[level.group], choices):
+                group = groups[level.group] or new_group(level.group, setting, level.attack, job.target_task)
                 new = [one for one in some if not _has(group, one.position)]
-                setting = ExampleContext(pair.encoder.card.name, pair.data, pair.heads.views)
                 add_examples(self.store, group, setting, new, choices)
-
-    def _made_again(self, pair: EncoderOnDataset, number: int, positions: Sequence[int]) -> list[list[KeptImage]]:
-        """Images at places of a dataset attacked by a job, an eps each."""
-        key, job = pair.key, pair.jobs[number]
-        if key not in self.heads:
-            self.say(f"{pair.label}: {len(positions)} extreme examples are attacked again, to be shown")
-            self.heads[key] = self.worker.fit(FitHeads(key), _unheard)
-        label = f"{pair.label}: examples of {job.name}"
-        names = tuple(pair.data.kept_ids[p] for p in positions)
-        task = AttackTask(
-            key, number, job.target_task, tuple(level.attack for level in job.levels), frozenset(positions)
-        )
-
-        def notify(stage: str, done: int, total: int) -> None:
-            self.notify(label, done, total)
-
-        shard = self.worker.judge(JudgeImages(task, names, 0), self.heads[key], notify, self.say)
-        return [[one for pieces in shard.batches for one in pieces[k].kept] for k in range(len(job.levels))]
 
 
 def _images_of(pair: EncoderOnDataset) -> tuple[Hashable, ...]:
@@ -219,15 +189,17 @@ def _cell(level: EpsLevel, task: str) -> Cell:
     return next(cell for cell in level.cells if cell.task == task)
 
 
-def _has(group: Group, position: int) -> bool:
-    return any(example.position == position for example in group.examples)
+def _is_complete(group: Group | None, choices: Choices) -> bool:
+    """Whether a group has every image that was chosen, with every reason."""
+    held = {example.position: example.chosen for example in group.examples} if group else {}
+    return all(set(reasons) <= set(held.get(position, ())) for position, reasons in choices.items())
+
+
+def _has(group: Group | None, position: int) -> bool:
+    return group is not None and any(example.position == position for example in group.examples)
 
 
 def _scores(store: Store, cell: Cell, task: Task) -> list[Floats]:
     """Scores of each image, better up (N,): as counted, after rounding to 8 bits, and a second head's if there is."""
     scores = row_scores(store, cell.fingerprint, task)
     return scores if task.higher_is_better else [1 / np.maximum(some, SMALLEST_ERROR) for some in scores]
-
-
-def _unheard(stage: str, done: int, total: int) -> None:
-    """Heads come from the cache."""

@@ -38,23 +38,26 @@ def write_examples(
     """Write the images of one group, then the group's description; nothing where no image was kept."""
     if not kept:
         return
+    described = new_group(group, setting, attack, target_task)
     pictures: dict[str, NDArray[Any]] = {}
     examples = [_example(one, setting, attack.eps == 0, pictures) for one in kept]
     digests = {name: store.write_image(group, name, pixels) for name, pixels in pictures.items()}
+    store.write_group(described.model_copy(update={"examples": examples, "digests": digests}))
+
+
+def new_group(group: str, setting: ExampleContext, attack: AttackSpec, target_task: str) -> Group:
+    """The description of a group that has no images yet."""
     labels = setting.dataset.labels
-    store.write_group(
-        Group(
-            group=group,
-            encoder=setting.encoder,
-            dataset=setting.dataset.name,
-            attack=attack,
-            target_task=target_task,
-            access=recorded_access(attack_class(attack)),
-            classes={task: list(space.classes) for task, space in labels.items()},
-            displays={task: task_kind(task).display for task in labels},
-            examples=examples,
-            digests=digests,
-        )
+    return Group(
+        group=group,
+        encoder=setting.encoder,
+        dataset=setting.dataset.name,
+        attack=attack,
+        target_task=target_task,
+        access=recorded_access(attack_class(attack)),
+        classes={task: list(space.classes) for task, space in labels.items()},
+        displays={task: task_kind(task).display for task in labels},
+        examples=[],
     )
 
 
@@ -81,7 +84,10 @@ def add_examples(
 
 
 def _chosen(example: Example, choices: Sequence[ExampleChoice]) -> Example:
-    return example.model_copy(update={"chosen": tuple(dict.fromkeys([*example.chosen, *choices]))})
+    reasons = list(dict.fromkeys([*example.chosen, *choices]))
+    # First of all random: every group then gives the reasons in one order, whichever of them came later.
+    reasons.sort(key=lambda choice: choice != RANDOM)
+    return example.model_copy(update={"chosen": tuple(reasons)})
 
 
 def _example(

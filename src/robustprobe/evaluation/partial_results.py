@@ -26,11 +26,14 @@ ATTEMPTS = 10
 
 
 class PartialResult(NamedTuple):
-    """Some images of a job, judged: for each batch what it left at each eps; and the most memory held, in bytes."""
+    """Some images of a job, judged: for each batch what it left at each eps; the most memory held, in bytes; and on a
+    CPU the threads of torch.
+    """
 
     ids: tuple[str, ...]
     batches: list[tuple[Judged, ...]]
     peak: int | None = None
+    threads: int | None = None
 
 
 class DamagedError(ValueError):
@@ -41,7 +44,8 @@ def packed(shard: PartialResult) -> bytes:
     """A partial result as bytes with their checksum."""
     batches = [[_plain_piece(piece) for piece in pieces] for pieces in shard.batches]
     buffer = io.BytesIO()
-    torch.save({"ids": list(shard.ids), "batches": batches, "peak": shard.peak}, buffer)
+    data = {"ids": list(shard.ids), "batches": batches, "peak": shard.peak, "threads": shard.threads}
+    torch.save(data, buffer)
     content = buffer.getvalue()
     return hashlib.sha256(content).digest() + content
 
@@ -54,7 +58,7 @@ def unpacked(content: bytes) -> PartialResult:
     try:
         data = torch.load(io.BytesIO(content), weights_only=True)
         batches = [tuple(_piece(piece) for piece in pieces) for pieces in data["batches"]]
-        return PartialResult(tuple(data["ids"]), batches, data.get("peak"))
+        return PartialResult(tuple(data["ids"]), batches, data.get("peak"), data.get("threads"))
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
         raise DamagedError(str(error)) from error
 

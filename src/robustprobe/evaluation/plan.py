@@ -24,6 +24,7 @@ from robustprobe.core.user_code import source_digest
 from robustprobe.core.views import Resized, Size, View
 from robustprobe.datasets import Dataset, LabelDoubt, find_dataset, label_doubts, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.evaluation.evaluate import is_checked_again
 from robustprobe.results.store import Store
 from robustprobe.tasks import fitting_attacks, load_task
 
@@ -36,13 +37,16 @@ MAP_COPIES = 6
 
 
 class Cell(NamedTuple):
-    """One number's worth of work: the task whose head judges, the name of everything the number depends on, and
-    whether it is in the store.
+    """One number's worth of work: the task whose head judges, the name of everything the number depends on, whether it
+    is in the store, and whether it is checked there on fewer images than the suite asks for.
     """
 
     task: str
     fingerprint: str
     done: bool
+    lacks_checks: bool = False
+    threads: tuple[int, ...] = ()
+    """Threads of torch it was measured with, where it is done."""
 
 
 class EpsLevel(NamedTuple):
@@ -348,9 +352,16 @@ def _has(encoder: Encoder, name: str) -> bool:
 def _level(suite: Suite, pair: EncoderOnDataset, store: Store, spec: AttackSpec, target_task: str) -> EpsLevel:
     images = [pair.encoder.card.name, pair.encoder.digest, pair.digest, spec.model_dump(mode="json")]
     code = [source_digest(_kind(spec.name)), code_digest()]
-    group = [*images, target_task, pair.head_keys.get(target_task, ""), suite.precision, suite.sanity_images, *code]
+    group = [*images, target_task, pair.head_keys.get(target_task, ""), suite.precision, *code]
     names = {task: fingerprint([*group, key]) for task, key in pair.head_keys.items()}
-    cells = tuple(Cell(task, name, store.has(name)) for task, name in names.items())
+    known = {name: store.whole_record(name) for name in names.values()}
+    checked = min(suite.sanity_images, len(pair.data)) if is_checked_again(spec) else 0
+    cells = tuple(
+        Cell(task, name, True, record.checked_images < checked, record.provenance.threads)
+        if (record := known[name])
+        else Cell(task, name, False)
+        for task, name in names.items()
+    )
     return EpsLevel(fingerprint(group), spec, cells)
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
+
 from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UnwritableError, UserError
@@ -13,7 +15,9 @@ from robustprobe.core.shared_names import shared_name
 from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint, format_eps
 from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import offline
-from robustprobe.evaluation.collect import RowCollector
+from robustprobe.evaluation.check_completion import facts_of_some, finish_checks
+from robustprobe.evaluation.collect import KeptImage, RowCollector
+from robustprobe.evaluation.evaluate import is_checked_again
 from robustprobe.evaluation.example_selection import finish_examples
 from robustprobe.evaluation.examples import ExampleContext, example_places, write_examples
 from robustprobe.evaluation.executors import (
@@ -32,6 +36,7 @@ from robustprobe.evaluation.executors import (
 from robustprobe.evaluation.executors.work import Findings, Heads
 from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder
 from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
+from robustprobe.evaluation.remade_images import ImageRemaker
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.probing import Fitted
 from robustprobe.results.provenance import provenance
@@ -101,15 +106,15 @@ class _RunningJob:
         shown, checked = (
             example_places(data.kept_ids, n, self.suite.seed) for n in (self.suite.examples, self.suite.sanity_images)
         )
-        self.shown = shown
+        self.shown, self.checked = shown, checked
         specs = tuple(level.attack for level in self.job.levels)
         self.task = AttackTask(pair.key, number, self.job.target_task, specs, frozenset(shown | checked))
         self.collectors = [RowCollector(spec, checked) for spec in specs]
-        names = [cell.fingerprint for cell in self.job.cells]
-        self.folder = PartialResultFolder(store.folder, fingerprint([names, sorted(self.task.keep)]))
+        self.folder = PartialResultFolder(store.folder, fingerprint([cell.fingerprint for cell in self.job.cells]))
         self.missing = dict.fromkeys(data.kept_ids)
         self.failed = False
         self.peaks: list[int] = []
+        self.threads: set[int] = set()
 
     def take(self, shard: PartialResult) -> None:
         """Count a shard in."""
@@ -120,6 +125,14 @@ class _RunningJob:
             del self.missing[name]
         if shard.peak is not None:
             self.peaks.append(shard.peak)
+        if shard.threads is not None:
+            self.threads.add(shard.threads)
+
+    @property
+    def kept(self) -> tuple[list[KeptImage], ...]:
+        """Images to check the attack on, an entry per eps: none where an earlier run did not keep them all."""
+        whole = all(self.checked <= {one.position for one in collector.kept} for collector in self.collectors)
+        return tuple(collector.kept if whole else [] for collector in self.collectors)
 
     def check_files(self) -> None:
         """Raises UserError where the files of the images are not those that the plan was made for."""
@@ -167,13 +180,15 @@ class _Run:
         wanted = [key for key, pair in self.pairs.items() if pair.left]
         if wanted:
             self._measure(wanted)
-        if self.plan.suite.examples and self.plan.suite.extreme_examples:
-            lost = finish_examples(self.plan, self.store, self._run_spec(), self._example, self.say)
-            self.failures += [_failure(label, error) for label, error in lost]
+        remaker = ImageRemaker(self.plan, self._run_spec(), self._remade, self.say)
+        lost = finish_checks(self.plan, self.store, remaker)
+        lost += finish_examples(self.plan, self.store, remaker) if self.plan.suite.examples else []
+        self.failures += [_failure(label, error) for label, error in lost]
         return self.failures
 
     def _measure(self, wanted: Sequence[PairKey]) -> None:
         """Attack and judge what pairs lack."""
+        self._compare_threads()
         watch = RunListener(self._progress, self.say)
         with load_executor(self._run_spec(), self.plan.pairs, self.options, watch) as executor:
             for key in wanted:
@@ -185,6 +200,17 @@ class _Run:
                     self._take(executor, item, outcome)
             except LostError as error:
                 self.failures.append(Failure("the rest of the run", str(error)))
+
+    def _compare_threads(self) -> None:
+        """Say where finished cells were measured with another number of threads."""
+        own = self.options.threads or torch.get_num_threads()
+        others = {count for cell in self.plan.cells for count in cell.threads} - {own}
+        if others and self.plan.device.type == "cpu":
+            counts = " and ".join(map(str, sorted(others)))
+            self.say(
+                f"warning: finished cells were measured with {counts} threads, this run uses {own}: convolutions round "
+                f"otherwise, so small differences may be rounding. --threads {max(others)} keeps the number."
+            )
 
     def _count_time(self, item: WorkItem) -> None:
         """Add the time since the last outcome to the job of this one, so that the times of all jobs add up."""
@@ -275,19 +301,22 @@ class _Run:
             self._all_judged(executor, running)
 
     def _all_judged(self, executor: Executor, running: _RunningJob) -> None:
-        executor.add(CheckAttack(running.task, tuple(collector.kept for collector in running.collectors)))
+        executor.add(CheckAttack(running.task, running.kept))
 
     def _checked(self, item: CheckAttack, found: Findings) -> None:
         running = self._running(item.task)
         job, pair = running.job, running.pair
         setting = ExampleContext(pair.encoder.card.name, pair.data, pair.heads.views)
         seconds, peak = running.seconds / len(job.levels), max(running.peaks, default=None)
-        source = provenance(seconds, str(self.plan.device), peak)
+        source = provenance(seconds, str(self.plan.device), peak, running.threads)
+        kept = running.kept
         for number, (level, collector, extra) in enumerate(zip(job.levels, running.collectors, found, strict=True)):
             shown = [one for one in collector.everything_kept if one.position in running.shown]
             write_examples(self.store, level.group, setting, level.attack, job.target_task, shown)
             for cell in level.cells:
-                checks = [*_warnings(level.attack, pair, cell.task), *collector.trace(), *extra.get(cell.task, [])]
+                of_all = [*_warnings(level.attack, pair, cell.task), *collector.trace()]
+                checks = [CheckFact(**check._asdict()) for check in of_all]
+                checks += facts_of_some(extra.get(cell.task, []), kept[number])
                 _store_cell(self.store, running, number, cell, checks, source)
         running.folder.remove()
         del self.running[item.pair, item.task.number]
@@ -300,7 +329,7 @@ class _Run:
     def _running(self, task: AttackTask) -> _RunningJob:
         return self.running[task.pair, task.number]
 
-    def _example(self, label: str, done: int, total: int) -> None:
+    def _remade(self, label: str, done: int, total: int) -> None:
         self.notify(RunProgress(label, done, total))
 
     def _progress(self, item: WorkItem, stage: str, done: int, total: int) -> None:
@@ -324,7 +353,7 @@ def _failure(label: str, error: Exception) -> Failure:
 
 
 def _store_cell(
-    store: Store, running: _RunningJob, number: int, cell: Cell, checks: Sequence[SanityCheck], source: Provenance
+    store: Store, running: _RunningJob, number: int, cell: Cell, checks: Sequence[CheckFact], source: Provenance
 ) -> None:
     """Write the rows of a cell at the eps of a `number`, then its record."""
     collector = running.collectors[number]
@@ -371,7 +400,8 @@ def _store_cell(
         metrics=_intervals(task.estimates(exact)),
         metrics_8bit=_intervals(task.estimates(rounded)),
         largest_perturbation=float(collector.size.max()),
-        checks=tuple(CheckFact(**check._asdict()) for check in checks),
+        checks=tuple(checks),
+        checked_images=len(running.checked) if running.kept[number] and is_checked_again(level.attack) else 0,
         cost=collector.cost,
         head=_head_facts(pair, suite, cell.task, running.heads[cell.task]),
         rows_sha256=digest,

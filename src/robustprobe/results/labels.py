@@ -1,6 +1,6 @@
 """Labels of attacks that are unique among those they stand beside."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from robustprobe.core.spec import TUNING, AttackSpec, format_eps
 from robustprobe.results.records import AttackKey, Record
@@ -57,6 +57,11 @@ def run_text(record: Record) -> str:
     """`deacl from bundled:scenes`: the hardening that made an encoder, without the epoch."""
     teacher = f"from {record.encoder_teacher}" if record.encoder_teacher else ""
     return " ".join(part for part in (record.encoder_method, teacher) if part) or "hardened"
+
+
+def thread_counts(records: Iterable[Record]) -> str:
+    """`1 and 2`: numbers of torch's threads that records were measured with; empty where none is known."""
+    return " and ".join(str(count) for count in sorted({count for r in records for count in r.provenance.threads}))
 
 
 def eps_text(attack: AttackSpec) -> str:

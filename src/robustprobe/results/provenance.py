@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,8 +17,10 @@ from robustprobe.results.records import Provenance
 PACKAGES = ("robustprobe", "torch", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
-def provenance(seconds: float, device: str, peak_memory: int | None) -> Provenance:
-    """Provenance of work that has just ended and took `seconds`, with a peak memory in bytes."""
+def provenance(seconds: float, device: str, peak_memory: int | None, threads: Iterable[int] = ()) -> Provenance:
+    """Provenance of work that has just ended and took `seconds`, with a peak memory in bytes, by processes with so many
+    `threads` each.
+    """
     return Provenance(
         command=shared_text(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         started=datetime.fromtimestamp(datetime.now(UTC).timestamp() - seconds, UTC).isoformat(timespec="seconds"),
@@ -27,6 +30,7 @@ def provenance(seconds: float, device: str, peak_memory: int | None) -> Provenan
         hardware=hardware(),
         device=device,
         peak_memory=peak_memory,
+        threads=tuple(sorted(set(threads))),
     )
 
 

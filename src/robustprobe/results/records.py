@@ -89,6 +89,10 @@ class Provenance(Frozen):
     git: str
     hardware: str
     device: str
+    threads: tuple[int, ...] = ()
+    """Threads of torch in the processes that attacked and judged on a CPU, ascending; empty on a GPU, and in older
+    results. Convolutions round differently with another number.
+    """
     peak_memory: int | None = None
     """Most bytes held while the images were attacked and judged: on a GPU of tensors there, on a CPU by the process;
     None where that is not known.
@@ -116,6 +120,8 @@ class CheckFact(Frozen):
     value: float
     passed: bool
     meaning: str
+    images: int = 0
+    """How many images it was made on where those were chosen to attack them again; 0: all."""
 
 
 class Cost(Frozen):
@@ -176,6 +182,8 @@ class Record(Frozen):
     """The same after the adversarial images were rounded to 8 bits."""
     largest_perturbation: float
     checks: tuple[CheckFact, ...] = ()
+    checked_images: int = 0
+    """How many images the attack was checked on by attacking them again; a later run may raise it."""
     cost: Cost = Cost(forwards=0, backwards=0)
     head: HeadFacts
     rows_sha256: str

@@ -99,14 +99,18 @@ class Store:
 
     def has(self, fingerprint: str) -> bool:
         """Whether a cell has a record whose rows and examples exist and match its checksums."""
+        return self.whole_record(fingerprint) is not None
+
+    def whole_record(self, fingerprint: str) -> Record | None:
+        """The record of a cell whose rows and examples exist and match its checksums; None where there is none."""
         path = self._record_path(fingerprint)
         if not path.exists():
-            return False
+            return None
         try:
             record = read_sealed(Record, path)
         except (OSError, ValueError):
-            return False
-        return record.fingerprint == fingerprint and self.damaged(record) is None
+            return None
+        return record if record.fingerprint == fingerprint and self.damaged(record) is None else None
 
     def damaged(self, record: Record) -> Path | None:
         """The first file of a cell beside its record that is missing or does not match its checksum, if any."""

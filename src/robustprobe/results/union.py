@@ -11,8 +11,8 @@ from robustprobe.results.records import Group, Record
 from robustprobe.results.store import Store
 
 SHOWN = 5
-INCIDENTAL = frozenset({"provenance", "suite", "schema_version"})
-"""Where and when a cell was measured, and for which suite, does not make it another cell."""
+INCIDENTAL = frozenset({"provenance", "suite", "schema_version", "checks", "checked_images"})
+"""Where and when a cell was measured, for which suite and how much it was checked, does not make it another cell."""
 
 
 Place = Path | Store
@@ -39,7 +39,7 @@ def as_stores(places: Sequence[Place]) -> list[Store]:
 
 
 def union(places: Sequence[Place]) -> list[Found]:
-    """Every cell of several folders once.
+    """Every cell of several folders once; of the same cell the record that was checked on most images.
 
     Raises:
         UserError: no results, unreadable results, or folders with different numbers for one cell.
@@ -53,6 +53,8 @@ def union(places: Sequence[Place]) -> list[Found]:
             same = known.record is record or known.record == record
             if not same and (fields := differing_fields(known.record, record)):
                 conflicts.append(_conflict(known, Found(record, store), fields))
+            elif record.checked_images > known.record.checked_images:
+                found[record.fingerprint] = Found(record, store)
     if conflicts:
         more = f"\n  and {len(conflicts) - SHOWN} more" if len(conflicts) > SHOWN else ""
         raise UserError(

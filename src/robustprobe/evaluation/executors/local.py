@@ -4,6 +4,8 @@ import heapq
 from collections.abc import Iterator
 from typing import final
 
+import torch
+
 from robustprobe.core.errors import UserError
 from robustprobe.evaluation.executors.base import Executor, Outcome
 from robustprobe.evaluation.executors.work import FitHeads, Heads, JudgeImages, WorkerState, WorkItem
@@ -16,9 +18,12 @@ class Local(Executor):
 
     def open(self) -> None:
         self.heads: dict[PairKey, Heads] = {}
+        self.threads = torch.get_num_threads()
+        if self.options.threads:
+            torch.set_num_threads(self.options.threads)
 
     def close(self) -> None:
-        pass
+        torch.set_num_threads(self.threads)
 
     @property
     def slots(self) -> int:

@@ -51,7 +51,13 @@ class Ray(Executor):
         self.run_spec = self.run_spec._replace(device=device)
         options, gpu = self.options, device == "cuda"
         self.stack = contextlib.ExitStack()
-        self.ray, self.threads = self.stack.enter_context(connected(options.address, options.workers))
+        wanted = options.threads or torch.get_num_threads()
+        self.ray, self.threads = self.stack.enter_context(connected(options.address, options.workers, wanted))
+        if self.threads != wanted and not gpu:
+            self.watch.say(
+                f"workers use {self.threads} threads each, not {wanted} as this process does, so that all have a core; "
+                "convolutions round otherwise with another number (see --threads)"
+            )
         # A worker that ran a task with a GPU is ended by default, and what it has loaded is lost.
         asked = {"num_cpus": self.threads, "num_gpus": int(gpu), "max_calls": 0, "max_retries": 0}
         self.task = self.ray.remote(**asked)(work_of)
@@ -189,20 +195,20 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def connected(address: str, workers: int) -> Iterator[tuple[Any, int]]:
+def connected(address: str, workers: int, threads: int = 1) -> Iterator[tuple[Any, int]]:
     """Ray at an address, or started on this machine, or as it is where it runs in this process already; and the
-    threads that a worker is to use.
+    threads that a worker is to use: `threads`, or fewer where a machine has not so many cores for each worker.
 
     Raises:
         UserError: it is not installed, or does not answer.
     """
     ray = import_ray()
     if ray.is_initialized():
-        yield ray, 1
+        yield ray, _threads_for_all(ray, threads)
         return
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
-    count = workers or cores()
-    threads = 1 if address else max(1, cores() // count)
+    count = workers or max(1, cores() // threads)
+    threads = threads if address else min(threads, max(1, cores() // count))
     asked_to_end = signal.getsignal(signal.SIGTERM)
     try:
         if address:
@@ -222,10 +228,16 @@ def connected(address: str, workers: int) -> Iterator[tuple[Any, int]]:
         # Ray takes this signal for itself, and ends the process without a word of what is safe.
         signal.signal(signal.SIGTERM, asked_to_end)
     try:
-        yield ray, threads
+        yield ray, _threads_for_all(ray, threads)
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
+
+
+def _threads_for_all(ray: Any, wanted: int) -> int:
+    """So many threads, or as many as the machine with the fewest CPUs has: a task asks for a CPU for each."""
+    counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return max(1, min([wanted, *(count for count in counts if count)]))
 
 
 def import_ray() -> Any:

@@ -178,7 +178,8 @@ class WorkerState:
                 if not out_of_memory(error):
                     raise
                 work = self._smaller(item.task, work, say)
-        return PartialResult(item.ids, batches, peak.bytes)
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None
+        return PartialResult(item.ids, batches, peak.bytes, threads)
 
     def check(self, item: CheckAttack, heads: Heads) -> Findings:
         """Run attacks again on the images that were kept for that, by eps and judging task."""

@@ -7,7 +7,7 @@ from robustprobe.core.registry import attacks
 from robustprobe.core.spec import format_eps
 from robustprobe.report.paper.published import paper
 from robustprobe.report.tables.matrix import MISSING, attack_order, number_text, size_text
-from robustprobe.results.labels import hardening_text
+from robustprobe.results.labels import hardening_text, thread_counts
 from robustprobe.results.records import Record
 
 DIGEST = 12
@@ -44,7 +44,7 @@ def fact_tables(records: list[Record]) -> list[FactTable]:
             by_attack,
             _attack,
         ),
-        _table("Machines", ["hardware", "device", "versions", "git"], records, _machine),
+        _table("Machines", ["hardware", "device", "threads", "versions", "git"], records, _machine),
     ]
 
 
@@ -118,4 +118,4 @@ def _attack(r: Record) -> tuple[str, ...]:
 def _machine(r: Record) -> tuple[str, ...]:
     p = r.provenance
     versions = ", ".join(f"{name} {version}" for name, version in sorted(p.versions.items()))
-    return (p.hardware, p.device, versions, p.git)
+    return (p.hardware, p.device, thread_counts([r]) or MISSING, versions, p.git)

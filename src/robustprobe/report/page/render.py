@@ -24,6 +24,7 @@ from robustprobe.report.page.viewer import ViewerDataset, rooms
 from robustprobe.report.tables.board import Board, TaskOnDatasetKey, at, board
 from robustprobe.report.tables.chance import chances
 from robustprobe.report.tables.matrix import TransferMatrix, ends_text, number_text, task_tables, transfer_matrices
+from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.results import render
 from robustprobe.report.tables.shares import share_text
 from robustprobe.results.records import Record
@@ -127,6 +128,7 @@ def render_page(
             commands=commands(records),
             duration=duration(records),
             cells=len(records),
+            remarks=remarks(records),
             downloads=[download(records, "json", "application/json"), download(records, "csv", "text/csv")],
         )
     )

@@ -21,7 +21,7 @@ from robustprobe.report.tables.matrix import MISSING, change_text, metric_text, 
 from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
 from robustprobe.report.tables.verdict import Judgement, corrected, finding, verdict
-from robustprobe.results.labels import attack_labels
+from robustprobe.results.labels import attack_labels, thread_counts
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
@@ -129,6 +129,8 @@ def differing(first: "Record", second: "Record", across: bool = False) -> list[s
     own, other = _facts(first), _facts(second)
     if across:
         own, other = ({k: v for k, v in facts.items() if k != WEIGHTS} for facts in (own, other))
+    if not (own["threads"] and other["threads"]):  # on a GPU, and in older results
+        own, other = ({k: v for k, v in facts.items() if k != "threads"} for facts in (own, other))
     told = [f"{name}: {own.get(name, MISSING)}, then {other.get(name, MISSING)}." for name in own | other]
     told = [text for name, text in zip(own | other, told, strict=True) if own.get(name) != other.get(name)]
     changed = first.encoder_digest != second.encoder_digest
@@ -152,6 +154,7 @@ def _facts(record: "Record") -> dict[str, str]:
         "seed": str(attack.seed),
         "options": attack.tuning_text or MISSING,
         "precision": record.precision,
+        "threads": thread_counts([record]),
         "images": str(record.n),
         "image size": size_text(record.image_size),
         "split": record.split,

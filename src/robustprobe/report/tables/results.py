@@ -22,6 +22,7 @@ from robustprobe.report.tables.matrix import (
     transfer_matrices,
     trusted,
 )
+from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.sheet import Document, Row, Sheet, csv_text, finite, json_text
 from robustprobe.results.labels import failed_checks_text
 from robustprobe.results.protocol import protocol_name
@@ -145,14 +146,15 @@ def document(records: Iterable["Record"], transfer: bool = False, layout: str = 
     if layout == "paper":
         found = paper_layout(records)
         sheets = [_task_sheet(table) for table in found.tables]
-        return Document(sheets, [*found.notes, *check_notes(found.records)], NO_PAPER_RECORDS)
+        notes = [*found.notes, *remarks(found.records), *check_notes(found.records)]
+        return Document(sheets, notes, NO_PAPER_RECORDS)
     records = list(records)
     tables = task_tables(records)
     matrices = transfer_matrices(records) if transfer else []
     shown = [r for t in tables for line in t.lines for r in line.cells if r]
     shown += [r for matrix in matrices for row in matrix.rows for r in row.cells if r]
     sheets = [*(_task_sheet(table) for table in tables), *(_transfer_sheet(matrix) for matrix in matrices)]
-    return Document(sheets, check_notes(shown), NO_RECORDS)
+    return Document(sheets, [*remarks(shown), *check_notes(shown)], NO_RECORDS)
 
 
 def _task_sheet(table: TaskTable) -> Sheet:
@@ -206,4 +208,6 @@ def print_rich(
     for one in transfer_sheets(known, notes) if transfer else []:
         print_fitting(one, console)
     console.print(f"{BRACKETS[:-1]}; protocol {protocol_name(known)}", markup=False, highlight=False)
+    for text in remarks(known):
+        console.print(text, markup=False, highlight=False)
     print_notes(notes, console, verbose, pointer)
