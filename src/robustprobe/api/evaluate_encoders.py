@@ -14,7 +14,7 @@ from robustprobe.api.inputs import plain
 from robustprobe.api.progress import run_progress
 from robustprobe.core.device import device_of, find_device
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import DatasetSpec, ExecutorOptions, HeadSpec, Iterate, Norm, Suite, validated
+from robustprobe.core.spec import AttackAt, DatasetSpec, ExecutorOptions, HeadSpec, Iterate, Norm, Suite, validated
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.evaluation.run import Failure, execute
@@ -44,6 +44,7 @@ def evaluate(
     size: tuple[int, int] | None = None,
     batch_size: int = 64,
     precision: Literal["fp32", "bf16"] = "fp32",
+    attack_at: AttackAt = "served",
     seed: int = 0,
     eot_samples: int | None = None,
     bpda: Names | None = None,
@@ -85,6 +86,8 @@ def evaluate(
         bpda: modules of the encoder, by name, whose backward pass is taken to be the identity.
         judgements: answers for each image, of which the worst counts, for encoders that answer at random.
         momentum: for attacks that are to transfer, with `input_diversity` and `translation_kernel`; see `attack`.
+        attack_at: `served`: the ball is on images resized for the encoder; `native`: on images as the dataset stores
+            them, and the model resizes them.
         examples: random images of each attack that are kept for the page; `extreme_examples` of each kind beside them.
         sanity_images: images on which each attack is checked.
         transfer: also rows where the attack was made for another task's head.
@@ -121,7 +124,8 @@ def evaluate(
             "eps": None if eps is None else [plain(e) for e in _several(eps)],
             "head": HeadSpec() if head is None else head,
             **{"norm": norm, "steps": plain(steps), "restarts": plain(restarts), "iterate": iterate},
-            **{"batch_size": plain(batch_size), "precision": precision, "seed": plain(seed), "examples": examples},
+            **{"batch_size": plain(batch_size), "precision": precision, "attack_at": attack_at},
+            **{"seed": plain(seed), "examples": examples},
             **{"eot_samples": plain(eot_samples), "judgements": plain(judgements), "momentum": plain(momentum)},
             **{"input_diversity": plain(input_diversity), "translation_kernel": plain(translation_kernel)},
             "bpda": None if bpda is None else _several(bpda),

@@ -127,6 +127,8 @@ class Statistic(Spec):
 
 Norm = Literal["linf", "l2"]
 Iterate = Literal["best", "last"]
+AttackAt = Literal["served", "native"]
+"""Whose pixels the ball is on: those of the image as it is served, or of the image as the dataset stores it."""
 
 
 class AttackTuning(Spec):
@@ -309,6 +311,8 @@ class Suite(AttackTuning):
     head: HeadSpec = HeadSpec()
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    attack_at: AttackAt = "served"
+    """`served`: images are resized first, as in the paper; `native`: the model resizes them."""
     batch_size: int = Field(default=64, ge=1)
     examples: int = Field(default=6, ge=0, le=1000)
     """Images of each attack that are kept for the page; they are held until its last image is judged."""

@@ -45,7 +45,8 @@ def _finish(plan: Plan, store: Store, remaker: ImageRemaker, pair: EncoderOnData
     positions = sorted(example_places(pair.data.kept_ids, suite.sanity_images, suite.seed))
     made = remaker.images(pair, number, positions, "sanity checks")
     kept: list[list[KeptImage]] = [some if records else [] for some, records in zip(made, lacking, strict=True)]
-    for records, some, found in zip(lacking, kept, remaker.check(pair, number, kept), strict=True):
+    chance = {record.task: record.chance for records in lacking for record in records}
+    for records, some, found in zip(lacking, kept, remaker.check(pair, number, kept, chance), strict=True):
         for record in records:
             of_all = [check for check in record.checks if not check.images]
             checks = (*of_all, *facts_of_some(found.get(record.task, []), some))

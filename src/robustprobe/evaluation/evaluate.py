@@ -129,8 +129,10 @@ def is_checked_again(spec: AttackSpec) -> bool:
     return spec.eps != 0 and attack_class(spec).access != "nothing"
 
 
-def check_again(work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptImage]) -> dict[str, list[SanityCheck]]:
-    """What running the attack again on a few images tells, by judging task."""
+def check_again(
+    work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptImage], chance: Mapping[str, float | None] = {}
+) -> dict[str, list[SanityCheck]]:
+    """What running the attack again on a few images tells, by judging task; `chance` is that of each task's labels."""
     if not kept or not is_checked_again(spec):
         return {}
     device, kept = work.device, largest_group(kept)
@@ -144,7 +146,8 @@ def check_again(work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptImage
         torch.stack([k.damage for k in kept]),
     )
     tasks = [work.target_task] if work.target_task else work.judges
-    return sample_checks(spec, sample, {t: JudgingModel(work.models[t], labels[t], work.models[t].task) for t in tasks})
+    models = {t: JudgingModel(work.models[t], labels[t], work.models[t].task, chance.get(t)) for t in tasks}
+    return sample_checks(spec, sample, models)
 
 
 def _surrogates(work: EvaluationSpec) -> SurrogatesOf:

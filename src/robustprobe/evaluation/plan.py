@@ -21,7 +21,7 @@ from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Su
 from robustprobe.core.straight_through import find_module, straight_through
 from robustprobe.core.types import Features
 from robustprobe.core.user_code import source_digest
-from robustprobe.core.views import Resized, Size, View
+from robustprobe.core.views import Resized, Size, View, Windows
 from robustprobe.datasets import Dataset, LabelDoubt, find_dataset, label_doubts, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.evaluate import is_checked_again
@@ -292,8 +292,25 @@ def load_pair(suite: Suite, key: PairKey, encoder: Encoder, root: Path) -> Encod
     wanted = suite.datasets[key.dataset]
     names = task_names(suite, find_dataset(wanted.name, root=root))
     heads = probing.plan_heads(encoder, wanted, suite.head, root=root, tasks=names)
-    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=heads.size)
+    size = heads.size if suite.attack_at == "served" else _native_size(find_dataset(wanted.name, root=root), heads)
+    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=size)
     return EncoderOnDataset(key, encoder, data, data.digest(), heads, ())
+
+
+def _native_size(data: Dataset, heads: probing.HeadPlan) -> Size:
+    """The dataset's own size, where models resize or pad whole images themselves.
+
+    Raises:
+        UserError: models see a crop or windows, which are cut from images of the size they are served at.
+    """
+    cut = [view.label for view in heads.views.values() if isinstance(view, Windows)]
+    if data.crop != "none" or cut:
+        why = f"its models see {cut[0]}" if cut else "a square is cut from the centre of its images"
+        raise UserError(
+            f"{data.name} cannot be attacked at its native size: {why}. Leave --attack-at native out, or choose a "
+            "dataset and a recipe that show whole images (fast)."
+        )
+    return data.native_size
 
 
 def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store) -> list[AttackJob]:
@@ -352,7 +369,7 @@ def _has(encoder: Encoder, name: str) -> bool:
 def _level(suite: Suite, pair: EncoderOnDataset, store: Store, spec: AttackSpec, target_task: str) -> EpsLevel:
     images = [pair.encoder.card.name, pair.encoder.digest, pair.digest, spec.model_dump(mode="json")]
     code = [source_digest(_kind(spec.name)), code_digest()]
-    group = [*images, target_task, pair.head_keys.get(target_task, ""), suite.precision, *code]
+    group = [*images, target_task, pair.head_keys.get(target_task, ""), suite.precision, suite.attack_at, *code]
     names = {task: fingerprint([*group, key]) for task, key in pair.head_keys.items()}
     known = {name: store.whole_record(name) for name in names.values()}
     checked = min(suite.sanity_images, len(pair.data)) if is_checked_again(spec) else 0

@@ -3,7 +3,7 @@
 On a CPU in fp32 that gives the same bits as before; elsewhere the same images to rounding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from robustprobe.evaluation.collect import KeptImage
@@ -41,10 +41,16 @@ class ImageRemaker:
         shard = self.worker.judge(JudgeImages(task, names, 0), self._heads(pair), notify, self.say)
         return [[one for pieces in shard.batches for one in pieces[k].kept] for k in range(len(task.attacks))]
 
-    def check(self, pair: EncoderOnDataset, number: int, kept: Sequence[Sequence[KeptImage]]) -> Findings:
-        """What the sanity checks of a job find on images, an entry per eps each."""
+    def check(
+        self,
+        pair: EncoderOnDataset,
+        number: int,
+        kept: Sequence[Sequence[KeptImage]],
+        chance: Mapping[str, float | None],
+    ) -> Findings:
+        """What the sanity checks of a job find on images, an entry per eps each; `chance` as in `CheckAttack`."""
         task = _task(pair, number, [one.position for one in kept[0]])
-        return self.worker.check(CheckAttack(task, tuple(kept)), self._heads(pair))
+        return self.worker.check(CheckAttack(task, tuple(kept), chance), self._heads(pair))
 
     def _heads(self, pair: EncoderOnDataset) -> Heads:
         if pair.key not in self.heads:

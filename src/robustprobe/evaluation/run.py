@@ -142,6 +142,12 @@ class _RunningJob:
                 "Run the same command again."
             )
 
+    def chance(self) -> dict[str, float | None]:
+        """What the best constant answer scores on the images, by judging task."""
+        labels, rows = self.pair.data.labels, self.collectors[0]
+        names = [cell.task for cell in self.job.levels[0].cells]
+        return {name: load_task(name, labels[name]).chance(rows.columns(name)) for name in names}
+
     @property
     def label(self) -> str:
         return f"{self.pair.label}: {self.job.name}"
@@ -301,7 +307,7 @@ class _Run:
             self._all_judged(executor, running)
 
     def _all_judged(self, executor: Executor, running: _RunningJob) -> None:
-        executor.add(CheckAttack(running.task, running.kept))
+        executor.add(CheckAttack(running.task, running.kept, running.chance()))
 
     def _checked(self, item: CheckAttack, found: Findings) -> None:
         running = self._running(item.task)
@@ -388,6 +394,7 @@ def _store_cell(
         task=cell.task,
         target_task=running.job.target_task,
         attack=level.attack,
+        attack_at=suite.attack_at,
         access=recorded_access(kind),
         citation=kind.citation,
         precision=suite.precision,

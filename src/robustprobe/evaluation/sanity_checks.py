@@ -16,11 +16,13 @@ from robustprobe.core.spec import AttackSpec, format_eps
 from robustprobe.core.threat import over_image
 from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.model_checks import CheckedModel, batch_check, gradient_check
+from robustprobe.metrics.kept import share_kept
 from robustprobe.tasks import Task
 
 MOST_ZEROS = 0.05
 MOST_RISING = 0.15
 MOST_GAIN = 0.1
+MOST_UNION = 0.05
 # Times the usual eps of the norm; in Linf 64/255.
 LARGE_FACTOR = 8
 MOST_KEPT = 0.5
@@ -29,16 +31,36 @@ ROUNDING = 1e-6
 
 
 class JudgingModel(NamedTuple):
-    """A model that judges images, with its labels (n, ...) for them."""
+    """A model that judges images, with its labels (n, ...) for them, and what the best constant answer scores on all
+    images of the run; None: as on these.
+    """
 
     function: Callable[[Tensor], Tensor]
     targets: Tensor
     task: Task
+    chance: float | None = None
 
     def scores(self, images: Tensor) -> Tensor:
         """Score of each image (n,), in the unit of the task's metric."""
+        return self.task.score(self._rows(images)).double().cpu()
+
+    def kept(self, images: Tensor, clean: Tensor, attacked: Tensor) -> float:
+        """The share of the mean clean score above chance that is left; NaN where the clean score is not above chance.
+
+        Args:
+            images: (n, 3, H, W), whose labels give the level of chance where the run's is not known.
+            clean: scores (n,), as `attacked`.
+        """
+        chance = self.chance
+        if chance is None:
+            chance = self.task.chance({name: column.cpu().numpy() for name, column in self._rows(images).items()})
+        level = (0.0 if self.task.higher_is_better else math.inf) if chance is None else chance
+        before, after = float(clean.nanmean()), float(attacked.nanmean())
+        return float(share_kept(before, after, level, self.task.higher_is_better))
+
+    def _rows(self, images: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            return self.task.score(self.task.rows(self.function(images), self.targets)).double().cpu()
+            return self.task.rows(self.function(images), self.targets)
 
     def worse(self, a: Tensor, b: Tensor) -> Tensor:
         """The worse of two scores, image by image."""
@@ -110,10 +132,10 @@ def sample_checks(
         own = sample.victim.task == name
         found[name] = [
             _restart(judge, clean, scores, judge.scores(both)),
-            _large(judge, clean, judge.scores(large), format_eps(large_eps, spec.norm)),
+            _large(judge.kept(sample.images, clean, judge.scores(large)), format_eps(large_eps, spec.norm)),
             _nothing(spec, judge.scores(none), clean),
             *_model_checks(spec, judge, sample),
-            *([_black_box(spec, sample, judge, scores)] if own and spec.name != "square" else []),
+            *([_black_box(spec, sample, judge, clean, scores)] if own and spec.name != "square" else []),
         ]
     return found
 
@@ -135,17 +157,13 @@ def _restart(judge: JudgingModel, clean: Tensor, scores: Tensor, both: Tensor) -
     )
 
 
-def _large(judge: JudgingModel, clean: Tensor, scores: Tensor, eps: str) -> SanityCheck:
-    before, after = float(clean.nanmean()), float(scores.nanmean())
-    if judge.task.higher_is_better:
-        kept = after / before if before > 0 else 0.0
-        chance = 1 / max(1, len(judge.task.space.classes))
-        passed = kept <= MOST_KEPT or after <= chance
-    else:
-        kept = before / after if after > 0 else 1.0
-        passed = kept <= MOST_KEPT + (1 - MOST_KEPT) / 2
+def _large(kept: float, eps: str) -> SanityCheck:
+    if math.isnan(kept):
+        return SanityCheck("large eps", 0.0, True, f"at eps {eps} nothing can be lost: clean scores are at chance")
+    passed = kept <= MOST_KEPT
     means = "" if passed else ": no model is robust to so much, so the attack does not work on this one"
-    return SanityCheck("large eps", kept, passed, f"at eps {eps} {kept:.1%} of the clean performance is left{means}")
+    text = f"at eps {eps} {kept:.1%} of the clean performance above chance is left{means}"
+    return SanityCheck("large eps", kept, passed, text)
 
 
 def _is_for_random(spec: AttackSpec) -> bool:
@@ -184,14 +202,20 @@ def _gradient_checks(spec: AttackSpec, sample: CheckedImages, judge: JudgingMode
     return [*([gradient] if gradient else []), batch_check(model)]
 
 
-def _black_box(spec: AttackSpec, sample: CheckedImages, judge: JudgingModel, scores: Tensor) -> SanityCheck:
+def _black_box(
+    spec: AttackSpec, sample: CheckedImages, judge: JudgingModel, clean: Tensor, scores: Tensor
+) -> SanityCheck:
     kept = {name: value for name, value in spec.model_dump().items() if name in ("eps", "norm", "seed", "eot_samples")}
     blind = AttackSpec(name="square", steps=QUERIES, **kept)
-    found = judge.scores(_attacked(blind, sample))
-    worse = (judge.worse(scores, found) != scores) & ~scores.isnan()
-    share = float(worse.double().mean())
-    better_on_average = judge.damage(scores, found) > 0
-    passed = not (better_on_average and int(worse.sum()) >= 2)
+    union = judge.worse(scores, judge.scores(_attacked(blind, sample)))
+    worse = (union != scores) & ~scores.isnan()
+    # Of both attacks the worse result counts, image by image: gradients that mislead on some images are found too.
+    gain = judge.damage(scores, union) / max(abs(float(clean.nanmean())), 1e-12)
+    passed = gain <= MOST_UNION or int(worse.sum()) < 2
     means = "" if passed else ": the gradient misleads, so the score is too good"
-    text = f"a black-box attack with {QUERIES} queries does more on {share:.0%} of images{means}"
-    return SanityCheck("black box", share, passed, text)
+    share = float(worse.double().mean())
+    text = (
+        f"a black-box attack with {QUERIES} queries does more on {share:.0%} of images, {gain:.1%} of the clean score"
+        f"{means}"
+    )
+    return SanityCheck("black box", gain, passed, text)

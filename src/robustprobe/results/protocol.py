@@ -40,6 +40,8 @@ def _facts(record: Record) -> list[object]:
         record.image_size,
         record.image_ids_digest,
         record.precision,
+        # Names of results that were attacked as served stay what they were.
+        *([record.attack_at] if record.attack_at != "served" else []),
     ]
 
 

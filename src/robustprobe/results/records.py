@@ -12,7 +12,7 @@ from robustprobe.core.former_names import (
     FORMER_STATISTICS,
     SAW_NOTHING,
 )
-from robustprobe.core.spec import AttackSpec, Display, Statistic
+from robustprobe.core.spec import AttackAt, AttackSpec, Display, Statistic
 
 SCHEMA = 3
 """3: attacks and fields have today's names. Files of schema 1 and 2 are read under today's names."""
@@ -163,6 +163,8 @@ class Record(Frozen):
     target_task: str
     """The task whose model was attacked; empty where no head was seen."""
     attack: AttackSpec
+    attack_at: AttackAt = "served"
+    """Whose pixels the ball is on: those of images of `image_size` as served, or as the dataset stores them."""
     access: AttackAccess = "encoder"
     """Where it is not said, as in older results, it follows from the other fields."""
     citation: str = ""

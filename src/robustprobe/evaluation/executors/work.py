@@ -96,10 +96,13 @@ class JudgeImages(NamedTuple):
 
 
 class CheckAttack(NamedTuple):
-    """The attacks of a task, run again on a few images each."""
+    """The attacks of a task, run again on a few images each; `chance` is what a constant answer scores on all images,
+    by judging task.
+    """
 
     task: AttackTask
     kept: tuple[Sequence[KeptImage], ...]
+    chance: Mapping[str, float | None] = {}
 
     @property
     def pair(self) -> PairKey:
@@ -184,7 +187,9 @@ class WorkerState:
     def check(self, item: CheckAttack, heads: Heads) -> Findings:
         """Run attacks again on the images that were kept for that, by eps and judging task."""
         work = self._work(item.task, heads)
-        return [check_again(work, spec, kept) for spec, kept in zip(item.task.attacks, item.kept, strict=True)]
+        return [
+            check_again(work, spec, kept, item.chance) for spec, kept in zip(item.task.attacks, item.kept, strict=True)
+        ]
 
     def _smaller(self, task: AttackTask, work: EvaluationSpec, say: Callable[[str], None]) -> EvaluationSpec:
         """The work with half the batch, from now on."""

@@ -55,7 +55,9 @@ STATEMENTS = {
     "same answer twice": "The model gives the same output for the same image twice",
     "logits": "The model returns logits, not probabilities",
     "saturated depth": "Predicted depths are not saturated at their limits",
-    "black box": "A black-box attack without gradients is not stronger on a sample",
+    "black box": "A black-box attack without gradients adds no damage on a sample",
+    "gradient": "The loss changes as its gradient predicts, on a sample",
+    "batch of one": "An image is answered alike alone and among others",
 }
 
 

@@ -93,7 +93,7 @@ def _encoder(r: Record) -> tuple[str, ...]:
 
 
 def _data(r: Record) -> tuple[str, ...]:
-    size = size_text(r.image_size)
+    size = size_text(r.image_size) + (", as stored" if r.attack_at == "native" else "")
     return (r.dataset, r.split, str(r.n), size, r.dataset_digest[:DIGEST], r.image_ids_digest[:DIGEST])
 
 

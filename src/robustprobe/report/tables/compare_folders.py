@@ -157,6 +157,7 @@ def _facts(record: "Record") -> dict[str, str]:
         "threads": thread_counts([record]),
         "images": str(record.n),
         "image size": size_text(record.image_size),
+        "attacked at": f"{record.attack_at} size",
         "split": record.split,
         "choice of images": record.image_ids_digest[:8],
         WEIGHTS: record.encoder_digest[:8],

@@ -226,10 +226,11 @@ def images_text(records: Sequence["Record"]) -> str:
 
 def threat_text(records: Iterable["Record"]) -> list[str]:
     """Eps with its norm, steps and further options of the attacks among the records."""
+    known = list(records)
     by_norm: dict[str, set[float]] = {}
     steps: dict[int, set[str]] = {}
     tuned: dict[str, set[str]] = {}
-    for record in (r for r in records if not r.is_clean):
+    for record in (r for r in known if not r.is_clean):
         attack = record.attack
         by_norm.setdefault(attack.norm, set()).add(attack.eps)
         if attack.tuning_text:
@@ -241,7 +242,9 @@ def threat_text(records: Iterable["Record"]) -> list[str]:
         texts.append(f"{next(iter(steps))} steps")
     elif steps:
         texts.append("steps " + ", ".join(f"{count} ({' '.join(sorted(steps[count]))})" for count in sorted(steps)))
-    return texts + [f"{text} ({' '.join(sorted(names))})" for text, names in sorted(tuned.items())]
+    texts += [f"{text} ({' '.join(sorted(names))})" for text, names in sorted(tuned.items())]
+    native = dict.fromkeys(size_text(r.image_size) for r in known if r.attack_at == "native" and not r.is_clean)
+    return [*texts, f"ball on the pixels as stored ({', '.join(native)})"] if native else texts
 
 
 def number_text(value: float) -> str:
