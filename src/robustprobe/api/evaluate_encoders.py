@@ -45,6 +45,7 @@ def evaluate(
     batch_size: int = 64,
     precision: Literal["fp32", "bf16"] = "fp32",
     attack_at: AttackAt = "served",
+    transfer_from: Encoder | str | Sequence[Encoder | str] = (),
     seed: int = 0,
     eot_samples: int | None = None,
     bpda: Names | None = None,
@@ -86,6 +87,8 @@ def evaluate(
         bpda: modules of the encoder, by name, whose backward pass is taken to be the identity.
         judgements: answers for each image, of which the worst counts, for encoders that answer at random.
         momentum: for attacks that are to transfer, with `input_diversity` and `translation_kernel`; see `attack`.
+        transfer_from: encoders on which adversarial images are made too, with heads of their own, for those of every
+            `encoder` to judge; `transfer=True` shows these rows.
         attack_at: `served`: the ball is on images resized for the encoder; `native`: on images as the dataset stores
             them, and the model resizes them.
         examples: random images of each attack that are kept for the page; `extreme_examples` of each kind beside them.
@@ -112,12 +115,16 @@ def evaluate(
         >>> result[["task", "attack", "eps", "value", "ci_low", "ci_high"]]
         >>> result.rows()[["id", "attack", "eps", "score"]]
     """
-    loaded = [load_encoder(e) if isinstance(e, str) else _checked(e).freeze() for e in _several(encoder, nn.Module)]
+    loaded, sources = (
+        [load_encoder(e) if isinstance(e, str) else _checked(e).freeze() for e in _several(some, nn.Module)]
+        for some in (encoder, transfer_from)
+    )
     served = {"limit": plain(limit), "split": split, "size": size}
     suite = validated(
         Suite,
         {
             "encoders": [e.card.name for e in loaded],
+            "transfer_from": [e.card.name for e in sources],
             "datasets": [d if isinstance(d, DatasetSpec) else {"name": d, **served} for d in _several(datasets)],
             "attacks": None if attacks is None else _several(attacks),
             "tasks": None if tasks is None else _several(tasks),
@@ -137,9 +144,9 @@ def evaluate(
     options = validated(ExecutorOptions, {**spread, "threads": threads}, "evaluation")
     from robustprobe.api.results import Results, kept_while_used
 
-    with _folder(out) as folder, _put_back(loaded):
+    with _folder(out) as folder, _put_back([*loaded, *sources]):
         store = Store(folder).prepare()
-        plan = make_plan(suite, store, Path(root), find_device(device), loaded)
+        plan = make_plan(suite, store, Path(root), find_device(device), loaded, sources=sources)
         for text in plan.warnings:
             warnings.warn(text, stacklevel=2)
         _raise_failures(_executed(plan, store, options, progress))

@@ -34,7 +34,7 @@ def check_planned(rules: Sequence[Rule], plan: "Plan") -> None:
             for job in pair.jobs
             for level in job.levels
             for cell in level.cells
-            if job.target_task in ("", cell.task)
+            if job.target_task in ("", cell.task) and job.source is None
         ],
     )
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -41,6 +41,9 @@ class EncoderOptions:
     encoder: list[str] | None = None
     """Encoder to evaluate, such as bundled:photos, timm:NAME or my.py:MyEncoder; NAME=SPEC names it in tables. Can
     be given several times."""
+    transfer_from: list[str] | None = None
+    """Encoder on which adversarial images are made too, with its own heads, for the heads of every --encoder to judge.
+    Can be given several times."""
     arch: str | None = None
     """Architecture of checkpoints given as file:PATH: a timm name, or a short one such as dino_vitb16."""
 
@@ -165,7 +168,8 @@ def run(
     verbose
         Print transfer between tasks and every finding of the sanity checks too.
     """
-    changes = {"examples": output.examples, "extreme_examples": output.extreme_examples}
+    changes: dict[str, Any] = {"examples": output.examples, "extreme_examples": output.extreme_examples}
+    changes["transfer_from"] = encoders.transfer_from
     base = find_suite(suite) if suite else None
     whole = changed_suite(base, data, attacks, heads, machine, encoders=encoders.encoder, **changes)
     chosen = narrowed(whole, only or [])
@@ -233,8 +237,11 @@ def _with_arch(suite: Suite, arch: str | None) -> Suite:
 
     if not arch:
         return suite
-    named = tuple(with_arch(e, arch) if split_name(e)[1].startswith("file:") else e for e in suite.encoders)
-    return suite.model_copy(update={"encoders": named})
+    both = {
+        field: tuple(with_arch(e, arch) if split_name(e)[1].startswith("file:") else e for e in names)
+        for field, names in (("encoders", suite.encoders), ("transfer_from", suite.transfer_from))
+    }
+    return suite.model_copy(update=both)
 
 
 def _end(failures: "Sequence[Failure]", out: Path) -> None:

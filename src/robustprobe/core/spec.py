@@ -296,6 +296,8 @@ class Suite(AttackTuning):
     name: str = "custom"
     description: str = ""
     encoders: tuple[str, ...] = Field(min_length=1)
+    transfer_from: tuple[str, ...] = ()
+    """Encoders on which adversarial images are made too, with their own heads, for the heads of `encoders` to judge."""
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
     tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
     """None: every task that a dataset has labels for."""

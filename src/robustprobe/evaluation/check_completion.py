@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.collect import KeptImage, largest_group
-from robustprobe.evaluation.evaluate import is_checked_again
 from robustprobe.evaluation.examples import example_places
 from robustprobe.evaluation.plan import EncoderOnDataset, Plan
 from robustprobe.evaluation.remade_images import FailedCompletion, ImageRemaker
@@ -36,7 +35,7 @@ def _finish(plan: Plan, store: Store, remaker: ImageRemaker, pair: EncoderOnData
     count = min(suite.sanity_images, len(pair.data))
     lacking = [
         [r for cell in level.cells if (r := store.whole_record(cell.fingerprint)) and r.checked_images < count]
-        if is_checked_again(level.attack)
+        if pair.jobs[number].is_checked_again(level.attack)
         else []
         for level in levels
     ]

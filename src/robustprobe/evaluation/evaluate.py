@@ -45,6 +45,8 @@ class EvaluationSpec(NamedTuple):
     precision: str
     device: torch.device
     surrogates: SurrogatesOf | None = None
+    source: "EvaluationSpec | None" = None
+    """The encoder and models that are attacked where they are not those that judge."""
 
     @property
     def view(self) -> View:
@@ -79,6 +81,8 @@ def evaluate(
 
 def victim(work: EvaluationSpec, targets: Mapping[str, Tensor], positions: Sequence[int], size: Size) -> Victim:
     """What the attack may see of the images at `positions`; the goal of an embedding is the dataset's next image."""
+    if work.source is not None:
+        work = work.source._replace(dataset=work.dataset, attacks=work.attacks, target_task=work.target_task)
     # The attacks of a work differ in eps alone.
     bpda = BackwardPass(dict.fromkeys(work.attacks[0].bpda)) if work.attacks else IDENTICAL
     if work.target_task:
@@ -133,7 +137,7 @@ def check_again(
     work: EvaluationSpec, spec: AttackSpec, kept: Sequence[KeptImage], chance: Mapping[str, float | None] = {}
 ) -> dict[str, list[SanityCheck]]:
     """What running the attack again on a few images tells, by judging task; `chance` is that of each task's labels."""
-    if not kept or not is_checked_again(spec):
+    if not kept or work.source is not None or not is_checked_again(spec):
         return {}
     device, kept = work.device, largest_group(kept)
     labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}

@@ -104,6 +104,8 @@ class _Finish:
             return
         for pair in pairs:
             for number, job in enumerate(pair.jobs):
+                if job.source:
+                    continue
                 try:
                     self._complete(pair, number, choices)
                 except UnwritableError:

@@ -58,10 +58,13 @@ class EpsLevel(NamedTuple):
 
 
 class AttackJob(NamedTuple):
-    """One attack of a pair at ascending eps, against the model of one task or none."""
+    """One attack of a pair at ascending eps, against the model of one task or none; `source` is the encoder on these
+    images that the attack is made on, None for the pair's own.
+    """
 
     target_task: str
     levels: tuple[EpsLevel, ...]
+    source: "EncoderOnDataset | None" = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -71,11 +74,18 @@ class AttackJob(NamedTuple):
     def name(self) -> str:
         """The attack in words."""
         label = self.levels[0].attack.label
-        return f"{label} against {self.target_task}" if self.target_task else label
+        label = f"{label} against {self.target_task}" if self.target_task else label
+        return f"{label} made on {self.source.encoder.card.name}" if self.source else label
+
+    def is_checked_again(self, spec: AttackSpec) -> bool:
+        """Whether sanity checks attack images again: those of a white-box attack would say nothing of a transfer."""
+        return self.source is None and is_checked_again(spec)
 
 
 class PairKey(NamedTuple):
-    """Names an encoder on a dataset within a run: the index of each in the suite."""
+    """Names an encoder on a dataset within a run: the index of each in the suite, whose `transfer_from` follows its
+    `encoders`.
+    """
 
     encoder: int
     dataset: int
@@ -177,22 +187,27 @@ def make_plan(
     device: torch.device,
     encoders: Iterable[Encoder] = (),
     leave_out: bool = False,
+    sources: Iterable[Encoder] = (),
 ) -> Plan:
     """Resolve every name, list every cell, and find out which of them are done.
 
     Args:
         encoders: encoders already loaded, used instead of the suite's names.
         leave_out: attacks that fit no dataset are left out; they are a mistake otherwise.
+        sources: the encoders of `transfer_from`, already loaded.
 
     Raises:
         UserError: anything that cannot be resolved, before any work is done.
     """
     suite = _with_attacks(suite, root, leave_out)
     given = tuple(encoders)
-    loaded = _named(suite, given or tuple(load_encoder(name) for name in suite.encoders))
-    _check_modules(suite, loaded)
+    own = given or tuple(load_encoder(name) for name in suite.encoders)
+    others = tuple(sources) or tuple(load_encoder(name) for name in suite.transfer_from)
+    loaded, moved = _named_apart(suite, own, others)
+    _check_modules(suite, [*loaded, *moved])
+    moved = [encoder.to(device) for encoder in moved]
     pairs = tuple(
-        _pair(suite, PairKey(index, dataset), encoder.to(device), root, store)
+        _pair(suite, PairKey(index, dataset), encoder.to(device), root, store, moved)
         for index, encoder in enumerate(loaded)
         for dataset in range(len(suite.datasets))
     )
@@ -201,6 +216,7 @@ def make_plan(
     costs = {pair.key: _estimate(suite, pair, clock) for pair in pairs if pair.left}
     seconds = sum(cost.seconds for cost in costs.values())
     kept = max((cost.kept_bytes for cost in costs.values()), default=0)
+    given = (*given, *others) if given else ()
     return Plan(suite, root, device, pairs, seconds, kept, given, _peak(suite, pairs, device, kept), costs)
 
 
@@ -232,6 +248,17 @@ def _named(suite: Suite, encoders: Sequence[Encoder]) -> list[Encoder]:
             encoder.card = encoder.card.model_copy(update={"name": name})
         named.append(encoder)
     return named
+
+
+def _named_apart(
+    suite: Suite, encoders: Sequence[Encoder], sources: Sequence[Encoder]
+) -> tuple[list[Encoder], list[Encoder]]:
+    """Encoders and sources of transfer under names that tell all of them apart; the same weights keep one name."""
+    digests = {encoder.digest for encoder in encoders}
+    new = [source for source in sources if source.digest not in digests]
+    named = _named(suite, [*encoders, *new])
+    by_digest = {encoder.digest: encoder for encoder in reversed(named)}
+    return named[: len(encoders)], [by_digest[source.digest] for source in sources]
 
 
 def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
@@ -278,9 +305,13 @@ def _with_doubts(pairs: tuple[EncoderOnDataset, ...]) -> tuple[EncoderOnDataset,
     return tuple(pair._replace(doubts=known[pair.key.dataset]) for pair in pairs)
 
 
-def _pair(suite: Suite, key: PairKey, encoder: Encoder, root: Path, store: Store) -> EncoderOnDataset:
+def _pair(
+    suite: Suite, key: PairKey, encoder: Encoder, root: Path, store: Store, sources: Sequence[Encoder]
+) -> EncoderOnDataset:
     pair = load_pair(suite, key, encoder, root)
-    return pair._replace(jobs=tuple(_jobs(suite, pair, store)))
+    first = len(suite.encoders)
+    others = [load_pair(suite, PairKey(k, key.dataset), source, root) for k, source in enumerate(sources, first)]
+    return pair._replace(jobs=tuple(job for other in (None, *others) for job in _jobs(suite, pair, store, other)))
 
 
 def load_pair(suite: Suite, key: PairKey, encoder: Encoder, root: Path) -> EncoderOnDataset:
@@ -313,19 +344,22 @@ def _native_size(data: Dataset, heads: probing.HeadPlan) -> Size:
     return data.native_size
 
 
-def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store) -> list[AttackJob]:
+def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store, source: EncoderOnDataset | None) -> list[AttackJob]:
     usual = default_eps(suite.norm, pair.data.typical_size)
+    attacked = source or pair
     return [
         AttackJob(
             target_task,
             tuple(
-                _level(suite, pair, store, spec, target_task)
-                for spec in _attack_specs(suite, choice, kind, usual, pair.encoder)
+                _level(suite, pair, store, spec, target_task, source)
+                for spec in _attack_specs(suite, choice, kind, usual, attacked.encoder)
             ),
+            source,
         )
         for choice in suite.attacks or ()
         for kind in [_kind(choice.name)]
-        for target_task in target_tasks(choice.name, fitting_attacks(pair.head_keys))
+        if source is None or kind.access != "nothing"
+        for target_task in target_tasks(choice.name, fitting_attacks(attacked.head_keys))
     ]
 
 
@@ -366,13 +400,28 @@ def _has(encoder: Encoder, name: str) -> bool:
     return True
 
 
-def _level(suite: Suite, pair: EncoderOnDataset, store: Store, spec: AttackSpec, target_task: str) -> EpsLevel:
+def _level(
+    suite: Suite,
+    pair: EncoderOnDataset,
+    store: Store,
+    spec: AttackSpec,
+    target_task: str,
+    source: EncoderOnDataset | None,
+) -> EpsLevel:
     images = [pair.encoder.card.name, pair.encoder.digest, pair.digest, spec.model_dump(mode="json")]
     code = [source_digest(_kind(spec.name)), code_digest()]
-    group = [*images, target_task, pair.head_keys.get(target_task, ""), suite.precision, suite.attack_at, *code]
+    group = [
+        *images,
+        target_task,
+        (source or pair).head_keys.get(target_task, ""),
+        suite.precision,
+        suite.attack_at,
+        *code,
+    ]
+    group += [source.encoder.card.name, source.encoder.digest] if source else []
     names = {task: fingerprint([*group, key]) for task, key in pair.head_keys.items()}
     known = {name: store.whole_record(name) for name in names.values()}
-    checked = min(suite.sanity_images, len(pair.data)) if is_checked_again(spec) else 0
+    checked = min(suite.sanity_images, len(pair.data)) if source is None and is_checked_again(spec) else 0
     cells = tuple(
         Cell(task, name, True, record.checked_images < checked, record.provenance.threads)
         if (record := known[name])
@@ -451,24 +500,30 @@ class PassClock:
 
 def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> PairCost:
     """What a pair lacks costs, from one pass each way and one training step of each missing head."""
-    view = next(iter(pair.heads.views.values()))
     size = pair.data.typical_size
-    part = view.part_size(size)
-    parts = view.pixels(size) / (part[0] * part[1])
-    forward, step = (parts * seconds for seconds in clock.seconds(pair.encoder, part))
+    forward, step = _pass_seconds(pair, size, clock)
     shown = 3 * suite.extreme_examples * len(pair.head_keys) if suite.examples else 0
     extra = 1 + (2 * min(suite.sanity_images, len(pair.data)) + min(shown, len(pair.data))) / len(pair.data)
     heads = pair.heads.cost(forward, clock.device)
     jobs = []
     for job in pair.left:
-        seconds = 0.0
+        seconds, attacked = 0.0, _pass_seconds(job.source, size, clock) if job.source else (forward, step)
         for level in job.levels:
             passes = _passes(pair, job.target_task, level.attack)
-            searched = (passes.forwards - passes.backwards) * forward + passes.backwards * step
+            searched = (passes.forwards - passes.backwards) * attacked[0] + passes.backwards * attacked[1]
             # Adversarial images are judged as they are, and rounded to 8 bits.
             seconds += searched * extra + 2 * level.attack.judgements * forward
         jobs.append(seconds * len(pair.data))
     return PairCost(heads.seconds, tuple(jobs), heads.kept_bytes)
+
+
+def _pass_seconds(pair: EncoderOnDataset, size: Size, clock: PassClock) -> tuple[float, float]:
+    """Seconds an image of `size`: forward, and forward and backward."""
+    view = next(iter(pair.heads.views.values()))
+    part = view.part_size(size)
+    parts = view.pixels(size) / (part[0] * part[1])
+    forward, step = clock.seconds(pair.encoder, part)
+    return parts * forward, parts * step
 
 
 def _passes(pair: EncoderOnDataset, target_task: str, spec: AttackSpec) -> Passes:

@@ -17,7 +17,6 @@ from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import offline
 from robustprobe.evaluation.check_completion import facts_of_some, finish_checks
 from robustprobe.evaluation.collect import KeptImage, RowCollector
-from robustprobe.evaluation.evaluate import is_checked_again
 from robustprobe.evaluation.example_selection import finish_examples
 from robustprobe.evaluation.examples import ExampleContext, example_places, write_examples
 from robustprobe.evaluation.executors import (
@@ -33,7 +32,7 @@ from robustprobe.evaluation.executors import (
     WorkItem,
     load_executor,
 )
-from robustprobe.evaluation.executors.work import Findings, Heads
+from robustprobe.evaluation.executors.work import Findings, Heads, with_sources
 from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder
 from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.evaluation.remade_images import ImageRemaker
@@ -106,10 +105,19 @@ class _RunningJob:
         shown, checked = (
             example_places(data.kept_ids, n, self.suite.seed) for n in (self.suite.examples, self.suite.sanity_images)
         )
-        self.shown, self.checked = shown, checked
+        source = self.job.source
+        # Images made on another encoder are shown where they are an attack on that encoder.
+        self.shown, self.checked = (set(), set()) if source else (shown, checked)
         specs = tuple(level.attack for level in self.job.levels)
-        self.task = AttackTask(pair.key, number, self.job.target_task, specs, frozenset(shown | checked))
-        self.collectors = [RowCollector(spec, checked) for spec in specs]
+        self.task = AttackTask(
+            pair.key,
+            number,
+            self.job.target_task,
+            specs,
+            frozenset(self.shown | self.checked),
+            source.key if source else None,
+        )
+        self.collectors = [RowCollector(spec, self.checked) for spec in specs]
         self.folder = PartialResultFolder(store.folder, fingerprint([cell.fingerprint for cell in self.job.cells]))
         self.missing = dict.fromkeys(data.kept_ids)
         self.failed = False
@@ -227,7 +235,9 @@ class _Run:
 
     def _run_spec(self) -> RunSpec:
         plan, suite = self.plan, self.plan.suite
-        digests = {key: (pair.encoder.digest, pair.digest) for key, pair in self.pairs.items()}
+        digests = {
+            key: (pair.encoder.digest, pair.digest) for key, pair in ((p.key, p) for p in with_sources(self.plan.pairs))
+        }
         key = fingerprint([suite.model_dump(mode="json"), str(plan.root), str(plan.device), list(digests.items())])
         return RunSpec(
             key,
@@ -373,7 +383,7 @@ def _store_cell(
     digest = store.write_rows(cell.fingerprint, columns)
     pair, level, suite = running.pair, running.job.levels[number], running.suite
     card, data, task = pair.encoder.card, pair.data, load_task(cell.task, pair.data.labels[cell.task])
-    kind = attack_class(level.attack)
+    kind, source_pair = attack_class(level.attack), running.job.source
     record = Record(
         fingerprint=cell.fingerprint,
         group=level.group,
@@ -393,6 +403,8 @@ def _store_cell(
         image_ids_digest=fingerprint(collector.ids),
         task=cell.task,
         target_task=running.job.target_task,
+        source_encoder=source_pair.encoder.card.name if source_pair else "",
+        source_digest=source_pair.encoder.digest if source_pair else "",
         attack=level.attack,
         attack_at=suite.attack_at,
         access=recorded_access(kind),
@@ -408,7 +420,9 @@ def _store_cell(
         metrics_8bit=_intervals(task.estimates(rounded)),
         largest_perturbation=float(collector.size.max()),
         checks=tuple(checks),
-        checked_images=len(running.checked) if running.kept[number] and is_checked_again(level.attack) else 0,
+        checked_images=len(running.checked)
+        if running.kept[number] and running.job.is_checked_again(level.attack)
+        else 0,
         cost=collector.cost,
         head=_head_facts(pair, suite, cell.task, running.heads[cell.task]),
         rows_sha256=digest,

@@ -141,6 +141,7 @@ def _slot(record: Record) -> tuple[Hashable, ...]:
         record.dataset,
         record.task,
         record.target_task,
+        record.source_encoder,
         attack.label,
         attack.norm if attack.eps else "",
         attack.eps,

@@ -9,10 +9,10 @@ from robustprobe.results.records import AttackKey, Record
 def attack_labels(keys: Sequence[AttackKey], task: str | None = None) -> list[str]:
     """Labels such as `pgd 8/255`, unique; an attack made for another task than `task` names the one it was made for."""
     labels = []
-    for attack, target_task, _ in keys:
+    for attack, target_task, _, source in keys:
         eps = "" if attack.eps == 0 else f" {eps_text(attack)}"
         foreign = f" (for {target_task})" if target_task and task is not None and target_task != task else ""
-        labels.append(f"{attack.label}{eps}{foreign}")
+        labels.append(f"{attack.label}{eps}{foreign}{f' (made on {source})' if source else ''}")
     facts = [
         {
             "steps": str(attack.steps),
@@ -26,7 +26,7 @@ def attack_labels(keys: Sequence[AttackKey], task: str | None = None) -> list[st
             "from": " and ".join(format_eps(e, attack.norm) for e in attack.warm) or "the image",
             "for": target_task,
         }
-        for attack, target_task, _ in keys
+        for attack, target_task, *_ in keys
     ]
     return [label + ending for label, ending in zip(labels, distinctions(labels, facts), strict=True)]
 

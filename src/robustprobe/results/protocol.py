@@ -40,6 +40,7 @@ def _facts(record: Record) -> list[object]:
         record.image_size,
         record.image_ids_digest,
         record.precision,
+        *([record.source_digest] if record.source_digest else []),
         # Names of results that were attacked as served stay what they were.
         *([record.attack_at] if record.attack_at != "served" else []),
     ]

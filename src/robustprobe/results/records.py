@@ -53,6 +53,8 @@ class AttackKey(NamedTuple):
     attack: AttackSpec
     target_task: str
     access: AttackAccess
+    source: str = ""
+    """The encoder that the images were made on, where that is not the one that judges."""
 
     @property
     def is_clean(self) -> bool:
@@ -162,6 +164,9 @@ class Record(Frozen):
     """The task whose head judged."""
     target_task: str
     """The task whose model was attacked; empty where no head was seen."""
+    source_encoder: str = ""
+    """The encoder that the images were made on, with its heads; empty: the one that judges."""
+    source_digest: str = ""
     attack: AttackSpec
     attack_at: AttackAt = "served"
     """Whose pixels the ball is on: those of images of `image_size` as served, or as the dataset stores them."""
@@ -212,7 +217,7 @@ class Record(Frozen):
     @property
     def attack_key(self) -> AttackKey:
         """What names the attack in tables and charts."""
-        return AttackKey(self.attack, self.target_task, self.access)
+        return AttackKey(self.attack, self.target_task, self.access, self.source_encoder)
 
     @property
     def is_clean(self) -> bool:
@@ -226,13 +231,13 @@ class Record(Frozen):
 
     @property
     def is_transfer(self) -> bool:
-        """Whether the attack was made for another task than the one whose head judged."""
-        return self.target_task not in ("", self.task)
+        """Whether the attack was made on another encoder, or for another task, than those that judged."""
+        return bool(self.source_encoder) or self.target_task not in ("", self.task)
 
     @property
     def is_task_specific(self) -> bool:
         """Whether the attack was made for the model that judged."""
-        return self.target_task == self.task
+        return self.target_task == self.task and not self.source_encoder
 
     @property
     def images_of(self) -> str:

@@ -4,7 +4,7 @@ Encoders, datasets and heads are loaded once for a process, not for every shard.
 """
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +65,8 @@ class AttackTask(NamedTuple):
     target_task: str
     attacks: tuple[AttackSpec, ...]
     keep: frozenset[int]
+    source: PairKey | None = None
+    """The encoder that is attacked, on the same dataset, where it is not the one that judges."""
 
 
 class FitHeads(NamedTuple):
@@ -123,7 +125,7 @@ class WorkerState:
 
     def __init__(self, run_spec: RunSpec, pairs: Sequence[EncoderOnDataset] = ()) -> None:
         self.run_spec, self.device = run_spec, torch.device(run_spec.device)
-        self.pairs = {pair.key: pair for pair in pairs}
+        self.pairs = {pair.key: pair for pair in with_sources(pairs)}
         self.encoders = dict(enumerate(run_spec.encoders))
         self.surrogates: dict[int, SurrogateHeads] = {}
         self.judging: dict[PairKey, EvaluationSpec] = {}
@@ -143,7 +145,7 @@ class WorkerState:
         if key not in self.pairs:
             suite = self.run_spec.suite
             if key.encoder not in self.encoders:
-                self.encoders[key.encoder] = load_encoder(suite.encoders[key.encoder])
+                self.encoders[key.encoder] = load_encoder((*suite.encoders, *suite.transfer_from)[key.encoder])
             encoder = self.encoders[key.encoder].freeze().to(self.device)
             pair = load_pair(suite, key, encoder, self.run_spec.root)
             wanted = (*self.run_spec.digests[key], self.run_spec.code)
@@ -214,10 +216,13 @@ class WorkerState:
         key = task.pair, task.number
         if key not in self.works:
             judging = self._judging(task.pair, heads)
+            source = self._judging(task.source, self.fit(FitHeads(task.source), _unheard)) if task.source else None
+            most = min(spec.batch_size for spec in (judging, source) if spec)
             self.works[key] = judging._replace(
+                source=source,
                 attacks=task.attacks,
                 target_task=task.target_task,
-                batch_size=min(judging.batch_size, self.most.get(task.pair, judging.batch_size)),
+                batch_size=min(most, self.most.get(task.pair, most)),
             )
         return self.works[key]
 
@@ -244,6 +249,16 @@ class WorkerState:
             invariant = self.device.type == "cpu" and suite.precision == "fp32"
             self.judging[key] = batch_invariant(work) if invariant else work
         return self.judging[key]
+
+
+def with_sources(pairs: Iterable[EncoderOnDataset]) -> list[EncoderOnDataset]:
+    """Pairs, and those whose encoders images are made on for them."""
+    known = list(pairs)
+    return [*known, *(job.source for pair in known for job in pair.jobs if job.source)]
+
+
+def _unheard(stage: str, done: int, total: int) -> None:
+    """Heads of another encoder belong to no stage that is shown."""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -120,6 +120,8 @@ def _label(record: Record) -> str:
 
 
 def _under(record: Record, attack: str) -> bool:
+    if record.source_encoder:
+        return False
     return record.attack.label == attack if attack else record.is_task_specific
 
 

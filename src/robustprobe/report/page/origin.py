@@ -111,7 +111,7 @@ def _attack(r: Record) -> tuple[str, ...]:
     searches = not (r.is_clean or r.is_control)
     path = (str(a.steps), format_eps(a.step_size), a.iterate) if searches else (MISSING,) * 3
     start, options = "yes" if a.random_start else "no", a.tuning_text or MISSING
-    made_for = r.target_task or "no task"
+    made_for = (r.target_task or "no task") + (f", on {r.source_encoder}" if r.source_encoder else "")
     return (a.name, made_for, format_eps(a.eps), a.norm, *path, start, str(a.seed), options, r.precision)
 
 

@@ -23,6 +23,7 @@ from robustprobe.report.page.origin import citations, commands, duration, fact_t
 from robustprobe.report.page.viewer import ViewerDataset, rooms
 from robustprobe.report.tables.board import Board, TaskOnDatasetKey, at, board
 from robustprobe.report.tables.chance import chances
+from robustprobe.report.tables.encoder_transfer import encoder_transfers
 from robustprobe.report.tables.matrix import TransferMatrix, ends_text, number_text, task_tables, transfer_matrices
 from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.results import render
@@ -116,6 +117,7 @@ def render_page(
             tables=[drawn(table) for table in task_tables(records)],
             charts=_charts(records, found),
             series=drawn_series(found),
+            encoder_transfers=encoder_transfers(records),
             transfers=_transfers(records, found),
             checks=checks(records),
             rooms=shown,

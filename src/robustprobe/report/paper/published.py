@@ -129,7 +129,7 @@ def _named(spec: str, cell: PaperCell) -> bool:
 def is_attack(record: "Record", task: str, attack: str) -> bool:
     """Whether a record is of the paper's attack: its threat, its default objective, made for the head that judges."""
     own, threat = record.attack, paper().threat
-    if record.task != task or own.name != attack or own.objective or record.split != "test":
+    if record.source_encoder or record.task != task or own.name != attack or own.objective or record.split != "test":
         return False
     if attack == "clean":
         return True

@@ -59,7 +59,7 @@ def benchmark_key(record: "Record") -> tuple[Hashable, ...]:
     """What names a cell of any encoder."""
     attack = record.attack
     size = (attack.norm, round(attack.eps, 9)) if attack.eps else ()
-    return (record.dataset, record.task, record.target_task, attack.label, *size)
+    return (record.dataset, record.task, record.target_task, record.source_encoder, attack.label, *size)
 
 
 def match(first: Iterable["Record"], second: Iterable["Record"], across: bool = False) -> list[RecordPair]:

@@ -120,7 +120,7 @@ class TransferMatrix(NamedTuple):
 def transfer_matrices(records: Iterable["Record"]) -> list[TransferMatrix]:
     """Made for (rows) against judged by (columns), for every encoder and dataset that several tasks judged."""
     benchmarks: dict[Hashable, list[Record]] = {}
-    for record in in_order(records, transfer=True):
+    for record in in_order((r for r in records if not r.source_encoder), transfer=True):
         key = (data_key(record), record.encoder, record.encoder_digest, record.precision)
         benchmarks.setdefault(key, []).append(record)
     several = [some for some in benchmarks.values() if len({r.task for r in some}) > 1]

@@ -9,6 +9,7 @@ from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.report.paper.published import paper_layout
 from robustprobe.report.tables import sheet
 from robustprobe.report.tables.blocks import BRACKETS, MARK, Notes, print_notes, task_sheets, transfer_sheets
+from robustprobe.report.tables.encoder_transfer import encoder_transfer_sheet, encoder_transfers
 from robustprobe.report.tables.fitting import print_fitting
 from robustprobe.report.tables.matrix import (
     MISSING,
@@ -51,7 +52,7 @@ KEYS = (
     *("objective", "restarts", "tuning", "failed_checks", "forwards", "backwards"),
     *("other_metrics", "head_recipe", "head_reads", "view"),
     *("largest_perturbation", "suite", "started", "fingerprint"),
-    *("encoder_digest", "dataset_digest", "protocol"),
+    *("encoder_digest", "dataset_digest", "protocol", "source_encoder"),
 )
 LAYOUTS = ("all", "paper")
 NO_RECORDS = "No finished cells yet."
@@ -154,6 +155,9 @@ def document(records: Iterable["Record"], transfer: bool = False, layout: str = 
     shown = [r for t in tables for line in t.lines for r in line.cells if r]
     shown += [r for matrix in matrices for row in matrix.rows for r in row.cells if r]
     sheets = [*(_task_sheet(table) for table in tables), *(_transfer_sheet(matrix) for matrix in matrices)]
+    between = encoder_transfers(records)
+    sheets += [encoder_transfer_sheet(matrix, value_text) for matrix in between]
+    shown += [r for matrix in between for row in matrix.rows for r in row.cells if r]
     return Document(sheets, [*remarks(shown), *check_notes(shown)], NO_RECORDS)
 
 
@@ -207,6 +211,8 @@ def print_rich(
             print_fitting(one, console)
     for one in transfer_sheets(known, notes) if transfer else []:
         print_fitting(one, console)
+    for matrix in encoder_transfers(known):
+        print_fitting(encoder_transfer_sheet(matrix, notes.value), console)
     console.print(f"{BRACKETS[:-1]}; protocol {protocol_name(known)}", markup=False, highlight=False)
     for text in remarks(known):
         console.print(text, markup=False, highlight=False)
