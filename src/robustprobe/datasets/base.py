@@ -104,6 +104,20 @@ class Dataset(ABC):
         """The group within which subsets are balanced: the class where it is known without reading the image."""
         return 0
 
+    def group(self, index: int) -> str:
+        """Names the group of an image whose images are not independent, such as a video; empty where there is none.
+
+        Intervals then draw groups, not images.
+        """
+        return ""
+
+    @final
+    def groups(self) -> list[int] | None:
+        """The group of each kept image by number; None where no image has one."""
+        names = [self.group(index) for index in self.indices]
+        numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+        return [numbers[name] for name in names] if any(names) else None
+
     def remarks(self) -> list[str]:
         """What a reader of `robustprobe data check` should know of the edition that was found."""
         return []

@@ -47,5 +47,9 @@ class CamVid(MaskDataset):
         images, masks = ([self.folder / row[column].lstrip("/") for row in rows] for column in (0, 1))
         return [ImageAndLabel(i.stem, i, m, row[0]) for i, m, row in zip(images, masks, rows, strict=True)]
 
+    def group(self, index: int) -> str:
+        """The video that a frame is of, the beginning of its file's name: `0001TP` of `0001TP_006690`."""
+        return self.ids()[index].rpartition("/")[2].partition("_")[0]
+
     def table(self, mask: Path) -> Sequence[int]:
         return [*range(len(CLASSES)), IGNORE]

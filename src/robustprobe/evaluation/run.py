@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 
 from robustprobe.attacks import attack_class, recorded_access
@@ -37,6 +38,7 @@ from robustprobe.evaluation.partial_results import PartialResult, PartialResultF
 from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.evaluation.remade_images import ImageRemaker
 from robustprobe.metrics.intervals import Estimate
+from robustprobe.metrics.statistics import GROUP
 from robustprobe.probing import Fitted
 from robustprobe.results.provenance import provenance
 from robustprobe.results.records import CheckFact, HeadFacts, Interval, Provenance, Record
@@ -374,11 +376,14 @@ def _store_cell(
     """Write the rows of a cell at the eps of a `number`, then its record."""
     collector = running.collectors[number]
     exact, rounded = collector.columns(cell.task), collector.columns(cell.task, rounded=True)
+    groups = running.pair.data.groups()
+    grouped = {} if groups is None else {GROUP: np.asarray(groups)}
     columns: dict[str, Any] = {
         "id": collector.ids,
         "perturbation": collector.size.numpy(),
         **exact,
         **{f"{name}_8bit": v for name, v in rounded.items()},
+        **grouped,
     }
     digest = store.write_rows(cell.fingerprint, columns)
     pair, level, suite = running.pair, running.job.levels[number], running.suite
@@ -416,8 +421,10 @@ def _store_cell(
         unit=task.unit,
         higher_is_better=task.higher_is_better,
         n=len(collector.ids),
-        metrics=_intervals(task.estimates(exact)),
-        metrics_8bit=_intervals(task.estimates(rounded)),
+        groups=len(set(groups or ())),
+        absent_classes=task.absent_classes(exact),
+        metrics=_intervals(task.estimates(exact | grouped)),
+        metrics_8bit=_intervals(task.estimates(rounded | grouped)),
         largest_perturbation=float(collector.size.max()),
         checks=tuple(checks),
         checked_images=len(running.checked)

@@ -26,15 +26,22 @@ class Estimate(NamedTuple):
 
 
 def bootstrap(
-    columns: Mapping[str, Floats], statistic: Callable[[Mapping[str, Floats]], Floats], seed: int = 0
+    columns: Mapping[str, Floats],
+    statistic: Callable[[Mapping[str, Floats]], Floats],
+    seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
 ) -> Estimate:
-    """Percentile bootstrap over images (Efron 1979) of a statistic of column sums.
+    """Percentile bootstrap over images (Efron 1979), or over groups of images, of a statistic of column sums.
 
     Args:
         columns: per-image contributions, each (N,) or (N, C).
         statistic: maps sums of the columns, with any leading axes, to values of those axes.
+        groups: (N,) the group of each image, drawn whole: images of one group are not independent. A single group is
+            no sample, so that its images are drawn.
     """
     columns = {name: np.asarray(values, dtype=float) for name, values in columns.items()}
+    if groups is not None and len(np.unique(groups)) > 1:
+        columns = {name: _group_sums(values, groups) for name, values in columns.items()}
     count = len(next(iter(columns.values())))
     value = statistic({name: values.sum(0) for name, values in columns.items()})
     draws = np.concatenate(
@@ -50,6 +57,14 @@ def bootstrap(
     low, high = np.quantile(counted, [tail, 1 - tail])
     # Sums in another order are rounded in another way: the value of equal images may miss their interval by a bit.
     return Estimate(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def _group_sums(values: Floats, groups: NDArray[np.int64]) -> Floats:
+    """Sums (G, ...) of values (N, ...) over each group."""
+    names, places = np.unique(groups, return_inverse=True)
+    sums = np.zeros((len(names), *values.shape[1:]))
+    np.add.at(sums, places, values)
+    return sums
 
 
 def _resampled(count: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from robustprobe.core.spec import Statistic
 from robustprobe.metrics.intervals import Estimate, bootstrap
-from robustprobe.metrics.statistics import Sums, parts
+from robustprobe.metrics.statistics import GROUP, Sums, parts
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
@@ -80,10 +80,18 @@ def _paired(statistic: Statistic, first: dict[str, Any], second: dict[str, Any])
         return _none("the numbers of classes differ")
     if all(np.array_equal(own[c], other[c], equal_nan=True) for c in own):
         return Paired(Estimate(0.0, 0.0, 0.0), SAME)
-    return Paired(_bootstrap(statistic, own, other))
+    groups = np.asarray(first[GROUP]) if GROUP in first and first[GROUP] == _in_order(second, order) else None
+    return Paired(_bootstrap(statistic, own, other, groups))
 
 
-def _bootstrap(statistic: Statistic, own: dict[str, Floats], other: dict[str, Floats]) -> Estimate:
+def _in_order(table: dict[str, Any], order: list[int]) -> list[Any] | None:
+    """The groups of a table's images in another order; None where it has none."""
+    return [table[GROUP][position] for position in order] if GROUP in table else None
+
+
+def _bootstrap(
+    statistic: Statistic, own: dict[str, Floats], other: dict[str, Floats], groups: NDArray[np.int64] | None
+) -> Estimate:
     sides = {"first": parts(statistic, own), "second": parts(statistic, other)}
     # The bootstrap takes names; which side a column is of is told by its beginning.
     joint = {f"{side} {name}": v for side, found in sides.items() for name, v in found.contributions.items()}
@@ -91,4 +99,4 @@ def _bootstrap(statistic: Statistic, own: dict[str, Floats], other: dict[str, Fl
     def of(side: str, sums: Sums) -> Floats:
         return sides[side].value({name: sums[f"{side} {name}"] for name in sides[side].contributions})
 
-    return bootstrap(joint, lambda sums: of("second", sums) - of("first", sums))
+    return bootstrap(joint, lambda sums: of("second", sums) - of("first", sums), groups=groups)

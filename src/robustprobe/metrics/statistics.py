@@ -11,6 +11,8 @@ from robustprobe.metrics.dense import mean_iou
 from robustprobe.metrics.intervals import Estimate, bootstrap, wilson
 
 Floats = NDArray[np.float64]
+GROUP = "group"
+"""The column of rows that names groups of images which are not independent, such as the frames of one video."""
 Columns = Mapping[str, NDArray[Any]]
 Sums = Mapping[str, Floats]
 
@@ -36,7 +38,13 @@ def parts(statistic: Statistic, rows: Columns) -> Parts:
 
 
 def estimate(statistic: Statistic, rows: Columns) -> Estimate:
-    """The value of a statistic with its 95 % interval: Wilson's for a proportion, else a bootstrap over images."""
+    """The value of a statistic with its 95 % interval: Wilson's for a proportion, else a bootstrap over images.
+
+    Where rows have a column `group` with two values or more, groups are drawn, not images.
+    """
+    groups = rows.get(GROUP)
+    if groups is not None and len(np.unique(groups)) > 1:
+        return bootstrap(*parts(statistic, rows), groups=groups)
     if statistic.kind == "proportion":
         correct = rows[statistic.columns[0]]
         return wilson(int(correct.sum()), len(correct))

@@ -183,6 +183,10 @@ class Record(Frozen):
     unit: str
     higher_is_better: bool
     n: int
+    groups: int = 0
+    """Of how many groups that are not independent, such as videos, the images are; 0: of none, each for itself."""
+    absent_classes: int = 0
+    """Classes that are predicted and have no label on these images, so that mIoU counts them as 0."""
     metrics: dict[str, Interval]
     """The headline metric first."""
     metrics_8bit: dict[str, Interval]

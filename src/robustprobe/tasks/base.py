@@ -156,6 +156,10 @@ class Task(ABC):
     def picture(self, shown: Tensor) -> NDArray[Any] | list[list[Any]]:
         """An answer or label of one image as `display` says: pixels, or pairs of a class and its probability."""
 
+    def absent_classes(self, rows: Columns) -> int:
+        """How many classes answers name that no label does and that count as wholly wrong; 0 for most metrics."""
+        return 0
+
     @final
     def estimates(self, rows: Columns) -> dict[str, Estimate]:
         """Metrics over all images with their 95 % intervals; those whose columns are missing are left out."""

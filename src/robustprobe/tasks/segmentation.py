@@ -179,6 +179,10 @@ class Segmentation(Task):
         pixels = np.asarray(rows["labelled"], dtype=float).sum(0)
         return float(pixels.max() / pixels.sum() / (pixels > 0).sum()) if pixels.sum() else None
 
+    def absent_classes(self, rows: Columns) -> int:
+        predicted, labelled = (np.asarray(rows[name]).sum(0) for name in ("predicted", "labelled"))
+        return int(((labelled == 0) & (predicted > 0)).sum())
+
     def check_values(self, label: Tensor) -> Tensor:
         return class_labels(label, self.space, ignored=True)
 
