@@ -15,6 +15,7 @@ from robustprobe.report.tables.matrix import (
     transfer_matrices,
 )
 from robustprobe.report.tables.sheet import Row, Sheet
+from robustprobe.report.tables.strongest import headline_column
 from robustprobe.results.labels import eps_text, record_label
 
 if TYPE_CHECKING:
@@ -107,13 +108,18 @@ def _task_sheet(table: TaskTable, positions: Sequence[int], notes: Notes) -> She
     lines = [line for line in table.lines if any(line.cells[k] for k in positions)]
     datasets = dict.fromkeys(line.dataset for line in lines)
     shared = next(iter(datasets)) if len(datasets) == 1 else ""
+    at_level = [line._replace(cells=[line.cells[k] for k in positions]) for line in lines]
+    headline = headline_column([table.columns[k] for k in positions], at_level, notes.value)
     rows = [
-        Row([line.encoder] if shared else [line.dataset, line.encoder], [notes.value(line.cells[k]) for k in positions])
-        for line in lines
+        Row([line.encoder] if shared else [line.dataset, line.encoder], [notes.value(r) for r in line.cells])
+        for line in at_level
     ]
+    if headline:
+        rows = [Row(row.names, [*row.cells, end]) for row, end in zip(rows, headline.cells, strict=True)]
     shown = [record for line in lines for k in positions if (record := line.cells[k])]
     title = _title(table.task, shared, shown)
-    return Sheet(title, ["encoder"] if shared else ["dataset", "encoder"], _labels(table.columns, positions), rows)
+    labels = _labels(table.columns, positions) + ([headline.label] if headline else [])
+    return Sheet(title, ["encoder"] if shared else ["dataset", "encoder"], labels, rows)
 
 
 def _title(task: str, dataset: str, records: Sequence["Record"]) -> str:

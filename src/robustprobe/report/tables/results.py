@@ -25,6 +25,7 @@ from robustprobe.report.tables.matrix import (
 )
 from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.sheet import Document, Row, Sheet, csv_text, finite, json_text
+from robustprobe.report.tables.strongest import headline_column
 from robustprobe.results.labels import failed_checks_text
 from robustprobe.results.protocol import protocol_name
 
@@ -162,8 +163,14 @@ def document(records: Iterable["Record"], transfer: bool = False, layout: str = 
 
 
 def _task_sheet(table: TaskTable) -> Sheet:
-    rows = [Row([line.dataset, line.encoder], [value_text(r) for r in line.cells]) for line in table.lines]
-    return Sheet(table.title, ["dataset", "encoder"], [column.label for column in table.columns], rows)
+    headline = headline_column(table.columns, table.lines, value_text)
+    last = [[cell] for cell in headline.cells] if headline else [[] for _ in table.lines]
+    rows = [
+        Row([line.dataset, line.encoder], [*(value_text(r) for r in line.cells), *end])
+        for line, end in zip(table.lines, last, strict=True)
+    ]
+    labels = [column.label for column in table.columns] + ([headline.label] if headline else [])
+    return Sheet(table.title, ["dataset", "encoder"], labels, rows)
 
 
 def _transfer_sheet(matrix: TransferMatrix) -> Sheet:
