@@ -1,5 +1,6 @@
 """Sphinx settings of the documentation site: `make docs` builds it, with warnings as errors and without a network."""
 
+import os
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -15,7 +16,9 @@ html_theme = "furo"
 html_title = f"robustprobe {release}"
 html_show_sphinx = False
 html_copy_source = False
-exclude_patterns = ["_build"]
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+exclude_patterns = ["_build", "jupyter_execute"]
 
 # Headings are link targets by their text, as on GitHub; a link to a missing page or heading is a warning, so an error.
 myst_heading_anchors = 4
@@ -26,6 +29,8 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_ipywidgets_js: dict[str, str] = {}
+# tqdm warns in notebooks without ipywidgets, which nothing here needs.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress")
 
 # Docstrings write code in single backticks.
 default_role = "code"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robustprobe.api.compare_results import ComparedResults, compare
     from robustprobe.api.evaluate_encoders import evaluate
     from robustprobe.api.fit_heads import fit_probe
+    from robustprobe.api.harden_encoder import harden
     from robustprobe.api.plot_results import ResultsPlot, plot, write_report
     from robustprobe.api.results import Results, load_results
     from robustprobe.api.show import show
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from robustprobe.defences import Defence
     from robustprobe.encoders import Encoder, EncoderCard, load_encoder, wrap
     from robustprobe.tasks import Head, Model, Task
-    from robustprobe.training import harden
 
 _HOMES = {
     "AttackResult": "api.attack_images",
@@ -47,7 +47,7 @@ _HOMES = {
     "wrap": "encoders",
     "UserError": "core.errors",
     "Defence": "defences",
-    "harden": "training",
+    "harden": "api.harden_encoder",
     "Head": "tasks",
     "Model": "tasks",
     "Task": "tasks",

@@ -43,9 +43,9 @@ class ComparedResults:
         return "\n".join([f"Comparison of {count} number{'' if count == 1 else 's'}.", *said, ".table() .to_latex()"])
 
     def _repr_html_(self) -> str:
-        document, said = self._comparison.document, " ".join(self.verdict)
-        notes = [note for note in document.notes if note not in self.verdict]
-        return document_html(document._replace(notes=notes), said)
+        document, heading = self._comparison.document, self.verdict[1:]
+        notes = [note for note in document.notes if note not in heading]
+        return document_html(document._replace(notes=notes), " ".join(heading))
 
 
 def compare(

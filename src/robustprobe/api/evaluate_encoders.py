@@ -194,8 +194,7 @@ def _put_back(encoders: Sequence[Encoder]) -> Iterator[None]:
 
 
 def _executed(plan: Plan, store: Store, options: ExecutorOptions, progress: bool | None) -> list[Failure]:
-    display = run_progress(plan, progress)
-    with display.bars:
+    with run_progress(plan, progress) as display:
         return execute(plan, store, display.update, options, display.say)
 
 

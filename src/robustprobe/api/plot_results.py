@@ -55,7 +55,7 @@ def plot(
 
     Example:
         >>> import robustprobe as rp
-        >>> result = rp.evaluate("bundled:scenes", "scenes", ["clean", "pgd"], eps=["2/255", "8/255"], limit=8)
+        >>> result = rp.evaluate("bundled:scenes", "scenes", "pgd", tasks="classification", eps=["2/255", "8/255"])
         >>> rp.plot(result, "eps", "eps.svg")
     """
     drawn = ResultsPlot(draw(_stores(results), kind, samples), kind)

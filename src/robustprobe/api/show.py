@@ -5,6 +5,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.text import Text
 
+from robustprobe.core.notebook import in_notebook
+
 
 class Showable(Protocol):
     """What `show` takes: results, comparisons, plots, models and attacked images; they show themselves in notebooks."""
@@ -22,8 +24,7 @@ def show(result: Showable) -> None:
         >>> import robustprobe as rp
         >>> rp.show(rp.evaluate("bundled:scenes", "scenes", "pgd", tasks="classification", limit=8))
     """
-    console = Console()
-    if console.is_jupyter:
+    if in_notebook():
         from IPython.display import display
 
         display(result)
@@ -35,6 +36,7 @@ def show(result: Showable) -> None:
         return
     from robustprobe.report.tables.results import print_rich
 
+    console = Console()
     console.print(Text(result.headline, style="bold"))
     console.print()
     print_rich(result.records, False, console, pointer="What was measured where: .report(path) writes the page.")

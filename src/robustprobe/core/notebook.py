@@ -32,6 +32,13 @@ def card_html(title: str, facts: Mapping[str, str], rows: Sequence[Sequence[Capt
     )
 
 
+def in_notebook() -> bool:
+    """Whether output goes to a notebook's cell."""
+    from rich.console import Console
+
+    return Console().is_jupyter
+
+
 def _figure(picture: CaptionedPicture) -> str:
     return (
         f'<figure style="margin:0;width:{SIDE}px"><img src="{escape(picture.uri)}" alt="{escape(picture.caption)}" '

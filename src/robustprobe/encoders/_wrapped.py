@@ -55,7 +55,7 @@ def wrap(
 
     Example:
         >>> import robustprobe as rp, torchvision
-        >>> network = torchvision.models.resnet18(weights="DEFAULT")
+        >>> network = torchvision.models.resnet18()  # weights="DEFAULT" downloads the published ones
         >>> encoder = rp.wrap(network, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         >>> rp.evaluate(encoder, "scenes", "embed", limit=20)
     """

@@ -1,6 +1,5 @@
 """Hardening: the training loop of all defences, its data, state and result on disk."""
 
-from robustprobe.training.run import harden
 from robustprobe.training.spec import HardenSpec, make_spec
 
-__all__ = ["HardenSpec", "harden", "make_spec"]
+__all__ = ["HardenSpec", "make_spec"]

@@ -1,9 +1,7 @@
-"""Harden an encoder: load everything that a run names, train, and return or write the result."""
+"""Harden an encoder: load everything that a run names, train, and write the result."""
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import format_eps
@@ -11,48 +9,11 @@ from robustprobe.defences.base import load_defence
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.results.provenance import hardware, versions
 from robustprobe.training.data import held_out_pool, open_pool
-from robustprobe.training.distributed import Processes, find_processes
+from robustprobe.training.distributed import Processes
 from robustprobe.training.folder import RunFolder, architecture_of
 from robustprobe.training.loop import TrainingJob, TrainingProgress, train
 from robustprobe.training.monitor import IMAGES
-from robustprobe.training.spec import HardenSpec, make_spec
-
-
-def harden(
-    encoder: Encoder | str,
-    dataset: str | Sequence[str],
-    method: str = "deacl",
-    *,
-    epochs: int | None = None,
-    root: str | Path = "data",
-    out: str | Path | None = None,
-    device: str = "auto",
-    **given: Any,
-) -> Encoder:
-    """A hardened copy of an encoder, fine-tuned without labels.
-
-    Args:
-        dataset: name or names; images of the train split are used, labels are not.
-        method: a defence (`robustprobe list defences`); its recipe gives the values of all that is not given.
-        out: folder for checkpoints, log and result, where an interrupted run is resumed; by default nothing is kept.
-        device: `auto` is CUDA where it is available, else the CPU.
-        given: other fields of `HardenSpec`, such as `eps="4/255"`, `tokens="both"` or `options={"gamma": 2}`.
-
-    Raises:
-        UserError: unknown names or fields, missing data, an encoder that cannot be saved, a folder of another run.
-        RuntimeError: the loss became NaN or infinite.
-
-    Example:
-        >>> import robustprobe as rp
-        >>> robust = rp.harden("bundled:photos", "scenes", "deacl", epochs=1, limit=64)
-    """
-    teacher = load_encoder(encoder) if isinstance(encoder, str) else encoder
-    names = (dataset,) if isinstance(dataset, str) else tuple(dataset)
-    spec = make_spec(method, {"encoder": teacher.card.name, "datasets": names, "epochs": epochs, **given})
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(out) if out else Path(temporary) / "run"
-        run(spec, Path(root), folder, find_processes(device), lambda progress: None, teacher)
-        return load_encoder(f"file:{folder}")
+from robustprobe.training.spec import HardenSpec
 
 
 def run(
@@ -67,7 +28,7 @@ def run(
     """Do a run, or the rest of it; False where it was already done.
 
     Raises:
-        UserError: see `harden`.
+        UserError: unknown names or fields, missing data, an encoder that cannot be saved, a folder of another run.
         DivergedError: the loss became NaN or infinite.
     """
     job = prepare(spec, root, out, teacher, processes)
