@@ -57,7 +57,7 @@ def wrap(
         >>> import robustprobe as rp, torchvision
         >>> network = torchvision.models.resnet18()  # weights="DEFAULT" downloads the published ones
         >>> encoder = rp.wrap(network, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-        >>> rp.evaluate(encoder, "scenes", "embed", limit=20)
+        >>> encoder.card.patch_size, encoder.card.widths  # what was found; then rp.evaluate(encoder, ...)
     """
     if not isinstance(network, nn.Module):
         raise UserError(f"wrap takes a network (nn.Module), not a {type(network).__name__}; give the network itself.")
