@@ -64,6 +64,19 @@ def test_a_task_is_named_in_its_own_file_alone() -> None:
     assert found == []
 
 
+def test_every_sanity_check_is_explained() -> None:
+    page = (SOURCE.parents[1] / "docs/concepts/sanity-checks.md").read_text(encoding="utf-8")
+    names = {
+        str(node.args[0].value)
+        for _, node in nodes()
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "SanityCheck"
+        and isinstance(node.args[0], ast.Constant)
+    }
+    assert len(names) >= 14
+    assert sorted(name for name in names if f"\n## {name}\n" not in page) == []
+
+
 def test_at_most_two_modules_lie_in_the_root() -> None:
     assert {path.name for path in SOURCE.glob("*.py")} <= {"__init__.py", "__main__.py"}
 

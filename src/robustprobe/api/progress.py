@@ -166,5 +166,5 @@ def progress_bar(stages: int, shown: bool | None) -> ProgressBar:
 def _display(html: str) -> Callable[[str], Any]:
     from IPython.display import HTML, display
 
-    handle = display(HTML(html), display_id=True)  # type: ignore[no-untyped-call]
-    return lambda changed: handle.update(HTML(changed))  # type: ignore[no-untyped-call]
+    handle = display(HTML(html), display_id=True)
+    return lambda changed: handle.update(HTML(changed))
