@@ -48,6 +48,15 @@ def test_a_submission_is_confirmed_and_ranked(
     assert "tiny" in (tmp_path / "site" / "index.html").read_text().lower()
 
 
+def test_images_of_the_native_size_are_confirmed(
+    call: Call, suite_file: Path, my_encoder: Path, tmp_path: Path
+) -> None:
+    small = ("--limit", 2, "--steps", 1, "--attack", "embed", "--sanity-images", 0, "--attack-at", "native")
+    assert call("run", suite_file, "--out", tmp_path / "results", *small).code == 0
+    answer = call("verify", tmp_path / "results", "--encoder", f"{my_encoder}:Tiny")
+    assert answer.code == 0, answer.out + answer.err
+
+
 def test_another_encoder_is_refused(call: Call, copy: Store, my_encoder: Path, tmp_path: Path) -> None:
     other = tmp_path / "my.py"
     other.write_text(my_encoder.read_text().replace("manual_seed(0)", "manual_seed(1)"))

@@ -148,7 +148,7 @@ class Verifier:
     def _setting(self, records: Sequence[Record]) -> _Setting:
         record, tasks = records[0], sorted(record.task for record in records)
         recipe = fingerprint(record.head.recipe)
-        images = (record.dataset, record.dataset_digest, record.split, record.image_size, record.n)
+        images = (record.dataset, record.dataset_digest, record.split, record.image_size, record.attack_at, record.n)
         key = (record.encoder, record.encoder_digest, *images, recipe, tuple(tasks))
         if key not in self.settings:
             self.settings[key] = self._loaded(records, tasks)
@@ -159,10 +159,13 @@ class Verifier:
         spec = HeadSpec.model_validate(record.head.recipe)
         name = self.datasets.get(record.dataset, record.dataset)
         heads = probing.plan_heads(encoder, DatasetSpec(name=name), spec, root=self.root, tasks=tasks)
-        if heads.size != record.image_size and not isinstance(record.image_size, int):
-            asked = DatasetSpec(name=name, size=record.image_size)
-            heads = probing.plan_heads(encoder, asked, spec, root=self.root, tasks=tasks)
-        data = load_dataset(name, root=self.root, split=record.split, limit=record.n, size=heads.size)
+        size = heads.size
+        if record.image_size != size and not isinstance(record.image_size, int):
+            size = record.image_size
+            if record.attack_at == "served":
+                asked = DatasetSpec(name=name, size=size)
+                heads = probing.plan_heads(encoder, asked, spec, root=self.root, tasks=tasks)
+        data = load_dataset(name, root=self.root, split=record.split, limit=record.n, size=size)
         if data.digest() != record.dataset_digest:
             self.say(f"{record.dataset}: files here are not those of the record (another digest)")
         if any(heads.keys[r.task] != r.head.fingerprint for r in records):
