@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from robustprobe.report.charts.series import LEGIBLE, shortened
+from robustprobe.report.page.render import render_page
 from tests.browser.conftest import LONG, Browser
 from tests.unit.test_report_page import clean_image, delta_of
-from tests.unit.test_report_tables import AWKWARD, PLAIN
+from tests.unit.test_report_tables import AWKWARD, PLAIN, attack, make_record
 
 pytestmark = pytest.mark.browser
 Opened = Callable[..., Browser]
@@ -88,8 +89,8 @@ def test_headings_sort_and_incomplete_rows_stay_apart(opened: Opened, page: Path
     find(browser, encoder).click()
     assert all_texts(browser, ranked)[0] == PLAIN
     apart = all_texts(browser, ".board .incomplete th")
-    assert apart[0].startswith("Incomplete")
-    assert [name.partition("lacks")[0] for name in apart[1:]] == ["broken", "partial"]
+    assert apart[0].startswith("Not ranked")
+    assert [name.partition("missing:")[0] for name in apart[1:]] == ["broken", "partial"]
 
 
 def test_a_missing_number_sorts_last_both_ways(opened: Opened, page: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_missing_number_sorts_last_both_ways(opened: Opened, page: Path) -> No
     )
     for _ in range(2):
         find(browser, f".board .keys th:nth-child({column}) button").click()
-        assert [name.partition("lacks")[0] for name in all_texts(browser, rows)] == ["broken", "partial"]
+        assert [name.partition("missing:")[0] for name in all_texts(browser, rows)] == ["broken", "partial"]
 
 
 def test_encoders_and_tasks_can_be_filtered(opened: Opened, page: Path) -> None:
@@ -112,7 +113,7 @@ def test_encoders_and_tasks_can_be_filtered(opened: Opened, page: Path) -> None:
     assert all_texts(browser, ".board .ranked th") == [f"{PLAIN}-deacl"]
     assert all_texts(browser, ".filters .count") == ["1 of 6 shown"]
     assert "depthpgd" in " ".join(all_texts(browser, ".board .keys th"))
-    browser.find_elements("css selector", ".filters .bench")[2].click()
+    browser.find_elements("css selector", ".filters .benchmark")[1].click()
     assert "depthpgd" not in " ".join(all_texts(browser, ".board .keys th"))
 
 
@@ -154,7 +155,7 @@ def test_the_viewer_works_by_keyboard(opened: Opened, page: Path) -> None:
     assert browser.execute_script(attack) != before
     redrawn(browser, lambda: stage.send_keys(" "))
     assert find(browser, ".blink").get_attribute("aria-pressed") == "true"
-    assert "clean in its place" in all_texts(browser, ".card .row.images figcaption")
+    assert "clean instead" in all_texts(browser, ".card .row.images figcaption")
     redrawn(browser, lambda: stage.send_keys("\ue014"))
     assert "arrow" in stage.get_attribute("aria-label").lower()
 
@@ -198,6 +199,31 @@ def test_the_data_can_be_downloaded(opened: Opened, page: Path, tmp_path: Path, 
         time.sleep(0.05)
     text = file.read_text()
     assert len(json.loads(text) if kind == "json" else text.splitlines()[1:]) == 5 * 18 + 12
+
+
+def test_the_eps_of_the_matrix_is_chosen_and_filters_stay(opened: Opened, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    records = [make_record(attack("clean"), 0.8, encoder=name) for name in ("one", "two")]
+    records += [make_record(attack("pgd", k / 255), 0.5 - k / 20, encoder=n) for k in (2, 8) for n in ("one", "two")]
+    file.write_text(render_page(records), encoding="utf-8")
+    browser = opened(file, 375)
+    assert "0.100" in " ".join(all_texts(browser, ".board td"))
+    assert all_texts(browser, ".more") == ["The table continues to the right: scroll it, or leave tasks out. →"]
+    find(browser, ".level .find").send_keys("two")
+    browser.find_elements("css selector", ".levels > label")[1].click()
+    assert "0.400" in " ".join(all_texts(browser, ".board td"))
+    assert "0.100" not in " ".join(all_texts(browser, ".board td"))
+    assert all_texts(browser, ".board .ranked th") == ["two"]
+
+
+def test_no_control_of_the_viewer_lies_under_another_one_on_a_phone(opened: Opened, page: Path) -> None:
+    browser = opened(page, 375)
+    wait(browser, DRAWN, bool)
+    script = """const boxes = [...document.querySelectorAll('.controls select, .controls button, .controls input')]
+      .filter(e => e.offsetParent).map(e => e.getBoundingClientRect());
+    return boxes.some((a, k) => boxes.slice(k + 1).some(b =>
+      a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1))"""
+    assert not browser.execute_script(script)
 
 
 @pytest.mark.parametrize("width", [375, 1440])

@@ -13,7 +13,7 @@ from robustprobe.report.charts.curves import curve_figures
 from robustprobe.report.charts.figures import eps_figures, label_free_figures
 from robustprobe.report.charts.level_figures import heat_figures, pareto, trade_figures
 from robustprobe.report.charts.series import MOST, series, shortened
-from robustprobe.report.tables.board import Board, benchmark_key, board
+from robustprobe.report.tables.board import Board, benchmark_key, board, boards
 from robustprobe.report.tables.chance import chances
 from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks, share_text
 from robustprobe.results.records import Interval, Record
@@ -83,8 +83,8 @@ def test_the_board_has_a_bench_a_task_and_the_worst_attack_made_for_it() -> None
     ]
     shares = [k.share.value for k in made.rows[0].benchmarks if k and k.share]
     assert shares == pytest.approx([0.4 / 0.9, (2 - 0.9) / (2 - 0.4), 0.1 / 0.6])
-    assert made.rows[0].kept is not None
-    assert made.rows[0].kept.value == pytest.approx(sum(shares) / 3)
+    assert made.rows[0].robust is not None
+    assert made.rows[0].robust.value == pytest.approx(sum(shares) / 3)
 
 
 def test_encoders_are_ranked_by_what_they_reach_of_the_best_clean_score() -> None:
@@ -94,10 +94,8 @@ def test_encoders_are_ranked_by_what_they_reach_of_the_best_clean_score() -> Non
     made = board([*able, *weak])
     assert [row.encoder for row in made.ranked] == [PLAIN, "weak"]
     first, last = made.ranked
-    assert first.robust == first.kept == kept(interval(0.9, 0.05), interval(0.45, 0.05), 0.0, higher_is_better=True)
+    assert first.robust == kept(interval(0.9, 0.05), interval(0.45, 0.05), 0.0, higher_is_better=True)
     assert last.robust == kept(interval(0.9, 0.05), interval(0.1, 0.05), 0.0, higher_is_better=True)
-    assert last.kept is not None
-    assert last.kept.value == 1
     assert [row.ranks for row in made.ranked] == [Ranks(1, 1), Ranks(2, 2)]
 
 
@@ -115,13 +113,13 @@ def test_errors_are_ranked_the_other_way_round() -> None:
 def test_incomplete_encoders_are_not_what_others_are_compared_with() -> None:
     best = [make_record(attack("clean"), 0.99, encoder="unattacked")]
     made = board([*records_of(PLAIN), *best])
-    assert made.ranked[0].robust == made.ranked[0].kept
+    assert made.ranked[0].robust == board(records_of(PLAIN)).ranked[0].robust
 
 
 def test_a_clean_score_of_nothing_is_not_ranked() -> None:
     nothing = [make_record(attack(name), 0.0, encoder="nothing") for name in ("clean", "pgd")]
     made = board([make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.2), *nothing])
-    assert [(row.encoder, bool(row.ranks), row.kept is None) for row in made.rows] == [
+    assert [(row.encoder, bool(row.ranks), bool(row.guesses)) for row in made.rows] == [
         (PLAIN, True, False),
         ("nothing", False, True),
     ]
@@ -163,13 +161,12 @@ def test_an_encoder_that_sees_nothing_is_below_all_others_and_changes_no_rank(ta
         assert len(row.guesses) == len(made.benchmarks)
         assert row.robust is not None
         assert row.robust.value < 0.1
-        assert row.kept is None
 
 
 @pytest.mark.parametrize("task", ["", *CHANCE])
 def test_an_encoder_that_sees_nothing_is_not_ranked_when_alone(task: str) -> None:
     made = board(only(task, scored("constant", CONSTANT, CONSTANT)))
-    assert (made.ranked, made.rows[0].robust, made.rows[0].kept) == ([], None, None)
+    assert (made.ranked, made.rows[0].robust) == ([], None)
 
 
 def test_an_encoder_blind_for_one_task_gets_nothing_for_it() -> None:
@@ -220,6 +217,18 @@ def test_only_the_largest_eps_is_on_the_board() -> None:
     made = board([*records_of(PLAIN), *extra])
     assert made.level_text == "eps 8/255 (linf)"
     assert len(made.benchmarks[0].columns) == 4
+
+
+def test_there_is_a_board_for_each_eps_and_norm_with_ranks_of_its_own() -> None:
+    values = {("a", 2): 0.5, ("a", 8): 0.1, ("b", 2): 0.3, ("b", 8): 0.2}
+    records = [make_record(attack("pgd", k / 255), value, encoder=name) for (name, k), value in values.items()]
+    records += [make_record(attack("clean"), 0.9, encoder=name) for name in "ab"]
+    records += [make_record(attack("pgd", 0.5, norm="l2"), 0.4, encoder=name) for name in "ab"]
+    made = boards(records)
+    assert [one.level_text for one in made] == ["eps 8/255 (linf)", "eps 2/255 (linf)", "eps 0.5 (l2)"]
+    assert [[row.encoder for row in one.ranked] for one in made] == [["b", "a"], ["a", "b"], ["a", "b"]]
+    assert made[0] == board(records)
+    assert [one.level for one in boards(records[-4:-2])] == [None]
 
 
 def test_an_encoder_that_lacks_a_cell_is_not_ranked_and_told_why() -> None:

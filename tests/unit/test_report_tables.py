@@ -20,7 +20,7 @@ from robustprobe.core.spec import AttackSpec
 from robustprobe.report.tables.matrix import task_tables
 from robustprobe.report.tables.results import KEYS, print_rich, render, table_rows
 from robustprobe.report.tables.sheet import FORMATS
-from robustprobe.results.records import HeadFacts, Interval, Provenance, Record
+from robustprobe.results.records import CheckFact, HeadFacts, Interval, Provenance, Record
 
 METRICS = {
     "classification": ("top-1", "share", True),
@@ -237,6 +237,28 @@ def test_latex_escapes_and_uses_booktabs() -> None:
     for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{llrr}", r"\end{table}"):
         assert text.count(command) == 1
     assert text.isascii()
+
+
+def test_latex_has_labels_bold_best_values_norms_and_notes_inside_the_table() -> None:
+    doubt = CheckFact(name="black box", value=0.1, passed=False, meaning="square at eps 8/255 (linf) is stronger")
+    values = {("a", "clean"): 0.9, ("b", "clean"): 0.8, ("a", "pgd"): 0.1, ("b", "pgd"): 0.3}
+    made = [make_record(attack(name), value, encoder=encoder) for (encoder, name), value in values.items()]
+    made[3] = made[3].model_copy(update={"checks": (doubt,)})
+    made += [make_record(attack("clean"), value, task="depth", encoder=e) for e, value in (("a", 0.5), ("b", 0.4))]
+    text = render(made, "latex")
+    assert [line.strip() for line in text.splitlines() if "label" in line] == [
+        r"\label{tab:classification}",
+        r"\label{tab:depth}",
+    ]
+    assert r"scenes & a & \textbf{0.900} [0.850, 0.950] & 0.100 [0.050, 0.150] \\" in text
+    assert r"scenes & b & 0.800 [0.750, 0.850] & \textbf{0.300} [0.250, 0.350] $\dagger$ \\" in text
+    assert r"scenes & b & \textbf{0.400}" in text, "of an error the smallest"
+    caption = next(line for line in text.splitlines() if "caption" in line)
+    assert r"eps 8/255 ($\ell_\infty$)" in caption
+    assert r"/linf-8\_255/" in caption, "the name of the protocol stays as it is cited"
+    first = text.partition(r"\end{table}")[0]
+    assert r"square at eps 8/255 ($\ell_\infty$) is stronger" in first.partition(r"\end{tabular}")[2]
+    assert "square" not in text.partition(r"\end{table}")[2]
 
 
 def test_csv_reads_back(records: list[Record]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from robustprobe.core.errors import UserError
 from robustprobe.report.page.render import assets, download, environment, render_page, script, write_text
-from robustprobe.report.tables.board import Board, TaskOnDatasetKey, board
+from robustprobe.report.tables.board import Board, TaskOnDatasetKey, boards
 from robustprobe.report.tables.chance import chances
 from robustprobe.results.archive import ENDING, unpack
 from robustprobe.results.labels import record_label
@@ -19,6 +19,7 @@ from robustprobe.results.records import Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import finished, union_groups
 
+TITLE = "Leaderboard: how robust are vision encoders?"
 MEGABYTES = 6.0
 NEVER_COMPARED = frozenset({"name", "objective", "eps", "norm"})
 """These name the column of an attack; all its other settings are its version."""
@@ -35,25 +36,32 @@ class Refusal(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """The ranking of one suite, and the encoders left out of it."""
+    """The ranking of one suite at each eps, the largest first, and the encoders left out of it."""
 
     suite: str
     version: str
-    board: Board
+    boards: list[Board]
     refusals: list[Refusal]
+
+    @property
+    def board(self) -> Board:
+        """The ranking at the largest eps."""
+        return self.boards[0]
 
     @property
     def links(self) -> dict[str, str]:
         """Where the page of each row's encoder is, from the index."""
-        return {name: f"encoders/{page_name(str(key[0]), str(key[1]))}" for key, name in self.board.names.items()}
+        names = [item for board in self.boards for item in board.names.items()]
+        return {name: f"encoders/{page_name(str(key[0]), str(key[1]))}" for key, name in names}
 
 
-def write_leaderboard(folder: Path, output: Path) -> Path:
+def write_leaderboard(folder: Path, output: Path, title: str = TITLE) -> Path:
     """Write the site of every folder of results in a folder, at any depth.
 
     Args:
         folder: holds what several `robustprobe run --out` wrote, or files of `robustprobe submit`.
         output: folder of the site: index.html, and a page per encoder in encoders/.
+        title: its heading.
 
     Returns:
         The index.
@@ -62,7 +70,7 @@ def write_leaderboard(folder: Path, output: Path) -> Path:
         UserError: no results, different results for one cell, a damaged file, or one that cannot be written.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        return _write_site(_folders(folder, Path(scratch)), output)
+        return _write_site(_folders(folder, Path(scratch)), output, title)
 
 
 def _folders(folder: Path, scratch: Path) -> list[Path]:
@@ -77,7 +85,7 @@ def _folders(folder: Path, scratch: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _write_site(folders: Sequence[Path], output: Path) -> Path:
+def _write_site(folders: Sequence[Path], output: Path, title: str) -> Path:
     from robustprobe.report.page.examples import ImageLimit
 
     found, groups = finished(folders, "rank"), union_groups([Store(path) for path in folders])
@@ -88,7 +96,7 @@ def _write_site(folders: Sequence[Path], output: Path) -> Path:
     for (name, digest), own in pages.items():
         content = render_page(own, groups, ImageLimit(24, MEGABYTES), "../index.html", chance)
         write_text(output / "encoders" / page_name(name, digest), content, "page")
-    write_text(output / "index.html", _index(standings(records, chance), records), "site")
+    write_text(output / "index.html", _index(standings(records, chance), records, title), "site")
     return output / "index.html"
 
 
@@ -128,7 +136,7 @@ def _standing(suite: str, records: list[Record], chance: Mapping[TaskOnDatasetKe
                 refusals.setdefault(_encoder(record), _refusal(record, reference))
     kept = [r for r in accepted if _encoder(r) not in refusals]
     versions = Counter(r.provenance.versions.get("robustprobe", "unknown") for r in kept)
-    return Standing(suite, ", ".join(sorted(versions)), board(kept, chance), list(refusals.values()))
+    return Standing(suite, ", ".join(sorted(versions)), boards(kept, chance), list(refusals.values()))
 
 
 def _encoder(record: Record) -> tuple[str, str]:
@@ -181,7 +189,7 @@ def _refusal(record: Record, reference: Record) -> Refusal:
     return Refusal(record.encoder, cell, field, own.get(field, "nothing"), expected.get(field, "nothing"))
 
 
-def _index(found: list[Standing], records: list[Record]) -> str:
+def _index(found: list[Standing], records: list[Record], title: str) -> str:
     encoders = len({_encoder(r) for r in records})
     return (
         environment()
@@ -189,6 +197,7 @@ def _index(found: list[Standing], records: list[Record]) -> str:
         .render(
             **assets([script("matrix.js")]),
             standings=found,
+            title=title,
             encoders=encoders,
             downloads=[download(records, "json", "application/json"), download(records, "csv", "text/csv")],
         )

@@ -1,1 +1,1 @@
-"""Charts for the page and as files: score against eps, share kept, clean against robust, epochs of hardening."""
+"""Charts for the page and as files: score against eps, share reached, clean against robust, epochs of hardening."""

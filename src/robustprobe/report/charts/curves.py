@@ -73,7 +73,7 @@ def _figure(rows: list[dict[str, Any]], board: Board, position: int, lines: Sequ
     here = dict.fromkeys(str(row["line"]) for row in rows)
     return Figure(
         kind="curve",
-        title=f"{benchmark.task.capitalize()} on {benchmark.dataset}",
+        title=f"{benchmark.task.capitalize()} on {benchmark.dataset}, {board.level_text}",
         words=f"Line chart: {benchmark.metric} over epochs {epochs[0]} to {epochs[-1]} of hardening, "
         f"for {', '.join(here)}.",
         draw=partial(

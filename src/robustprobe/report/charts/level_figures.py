@@ -1,4 +1,4 @@
-"""Figures of one eps: the share of the clean score kept under each attack, and clean against attacked scores."""
+"""Figures of one eps: the robust share under each attack, and clean against attacked scores."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.charts.figures import Figure, axis_top, drawn_series, ends, unit_text
 from robustprobe.report.charts.series import EncoderStyle
-from robustprobe.report.tables.board import Board
+from robustprobe.report.tables.board import Board, BoardRow
 from robustprobe.report.tables.matrix import ends_text, interval_text, number_text, percent_text
 from robustprobe.report.tables.shares import share_text
 from robustprobe.results.records import Interval, Record
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def heat_figures(board: Board) -> list[Figure]:
-    """The share of the clean score kept under each attack at the largest eps, a figure for each benchmark."""
+    """The share of the best clean score reached under each attack at the board's eps, a figure for each benchmark."""
     return [figure for position in range(len(board.benchmarks)) if (figure := _heat_figure(board, position))]
 
 
@@ -28,22 +28,20 @@ def _heat_figure(board: Board, position: int) -> Figure | None:
     lines = [row for row in board.rows if row.encoder in known]
     rows: list[dict[str, Any]] = []
     for row in lines:
-        clean = next((r for r in row.cells[position] if r and r.is_clean), None)
         for column, record in zip(benchmark.columns, row.cells[position], strict=True):
-            if clean is None or record is None or record.is_clean or benchmark.is_guess(clean):
-                continue
-            if share := benchmark.kept(clean.headline, record.headline):
+            share = _share(board, position, record)
+            if share and not _is_guess(board, row, position):
                 rows.append(_tile(known[row.encoder], column.label, share))
     if not rows:
         return None
     encoders = [s.short for s in known.values() if any(r["encoder"] == s.short for r in rows)]
     labels = [label for label in labels if any(r["attack"] == label for r in rows)]
-    title = f"{benchmark.task.capitalize()} on {benchmark.dataset}"
+    title = f"{benchmark.task.capitalize()} on {benchmark.dataset}, {board.level_text}"
     weakest = min(rows, key=lambda r: float(r["shade"]))
     return Figure(
         kind="heatmap",
         title=title,
-        words=f"Heat map: share of the clean {benchmark.metric} that {len(encoders)} encoders keep under "
+        words=f"Heat map: share of the best clean {benchmark.metric} that {len(encoders)} encoders reach under "
         f"{len(labels)} attacks at {board.level_text}. Smallest: {weakest['words']}.",
         draw=partial(_draw_heat, rows, encoders, labels, title),
         headings=["encoder", *labels],
@@ -56,6 +54,20 @@ def _heat_figure(board: Board, position: int) -> Figure | None:
             if s.short in encoders
         ],
     )
+
+
+def _share(board: Board, position: int, record: Record | None) -> Estimate | None:
+    """The share of the best clean score that a record reaches; None for clean ones."""
+    best = board.best[position]
+    if best is None or record is None or record.is_clean:
+        return None
+    return board.benchmarks[position].kept(best, record.headline)
+
+
+def _is_guess(board: Board, row: BoardRow, position: int) -> bool:
+    """Whether the clean score of an encoder is missing or not above chance."""
+    clean = next((r for r in row.cells[position] if r and r.is_clean), None)
+    return clean is None or board.benchmarks[position].is_guess(clean)
 
 
 def _tile(encoder: EncoderStyle, label: str, share: Estimate) -> dict[str, Any]:
@@ -112,7 +124,7 @@ def _trade_figure(board: Board, position: int) -> Figure | None:
     )
     return Figure(
         kind="pareto",
-        title=f"{benchmark.task.capitalize()} on {benchmark.dataset}",
+        title=f"{benchmark.task.capitalize()} on {benchmark.dataset}, {board.level_text}",
         words=f"Scatter chart: clean {benchmark.metric} against {benchmark.metric}{under}. "
         f"Nothing is better in both than {', '.join(str(r['name']) for r in best)}."
         + (f" Arrows {'; '.join(hardened)}." if hardened else ""),

@@ -114,7 +114,7 @@ def eps_chart(
 def heat_chart(
     rows: Rows, encoders: Sequence[str], attacks: Sequence[str], title: str
 ) -> alt.LayerChart | alt.FacetChart:
-    """Shares of the clean score (`share`, printed as `label`) of encoders under attacks, dark where little is kept."""
+    """Shares of the best clean score (`share`, printed as `label`) of encoders under attacks, dark where small."""
     across = alt.X("attack:N", title=None, sort=list(attacks)).axis(labelAngle=-35, orient="top", domain=False)
     down = alt.Y("encoder:N", title=None, sort=list(encoders)).axis(labelLimit=230, domain=False, ticks=False)
     base = alt.Chart(_data(rows)).encode(x=across, y=down)

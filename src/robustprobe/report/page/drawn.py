@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from robustprobe.report.page.headline import with_unit
-from robustprobe.report.tables.matrix import Line, TaskTable, ends_text
+from robustprobe.report.tables.matrix import Line, TaskTable, ends_text, failed_text
 from robustprobe.results.records import Record
 
 FULL = 100.0
@@ -70,7 +70,7 @@ def _line(line: Line, top: float) -> DrawnLine:
 def _cell(record: Record, top: float) -> DrawnCell:
     kind = "clean" if record.is_clean else "control" if record.is_control else "attack"
     headline = record.headline
-    failed = "; ".join(check.meaning for check in record.checks if not check.passed)
+    failed = failed_text(record)
     if not all(math.isfinite(x) for x in (*headline.model_dump().values(), top)) or top <= 0:
         return DrawnCell(with_unit(headline, record.unit), "", kind, None, failed)
     low, value, high = (FULL * min(max(x / top, 0), 1) for x in (headline.ci_low, headline.value, headline.ci_high))

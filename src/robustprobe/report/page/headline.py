@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from robustprobe.report.tables.board import Board, BoardRow, TaskOnDataset
-from robustprobe.report.tables.matrix import ends_text, number_text, percent_text, task_tables, threat_text
+from robustprobe.report.tables.matrix import ends_text, failed_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.report.tables.shares import share_text
 from robustprobe.results.records import Interval, Record
 
@@ -12,14 +12,15 @@ COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", 
 
 
 class Score(NamedTuple):
-    """A number as the page prints it, with its unit and interval."""
+    """A number as the page prints it, with its unit and interval, and what its failed sanity checks mean."""
 
     value: str
     ends: str
+    failed: str
 
 
-class Remainder(NamedTuple):
-    """The share kept, for large print: `3 %` with the word `kept`, or `chance` with `when clean`."""
+class RobustShare(NamedTuple):
+    """The share in large print: `3 %` with the word `robust`, or `chance` with `when clean`."""
 
     value: str
     words: str
@@ -28,9 +29,9 @@ class Remainder(NamedTuple):
 class Finding(NamedTuple):
     """One encoder on one task of one dataset: its clean score and the one under the strongest task-specific attack.
 
-    None: not measured. `kept` is the share of the clean score above chance that is kept. It is also None where the
-    clean score is a `guess`: not above chance. `constant` says that a constant answer does better than the attacked
-    encoder, and how well.
+    None: not measured. `robust` is the share of the best clean score above chance that is reached under attack. It is
+    also None where the clean score is a `guess`: not above chance. `constant` says that a constant answer does better
+    than the attacked encoder, and how well.
     """
 
     task: str
@@ -40,17 +41,17 @@ class Finding(NamedTuple):
     clean: Score | None
     attacked: Score | None
     attack: str
-    kept: float | None
-    remainder: Remainder | None
+    robust: float | None
+    large_print: RobustShare | None
     guess: bool
     constant: str
 
 
 class EncoderFindings(NamedTuple):
-    """What the top of the page says about one encoder; `kept` is empty where it is not known."""
+    """What the top of the page says about one encoder; `robust` is empty where it is not known."""
 
     encoder: str
-    kept: str
+    robust: str
     findings: list[Finding]
     weakest: str
 
@@ -73,34 +74,29 @@ def headline(records: list[Record], found_board: Board) -> Headline:
             found.setdefault(line.encoder, []).append(_finding(line.dataset, cells, found_board))
     rows = {row.encoder: row for row in found_board.rows}
     order = [*(name for name in rows if name in found), *sorted(name for name in found if name not in rows)]
-    portraits = [EncoderFindings(e, _kept_text(rows.get(e), found_board), found[e], _weakest(found[e])) for e in order]
-    lead = f"{_summary(found_board)} {_lead(records, portraits)}".strip()
+    portraits = [
+        EncoderFindings(e, _robust_text(rows.get(e), found_board), found[e], _weakest(found[e])) for e in order
+    ]
+    lead = f"{_summary(found_board)}{_size_text(found_board)}" or (
+        "No task was measured both on clean images and under a task-specific attack: nothing to compare yet."
+    )
     return Headline(_title(records, portraits), lead, _facts(records), portraits)
 
 
-def _kept_text(row: BoardRow | None, found_board: Board) -> str:
-    """`keeps 12 % [10, 14] of its clean score at eps 8/255 (linf), mean over three tasks`.
+def _robust_text(row: BoardRow | None, found_board: Board) -> str:
+    """`robust: 12 % [10, 14], mean over three tasks, at eps 8/255 (linf)`.
 
-    With several encoders, first the share it reaches of the best clean score. Where a clean score is not above chance,
-    that is said instead of the share kept.
+    Where a clean score is not above chance, that is said too.
     """
-    guess = f"is not better than chance on clean images for {_listed(row.guesses)}" if row and row.guesses else ""
+    guess = f"not better than chance on clean images for {_listed(row.guesses)}" if row and row.guesses else ""
     if row is None or row.robust is None:
         return guess
-    where = f"at {found_board.level_text}{_over(row, found_board)}"
-    reached = f"reaches {share_text(row.robust)} of the best clean score above chance under attack {where}"
-    alone = len(found_board.rows) == 1
-    if guess:
-        return guess if alone else f"{reached}; {guess}"
-    if row.kept is None:
-        return reached
-    kept = f"keeps {share_text(row.kept)} of its"
-    above = "clean score above chance"
-    return f"{kept} {above} {where}" if alone else f"{reached}; {kept} own {above}"
+    share = f"robust: {share_text(row.robust)}{_over(row, found_board)}, at {found_board.level_text}"
+    return f"{share}; {guess}" if guess else share
 
 
 def _over(row: BoardRow, found_board: Board) -> str:
-    tasks = [b.task for b, share in zip(found_board.benchmarks, row.benchmarks, strict=True) if share]
+    tasks = [b.task for b, found in zip(found_board.benchmarks, row.benchmarks, strict=True) if found and found.share]
     count = len(set(tasks))
     return f" for {tasks[0]}" if count == 1 else f", mean over {_count_text(count)} tasks"
 
@@ -110,26 +106,50 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _summary(found_board: Board) -> str:
-    """One sentence on the encoder, or on the first and the last of several."""
+    """One sentence on the encoder, or on the first and the last of several; empty where nothing is known."""
     rows = found_board.ranked or [row for row in found_board.rows if row.robust or row.guesses][:1]
     if not rows:
         return ""
     first, last = rows[0], rows[-1]
     blind = [row for row in found_board.rows if row.is_blind and row is not first]
     ending = "".join(f" {row.encoder} is not ranked: at chance on clean images for every task." for row in blind)
+    if first.robust is None:
+        return f"{first.encoder} is {_robust_text(first, found_board)}.{ending}"
+    under = f"clean score above chance under attack at {found_board.level_text}"
     if len(rows) == 1:
-        return f"{first.encoder} {_kept_text(first, found_board)}{_weakest_text(first, found_board)}.{ending}"
+        whose = "its" if len(found_board.rows) == 1 else "the best"
+        reached = f"{first.encoder} reaches {share_text(first.robust)} of {whose} {under}{_over(first, found_board)}"
+        return f"{reached}{_weakest_text(first, found_board)}.{ending}"
     apart = "" if last.ranks and last.ranks.first > 1 else ", but their intervals overlap"
     most, least = (share_text(row.robust) if row.robust else "nothing" for row in (first, last))
-    most = f"{most} of the best clean score above chance under attack at {found_board.level_text}"
     among = f"the highest of {_count_text(len(rows))} encoders; {last.encoder} has the lowest, {least}"
-    return f"{first.encoder} reaches {most}{_over(first, found_board)}: {among}{apart}.{ending}"
+    return f"{first.encoder} reaches {most} of the best {under}{_over(first, found_board)}: {among}{apart}.{ending}"
+
+
+def _size_text(found_board: Board) -> str:
+    """What the eps means in pixels, where the first sentence names it."""
+    level = found_board.level
+    if level is None or all(row.robust is None for row in found_board.rows):
+        return ""
+    if level.norm == "linf":
+        return (
+            f" Eps {level.eps * 255:.3g}/255 is a change of at most {level.eps * 255:.3g} of 255 grey levels per pixel."
+        )
+    return f" Eps is the L2 norm of all changes to an image: at most {level.eps:.3g}." if level.norm == "l2" else ""
 
 
 def _weakest_text(row: BoardRow, found_board: Board) -> str:
     pairs = zip(found_board.benchmarks, row.benchmarks, strict=True)
     known = [(k.share.value, b.task) for b, k in pairs if k and k.share and not b.is_guess(k.clean)]
-    return f"; weakest: {min(known)[1]}" if len(known) > 1 else ""
+    weakest = _smallest(known)
+    return f"; weakest: {_listed(weakest)}" if weakest else ""
+
+
+def _smallest(shares: Sequence[tuple[float, str]]) -> list[str]:
+    """The names of the smallest share as it is printed; empty where all are printed alike."""
+    printed = [(percent_text(share), name) for share, name in sorted(shares)]
+    least = [name for text, name in printed if text == printed[0][0]]
+    return list(dict.fromkeys(least)) if len(least) < len(printed) else []
 
 
 def _title(records: list[Record], portraits: list[EncoderFindings]) -> str:
@@ -150,8 +170,10 @@ def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) 
     position = found_board.benchmark(clean) if clean else None
     benchmark = None if position is None else found_board.benchmarks[position]
     guess = clean is not None and benchmark is not None and benchmark.is_guess(clean)
-    kept = _kept(clean, attacked, benchmark) if clean and attacked and benchmark and not guess else None
-    remainder = Remainder("chance", "when clean") if guess else None
+    robust = None
+    if attacked and position is not None and not guess:
+        robust = _robust(attacked, found_board, position)
+    chance = RobustShare("chance", "when clean") if guess else None
     return Finding(
         task=first.task,
         dataset=dataset,
@@ -160,8 +182,8 @@ def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) 
         clean=_score(clean),
         attacked=_score(attacked),
         attack=label,
-        kept=kept,
-        remainder=Remainder(percent_text(kept), "kept") if kept is not None else remainder,
+        robust=robust,
+        large_print=RobustShare(percent_text(robust), "robust") if robust is not None else chance,
         guess=guess,
         constant=_constant_text(attacked, benchmark) if attacked and benchmark else "",
     )
@@ -181,15 +203,16 @@ def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
     return min((pair for pair in own if pair[1].attack.eps == largest), key=lambda pair: sign * pair[1].headline.value)
 
 
-def _kept(clean: Record, attacked: Record, benchmark: TaskOnDataset) -> float | None:
-    share = benchmark.kept(clean.headline, attacked.headline)
+def _robust(attacked: Record, found_board: Board, position: int) -> float | None:
+    best = found_board.best[position]
+    share = found_board.benchmarks[position].kept(best, attacked.headline) if best else None
     return share.value if share else None
 
 
 def _score(record: Record | None) -> Score | None:
     if record is None:
         return None
-    return Score(with_unit(record.headline, record.unit), ends_text(record.headline))
+    return Score(with_unit(record.headline, record.unit), ends_text(record.headline), failed_text(record))
 
 
 def with_unit(interval: Interval, unit: str) -> str:
@@ -198,28 +221,11 @@ def with_unit(interval: Interval, unit: str) -> str:
 
 
 def _weakest(findings: list[Finding]) -> str:
-    """One sentence on the task with the smallest share kept, where there are several tasks."""
-    known = [(f.kept, f) for f in findings if f.kept is not None]
-    if len(known) < 2:
-        return ""
-    kept, worst = min(known, key=lambda pair: pair[0])
-    done = f"leaves {percent_text(kept)} of the clean score above chance"
-    return f"Weakest: {worst.task} on {worst.dataset}, where {worst.attack} {done}."
-
-
-def _lead(records: list[Record], portraits: list[EncoderFindings]) -> str:
-    kept = [f.kept for p in portraits for f in p.findings if f.kept is not None]
-    if not kept:
-        return "No task was measured both on clean images and under a task-specific attack: nothing to compare yet."
-    strongest = max((r.attack for r in records if r.is_task_specific), key=lambda a: a.eps)
-    changes = f"with an L2 norm of at most {strongest.eps:.3g}"
-    if strongest.norm == "linf":
-        changes = f"of at most {strongest.eps * 255:.3g} of 255 grey levels per pixel"
-    least, most = percent_text(min(kept)), percent_text(max(kept))
-    shares = least if least == most else f"between {least} and {most}"
-    spread = "encoder and task" if len(portraits) > 1 else "the task"
-    ending = "." if least == most else f", depending on {spread}."
-    return f"Changes {changes} leave {shares} of the clean score above chance{ending}"
+    """One sentence on the tasks with the smallest share, where there are others."""
+    several = len({f.dataset for f in findings}) > 1
+    known = [(f.robust, f"{f.task} on {f.dataset}" if several else f.task) for f in findings if f.robust is not None]
+    weakest = _smallest(known)
+    return f"Weakest: {_listed(weakest)}." if weakest else ""
 
 
 def _facts(records: list[Record]) -> list[tuple[str, str]]:

@@ -43,7 +43,33 @@ for (const matrix of document.querySelectorAll(".matrix")) {
     }
   };
 
+  // The matrices of several eps have one filter.
+  const group = matrix.closest(".levels");
+  const copy = (event) => {
+    if (!group) return;
+    for (const other of group.querySelectorAll(".filters")) {
+      if (other === filters || !event.isTrusted) continue;
+      const inputs = [...filters.querySelectorAll("input")];
+      [...other.querySelectorAll("input")].forEach((input, place) => {
+        [input.value, input.checked] = [inputs[place].value, inputs[place].checked];
+      });
+      other.dispatchEvent(new Event("input"));
+    }
+  };
+
+  const more = matrix.querySelector(".more");
+  const scroll = matrix.querySelector(".scroll");
+  const hint = () => {
+    more.hidden = scroll.scrollLeft + scroll.clientWidth >= scroll.scrollWidth - 1;
+  };
+  scroll.addEventListener("scroll", hint, { passive: true });
+  new ResizeObserver(hint).observe(scroll);
+  new ResizeObserver(hint).observe(table);
+
   filters.hidden = false;
-  filters.addEventListener("input", filter);
+  filters.addEventListener("input", (event) => {
+    filter();
+    copy(event);
+  });
   filter();
 }

@@ -21,10 +21,17 @@ from robustprobe.report.page.examples import ImageLimit, galleries
 from robustprobe.report.page.headline import headline
 from robustprobe.report.page.origin import citations, commands, duration, fact_tables
 from robustprobe.report.page.viewer import ViewerDataset, rooms
-from robustprobe.report.tables.board import Board, TaskOnDatasetKey, at, board
+from robustprobe.report.tables.board import Board, TaskOnDatasetKey, at, boards
 from robustprobe.report.tables.chance import chances
 from robustprobe.report.tables.encoder_transfer import encoder_transfers
-from robustprobe.report.tables.matrix import TransferMatrix, ends_text, number_text, task_tables, transfer_matrices
+from robustprobe.report.tables.matrix import (
+    TransferMatrix,
+    ends_text,
+    failed_text,
+    number_text,
+    task_tables,
+    transfer_matrices,
+)
 from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.results import render
 from robustprobe.report.tables.shares import share_text
@@ -103,7 +110,7 @@ def render_page(
     Raises:
         UserError: an example image that cannot be read.
     """
-    found = board(records, chance)
+    found = boards(records, chance)
     shown = rooms(galleries(groups, records, wish or ImageLimit(IMAGES, MEGABYTES)))
     scripts = [script(name) for name in ("matrix.js", *(["viewer.js"] if shown else []))]
     return (
@@ -112,13 +119,15 @@ def render_page(
         .render(
             **assets(scripts),
             home=home,
-            headline=headline(records, found),
-            board=found,
+            headline=headline(records, found[0]),
+            board=found[0],
+            boards=found,
             tables=[drawn(table) for table in task_tables(records)],
-            charts=_charts(records, found),
-            series=drawn_series(found),
+            charts=_charts(records, found[0]),
+            series=drawn_series(found[0]),
+            controls=any(r.is_control for r in records),
+            transfers=_transfers(records, found[0]),
             encoder_transfers=encoder_transfers(records),
-            transfers=_transfers(records, found),
             checks=checks(records),
             rooms=shown,
             damaged=any(exhibit.kind != "random" for room in shown for exhibit in room.exhibits),
@@ -151,6 +160,7 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.globals.update(share_text=share_text, number_text=number_text, ends_text=ends_text, swatch=swatch)
+    made.globals.update(failed_text=failed_text)
     made.globals.update(svg=_svg, brief=lambda name: shortened(name, LEGIBLE))
     return made
 

@@ -57,30 +57,28 @@ class TaskOnDataset(NamedTuple):
         return value < self.floor if self.higher_is_better else value > self.floor
 
 
-class ScoreKept(NamedTuple):
+class Strongest(NamedTuple):
     """The strongest task-specific attack on an encoder: its label, the clean and the attacked record, and the share of
-    the encoder's own clean score above chance that is kept; None where the clean score is not above chance.
+    the best clean score above chance that it reaches; None where no clean score is above chance.
     """
 
     attack: str
     clean: Record
     attacked: Record
-    share: Estimate | None
+    share: Estimate | None = None
 
 
 class BoardRow(NamedTuple):
-    """One encoder: its cells and the share of the clean score it keeps, for each benchmark (a task on a dataset).
+    """One encoder: its cells and its strongest attack, for each benchmark (a task on a dataset).
 
     `robust` is the attacked score above chance relative to the best clean score above chance of the encoders compared,
-    mean over benchmarks; encoders are ranked by it. `kept` is the same relative to the encoder's own clean score.
-    `guesses` are benchmarks whose clean score is not above chance. `ranks` is None where a benchmark is incomplete, or
-    where every benchmark is a guess.
+    mean over benchmarks; encoders are ranked by it. `guesses` are benchmarks whose clean score is not above chance.
+    `ranks` is None where a benchmark is incomplete, or where every benchmark is a guess.
     """
 
     encoder: str
     cells: list[list[Record | None]]
-    benchmarks: list[ScoreKept | None]
-    kept: Estimate | None
+    benchmarks: list[Strongest | None]
     robust: Estimate | None
     ranks: Ranks | None
     missing: list[str]
@@ -103,6 +101,8 @@ class Board(NamedTuple):
     rows: list[BoardRow]
     names: Mapping[tuple[Hashable, ...], str]
     positions: Mapping[tuple[Hashable, ...], int]
+    best: list[Interval | None]
+    """The best clean score of each benchmark that is above chance."""
 
     def encoder(self, record: Record) -> str | None:
         """The row that a record of any eps belongs to."""
@@ -126,13 +126,23 @@ class Board(NamedTuple):
         return f"eps {format_eps(self.level.eps, self.level.norm)} ({self.level.norm})" if self.level else "no eps"
 
 
-def board(records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({})) -> Board:
+def boards(records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({})) -> list[Board]:
+    """A ranking for each norm and eps of the attacks of a store, as `board` makes it: the largest first."""
+    return [board(records, chance, level) for level in levels(records)] or [board(records, chance)]
+
+
+def board(
+    records: Sequence[Record],
+    chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({}),
+    level: Level | None = None,
+) -> Board:
     """The ranking of the encoders of a store. Of two records of one cell the later one counts.
 
     Args:
         chance: the score of a constant answer, by `benchmark_key`.
+        level: the norm and eps to rank at; by default the largest.
     """
-    level = largest_level(records)
+    level = level or next(iter(levels(records)), None)
     chosen = [r for r in records if not r.is_transfer and (r.is_clean or at(level, r.attack))]
     chosen.sort(key=lambda r: (r.provenance.started, r.fingerprint))
     benchmarks = _benchmarks(chosen, chance)
@@ -145,16 +155,18 @@ def board(records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float] = 
         lines = [[cells.get((key, b, c.key)) for c in benchmark.columns] for b, benchmark in benchmarks.items()]
         rows.append(_row(record.encoder + ending, list(benchmarks.values()), lines))
     names = {key: row.encoder for key, row in zip(first, rows, strict=True)}
-    rows = _measured(rows, list(benchmarks.values()))
-    return Board(level, list(benchmarks.values()), _ranked(rows), names, {key: k for k, key in enumerate(benchmarks)})
+    best = _best(rows, list(benchmarks.values()))
+    rows = [_measured(row, best, list(benchmarks.values())) for row in rows]
+    positions = {key: k for k, key in enumerate(benchmarks)}
+    return Board(level, list(benchmarks.values()), _ranked(rows), names, positions, best)
 
 
-def largest_level(records: Sequence[Record]) -> Level | None:
-    """The largest eps of task-specific attacks, or of any attack; Linf goes before other norms."""
+def levels(records: Sequence[Record]) -> list[Level]:
+    """Norm and eps of task-specific attacks, or of any attack: the largest first, Linf before other norms."""
     attacked = [r for r in records if not r.is_clean]
     specific = [r for r in attacked if r.is_task_specific]
     found = {Level(r.attack.norm, r.attack.eps) for r in specific or attacked}
-    return max(found, key=lambda level: (level.norm == "linf", level.norm, level.eps), default=None)
+    return sorted(found, key=lambda level: (level.norm == "linf", level.norm, level.eps), reverse=True)
 
 
 def at(level: Level | None, attack: AttackSpec) -> bool:
@@ -216,16 +228,15 @@ def _columns(records: Sequence[Record]) -> list[Column]:
 
 
 def _row(encoder: str, benchmarks: Sequence[TaskOnDataset], cells: list[list[Record | None]]) -> BoardRow:
-    shares = [_kept(benchmark, line) for benchmark, line in zip(benchmarks, cells, strict=True)]
+    found = [_strongest(benchmark, line) for benchmark, line in zip(benchmarks, cells, strict=True)]
     missing = [m for benchmark, line in zip(benchmarks, cells, strict=True) for m in _missing(benchmark, line)]
-    pairs = list(zip(benchmarks, shares, strict=True))
-    known = [k.share for b, k in pairs if k and k.share and not b.is_guess(k.clean)]
+    pairs = list(zip(benchmarks, found, strict=True))
     lacking = missing or [f"{b.task} on {b.dataset}: {why}" for b, k in pairs if (why := _unknown(b, k))]
     guesses = [f"{b.task} on {b.dataset}" for b, k in pairs if k and b.is_guess(k.clean)]
-    return BoardRow(encoder, cells, shares, mean_kept(known) if known else None, None, None, lacking, guesses)
+    return BoardRow(encoder, cells, found, None, None, lacking, guesses)
 
 
-def _unknown(benchmark: TaskOnDataset, found: ScoreKept | None) -> str:
+def _unknown(benchmark: TaskOnDataset, found: Strongest | None) -> str:
     """Why no share of the clean score is known; empty where it is, or where the clean score is a guess."""
     if found is None:
         return "a clean and an attacked score"
@@ -240,7 +251,7 @@ def _missing(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> list[st
     ]
 
 
-def _kept(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> ScoreKept | None:
+def _strongest(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> Strongest | None:
     pairs = list(zip(benchmark.columns, line, strict=True))
     clean = next((r for _, r in pairs if r and r.is_clean), None)
     own = [(c.label, r) for c, r in pairs if r and c.key.target_task and math.isfinite(r.headline.value)]
@@ -248,30 +259,29 @@ def _kept(benchmark: TaskOnDataset, line: Sequence[Record | None]) -> ScoreKept 
         return None
     sign = 1 if benchmark.higher_is_better else -1
     label, worst = min(own, key=lambda pair: sign * pair[1].headline.value)
-    return ScoreKept(label, clean, worst, benchmark.kept(clean.headline, worst.headline))
+    return Strongest(label, clean, worst)
 
 
-def _measured(rows: list[BoardRow], benchmarks: Sequence[TaskOnDataset]) -> list[BoardRow]:
-    """Rows with `robust`: the best clean scores are those of complete rows where there are any."""
+def _best(rows: Sequence[BoardRow], benchmarks: Sequence[TaskOnDataset]) -> list[Interval | None]:
+    """The best clean scores: those of complete rows where there are any."""
     compared = [row for row in rows if not row.missing] or rows
-    best = [_best_clean(benchmark, [row.benchmarks[k] for row in compared]) for k, benchmark in enumerate(benchmarks)]
-    return [row._replace(robust=_robust(row, best, benchmarks)) for row in rows]
+    return [_best_clean(benchmark, [row.benchmarks[k] for row in compared]) for k, benchmark in enumerate(benchmarks)]
 
 
-def _best_clean(benchmark: TaskOnDataset, found: Sequence[ScoreKept | None]) -> Interval | None:
+def _best_clean(benchmark: TaskOnDataset, found: Sequence[Strongest | None]) -> Interval | None:
     sign = 1 if benchmark.higher_is_better else -1
     clean = [k.clean.headline for k in found if k and not benchmark.is_guess(k.clean)]
     return max(clean, key=lambda score: sign * score.value, default=None)
 
 
-def _robust(row: BoardRow, best: Sequence[Interval | None], benchmarks: Sequence[TaskOnDataset]) -> Estimate | None:
-    shares = [
-        benchmark.kept(clean, k.attacked.headline)
+def _measured(row: BoardRow, best: Sequence[Interval | None], benchmarks: Sequence[TaskOnDataset]) -> BoardRow:
+    """A row with the share of the best clean score that it reaches, for each benchmark and on average."""
+    found = [
+        k and k._replace(share=benchmark.kept(clean, k.attacked.headline) if clean else None)
         for benchmark, clean, k in zip(benchmarks, best, row.benchmarks, strict=True)
-        if clean and k
     ]
-    known = [share for share in shares if share]
-    return mean_kept(known) if known else None
+    known = [k.share for k in found if k and k.share]
+    return row._replace(benchmarks=found, robust=mean_kept(known) if known else None)
 
 
 def _ranked(rows: list[BoardRow]) -> list[BoardRow]:

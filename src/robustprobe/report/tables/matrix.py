@@ -165,6 +165,11 @@ def trusted(record: "Record") -> bool:
     return all(check.passed for check in record.checks)
 
 
+def failed_text(record: "Record") -> str:
+    """What the failed sanity checks of a record mean; empty where all passed."""
+    return "; ".join(check.meaning for check in record.checks if not check.passed)
+
+
 def data_key(record: "Record") -> tuple[Hashable, ...]:
     """What two records of the same images share."""
     return (record.dataset, record.dataset_digest, record.split, record.image_size, record.image_ids_digest)

@@ -148,8 +148,7 @@ def document(records: Iterable["Record"], transfer: bool = False, layout: str = 
     if layout == "paper":
         found = paper_layout(records)
         sheets = [_task_sheet(table) for table in found.tables]
-        notes = [*found.notes, *remarks(found.records), *check_notes(found.records)]
-        return Document(sheets, notes, NO_PAPER_RECORDS)
+        return Document(sheets, [*found.notes, *remarks(found.records)], NO_PAPER_RECORDS)
     records = list(records)
     tables = task_tables(records)
     matrices = transfer_matrices(records) if transfer else []
@@ -159,7 +158,8 @@ def document(records: Iterable["Record"], transfer: bool = False, layout: str = 
     between = encoder_transfers(records)
     sheets += [encoder_transfer_sheet(matrix, value_text) for matrix in between]
     shown += [r for matrix in between for row in matrix.rows for r in row.cells if r]
-    return Document(sheets, [*remarks(shown), *check_notes(shown)], NO_RECORDS)
+    between_notes = check_notes(r for matrix in between for row in matrix.rows for r in row.cells if r)
+    return Document(sheets, [*remarks(shown), *between_notes], NO_RECORDS)
 
 
 def _task_sheet(table: TaskTable) -> Sheet:
@@ -170,12 +170,28 @@ def _task_sheet(table: TaskTable) -> Sheet:
         for line, end in zip(table.lines, last, strict=True)
     ]
     labels = [column.label for column in table.columns] + ([headline.label] if headline else [])
-    return Sheet(table.title, ["dataset", "encoder"], labels, rows)
+    notes = check_notes(r for line in table.lines for r in line.cells if r)
+    return Sheet(table.title, ["dataset", "encoder"], labels, rows, notes, best=_best(table))
+
+
+def _best(table: TaskTable) -> frozenset[tuple[int, int]]:
+    """Rows and columns of the best value of each dataset and column, where two encoders or more were measured."""
+    found: dict[tuple[str, int], list[tuple[float, int]]] = {}
+    for place, line in enumerate(table.lines):
+        for column, record in enumerate(line.cells):
+            if record and math.isfinite(record.headline.value):
+                value = record.headline.value * (1 if record.higher_is_better else -1)
+                found.setdefault((line.dataset, column), []).append((value, place))
+    several = {key: values for key, values in found.items() if len(values) > 1}
+    return frozenset(
+        (place, key[1]) for key, values in several.items() for value, place in values if value == max(values)[0]
+    )
 
 
 def _transfer_sheet(matrix: TransferMatrix) -> Sheet:
     rows = [Row([row.target_task, row.label], [value_text(r) for r in row.cells]) for row in matrix.rows]
-    return Sheet(matrix.title, ["made for", "attack"], [f"judged by {judge}" for judge in matrix.judges], rows)
+    notes = check_notes(r for row in matrix.rows for r in row.cells if r)
+    return Sheet(matrix.title, ["made for", "attack"], [f"judged by {judge}" for judge in matrix.judges], rows, notes)
 
 
 def check_notes(records: Iterable["Record"], where: str = "") -> list[str]:

@@ -39,6 +39,9 @@ _LATEX = {
 }
 
 
+_NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
+
+
 class Row(NamedTuple):
     """The names of a row, and its numbers as text; only names need escaping."""
 
@@ -49,7 +52,8 @@ class Row(NamedTuple):
 class Sheet(NamedTuple):
     """A table as people see it: headings of names and of numbers, rows, and sentences below.
 
-    Neighbouring rows that share their first `grouped` names show them once.
+    Neighbouring rows that share their first `grouped` names show them once. `best` are the rows and columns of numbers
+    to print in bold where a format can.
     """
 
     title: str
@@ -58,6 +62,7 @@ class Sheet(NamedTuple):
     rows: list[Row]
     notes: Sequence[str] = ()
     grouped: int = 0
+    best: frozenset[tuple[int, int]] = frozenset()
 
     def groups(self) -> list[tuple[list[str], list[Row]]]:
         """The shared names and the rows of each group; without `grouped` one group without names."""
@@ -194,26 +199,39 @@ def escape_markdown(text: str) -> str:
 
 
 def _latex(document: Document) -> str:
-    parts = [part for sheet in document.sheets for part in (_latex_table(sheet), *map(_latex_note, sheet.notes))]
-    parts = [
-        r"% \usepackage{booktabs,graphicx}",
-        *(parts or [f"% {document.nothing}"]),
-        *map(_latex_note, document.notes),
-    ]
-    return "\n\n".join(parts) + "\n"
+    labels = _latex_labels(document.sheets)
+    parts = [_latex_table(sheet, label) for sheet, label in zip(document.sheets, labels, strict=True)]
+    notes = [f"\\noindent {_latex_words(note)}" for note in document.notes]
+    return "\n\n".join([r"% \usepackage{booktabs,graphicx}", *(parts or [f"% {document.nothing}"]), *notes]) + "\n"
 
 
-def _latex_note(note: str) -> str:
-    return f"\\noindent {escape_latex(note)}"
+def _latex_labels(sheets: Sequence[Sheet]) -> list[str]:
+    """`tab:classification`, after the first words of each title, unique."""
+    labels: list[str] = []
+    for sheet in sheets:
+        words = re.findall(r"[a-z0-9]+", sheet.title.lower().partition(":" if ": " in sheet.title else ";")[0])
+        label, count = f"tab:{'-'.join(words)}", 2
+        while label in labels:
+            label, count = f"tab:{'-'.join(words)}-{count}", count + 1
+        labels.append(label)
+    return labels
 
 
-def _latex_table(sheet: Sheet) -> str:
-    heads = [escape_latex(heading) for heading in (*sheet.heads, *sheet.columns)]
+def _latex_words(text: str) -> str:
+    """A sentence for LaTeX, with the norms as the field writes them."""
+    return re.sub(r"(?<![\w/-])(linf|l2)(?![\w/-])", lambda found: _NORMS[found[0]], escape_latex(text))
+
+
+def _latex_table(sheet: Sheet, label: str) -> str:
+    heads = [_latex_words(heading) for heading in (*sheet.heads, *sheet.columns)]
+    best = ["Bold: the best value of its dataset and column."] if sheet.best else []
+    notes = [r"\\ ".join(_latex_words(note) for note in (*best, *sheet.notes))] if best or sheet.notes else []
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering\small",
-            f"  \\caption{{{escape_latex(sheet.title)}}}",
+            f"  \\caption{{{_latex_words(sheet.title)}}}",
+            f"  \\label{{{label}}}",
             # Wide tables shrink to the text; narrow ones stay as they are.
             r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             f"  \\begin{{tabular}}{{{'l' * len(sheet.heads)}{'r' * len(sheet.columns)}}}",
@@ -223,6 +241,7 @@ def _latex_table(sheet: Sheet) -> str:
             *(f"    {line}" for line in _latex_lines(sheet)),
             r"    \bottomrule",
             r"  \end{tabular}}",
+            *(f"  \\par\\smallskip\\raggedright\\footnotesize {note}" for note in notes),
             r"\end{table}",
         ]
     )
@@ -230,13 +249,22 @@ def _latex_table(sheet: Sheet) -> str:
 
 def _latex_lines(sheet: Sheet) -> list[str]:
     lines: list[str] = []
+    place = 0
     for shared, rows in sheet.groups():
         if sheet.grouped and lines:
             lines.append(r"\addlinespace")
         for position, row in enumerate(rows):
             names = shared if position == 0 else [""] * len(shared)
-            lines.append(" & ".join(escape_latex(cell) for cell in (*names, *row.names, *row.cells)) + r" \\")
+            cells = [_latex_cell(cell, (place, column) in sheet.best) for column, cell in enumerate(row.cells)]
+            lines.append(" & ".join([*(escape_latex(name) for name in (*names, *row.names)), *cells]) + r" \\")
+            place += 1
     return lines
+
+
+def _latex_cell(text: str, is_best: bool) -> str:
+    """A number with its interval and mark; of the best the value alone is bold."""
+    value, space, rest = escape_latex(text).partition(" ")
+    return f"\\textbf{{{value}}}{space}{rest}" if is_best else f"{value}{space}{rest}"
 
 
 def escape_latex(text: str) -> str:
