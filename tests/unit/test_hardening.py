@@ -287,7 +287,7 @@ def test_the_ascent_goes_to_the_corner_of_the_ball_and_momentum_carries_it() -> 
     ("given", "message"),
     [
         ({"eps": "9"}, "outside"),
-        ({"epochs": -1}, "epochs: Input should be greater"),
+        ({"epochs": -1}, "epochs: expected greater"),
         ({"epochs": 0}, "0 epochs without a feature rank would change nothing"),
         ({"tokens": "all"}, "tokens"),
         ({"ema": 1.0}, "ema"),

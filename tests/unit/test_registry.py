@@ -1,5 +1,6 @@
 """Names become classes; listing them costs nothing."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from robustprobe.core.registry import Registry, attacks, datasets, defences, exe
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.suites import bundled_suites, find_suite
 from robustprobe.core.user_code import load_attribute
+from robustprobe.encoders import load_encoder
 
 pytestmark = pytest.mark.unit
 
@@ -183,3 +185,25 @@ def test_the_citation_of_an_attack_is_read_without_its_code(name: str) -> None:
 
 def test_a_file_without_a_citation_has_an_empty_one() -> None:
     assert attacks.literal("clean", "citation") == attacks.literal("my.py:Mine", "citation") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("autoattack", "ensemble"), ("AutoAttack", "ensemble"), ("aa", "ensemble"), ("PGD", "pgd"), ("fgsm", "pgd")],
+)
+def test_names_of_other_libraries_and_other_spellings_get_a_hint(name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"Did you mean '{meant}'"):
+        attacks.get(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("resnet50", "timm:resnet50"), ("ResNet50", "timm:resnet50"), ("resnot50", "timm:resnet50")),
+        *(("vit_small_patch14_dinov2.lvd142m", "timm:vit_small_patch14_dinov2.lvd142m"), ("scenes", "bundled:scenes")),
+        *(("facebook/dinov2-small", "hf:facebook/dinov2-small"), ("my.py", "my.py:Class")),
+    ],
+)
+def test_an_encoder_without_its_source_gets_the_whole_name(name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"Did you mean '{re.escape(meant)}'"):
+        load_encoder(name)

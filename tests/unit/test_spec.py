@@ -1,5 +1,6 @@
 """Descriptions of work: parsing, defaults, refusals and fingerprints."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_attack_survives_json() -> None:
     ("kind", "data", "message"),
     [
         (AttackSpec, {"name": "pgd", "epsilon": 0.1}, "unknown key epsilon"),
-        (AttackSpec, {"eps": 0.1}, "name: Field required"),
+        (AttackSpec, {"eps": 0.1}, "name is missing"),
         (AttackSpec, {"name": "pgd", "steps": 0}, "steps: "),
         (AttackSpec, {"name": "pgd", "norm": "l7"}, "norm: .*linf"),
         (AttackSpec, {"name": "pgd", "eps": "8"}, "outside"),
@@ -97,7 +98,7 @@ def test_attack_survives_json() -> None:
         (AttackSpec, "pgd", ""),
         (HeadSpec, {"train_limit": 0}, "train_limit: "),
         (HeadSpec, {"learning_rates": []}, "learning_rates: "),
-        (Suite, {"datasets": [{"name": "scenes"}]}, "encoders: Field required"),
+        (Suite, {"datasets": [{"name": "scenes"}]}, "encoders is missing"),
         (Suite, {"encoders": [], "datasets": [{"name": "scenes"}]}, "encoders: "),
         (Suite, {"encoders": ["a"], "datasets": [{"name": "scenes", "limit": 0}]}, "datasets.0.limit: "),
         (Suite, {"encoders": ["a"], "datasets": [{"name": "b", "split": "train"}]}, "datasets.0.split: .*'val'"),
@@ -150,7 +151,7 @@ def test_an_attack_of_a_suite_may_have_its_own_eps() -> None:
         ("ensemble", 8 / 255),
     ]
     assert [a.warm for a in made] == [(), (0.25,), (), (4 / 255,)]
-    for eps, message in (([2.0], r"outside \[0, 1\]"), ([], "at least 1 item"), (["x"], "not a number")):
+    for eps, message in (([2.0], r"outside \[0, 1\]"), ([], "one or more"), (["x"], "not a number")):
         with pytest.raises(UserError, match=message):
             validated(Suite, {**SUITE.model_dump(), "attacks": [{"name": "pgd", "eps": eps}]}, "it")
 
@@ -288,3 +289,42 @@ def test_images_that_are_held_are_bounded(field: str) -> None:
     data = {"encoders": ["x"], "datasets": [{"name": "scenes"}], field: 1001}
     with pytest.raises(UserError, match=f"{field}: .*less than or equal to 1000"):
         validated(Suite, data, "the run")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_one_thing_may_stand_where_a_list_is_expected(several: bool) -> None:
+    one = {"encoders": "a", "datasets": "scenes", "tasks": "depth", "attacks": "pgd", "eps": "4/255"}
+    data = {key: [value] if several else value for key, value in one.items()}
+    suite = validated(Suite, data, "it")
+    assert (suite.encoders, suite.tasks, suite.eps) == (("a",), ("depth",), (4 / 255,))
+    assert suite.datasets == (DatasetSpec(name="scenes"),)
+    assert suite.attacks == (AttackChoice(name="pgd"),)
+    assert validated(Suite, {**one, "datasets": {"name": "scenes", "limit": 3}}, "it").datasets[0].limit == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": "many"},
+        {"datasets": True},
+        {"encoders": []},
+        {"head": "fast"},
+        {"eps": ["9/0"]},
+        {"norm": "l3"},
+        {"a": 1},
+    ],
+)
+def test_messages_name_nothing_of_the_library_that_checks(change: dict[str, object]) -> None:
+    good = {"encoders": ["a"], "datasets": ["scenes"]}
+    with pytest.raises(UserError) as caught:
+        validated(Suite, {**good, **change}, "my.yaml")
+    message = str(caught.value)
+    assert not re.search(r"Input should|Value error|[Tt]uple|\bdict|pydantic|Suite|\.;|\.\.$", message), message
+    assert next(iter(change)) in message
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("a: b..", "a: b."), ("look in ..", "look in .."), ("wait ...", "wait ...")]
+)
+def test_no_message_ends_in_two_full_stops(given: str, said: str) -> None:
+    assert str(UserError(given)) == said

@@ -23,13 +23,24 @@ T = TypeVar("T")
 PACKAGE = Path(__file__).parent.parent
 CONTRACT = "base"
 """The file of a room that says what its things are."""
+NAMES_ELSEWHERE = MappingProxyType(
+    {
+        **dict.fromkeys(("autoattack", "aa", "rautoattack", "standardattack"), "ensemble"),
+        **dict.fromkeys(
+            ("fgsm", "ifgsm", "bim", "linfpgd", "pgdlinf", "l2pgd", "pgdl2", "projectedgradientdescent"), "pgd"
+        ),
+        **{"apgdce": "apgd:ce", "apgddlr": "apgd:dlr", "squareattack": "square", "embedattack": "embed"},
+        **dict.fromkeys(("nothing", "none", "natural", "identity"), "clean"),
+    }
+)
+"""What papers and other libraries call our attacks, in lower case letters and digits."""
 
 
 class Registry(Generic[T]):
     """The things of one room, found by file name, entry point or path.
 
     `dashes`: names are written with `-`, and `_` is understood too. `former` maps names of earlier versions to today's.
-    `helpers` are files of the room that hold no thing.
+    `elsewhere` maps what other programs call a thing, for hints. `helpers` are files of the room that hold no thing.
     """
 
     def __init__(
@@ -40,9 +51,11 @@ class Registry(Generic[T]):
         *,
         dashes: bool = False,
         former: Mapping[str, str] = MappingProxyType({}),
+        elsewhere: Mapping[str, str] = MappingProxyType({}),
         helpers: Collection[str] = (),
     ) -> None:
-        self.room, self.noun, self.base, self.dashes, self.former = room, noun, base, dashes, former
+        self.room, self.noun, self.base, self.dashes = room, noun, base, dashes
+        self.former, self.elsewhere = former, elsewhere
         self.helpers = {CONTRACT, *helpers}
 
     @cached_property
@@ -96,7 +109,7 @@ class Registry(Generic[T]):
             return self._only_class(importlib.import_module(f"robustprobe.{self.room}.{self.files[spelled].stem}"))
         if name in self.former:
             raise UserError(f"{self.noun} '{name}' is called '{self.former[name]}' now; write {self.former[name]}.")
-        raise unknown_name(self.noun, name, self.names())
+        raise unknown_name(self.noun, name, self.names(), self.elsewhere)
 
     def _file(self, name: str) -> Path | None:
         return self.files.get(name) or _plugin_file(self.plugins.get(name))
@@ -151,7 +164,7 @@ def _plugin_file(plugin: EntryPoint | None) -> Path | None:
 
 
 attacks: "Registry[object]" = Registry(
-    "attacks", "attack", "robustprobe.attacks:Attack", dashes=True, former=FORMER_ATTACKS
+    "attacks", "attack", "robustprobe.attacks:Attack", dashes=True, former=FORMER_ATTACKS, elsewhere=NAMES_ELSEWHERE
 )
 datasets: "Registry[object]" = Registry("datasets", "dataset", "robustprobe.datasets:Dataset")
 tasks: "Registry[object]" = Registry("tasks", "task", "robustprobe.tasks:Task")

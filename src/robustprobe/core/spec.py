@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     StringConstraints,
     ValidationError,
@@ -21,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from robustprobe.core.errors import UserError, nearest
 from robustprobe.core.former_names import FORMER_KEYS
@@ -29,6 +30,7 @@ from robustprobe.core.former_names import FORMER_KEYS
 STEP_SHARE = 0.25
 MOST_SUITE_BYTES = 2**18
 MOST_FAULTS = 10
+MOST_SHOWN = 60
 STANDARD_ATTACKS = ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd")
 
 
@@ -217,12 +219,31 @@ class AttackSpec(Spec):
         return f"{self.label} {format_eps(self.eps, self.norm)}" if self.eps else self.label
 
 
+class _Listed:
+    """One thing where a list is expected is a list of it: `datasets: scenes`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        several = handler(core)
+        return {"anyOf": [several["items"], several]}
+
+
+def _listed(data: Any) -> Any:
+    return [data] if isinstance(data, str | int | float | dict) and not isinstance(data, bool) else data
+
+
+T = TypeVar("T")
+OneOrMore = Annotated[tuple[T, ...], Field(min_length=1), _Listed()]
+
+
 class AttackChoice(AttackTuning):
     """An attack of a suite, or `apgd:dlr`; what is not given comes from the suite, or from the attack itself."""
 
     name: str
     objective: str = ""
-    eps: tuple[Eps, ...] | None = Field(default=None, min_length=1)
+    eps: OneOrMore[Eps] | None = None
     steps: int | None = Field(default=None, ge=1)
     restarts: int | None = Field(default=None, ge=1)
     early_exit: bool = False
@@ -265,7 +286,7 @@ class HeadSpec(Spec):
     batch_size: int | None = Field(default=None, ge=2)
     layers: Literal[1, 4] | None = None
     label_stride: int | None = Field(default=None, ge=1)
-    learning_rates: tuple[float, ...] | None = Field(default=None, min_length=1)
+    learning_rates: OneOrMore[float] | None = None
     knn: int = Field(default=20, ge=0)
     seed: int = 0
 
@@ -295,15 +316,15 @@ class Suite(AttackTuning):
 
     name: str = "custom"
     description: str = ""
-    encoders: tuple[str, ...] = Field(min_length=1)
+    encoders: OneOrMore[str]
     transfer_from: tuple[str, ...] = ()
     """Encoders on which adversarial images are made too, with their own heads, for the heads of `encoders` to judge."""
-    datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
+    datasets: OneOrMore[DatasetSpec]
     tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
     """None: every task that a dataset has labels for."""
-    attacks: tuple[AttackChoice, ...] | None = Field(default=None, min_length=1)
+    attacks: OneOrMore[AttackChoice] | None = None
     """None: of `STANDARD_ATTACKS` those that fit the datasets."""
-    eps: tuple[Eps, ...] | None = Field(default=None, min_length=1)
+    eps: OneOrMore[Eps] | None = None
     """None: the usual eps of the norm for the size of the images, see `core.eps`."""
     norm: Norm = "linf"
     steps: int | None = Field(default=None, ge=1)
@@ -417,24 +438,47 @@ def validated(kind: type[Described], data: Any, what: str) -> Described:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        faults = [_fault(kind, e["loc"], e["type"], e["msg"], e.get("ctx", {})) for e in error.errors()]
-        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
-        shown = "; ".join(faults[:MOST_FAULTS])
-        raise UserError(f"{what} cannot be used: {shown}{more}.") from error
+        raise UserError(f"{what} cannot be used: {faults_text(error, kind)}.") from error
 
 
-def _fault(
-    described: type[BaseModel], location: tuple[int | str, ...], kind: str, message: str, context: Mapping[str, Any]
-) -> str:
+def faults_text(error: ValidationError, described: type[BaseModel] | None = None) -> str:
+    """Pydantic's complaints in plain words: where, what was expected, what came."""
+    errors = error.errors()
+    # A list that is empty once its wrong parts are taken out was not too short.
+    inside = {one["loc"][:-1] for one in errors if one["loc"]}
+    wrong = [one for one in errors if not (one["type"] == "too_short" and one["loc"] in inside)]
+    faults = [_fault(described, one).rstrip(".") for one in wrong]
+    more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+    return "; ".join(dict.fromkeys(faults[:MOST_FAULTS])) + more
+
+
+# Names of Python's types mean nothing to the author of a YAML file.
+_EXPECTED = {
+    **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), "expected keys with values"),
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list"),
+    "missing": "is missing",
+    "too_short": "expected one or more",
+    "string_type": "expected text",
+}
+
+
+def _fault(described: type[BaseModel] | None, one: ErrorDetails) -> str:
     """One complaint of pydantic in plain words."""
+    location, kind, context = one["loc"], one["type"], one.get("ctx", {})
     where = ".".join(str(part) for part in location)
     key = str(location[-1]) if location else ""
     if kind == "extra_forbidden" and key in FORMER_KEYS:
         return f"{where} is called {FORMER_KEYS[key]} now; write {FORMER_KEYS[key]}"
     if kind == "extra_forbidden":
-        return f"unknown key {where}{nearest(key, described.model_fields) if len(location) == 1 else ''}"
-    said = "expected keys with values" if kind == "model_type" else str(context.get("error", message))
-    return f"{where}: {said}" if where else said
+        return f"unknown key {where}{nearest(key, described.model_fields) if described and len(location) == 1 else ''}"
+    if kind == "value_error":
+        return f"{where}: {context.get('error')}" if where else str(context.get("error"))
+    said = _EXPECTED.get(kind) or one["msg"].replace("Input should be ", "expected ", 1)
+    if kind == "missing":
+        return f"{where} {said}"
+    came = repr(one["input"])
+    came = f", got {came if len(came) <= MOST_SHOWN else came[: MOST_SHOWN - 1] + '…'}"
+    return f"{where}: {said}{came}" if where else f"{said}{came}"
 
 
 def fingerprint(content: Any) -> str:

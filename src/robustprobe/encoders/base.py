@@ -16,6 +16,7 @@ from robustprobe.core.shared_names import split_name
 from robustprobe.core.types import FeatureDims, Features
 from robustprobe.core.user_code import source_digest
 from robustprobe.encoders._contract import checked_features, identity, unchanged
+from robustprobe.encoders._meant import meant
 
 
 class EncoderCard(BaseModel):
@@ -183,7 +184,8 @@ def load_encoder(spec: str) -> Encoder:
     if not colon or not name:
         known = ", ".join(sources.names())
         raise UserError(
-            f"'{spec}' names no encoder source; write SOURCE:NAME, such as bundled:scenes. Sources: {known}. "
+            f"'{spec}' names no encoder source.{meant(spec, SHORT_NAMES)} Write SOURCE:NAME, such as bundled:scenes. "
+            f"Sources: {known}. "
             f"Short names: {', '.join(SHORT_NAMES)}."
         )
     if head.endswith(".py"):

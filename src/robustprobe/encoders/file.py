@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import fingerprint
+from robustprobe.core.spec import faults_text, fingerprint
 from robustprobe.core.types import FeatureDims
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
 from robustprobe.encoders._file_kinds import check_is_weights
@@ -98,7 +98,7 @@ def load_folder(folder: Path, name: str) -> Encoder:
     try:
         architecture, feature_rank = read_architecture(card), DIRECTIONS.validate_python(card.get("feature_rank"))
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()[:5])
+        faults = faults_text(error)
         raise UserError(f"{folder / CARD} has no readable 'architecture' and 'feature_rank': {faults}.") from error
     if (folder / WEIGHTS).is_file():
         check_is_weights(folder / WEIGHTS)
@@ -132,7 +132,7 @@ def _origin(card: Mapping[str, Any], path: Path) -> dict[str, Any]:
     try:
         hardening = Hardening.model_validate(card.get("hardening", {}))
     except ValidationError as error:
-        raise UserError(f"{path} has no readable 'hardening': {error.errors()[0]['msg']}. Correct the card.") from error
+        raise UserError(f"{path} has no readable 'hardening': {faults_text(error)}. Correct the card.") from error
     run = fingerprint(hardening.model_dump(mode="json", exclude={"method", "epoch"})) if hardening.settings else ""
     return {"teacher": str(card.get("teacher", "")), "method": hardening.method, "epoch": hardening.epoch, "run": run}
 
