@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 Call = Callable[..., Answer]
 COMMANDS = [
     "demo", "run", "table", "report", "view", "plot", "compare", "merge", "leaderboard",
-    "export", "export rows", "export images", "submit", "verify",
+    "export", "export rows", "export images", "export hub", "submit", "verify",
     "harden", "curve", "init", "schema", "list",
     "check", "check encoder", "fetch", "data", "data check", "data download", "data ids", "doctor",
 ]  # fmt: skip

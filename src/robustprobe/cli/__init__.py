@@ -48,6 +48,7 @@ _COMMANDS = {
     },
     "Export": {
         "export rows": ("export:rows", "Write the scores of all images as one tidy table, Parquet or CSV."),
+        "export hub": ("export:hub", "Write a model card, model-index, evaluation results and BibTeX for the Hub."),
         "export images": ("export:images", "Write the stored adversarial images as PNG files with a table."),
     },
     "Share": {

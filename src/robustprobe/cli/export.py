@@ -60,6 +60,40 @@ def images(folder: Path, /, *, out: Annotated[Path, Parameter(alias="-o")] = Pat
     print(f"{out}: {count} images; {TABLE} says what each is")
 
 
+def hub(
+    folder: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(alias="-o")] = Path("hub"),
+    encoder: str = "",
+    dataset_id: list[str] | None = None,
+) -> None:
+    """Write results for a model's page on the Hugging Face Hub: a model card with model-index, and BibTeX.
+
+    Parameters
+    ----------
+    folder
+        A folder of results: the --out of `robustprobe run`.
+    out
+        Folder to write, to be copied into the repository of the model.
+    encoder
+        Its name in the results; needed where they have several.
+    dataset_id
+        What the Hub calls a dataset, such as cifar10=uoft-cs/cifar10: its results go to .eval_results too. Can be given
+        several times.
+    """
+    from robustprobe.report.hub_card import write_hub
+
+    pairs = [given.partition("=") for given in dataset_id or []]
+    for name, sign, place in pairs:
+        if not (name and sign and place.count("/") == 1):
+            raise UserError(
+                f"--dataset-id '{name}{sign}{place}' is no NAME=OWNER/DATASET, such as cifar10=uoft-cs/cifar10."
+            )
+    files = write_hub(folder, out, encoder, {name: place for name, _, place in pairs})
+    print(f"{out}: {', '.join(files)}")
+
+
 def _written(table: "pa.Table", ending: str) -> bytes:
     import pyarrow as pa
     from pyarrow import csv, parquet

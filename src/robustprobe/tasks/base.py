@@ -86,6 +86,8 @@ class Task(ABC):
     Derived classes fill the class attributes and the abstract methods; what has a default suits most dense tasks.
     """
 
+    hub_task: ClassVar[str] = ""
+    """What the Hugging Face Hub calls the task, where it does."""
     metric: ClassVar[str]
     """The headline metric; the first key of `statistics`."""
     unit: ClassVar[str]

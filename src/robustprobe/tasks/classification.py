@@ -127,6 +127,7 @@ _DESIGNS = tuple(HeadDesign(layers, pooling, False) for layers in (1, 4) for poo
 class Classification(Task):
     """Labels (B,), outputs logits (B, C)."""
 
+    hub_task: ClassVar = "image-classification"
     metric: ClassVar = "top-1"
     unit: ClassVar = "share"
     higher_is_better: ClassVar = True

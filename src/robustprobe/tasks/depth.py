@@ -99,6 +99,7 @@ EXAMPLE_UNKNOWN, LARGEST_EXAMPLE = 0.1, 100.0
 class Depth(Task):
     """Labels (B, h, w) in metres with 0 where unknown, outputs metres (B, H, W)."""
 
+    hub_task: ClassVar = "depth-estimation"
     metric: ClassVar = "RMSE"
     unit: ClassVar = "m"
     nothing_valid: ClassVar = "no pixel has a depth above 0 and up to max_depth; check the unit (scale) and max_depth"

@@ -121,6 +121,7 @@ EXAMPLE_UNKNOWN = 0.1
 class Segmentation(Task):
     """Labels (B, h, w) with an ignored value, outputs logits (B, C, H, W)."""
 
+    hub_task: ClassVar = "image-segmentation"
     metric: ClassVar = "mIoU"
     unit: ClassVar = "share"
     nothing_valid: ClassVar = "every pixel is ignored"
