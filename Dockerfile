@@ -9,10 +9,12 @@ FROM ${BASE}
 ARG TORCH_INDEX=""
 ARG EXTRAS="hf"
 
-RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision; fi
+RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch>=2.5" "torchvision>=0.20"; fi
 
 COPY pyproject.toml README.md LICENSE /source/
 COPY src /source/src
+# The versions are those of pyproject.toml.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir "/source[${EXTRAS}]" && rm -r /source && useradd --create-home robustprobe
 
 USER robustprobe
