@@ -317,10 +317,10 @@ class Suite(AttackTuning):
     name: str = "custom"
     description: str = ""
     encoders: OneOrMore[str]
-    transfer_from: tuple[str, ...] = ()
+    transfer_from: Annotated[tuple[str, ...], _Listed()] = ()
     """Encoders on which adversarial images are made too, with their own heads, for the heads of `encoders` to judge."""
     datasets: OneOrMore[DatasetSpec]
-    tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
+    tasks: OneOrMore[str] | None = None
     """None: every task that a dataset has labels for."""
     attacks: OneOrMore[AttackChoice] | None = None
     """None: of `STANDARD_ATTACKS` those that fit the datasets."""
