@@ -227,6 +227,21 @@ def test_an_image_never_gets_better_with_eps_when_started_from_the_smaller_ball(
         previous, reached = found.images, found.damage
 
 
+@pytest.mark.parametrize("name", [n for n in HARMFUL if n.split()[0] != "ensemble"])
+def test_a_smaller_ball_never_takes_the_random_start_away(
+    victims: Callable[[str, torch.dtype], Victim], name: str
+) -> None:
+    """With images of a smaller ball an attack does at least what it does without, image by image."""
+    images, victim = random_images(), victims(name, torch.float32)
+    attack = load_attack(AttackSpec(name=name.split()[0], eps=8 / 255, steps=3))
+    alone = attack.run(victim, images, IDS)
+    # Perturbations of one grey level along which nothing was looked for.
+    poor = images + torch.where(images < 0.5, 1, -1) / 255
+    helped = attack.run(victim, images, IDS, poor)
+    assert (helped.damage >= alone.damage).all()
+    assert helped.forwards > alone.forwards
+
+
 @pytest.mark.parametrize("name", HARMFUL)
 def test_restarts_never_help_the_model(victims: Callable[[str, torch.dtype], Victim], name: str) -> None:
     images, victim = random_images(), victims(name, torch.float32)

@@ -235,7 +235,8 @@ def _victim(
         needs = "a task" if kind.access == "task" else kind.access
         raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
     size = (images.shape[-2], images.shape[-1])
-    return task_victim(judge.function, judge.task, judge.targets, size, precision=precision, bpda=bpda)
+    seen = task_victim(judge.function, judge.task, judge.targets, size, precision=precision, bpda=bpda)
+    return seen._replace(space=judge.task.space_of_set([judge.targets]))
 
 
 def minimal_eps(

@@ -19,7 +19,6 @@ from robustprobe.attacks._search import (
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._transferable import input_diversity, translation_smoothing
 from robustprobe.attacks.base import Attack, Victim
-from robustprobe.core.threat import over_image
 
 SEARCH_TUNING = frozenset({"judgements", "eot_samples", "bpda"})
 """Options that every search with gradients takes."""
@@ -39,8 +38,8 @@ class Phase(NamedTuple):
 class PhasedAttack(Attack):
     """Runs its phases one after another.
 
-    The first starts from `previous`, scaled to this ball, if it is given; images that the smaller ball left unchanged
-    have no direction to scale, and keep their random start.
+    With `previous`, images of a smaller ball, the first phase has one run more: from them, scaled to this ball. Images
+    that the smaller ball left unchanged have no direction to scale. The random starts are those without `previous`.
     """
 
     tuning: ClassVar[frozenset[str]] = SEARCH_TUNING
@@ -56,26 +55,38 @@ class PhasedAttack(Attack):
         self, victim: Victim, images: Tensor, randomness: PerImageRandom, previous: Tensor | None
     ) -> SearchResult:
         result: SearchResult | None = None
+        searches: list[Tensor] = []
         for phase in self.phases(victim, images):
-            start = None
+            named = randomness.named(phase.name)
             if result is None and previous is not None:
-                previous = previous.to(images)
-                result = visited(self._search(phase), previous, everything(images))
-                start = self._warm_start(phase, images, previous, randomness.named(phase.name))
-            result = self._run(phase, images, randomness.named(phase.name), result, start)
+                result = self._from_previous(phase, images, named, previous.to(images))
+                searches.append(result.images)
+            found, result = self._run(phase, images, named, result)
+            searches.append(found)
         if result is None:
             raise ValueError(f"{type(self).__name__} has no phases")
-        return result
+        if not (self.whole_set and victim.attack_losses and victim.attack_losses.of_set):
+            return result
+        return result._replace(searches=torch.stack([result.images, *searches]))
 
-    def _warm_start(self, phase: Phase, images: Tensor, previous: Tensor, randomness: PerImageRandom) -> Tensor:
-        moved = (previous != images).flatten(1).any(1)
-        direction = previous
-        if not moved.all():
-            random = self._search(phase).start(images, everything(images), randomness)
-            direction = torch.where(over_image(moved), previous, random)
-        return self.threat.project(images + self.threat.stretch(direction - images), images)
+    def _from_previous(
+        self, phase: Phase, images: Tensor, randomness: PerImageRandom, previous: Tensor
+    ) -> SearchResult:
+        """The images of a smaller ball, and what a run from them makes of those that were moved there."""
+        search = self._search(phase, randomness)
+        result = visited(search, previous, everything(images))
+        going_on = (previous != images).flatten(1).any(1)
+        if search.stop:
+            going_on &= ~result.success
+        left = going_on.nonzero()[:, 0]
+        if not len(left):
+            return result
+        clean = images[left]
+        start = self.threat.project(clean + self.threat.stretch(previous[left] - clean), clean)
+        found = phase.optimiser(search, clean, Entries(left, torch.zeros_like(left)), randomness, start)
+        return merged(result, found, left, search.stop)
 
-    def _search(self, phase: Phase) -> Search:
+    def _search(self, phase: Phase, randomness: PerImageRandom) -> Search:
         spec, last = self.spec, self.spec.iterate == "last"
         stop = (spec.early_exit or self.survivors_only) and not last
         return Search(
@@ -88,37 +99,48 @@ class PhasedAttack(Attack):
             stop,
             draws=spec.eot_samples,
             momentum=spec.momentum,
+            diverse=input_diversity(spec.input_diversity, randomness),
             smooth=translation_smoothing(spec.translation_kernel),
         )
 
     def _run(
-        self,
-        phase: Phase,
-        images: Tensor,
-        randomness: PerImageRandom,
-        result: SearchResult | None,
-        start: Tensor | None,
-    ) -> SearchResult:
-        """All runs of a phase, in parts of the size of the batch; with early exit on unbroken images only."""
-        search, done = self._search(phase), 0
-        search = search._replace(diverse=input_diversity(self.spec.input_diversity, randomness))
+        self, phase: Phase, images: Tensor, randomness: PerImageRandom, result: SearchResult | None
+    ) -> tuple[Tensor, SearchResult]:
+        """All runs of a phase, in parts of the size of the batch; with early exit on unbroken images only.
+
+        Returns:
+            the phase's own images, those of `result` where it did not run, and the better of `result` and them.
+        """
+        search, done = self._search(phase, randomness), 0
+        own = result
+        everyone, fresh = torch.arange(len(images), device=images.device), True
         while done < phase.runs:
-            left = torch.arange(len(images), device=images.device)
+            left = everyone
             if search.stop and result is not None:
                 left = (~result.success).nonzero()[:, 0]
             if not len(left):
                 break
-            at_once = 1 if start is not None else min(phase.runs - done, len(images) // len(left))
+            at_once = min(phase.runs - done, len(images) // len(left))
             runs = torch.arange(done, done + at_once, device=images.device)
             entries = Entries(left.repeat(at_once), runs.repeat_interleave(len(left)))
-            begin = None if start is None else start[left]
-            found, start = phase.optimiser(search, images[entries.rows], entries, randomness, begin), None
+            found = phase.optimiser(search, images[entries.rows], entries, randomness, None)
             for run in range(at_once):
-                part = SearchResult(*(value[run * len(left) : (run + 1) * len(left)] for value in found))
+                part = SearchResult(*(value[run * len(left) : (run + 1) * len(left)] for value in found.values))
+                own = part if own is None else replaced(own, part, left) if fresh else merged(own, part, left, False)
                 result = part if result is None else merged(result, part, left, search.stop)
+                fresh = False
             done += at_once
         assert result is not None
-        return result
+        assert own is not None
+        return own.images, result
+
+
+def replaced(result: SearchResult, part: SearchResult, index: Tensor) -> SearchResult:
+    """`result` with the images at `index` those of `part`."""
+    values = tuple(value.clone() for value in result.values)
+    for value, new in zip(values, part.values, strict=True):
+        value[index] = new
+    return SearchResult(*values)
 
 
 def merged(result: SearchResult, part: SearchResult, index: Tensor, stop: bool) -> SearchResult:
@@ -130,7 +152,7 @@ def merged(result: SearchResult, part: SearchResult, index: Tensor, stop: bool) 
     better = part.damage > result.damage[index]
     if stop:
         better = better & ~result.success[index]
-    images, damage, success, zeros, rising = (value.clone() for value in result)
+    images, damage, success, zeros, rising = (value.clone() for value in result.values)
     chosen = index[better]
     images[chosen], damage[chosen], success[chosen] = part.images[better], part.damage[better], part.success[better]
     zeros[index] = torch.fmax(zeros[index], part.zero_gradient)

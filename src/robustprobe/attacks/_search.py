@@ -145,13 +145,22 @@ def _mean(draws: list[LossValues]) -> LossValues:
 
 
 class SearchResult(NamedTuple):
-    """Adversarial images (n, 3, H, W), their damage and success, and the diagnostics of `Attacked`."""
+    """Adversarial images (n, 3, H, W), their damage and success, and the diagnostics of `Attacked`.
+
+    `searches` (k, n, 3, H, W) are the images of each of several searches, where the choice among them is made later.
+    """
 
     images: Tensor
     damage: Tensor
     success: Tensor
     zero_gradient: Tensor
     rising: Tensor
+    searches: Tensor | None = None
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        """The fields with an entry for each image along their first axis."""
+        return self.images, self.damage, self.success, self.zero_gradient, self.rising
 
 
 class Best:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, cast, final
 import torch
 from torch import Tensor
 
-from robustprobe.attacks._search import Passes, PerImageRandom, SearchResult, ascent_passes, query_passes
+from robustprobe.attacks._search import Passes, PerImageRandom, SearchResult, all_passes, ascent_passes, query_passes
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
@@ -49,7 +49,8 @@ class Attacked(NamedTuple):
     `damage` (B,) is the damage by the attack's own measure, NaN if it has none. `zero_gradient` (B,) is the
     mean share of exactly zero values in the input gradients of unbroken images, NaN if there were no such gradients;
     `rising` (B,) the share of the objective's gain that came in the last fifth of the steps, NaN for broken images.
-    `forwards` and `backwards` count images passed through the victim, summed over the batch.
+    `forwards` and `backwards` count images passed through the victim, summed over the batch. `searches` are the images
+    of each of several searches, like `images`, where the choice among them is made for the whole set.
     """
 
     images: Tensor
@@ -58,6 +59,7 @@ class Attacked(NamedTuple):
     rising: Tensor
     forwards: int
     backwards: int
+    searches: tuple[Tensor, ...] = ()
 
 
 class Attack(ABC):
@@ -74,6 +76,10 @@ class Attack(ABC):
 
     keeps_wrong_images: ClassVar[bool] = False
     """Whether it returns images that are wrong from the start unchanged, so that no change at all is no failure."""
+
+    whole_set: ClassVar[bool] = False
+    """Whether it makes several searches and, where the score is that of a set (`AttackLosses.of_set`), keeps the images
+    of each: which of them counts is chosen by what it does to the set."""
 
     citation: ClassVar[str] = ""
     """The publication to cite; empty where there is none. A string literal, as it is also read without torch."""
@@ -114,10 +120,16 @@ class Attack(ABC):
         search = (ascent_passes if self.uses_gradient else query_passes)(self.spec.steps).times(self.spec.restarts)
         return search._replace(forwards=search.forwards + LOOKS)
 
+    def warm_passes(self, losses: AttackLosses | None = None) -> Passes:
+        """The passes of the run from images of a smaller ball."""
+        return (ascent_passes if self.uses_gradient else query_passes)(self.spec.steps)
+
     @final
     def total_passes(self, losses: AttackLosses | None = None) -> Passes:
         """The same for all draws of a model that answers at random, and for gradients beside the iterates."""
         found = self.passes(losses)
+        if self.spec.warm:
+            found = all_passes([found, self.warm_passes(losses)])
         diverse = found.backwards if self.spec.input_diversity else 0
         return Passes(found.forwards + diverse, found.backwards).times(self.spec.eot_samples)
 
@@ -153,9 +165,13 @@ class Attack(ABC):
             seen = victim._replace(function=counter, layers=layers)
             found = self.perturb(seen, working, randomness, previous)
             _check_moved(self.spec.name, found, working, ids)
-            adversarial = self.threat.cast(self.threat.project(found.images, working), images).detach()
+            searches = () if found.searches is None else tuple(found.searches)
+            adversarial, *each = (
+                self.threat.cast(self.threat.project(moved, working), images).detach()
+                for moved in (found.images, *searches)
+            )
             trace = (found.damage.cpu(), found.zero_gradient.cpu(), found.rising.cpu())
-            return Attacked(adversarial, *trace, counter.forwards, counter.backwards)
+            return Attacked(adversarial, *trace, counter.forwards, counter.backwards, tuple(each))
 
 
 def _check_moved(name: str, found: SearchResult, images: Tensor, ids: Sequence[str]) -> None:

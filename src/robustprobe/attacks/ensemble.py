@@ -34,7 +34,8 @@ OPTIMISERS = {
 class Ensemble(PhasedAttack):
     """Classification: APGD on cross-entropy, targeted APGD on DLR, Square, cheap ones first, on survivors only.
 
-    That is AutoAttack's idea (Croce & Hein 2020). Segmentation: APGD on CosPGD's loss, then SEA (Croce et al. 2024).
+    That is AutoAttack's idea (Croce & Hein 2020). Segmentation: APGD on CosPGD's loss, then SEA (Croce et al. 2024),
+    chosen among as SEA does.
     Depth: APGD on several losses, from the ball itself and from larger ones.
     """
 
@@ -45,6 +46,7 @@ class Ensemble(PhasedAttack):
     )
     steps: ClassVar = 50
     survivors_only: ClassVar = True
+    whole_set: ClassVar = True
 
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:
         if self.spec.objective:
@@ -66,6 +68,10 @@ class Ensemble(PhasedAttack):
         found = members(cast(AttackLosses, losses))
         searches = [OPTIMISERS[m.optimiser].passes(self._steps(m)).times(m.runs * self.spec.restarts) for m in found]
         return all_passes([Passes(len(found) + LOOKS - 1, 0), *searches])
+
+    def warm_passes(self, losses: AttackLosses | None = None) -> Passes:
+        first = members(cast(AttackLosses, losses))[0]
+        return OPTIMISERS[first.optimiser].passes(self._steps(first))
 
     def _steps(self, member: EnsembleMember) -> int:
         return max(1, round(member.share * self.spec.steps))

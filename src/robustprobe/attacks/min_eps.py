@@ -78,7 +78,7 @@ class MinEps(Attack):
             start = threat.project(clean + threat.stretch(result.images[index] - clean), clean) if warm else None
             entries = Entries(index, torch.full_like(index, run))
             found = apgd(inner, clean, entries, randomness.named(str(level)), start)
-            for value, new in zip(result, found, strict=True):
+            for value, new in zip(result.values, found.values, strict=True):
                 value[index[found.success]] = new[found.success]
             won[~won] = found.success
         return won.cpu()
@@ -86,11 +86,11 @@ class MinEps(Attack):
 
 def _in_whole_ball(clean: SearchResult, search: Search, images: Tensor, randomness: PerImageRandom) -> SearchResult:
     """The clean images where they are broken already, and what the whole ball makes of the others."""
-    result = SearchResult(*(value.clone() for value in clean))
+    result = SearchResult(*(value.clone() for value in clean.values))
     index = (~clean.success).nonzero()[:, 0]
     if len(index):
         entries = Entries(index, torch.zeros_like(index))
         found = apgd(search, images[index], entries, randomness.named(str(LEVELS)), None)
-        for value, new in zip(result, found, strict=True):
+        for value, new in zip(result.values, found.values, strict=True):
             value[index] = new
     return result

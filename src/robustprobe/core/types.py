@@ -67,6 +67,9 @@ class LabelSpace:
     ignore_index: int = 255
     min_depth: float = 1e-3
     max_depth: float = 10.0
+    class_shares: tuple[float, ...] = ()
+    """Share of pixels of each class in the attacked set, all above 0, for losses that balance classes; empty: classes
+    count alike."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ class AttackLosses(NamedTuple):
     gets worse: attacks return the iterate with the largest damage. `step_loss` replaces the loss in the comparisons of
     adaptive steps, for losses whose weights change with the steps. `success` marks images whose score cannot get worse,
     for tasks where that exists. `black_box` names the loss of `square`, and `ensemble` lists the members of the attack
-    `ensemble`, cheap ones first; by default both use the default loss, `ensemble` with Auto-PGD.
+    `ensemble`, cheap ones first; by default both use the default loss, `ensemble` with Auto-PGD. Losses in `balanced`
+    need `LabelSpace.class_shares`. `of_set` says that the score is one of the whole set rather than a mean over images:
+    `Task.worst_choice` then tells which of several images counts.
     """
 
     losses: Mapping[str, AttackLoss]
@@ -121,6 +126,8 @@ class AttackLosses(NamedTuple):
     targeted: frozenset[str] = frozenset()
     black_box: str = ""
     ensemble: tuple[EnsembleMember, ...] = ()
+    balanced: frozenset[str] = frozenset()
+    of_set: bool = False
 
     @property
     def default(self) -> str:

@@ -12,6 +12,7 @@ from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.sanity_checks import trace_checks
 from robustprobe.results.records import Cost
+from robustprobe.tasks import Task
 
 
 class KeptImage(NamedTuple):
@@ -36,6 +37,7 @@ class Judged(NamedTuple):
     `positions` (B,) are those in the dataset; `size` (B,) is that of the perturbation; `zero_gradient` and `rising`
     (B,) are as in `Attacked`; `passes` counts those forward and backward of the whole batch; `ends` are the smallest
     and the largest pixel. `rows` are columns (B, ...) by task, `rounded` the same of the images rounded to 8 bits.
+    `searches` are the same for the images of each of several searches, until it is chosen which of them counts.
     """
 
     positions: Tensor
@@ -48,6 +50,36 @@ class Judged(NamedTuple):
     rows: dict[str, dict[str, Tensor]]
     rounded: dict[str, dict[str, Tensor]]
     kept: list[KeptImage]
+    searches: tuple["Judged", ...] = ()
+
+    def chosen(self, choice: Tensor) -> "Judged":
+        """The verdicts on the images of the searches that `choice` (B,) names."""
+        if not self.searches:
+            return self
+
+        def pick(parts: Sequence[Tensor]) -> Tensor:
+            return torch.stack(list(parts))[choice, torch.arange(len(choice))]
+
+        def columns(of: Callable[[Judged], dict[str, dict[str, Tensor]]]) -> dict[str, dict[str, Tensor]]:
+            every = [of(search) for search in self.searches]
+            return {
+                task: {name: pick([one[task][name] for one in every]) for name in first}
+                for task, first in every[0].items()
+            }
+
+        where = {position: int(row) for position, row in zip(self.positions.tolist(), choice, strict=True)}
+        kept = zip(*(search.kept for search in self.searches), strict=True)
+        return self._replace(
+            size=pick([search.size for search in self.searches]),
+            rows=columns(lambda search: search.rows) | {CHOICE: {CHOICE: choice}},
+            rounded=columns(lambda search: search.rounded),
+            kept=[several[where[several[0].position]] for several in kept],
+            searches=(),
+        )
+
+
+CHOICE = "search"
+"""Column of rows that says which of several searches made the image that counts; 0: the one chosen image by image."""
 
 
 def largest_group(kept: Sequence[KeptImage]) -> list[KeptImage]:
@@ -72,15 +104,39 @@ class RowCollector:
         self.pieces.append(piece)
         self.order = None
 
+    def choose(self, task: Task) -> None:
+        """Choose which of several searches counts for each image, by what they do to the score of all images so far."""
+        several = {len(piece.searches) for piece in self.pieces}
+        if not several or several == {0}:
+            return
+        (count,) = several
+        rows = [
+            {
+                name: np.asarray(
+                    torch.cat([piece.searches[k].rows[task.name][name] for piece in self.pieces])[self._order]
+                )
+                for name in self.pieces[0].rows[task.name]
+            }
+            for k in range(count)
+        ]
+        choice = torch.empty(self.count, dtype=torch.int64)
+        choice[self._order] = torch.from_numpy(task.worst_choice(rows))
+        parts = choice.split([len(piece.ids) for piece in self.pieces])
+        self.pieces = [piece.chosen(part) for piece, part in zip(self.pieces, parts, strict=True)]
+
     @property
     def count(self) -> int:
         """Images so far."""
         return sum(len(piece.ids) for piece in self.pieces)
 
     def _sorted(self, of: Callable[[Judged], Tensor]) -> Tensor:
+        return torch.cat([of(piece) for piece in self.pieces])[self._order]
+
+    @property
+    def _order(self) -> Tensor:
         if self.order is None:
             self.order = torch.cat([piece.positions for piece in self.pieces]).argsort()
-        return torch.cat([of(piece) for piece in self.pieces])[self.order]
+        return self.order
 
     @property
     def ids(self) -> list[str]:
@@ -122,6 +178,12 @@ class RowCollector:
             return np.asarray(self._sorted(lambda piece: of(piece)[name]))
 
         return {name: column(name) for name in of(self.pieces[0])}
+
+    def choices(self) -> dict[str, NDArray[Any]]:
+        """The column that says which search made each image; nothing where there was no choice."""
+        if not all(CHOICE in piece.rows for piece in self.pieces):
+            return {}
+        return {CHOICE: np.asarray(self._sorted(lambda piece: piece.rows[CHOICE][CHOICE]))}
 
     def trace(self) -> list[SanityCheck]:
         """Sanity checks that need no attack to be run again; none where there was no attack."""

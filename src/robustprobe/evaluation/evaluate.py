@@ -12,7 +12,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.resize import resized
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.types import Batch, FeatureDims, Features, SanityCheck
+from robustprobe.core.types import Batch, FeatureDims, Features, LabelSpace, SanityCheck
 from robustprobe.core.views import Size, View, last_layers
 from robustprobe.datasets import Dataset
 from robustprobe.datasets.base import batches
@@ -24,6 +24,7 @@ from robustprobe.probing.surrogate_heads import SurrogateHeads
 from robustprobe.tasks import Model, Task
 
 Columns = dict[str, Tensor]
+MOST_LABELS = 200
 KNN = "knn_"
 """Before the names of columns of a second head, which votes among neighbours."""
 
@@ -47,6 +48,8 @@ class EvaluationSpec(NamedTuple):
     surrogates: SurrogatesOf | None = None
     source: "EvaluationSpec | None" = None
     """The encoder and models that are attacked where they are not those that judge."""
+    space: LabelSpace | None = None
+    """The label space of the attacked task with what is known of the labels of all images; None: not looked at yet."""
 
     @property
     def view(self) -> View:
@@ -65,7 +68,7 @@ def evaluate(
     """
     attacks = [load_attack(spec) for spec in work.attacks]
     positions, first = range(len(work.dataset)) if positions is None else positions, 0
-    work = work._replace(surrogates=_surrogates(work))
+    work = work._replace(surrogates=_surrogates(work), space=space_of_set(work))
     for batch in batches(work.dataset, work.batch_size, order=positions):
         here = positions[first : first + len(batch.ids)]
         first += len(batch.ids)
@@ -79,15 +82,35 @@ def evaluate(
         yield tuple(judged)
 
 
+def space_of_set(work: EvaluationSpec) -> LabelSpace | None:
+    """The label space of the attacked task, with what balanced losses need, from labels of up to `MOST_LABELS` images.
+
+    They are spread evenly over the dataset, so that every part of a run sees the same ones.
+    """
+    if work.space or not work.target_task:
+        return work.space
+    task = work.models[work.target_task].task
+    balanced = task.attack_losses.balanced
+    if not balanced or not any(attack_class(s).whole_set or s.objective in balanced for s in work.attacks):
+        return task.space
+    count = len(work.dataset)
+    places = sorted({round(k * (count - 1) / max(1, MOST_LABELS - 1)) for k in range(MOST_LABELS)})
+    places = list(range(count)) if count <= MOST_LABELS else places
+    return task.space_of_set(torch.as_tensor(work.dataset[place].targets[work.target_task])[None] for place in places)
+
+
 def victim(work: EvaluationSpec, targets: Mapping[str, Tensor], positions: Sequence[int], size: Size) -> Victim:
     """What the attack may see of the images at `positions`; the goal of an embedding is the dataset's next image."""
     if work.source is not None:
-        work = work.source._replace(dataset=work.dataset, attacks=work.attacks, target_task=work.target_task)
+        given = work
+        work = work.source._replace(dataset=given.dataset, attacks=given.attacks, target_task=given.target_task)
+        work = work._replace(space=given.space)
     # The attacks of a work differ in eps alone.
     bpda = BackwardPass(dict.fromkeys(work.attacks[0].bpda)) if work.attacks else IDENTICAL
     if work.target_task:
         model = work.models[work.target_task]
-        return task_victim(model, model.task, targets[work.target_task], size, precision=work.precision, bpda=bpda)
+        seen = task_victim(model, model.task, targets[work.target_task], size, precision=work.precision, bpda=bpda)
+        return seen._replace(space=work.space or seen.space)
     goals = None
     if any(spec.objective.startswith("towards-") for spec in work.attacks):
         following = [work.dataset[(position + 1) % len(work.dataset)].image for position in positions]
@@ -106,6 +129,10 @@ def judge(
     keep: Collection[int] = (),
 ) -> Judged:
     """Every judge's verdict on the adversarial images of a batch, in fp32: of several judgements the worst."""
+    each = tuple(
+        judge(work, attack, batch, positions, attacked._replace(images=made, searches=()), keep)
+        for made in attacked.searches
+    )
     kept = [row for row, position in enumerate(positions) if position in keep]
     made = attacked.images
     times = attack.spec.judgements
@@ -125,6 +152,7 @@ def judge(
             _kept(work, positions[row], row, batch, attacked, exact, shown)
             for row, shown in zip(kept, answers, strict=True)
         ],
+        searches=each,
     )
 
 
@@ -140,6 +168,7 @@ def check_again(
     if not kept or work.source is not None or not is_checked_again(spec):
         return {}
     device, kept = work.device, largest_group(kept)
+    work = work._replace(attacks=(spec,))._replace(space=space_of_set(work))
     labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}
     images = torch.stack([k.image for k in kept]).to(device)
     sample = CheckedImages(

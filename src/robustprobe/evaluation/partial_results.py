@@ -64,11 +64,13 @@ def unpacked(content: bytes) -> PartialResult:
 
 
 def _plain_piece(piece: Judged) -> dict[str, Any]:
-    return piece._asdict() | {"kept": [one._asdict() for one in piece.kept]}
+    searches = [_plain_piece(search) for search in piece.searches]
+    return piece._asdict() | {"kept": [one._asdict() for one in piece.kept], "searches": searches}
 
 
 def _piece(data: dict[str, Any]) -> Judged:
-    return Judged(**data | {"kept": [KeptImage(**one) for one in data["kept"]]})
+    searches = tuple(_piece(search) for search in data["searches"])
+    return Judged(**data | {"kept": [KeptImage(**one) for one in data["kept"]], "searches": searches})
 
 
 class PartialResultFolder:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from robustprobe import probing
-from robustprobe.attacks import Attack, Passes, load_attack
+from robustprobe.attacks import Attack, Passes, attack_class, load_attack
 from robustprobe.attacks.base import target_tasks
 from robustprobe.core.device import bytes_of, free_memory, held_memory, seconds_of
 from robustprobe.core.eps import default_eps, implausible_eps
@@ -512,7 +512,8 @@ def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> PairCos
             passes = _passes(pair, job.target_task, level.attack)
             searched = (passes.forwards - passes.backwards) * attacked[0] + passes.backwards * attacked[1]
             # Adversarial images are judged as they are, and rounded to 8 bits.
-            seconds += searched * extra + 2 * level.attack.judgements * forward
+            judged = 2 * level.attack.judgements * _judged_images(pair, job.target_task, level.attack)
+            seconds += searched * extra + judged * forward
         jobs.append(seconds * len(pair.data))
     return PairCost(heads.seconds, tuple(jobs), heads.kept_bytes)
 
@@ -524,6 +525,14 @@ def _pass_seconds(pair: EncoderOnDataset, size: Size, clock: PassClock) -> tuple
     parts = view.pixels(size) / (part[0] * part[1])
     forward, step = clock.seconds(pair.encoder, part)
     return parts * forward, parts * step
+
+
+def _judged_images(pair: EncoderOnDataset, target_task: str, spec: AttackSpec) -> int:
+    """How many images are judged for each one: several where it is chosen among them what counts."""
+    if not (target_task and attack_class(spec).whole_set):
+        return 1
+    losses = load_task(target_task, pair.data.labels[target_task]).attack_losses
+    return 2 + len(losses.ensemble) if losses.of_set else 1
 
 
 def _passes(pair: EncoderOnDataset, target_task: str, spec: AttackSpec) -> Passes:

@@ -6,10 +6,15 @@ On a CPU in fp32 that gives the same bits as before; elsewhere the same images t
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from robustprobe.evaluation.collect import KeptImage
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustprobe.evaluation.collect import CHOICE, Judged, KeptImage
 from robustprobe.evaluation.executors import AttackTask, CheckAttack, FitHeads, JudgeImages, RunSpec, WorkerState
 from robustprobe.evaluation.executors.work import Findings, Heads
-from robustprobe.evaluation.plan import EncoderOnDataset, PairKey, Plan
+from robustprobe.evaluation.plan import EncoderOnDataset, EpsLevel, PairKey, Plan
+from robustprobe.results.store import Store
 
 Tell = Callable[[str, int, int], None]
 
@@ -24,8 +29,8 @@ class FailedCompletion(NamedTuple):
 class ImageRemaker:
     """Attacks images of a plan's jobs again, in this process."""
 
-    def __init__(self, plan: Plan, run_spec: RunSpec, notify: Tell, say: Callable[[str], None]) -> None:
-        self.notify, self.say = notify, say
+    def __init__(self, plan: Plan, store: Store, run_spec: RunSpec, notify: Tell, say: Callable[[str], None]) -> None:
+        self.store, self.notify, self.say = store, notify, say
         self.worker = WorkerState(run_spec, plan.pairs)
         self.heads: dict[PairKey, Heads] = {}
 
@@ -39,7 +44,17 @@ class ImageRemaker:
             self.notify(f"{pair.label}: {purpose} of {pair.jobs[number].name}", done, total)
 
         shard = self.worker.judge(JudgeImages(task, names, 0), self._heads(pair), notify, self.say)
-        return [[one for pieces in shard.batches for one in pieces[k].kept] for k in range(len(task.attacks))]
+        chosen = [self._choice(level, task.target_task) for level in pair.jobs[number].levels]
+        return [
+            [one for pieces in shard.batches for one in _as_counted(pieces[k], choice).kept]
+            for k, choice in enumerate(chosen)
+        ]
+
+    def _choice(self, level: EpsLevel, task: str) -> NDArray[np.int64] | None:
+        """Which search made the image that counts, of all images of a finished cell; None where there was no choice."""
+        cell = next((cell for cell in level.cells if cell.task == task and self.store.has(cell.fingerprint)), None)
+        rows = self.store.rows(cell.fingerprint) if cell else None
+        return rows[CHOICE].to_numpy() if rows is not None and CHOICE in rows.schema.names else None
 
     def check(
         self,
@@ -56,6 +71,10 @@ class ImageRemaker:
         if pair.key not in self.heads:
             self.heads[pair.key] = self.worker.fit(FitHeads(pair.key), _unheard)
         return self.heads[pair.key]
+
+
+def _as_counted(piece: Judged, choice: NDArray[np.int64] | None) -> Judged:
+    return piece if choice is None else piece.chosen(torch.from_numpy(choice[piece.positions.numpy()]))
 
 
 def _task(pair: EncoderOnDataset, number: int, positions: Sequence[int]) -> AttackTask:

@@ -137,6 +137,10 @@ class _RunningJob:
             self.peaks.append(shard.peak)
         if shard.threads is not None:
             self.threads.add(shard.threads)
+        if not self.missing and self.job.target_task:
+            task = load_task(self.job.target_task, self.pair.data.labels[self.job.target_task])
+            for collector in self.collectors:
+                collector.choose(task)
 
     @property
     def kept(self) -> tuple[list[KeptImage], ...]:
@@ -196,7 +200,7 @@ class _Run:
         wanted = [key for key, pair in self.pairs.items() if pair.left]
         if wanted:
             self._measure(wanted)
-        remaker = ImageRemaker(self.plan, self._run_spec(), self._remade, self.say)
+        remaker = ImageRemaker(self.plan, self.store, self._run_spec(), self._remade, self.say)
         lost = finish_checks(self.plan, self.store, remaker)
         lost += finish_examples(self.plan, self.store, remaker) if self.plan.suite.examples else []
         self.failures += [_failure(label, error) for label, error in lost]
@@ -381,6 +385,7 @@ def _store_cell(
     columns: dict[str, Any] = {
         "id": collector.ids,
         "perturbation": collector.size.numpy(),
+        **collector.choices(),
         **exact,
         **{f"{name}_8bit": v for name, v in rounded.items()},
         **grouped,

@@ -70,6 +70,8 @@ def _points(work: EvaluationSpec, epoch: int) -> list[CheckpointScore]:
     for batch in evaluate(work):
         for collector, judged in zip(collectors, batch, strict=True):
             collector.take(judged)
+    for collector in collectors if work.target_task else ():
+        collector.choose(work.models[work.target_task].task)
     judges = [work.target_task] if work.target_task else work.judges
     return [_point(work, collector, judge, epoch) for collector in collectors for judge in judges]
 

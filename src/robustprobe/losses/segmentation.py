@@ -4,6 +4,7 @@ Each is a mean over the valid pixels of an image, 0 where none is valid.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +87,17 @@ def cospgd(pixels: SegmentationPixels, target: Tensor) -> Tensor:
 def masked_cross_entropy(pixels: SegmentationPixels) -> Tensor:
     """SEA's mask-CE (Croce et al., ECCV 2024): cross-entropy of the correct pixels only, over all valid ones."""
     return masked_mean(pixels.correct * pixels.cross_entropy, pixels.valid)
+
+
+def balanced_masked_cross_entropy(pixels: SegmentationPixels, target: Tensor, shares: Sequence[float]) -> Tensor:
+    """SEA's class-balanced mask-CE: cross-entropy of the correct pixels, weighted, over all valid ones.
+
+    The weight of a class is 1 / its share of the set's pixels (C,), and all weights add up to 1, as in the authors'
+    program; without shares it is 1 / C.
+    """
+    weights = pixels.cross_entropy.new_tensor([1 / share for share in shares] or [1.0] * pixels.exponentials.shape[1])
+    weight = (weights / weights.sum())[target.clamp(0, len(weights) - 1)].flatten(1)
+    return masked_mean(pixels.correct * weight * pixels.cross_entropy, pixels.valid)
 
 
 def jensen_shannon(pixels: SegmentationPixels) -> Tensor:

@@ -162,6 +162,17 @@ class Task(ABC):
         """How many classes answers name that no label does and that count as wholly wrong; 0 for most metrics."""
         return 0
 
+    def worst_choice(self, rows: Sequence[Columns]) -> NDArray[np.int64]:
+        """Which of several judgements of each of N images counts, (N,), where the score is that of the set.
+
+        By default the first, which the attack chose image by image.
+        """
+        return np.zeros(len(next(iter(rows[0].values()))), dtype=np.int64)
+
+    def space_of_set(self, targets: Iterable[Tensor]) -> LabelSpace:
+        """The label space with what attacks may know about all labels (B, ...) of the set; by default nothing more."""
+        return self.space
+
     @final
     def estimates(self, rows: Columns) -> dict[str, Estimate]:
         """Metrics over all images with their 95 % intervals; those whose columns are missing are left out."""

@@ -1,6 +1,7 @@
 """Semantic segmentation with a linear head on patch tokens; mIoU"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -21,7 +22,7 @@ from robustprobe.core.types import (
     SanityCheck,
 )
 from robustprobe.losses import segmentation as losses
-from robustprobe.metrics.dense import mean_iou
+from robustprobe.metrics.dense import lowest_mean_iou, mean_iou
 from robustprobe.metrics.statistics import Columns
 from robustprobe.tasks._recipe import TaskRecipe
 from robustprobe.tasks.base import (
@@ -70,6 +71,11 @@ def _masked_ce(output: Tensor, context: LossContext) -> Tensor:
     return losses.masked_cross_entropy(_pixels(output, context))
 
 
+def _balanced_masked_ce(output: Tensor, context: LossContext) -> Tensor:
+    shares = context.space.class_shares
+    return losses.balanced_masked_cross_entropy(_pixels(output, context), context.target, shares)
+
+
 def _js(output: Tensor, context: LossContext) -> Tensor:
     return losses.jensen_shannon(_pixels(output, context))
 
@@ -95,6 +101,7 @@ LOSSES = AttackLosses(
         "segpgd": _segpgd,
         "ce": _ce,
         "mask-ce": _masked_ce,
+        "mask-ce-bal": _balanced_masked_ce,
         "js": _js,
         "mask-logit": _masked_logit,
     },
@@ -104,11 +111,12 @@ LOSSES = AttackLosses(
     black_box="ce",
     ensemble=(
         EnsembleMember("cospgd", "apgd"),
-        EnsembleMember("js", "staged-apgd"),
-        EnsembleMember("segpgd", "staged-apgd"),
+        EnsembleMember("mask-ce-bal", "staged-apgd"),
         EnsembleMember("mask-ce", "staged-apgd"),
-        EnsembleMember("mask-logit", "staged-apgd"),
+        EnsembleMember("js", "staged-apgd"),
     ),
+    balanced=frozenset({"mask-ce-bal"}),
+    of_set=True,
 )
 _DESIGN = HeadDesign(pooling="patch")
 COUNTS = ("intersection", "predicted", "labelled")
@@ -174,6 +182,20 @@ class Segmentation(Task):
     def score(self, rows: Mapping[str, Tensor]) -> Tensor:
         counts = (rows[c].cpu().double().numpy() for c in COUNTS)
         return torch.from_numpy(mean_iou(*counts)).float()
+
+    def worst_choice(self, rows: Sequence[Columns]) -> NDArray[np.int64]:
+        """Greedy: one image after another takes the choice with which the mIoU of the set is lowest."""
+        return lowest_mean_iou(*(np.stack([np.asarray(some[c], dtype=float) for some in rows]) for c in COUNTS))
+
+    def space_of_set(self, targets: Iterable[Tensor]) -> LabelSpace:
+        """The label space with the share of pixels of each class; of unseen classes that of the rarest one seen."""
+        counts = torch.zeros(len(self.space.classes), dtype=torch.float64)
+        for target in targets:
+            counts += torch.bincount(self.counted(target).cpu(), minlength=len(counts))
+        if not counts.any():
+            return self.space
+        counts[counts == 0] = counts[counts > 0].min()
+        return replace(self.space, class_shares=tuple((counts / counts.sum()).tolist()))
 
     def chance(self, rows: Columns) -> float | None:
         """MIoU of one class everywhere: the share of its pixels, and nothing for the other classes that occur."""

@@ -17,7 +17,7 @@ from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import Encoder, go_offline, load_encoder
 from robustprobe.evaluation.batch_invariant import batch_invariant
 from robustprobe.evaluation.collect import Judged, KeptImage
-from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate
+from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate, space_of_set
 from robustprobe.evaluation.partial_results import PartialResult
 from robustprobe.evaluation.plan import EncoderOnDataset, PairKey, PassMemory, load_pair, pair_batch
 from robustprobe.probing import Fitted
@@ -218,12 +218,13 @@ class WorkerState:
             judging = self._judging(task.pair, heads)
             source = self._judging(task.source, self.fit(FitHeads(task.source), _unheard)) if task.source else None
             most = min(spec.batch_size for spec in (judging, source) if spec)
-            self.works[key] = judging._replace(
+            work = judging._replace(
                 source=source,
                 attacks=task.attacks,
                 target_task=task.target_task,
                 batch_size=min(most, self.most.get(task.pair, most)),
             )
+            self.works[key] = work._replace(space=space_of_set(work))
         return self.works[key]
 
     def _judging(self, key: PairKey, heads: Heads) -> EvaluationSpec:
