@@ -14,6 +14,7 @@ from robustprobe import UserError
 from robustprobe.attacks import Attack, GradientAttack, Victim, load_attack
 from robustprobe.attacks._search import everything
 from robustprobe.attacks.base import target_tasks
+from robustprobe.attacks.label_free import LabelFree
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.registry import attacks, tasks
 from robustprobe.core.spec import AttackSpec
@@ -201,6 +202,14 @@ def watched_run(name: str, victim: Victim, images: Tensor, **options: Any) -> tu
 
 def damage(name: str, victim: Victim, images: Tensor, moved: Tensor) -> Tensor:
     """What the task says, or the distance the embedding has moved, computed to the bit as the attack does."""
+    if name == "label-free":
+        with fast_linear():
+            return (
+                cast(LabelFree, load_attack(AttackSpec(name=name)))
+                .phases(victim, images)[0]
+                .objective(moved, everything(images), 1.0)
+                .damage
+            )
     if name == "surrogate":
         attack = cast(GradientAttack, load_attack(AttackSpec(name=name)))
         with fast_linear():
