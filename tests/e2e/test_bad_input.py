@@ -180,3 +180,4 @@ def test_as_a_process_too(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("robustprobe: unknown bundled encoder")
+    assert done.stderr.endswith("(More: docs/guides/encoders.md)\n")

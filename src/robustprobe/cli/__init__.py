@@ -144,7 +144,8 @@ def _main() -> None:
     except UserError as error:
         # What a file said is repeated in it, and a terminal obeys control characters.
         words = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(error))
-        print(f"robustprobe: {words}", file=sys.stderr)
+        more = f" (More: docs/{error.page})" if error.page else ""
+        print(f"robustprobe: {words}{more}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         # Once more, and what is being put away would end in a traceback.

@@ -3,7 +3,30 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from traceback import walk_tb
 from types import MappingProxyType
+
+PAGES = {
+    "attacks": "concepts/attacks.md",
+    "core.eps": "concepts/threat-model.md",
+    "core.threat": "concepts/threat-model.md",
+    "core.suites": "reference/suites.md",
+    "core.user_code": "guides/extending.md",
+    "datasets": "guides/data.md",
+    "defences": "guides/hardening.md",
+    "encoders": "guides/encoders.md",
+    "evaluation": "concepts/measurement.md",
+    "evaluation.executors": "guides/cluster.md",
+    "probing": "reference/recipes.md",
+    "report.gates": "guides/pipeline.md",
+    "report.page": "get-started/page.md",
+    "report.paper": "guides/paper.md",
+    "report.references": "guides/published-tables.md",
+    "results": "reference/results.md",
+    "tasks": "guides/extending.md",
+    "training": "guides/hardening.md",
+}
+"""Pages of `docs/` that explain what a part of the package asks for, by the name of its module or package."""
 
 
 class UserError(ValueError):
@@ -12,6 +35,21 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         # Messages quote others, which may end with a full stop of their own.
         super().__init__(re.sub(r"(?<=[^\s.])\.\.(?=\s|$)", ".", message))
+
+    @property
+    def page(self) -> str:
+        """The page of the documentation about what raised it, such as `guides/data.md`; empty where there is none."""
+        names = [str(frame.f_globals.get("__name__", "")) for frame, _ in walk_tb(self.__traceback__)]
+        found = (page for name in reversed(names) if (page := _page_of(name)))
+        return next(found, "")
+
+
+def _page_of(module: str) -> str:
+    """The page about a module: that of the longest name in `PAGES` that it is or lies in."""
+    package, _, rest = module.partition(".")
+    parts = rest.split(".") if package == "robustprobe" else []
+    names = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((PAGES[name] for name in names if name in PAGES), "")
 
 
 class UnwritableError(UserError):
