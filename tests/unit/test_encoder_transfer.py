@@ -11,6 +11,7 @@ from torch import Tensor
 import robustprobe as rp
 from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
+from robustprobe.report.page.checks import checks
 from robustprobe.report.page.render import render_page
 from robustprobe.report.tables.board import board
 from robustprobe.report.tables.encoder_transfer import encoder_transfers
@@ -121,3 +122,14 @@ def test_an_attack_made_elsewhere_is_measured_once(tiny_encoder: Encoder, tmp_pa
     before = {r.fingerprint: r.provenance for r in measured(tmp_path, tiny_encoder, transfer_from=pair)}
     again = {r.fingerprint: r.provenance for r in measured(tmp_path, tiny_encoder, transfer_from=pair)}
     assert before == again
+
+
+def test_a_transfer_that_does_more_than_the_white_box_attack_fails_a_check_of_the_page(found: list[Record]) -> None:
+    statement = "No task-specific attack is weaker than an attack that did not see the task's model"
+    moved = next(r for r in found if r.source_encoder and r.source_encoder != r.encoder and r.target_task == r.task)
+    worse = moved.headline.model_copy(update={"value": 99.0, "ci_low": 98.0, "ci_high": 100.0})
+    stronger = moved.model_copy(update={"metrics": {**moved.metrics, moved.metric: worse}})
+    for record, failing in ((moved, False), (stronger, True)):
+        kept = [r for r in found if not r.source_encoder]
+        (check,) = [c for c in checks([*kept, record]) if c.statement == statement]
+        assert bool(check.failures) == failing

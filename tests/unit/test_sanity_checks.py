@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustprobe import UserError, load_dataset
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.spec import CHECK_COST, AttackSpec, DatasetSpec, Suite
 from robustprobe.core.types import LabelSpace, SanityCheck
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate
@@ -285,3 +285,31 @@ def test_an_attack_that_sees_no_head_is_checked_by_every_task(scene_probes: Scen
 
 def test_noise_leaves_a_ball_to_check_and_no_more(scene_probes: SceneProbes) -> None:
     assert {c.name for c in tallied(scene_probes, "noise", "")["depth"]} == {"ball"}
+
+
+@pytest.mark.parametrize(("images", "checked"), [(3, 3), (24, 4), (100, 4), (200, 5), (400, 10), (10_000, 10)])
+def test_checks_are_bounded_to_about_a_tenth_of_the_run(images: int, checked: int) -> None:
+    suite = Suite(encoders=("x",), datasets=(DatasetSpec(name="scenes"),))
+    assert suite.checked_images(images) == checked
+    assert suite.model_copy(update={"sanity_images": 7}).checked_images(images) == min(7, images)
+    assert suite.model_copy(update={"sanity_images": 0}).checked_images(images) == 0
+
+
+def test_a_checked_image_costs_no_more_than_is_counted_for_it(case: Digits) -> None:
+    spent = 0
+
+    def function(images: Tensor) -> Tensor:
+        nonlocal spent
+        # A backward pass takes about as long as two forward passes.
+        spent += len(images) * (3 if images.requires_grad and torch.is_grad_enabled() else 1)
+        output: Tensor = case.model(images)
+        return output
+
+    spec = AttackSpec(name="pgd", eps=EPS)
+    victim = Victim(function, case.labels, TEN.space, TEN.attack_losses, TEN.name)
+    found = load_attack(spec).run(victim, case.images, IDS)
+    attack, spent = spent, 0
+    sample = CheckedImages(victim, case.images, IDS, found.images, found.damage)
+    sample_checks(spec, sample, {TEN.name: JudgingModel(function, case.labels, TEN, chance=0.2)})
+    # In a run, adversarial images are judged twice as well.
+    assert 1 < spent / (attack + 2 * COUNT) <= CHECK_COST

@@ -55,7 +55,7 @@ def evaluate(
     translation_kernel: int | None = None,
     examples: int = 0,
     extreme_examples: int = 1,
-    sanity_images: int = 10,
+    sanity_images: int | None = None,
     transfer: bool = False,
     root: str | Path = "data",
     out: str | Path | None = None,
@@ -92,7 +92,7 @@ def evaluate(
         attack_at: `served`: the ball is on images resized for the encoder; `native`: on images as the dataset stores
             them, and the model resizes them.
         examples: random images of each attack that are kept for the page; `extreme_examples` of each kind beside them.
-        sanity_images: images on which each attack is checked.
+        sanity_images: images on which each attack is checked; by default a fortieth of all, 4 to 10.
         transfer: also rows where the attack was made for another task's head.
         root: folder of the datasets.
         out: keeps the results there, and skips what is already there; by default they are kept in a temporary folder as

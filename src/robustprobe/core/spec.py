@@ -31,6 +31,10 @@ STEP_SHARE = 0.25
 MOST_SUITE_BYTES = 2**18
 MOST_FAULTS = 10
 MOST_SHOWN = 60
+CHECK_COST = 4
+"""Passes through the model that checking an image takes, in attacks of 20 steps on an image."""
+FEWEST_CHECKED, MOST_CHECKED = 4, 10
+"""Fewer images than that tell nothing, so that checks of less than 160 images cost more than a tenth."""
 STANDARD_ATTACKS = ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd")
 
 
@@ -341,14 +345,22 @@ class Suite(AttackTuning):
     """Images of each attack that are kept for the page; they are held until its last image is judged."""
     extreme_examples: int = Field(default=1, ge=0, le=1000)
     """Extreme examples of each kind (most damaged, barely broken, survived) for each task; none without `examples`."""
-    sanity_images: int = Field(default=10, ge=0, le=1000)
-    """Images on which each attack is checked; 0: none."""
+    sanity_images: int | None = Field(default=None, ge=0, le=1000)
+    """Images on which each attack is checked; 0: none. None: as `checked_images` says."""
 
     @model_validator(mode="after")
     def _eps_fit(self) -> "Suite":
         for eps in (*(self.eps or ()), *(eps for choice in self.attacks or () for eps in choice.eps or ())):
             check_eps(eps, self.norm)
         return self
+
+    def checked_images(self, images: int) -> int:
+        """On how many of so many images each attack is checked; where the suite does not say, a fortieth, 4 to 10.
+
+        A checked image costs up to `CHECK_COST` times an attacked one, so a fortieth costs a tenth of the run.
+        """
+        usual = min(MOST_CHECKED, max(FEWEST_CHECKED, images // (10 * CHECK_COST)))
+        return min(images, usual if self.sanity_images is None else self.sanity_images)
 
     def attack_specs(
         self,

@@ -32,7 +32,7 @@ def finish_checks(plan: Plan, store: Store, remaker: ImageRemaker) -> list[Faile
 
 def _finish(plan: Plan, store: Store, remaker: ImageRemaker, pair: EncoderOnDataset, number: int) -> None:
     suite, levels = plan.suite, pair.jobs[number].levels
-    count = min(suite.sanity_images, len(pair.data))
+    count = suite.checked_images(len(pair.data))
     lacking = [
         [r for cell in level.cells if (r := store.whole_record(cell.fingerprint)) and r.checked_images < count]
         if pair.jobs[number].is_checked_again(level.attack)
@@ -41,7 +41,7 @@ def _finish(plan: Plan, store: Store, remaker: ImageRemaker, pair: EncoderOnData
     ]
     if not any(lacking):
         return
-    positions = sorted(example_places(pair.data.kept_ids, suite.sanity_images, suite.seed))
+    positions = sorted(example_places(pair.data.kept_ids, count, suite.seed))
     made = remaker.images(pair, number, positions, "sanity checks")
     kept: list[list[KeptImage]] = [some if records else [] for some, records in zip(made, lacking, strict=True)]
     chance = {record.task: record.chance for records in lacking for record in records}

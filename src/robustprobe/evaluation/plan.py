@@ -17,7 +17,15 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.gradients import image_gradient
 from robustprobe.core.registry import attacks
 from robustprobe.core.shared_names import distinct_names, split_name
-from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite, code_digest, fingerprint
+from robustprobe.core.spec import (
+    CHECK_COST,
+    STANDARD_ATTACKS,
+    AttackChoice,
+    AttackSpec,
+    Suite,
+    code_digest,
+    fingerprint,
+)
 from robustprobe.core.straight_through import find_module, straight_through
 from robustprobe.core.types import Features
 from robustprobe.core.user_code import source_digest
@@ -421,7 +429,7 @@ def _level(
     group += [source.encoder.card.name, source.encoder.digest] if source else []
     names = {task: fingerprint([*group, key]) for task, key in pair.head_keys.items()}
     known = {name: store.whole_record(name) for name in names.values()}
-    checked = min(suite.sanity_images, len(pair.data)) if source is None and is_checked_again(spec) else 0
+    checked = suite.checked_images(len(pair.data)) if source is None and is_checked_again(spec) else 0
     cells = tuple(
         Cell(task, name, True, record.checked_images < checked, record.provenance.threads)
         if (record := known[name])
@@ -503,7 +511,7 @@ def _estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> PairCos
     size = pair.data.typical_size
     forward, step = _pass_seconds(pair, size, clock)
     shown = 3 * suite.extreme_examples * len(pair.head_keys) if suite.examples else 0
-    extra = 1 + (2 * min(suite.sanity_images, len(pair.data)) + min(shown, len(pair.data))) / len(pair.data)
+    extra = 1 + (CHECK_COST * suite.checked_images(len(pair.data)) + min(shown, len(pair.data))) / len(pair.data)
     heads = pair.heads.cost(forward, clock.device)
     jobs = []
     for job in pair.left:

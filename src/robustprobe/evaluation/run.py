@@ -105,7 +105,8 @@ class _RunningJob:
         self.seconds = 0.0
         self._told = ""
         shown, checked = (
-            example_places(data.kept_ids, n, self.suite.seed) for n in (self.suite.examples, self.suite.sanity_images)
+            example_places(data.kept_ids, n, self.suite.seed)
+            for n in (self.suite.examples, self.suite.checked_images(len(data)))
         )
         source = self.job.source
         # Images made on another encoder are shown where they are an attack on that encoder.
