@@ -33,11 +33,15 @@ class ImageRemaker:
         self.store, self.notify, self.say = store, notify, say
         self.worker = WorkerState(run_spec, plan.pairs)
         self.heads: dict[PairKey, Heads] = {}
+        self.told: set[tuple[PairKey, str]] = set()
 
     def images(
         self, pair: EncoderOnDataset, number: int, positions: Sequence[int], purpose: str
     ) -> list[list[KeptImage]]:
         """Images at `positions` of the dataset under the job of a `number`, an entry per eps; `purpose` is shown."""
+        if (pair.key, purpose) not in self.told:
+            self.told.add((pair.key, purpose))
+            self.say(f"{pair.label}: {len(positions)} images are attacked again, for {purpose}")
         task, names = _task(pair, number, positions), tuple(pair.data.kept_ids[p] for p in positions)
 
         def notify(stage: str, done: int, total: int) -> None:
