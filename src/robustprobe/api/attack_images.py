@@ -5,8 +5,11 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast, final
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, only, plain
+from robustprobe.api.own_models import OwnModel, check_embedding, in_type_of, own_model
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.attacks.min_eps import MinEps
@@ -21,8 +24,10 @@ from robustprobe.core.registry import attacks as known_attacks
 from robustprobe.core.spec import AttackChoice, AttackSpec, format_eps, parse_eps, validated
 from robustprobe.core.straight_through import StandIn
 from robustprobe.core.threat import NORMS
-from robustprobe.core.types import Features
+from robustprobe.core.types import Features, LabelSpace
+from robustprobe.core.usual_mode import recording
 from robustprobe.encoders import Encoder
+from robustprobe.evaluation.memory import largest_batch
 from robustprobe.evaluation.victims import BackwardPass, encoder_victim, task_victim
 from robustprobe.losses.embedding import embedding_distance, squared_distance
 from robustprobe.probing.surrogate_heads import SurrogateHeads
@@ -31,6 +36,8 @@ from robustprobe.tasks import Model, Task, as_pixels, resize, task_kind
 SHOWN = 4
 """Images that a notebook shows of a result."""
 
+Images = Tensor | NDArray[Any] | Sequence[Any]
+Labels = Tensor | NDArray[Any] | Sequence[Any] | int
 Bpda = str | Sequence[str] | Mapping[str, StandIn | None] | StandIn
 
 
@@ -104,8 +111,8 @@ class AttackResult(_AttackTensors):
 
 def attack(
     model: Callable[[Tensor], Any],
-    images: Tensor,
-    targets: Tensor | None = None,
+    images: Images,
+    targets: Labels | None = None,
     *,
     attack: str = "pgd",
     eps: str | float | None = None,
@@ -119,9 +126,9 @@ def attack(
     iterate: Literal["best", "last"] = "best",
     precision: Literal["fp32", "bf16"] = "fp32",
     seed: int = 0,
-    ids: Sequence[str] | None = None,
+    ids: Sequence[str | int] | None = None,
     task: str | None = None,
-    goals: Tensor | None = None,
+    goals: Images | None = None,
     eot_samples: int = 1,
     bpda: Bpda = (),
     judgements: int = 1,
@@ -133,10 +140,15 @@ def attack(
 
     Args:
         model: a `Model` of `fit_probe`, which resizes the images itself, or a callable on images (B, 3, H, W) in
-            [0, 1]. Its answer for a task is logits (B, C), logits (B, C, h, w), or depth in metres (B, h, w) or
-            (B, 1, h, w). For `embed` without a task it is `Features`, or any tensor to be moved.
+            [0, 1]. Its answer for a task is logits (B, C) of two classes or more, logits (B, C, h, w), or depth in
+            metres (B, h, w) or (B, 1, h, w). For `embed` without a task it is `Features`, or any tensor to be moved.
+            Of a dictionary or object, `logits`, `out` or `predicted_depth` is taken. Networks that it holds are
+            attacked in evaluation mode, and are left as they were.
+        images: (B, 3, H, W) in [0, 1], a tensor, an array or a list of images of one size; never written to. They take
+            the type of the model's weights, float32 where these are in half precision. As many are attacked at once
+            as half of the free memory holds.
         targets: labels (B,) int64, class maps (B, h, w) int64 with 255 ignored, or depth maps (B, h, w) in metres with
-            0 where unknown.
+            0 where unknown; a tensor, an array or a list.
         attack: a name from `robustprobe list attacks`, with its objective after a colon or as `objective`.
         eps: size of the ball in pixel units of [0, 1], as `8/255` or a number; by default what is usual for the
             norm and the size of the images: 8/255 for Linf, 0.5 at 32 x 32 for L2. The step is a quarter of
@@ -144,7 +156,7 @@ def attack(
         steps: by default what the attack asks for.
         early_exit: a classifier's images leave as soon as they are fooled: much cheaper, and no less fooled.
         precision: of the attacked model; scores are measured in fp32 always.
-        ids: names the images: random starts follow the id, not the place in the batch.
+        ids: names or numbers of the images: random starts follow the id, not the place in the batch.
         task: a name from `robustprobe list tasks`, for a callable of your own.
         goals: images (B, 3, H, W) whose embedding to approach, for `embed:towards-l2` and its like.
         eot_samples: gradients that each step averages, for models that answer at random (Athalye et al. 2018).
@@ -158,40 +170,94 @@ def attack(
         translation_kernel: side in pixels of the Gaussian that smooths gradients, such as 15 (TI; Dong et al. 2019).
 
     Raises:
-        UserError: unknown names, images outside [0, 1], labels out of range, outputs of the wrong shape, NaN.
+        UserError: unknown names, images outside [0, 1], labels out of range, a model that fails on an image, outputs of
+            the wrong shape, NaN.
 
     Example:
         >>> import robustprobe as rp
         >>> result = rp.attack(network, images, labels, task="classification", attack="apgd", eps="4/255")
         >>> result.score.mean()  # robust accuracy
     """
-    choice = validated(AttackChoice, {"name": attack, "objective": objective}, f"attack '{attack}'")
+    name, task = only(attack, "attack"), only(task, "task")
+    if not isinstance(task, str | None):
+        raise UserError(f"task is {task!r}; expected a name from `robustprobe list tasks`.")
+    choice = validated(AttackChoice, {"name": name, "objective": objective}, f"attack '{name}'")
     kind = cast(type[Attack], known_attacks.get(choice.name))
+    with recording():
+        given = _given(model, images, targets, goals, ids)
+        size = (given.images.shape[-2], given.images.shape[-1])
+        backward = _backward(bpda)
+        data: dict[str, Any] = {
+            "steps": kind.steps if steps is None else steps,
+            "step_size": step_size,
+            "restarts": restarts,
+            "early_exit": early_exit,
+            "random_start": random_start,
+            "iterate": iterate,
+            "seed": seed,
+            "eot_samples": eot_samples,
+            "bpda": list(backward.modules),
+            "judgements": judgements,
+            "momentum": momentum,
+            "input_diversity": input_diversity,
+            "translation_kernel": translation_kernel,
+        }
+        data = {key: plain(value) for key, value in data.items()}
+        data |= {"name": choice.name, "objective": choice.objective, "norm": norm}
+        data |= {"eps": default_eps(norm, size) if eps is None else only(eps, "eps")}
+        spec = validated(AttackSpec, data, f"attack '{name}'")
+        return _attacked(spec, given, task, _known_precision(precision), backward)
+
+
+class _Given(NamedTuple):
+    """What attack was given, checked: everything on one device, in the type of the model's weights."""
+
+    model: Callable[[Tensor], Any]
+    images: Tensor
+    targets: Tensor | None
+    goals: Tensor | None
+    ids: list[str]
+
+
+def _given(model: Callable[[Tensor], Any], images: Any, targets: Any, goals: Any, ids: Any) -> _Given:
+    own = own_model(model)
+    images, labels = as_images(images), as_labels(targets)
+    check_layout(images)
     check_images(images)
-    radius = default_eps(norm, (images.shape[-2], images.shape[-1])) if eps is None else eps
-    data: dict[str, Any] = {
-        "name": choice.name,
-        "objective": choice.objective,
-        "eps": radius,
-        "norm": norm,
-        "step_size": step_size,
-    }
-    data |= {"steps": kind.steps if steps is None else steps, "restarts": restarts, "early_exit": early_exit}
-    data |= {"random_start": random_start, "iterate": iterate, "seed": seed, "eot_samples": eot_samples}
-    backward = _backward(bpda)
-    data |= {"bpda": list(backward.modules), "judgements": judgements, "momentum": momentum}
-    data |= {"input_diversity": input_diversity, "translation_kernel": translation_kernel}
-    spec = validated(AttackSpec, data, f"attack '{attack}'")
-    names = list(ids) if ids is not None else [str(i) for i in range(len(images))]
-    images, targets, goals = _beside(model, images, targets, goals)
+    names = as_ids(ids, len(images))
+    goals = None if goals is None else as_images(goals, "goals")
+    images, labels, goals = _beside(model, images, labels, goals)
+    goals = None if goals is None else in_type_of(model, goals)
+    return _Given(own, in_type_of(model, images), labels, goals, names)
+
+
+def _known_precision(name: str) -> str:
+    if name not in ("fp32", "bf16"):
+        raise UserError(f"precision is {name!r}; expected 'fp32' or 'bf16'.")
+    return name
+
+
+def _attacked(
+    spec: AttackSpec, given: _Given, task: str | None, precision: str, backward: BackwardPass
+) -> AttackResult:
+    """The attack in batches that fit into memory; images do not depend on each other."""
+    model, images, _, goals, ids = given
+    if not len(images):
+        return AttackResult(images.clone(), torch.zeros(0, device=images.device), images, spec)
+    made = load_attack(spec)
     with frozen(model), fast_linear():
-        judge = _judge(model, images, targets, task)
-        made = load_attack(spec)
-        victim = _victim(model, spec.name, judge, images, goals, precision, backward)
-        adversarial = made(victim, images, names)
-        metric = judge.task.metric if judge else "squared distance"
-        score = _worst_score(model, judge, images, adversarial, judgements)
-        return AttackResult(adversarial, score, images, spec, metric)
+        judge = _judge(model, images, given.targets, task)
+        victim_of = _victims(model, spec.name, images.device, precision, backward)
+        most = largest_batch(victim_of(judge, images, goals).function, images, made.uses_gradient)
+        adversarial, scores = [], []
+        for start in range(0, len(images), most):
+            part = slice(start, start + most)
+            few = None if judge is None else judge._replace(targets=judge.targets[part])
+            victim = victim_of(few, images[part], None if goals is None else goals[part])
+            adversarial.append(made(victim, images[part], ids[part]))
+            scores.append(_worst_score(model, few, images[part], adversarial[-1], spec.judgements))
+    metric = judge.task.metric if judge else "squared distance"
+    return AttackResult(torch.cat(adversarial), torch.cat(scores), images, spec, metric)
 
 
 def _backward(bpda: Bpda) -> BackwardPass:
@@ -206,49 +272,51 @@ def _backward(bpda: Bpda) -> BackwardPass:
 def _beside(
     model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | None, goals: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Images, labels and goals on the device of a module; where they are for any other callable."""
-    place = device_of(model) if isinstance(model, nn.Module) else None
-    if place is None:
-        return images, targets, goals
+    """Images, labels and goals on the device of a module; for any other callable on the device of the images."""
+    place = (device_of(model) if isinstance(model, nn.Module) else None) or images.device
+    if targets is not None and targets.is_meta and not images.is_meta:
+        raise UserError("targets are on the device meta, which holds no values; give labels.")
     return images.to(place), None if targets is None else targets.to(place), None if goals is None else goals.to(place)
 
 
-def _victim(
-    model: Callable[[Tensor], Any],
-    name: str,
-    judge: "_Judge | None",
-    images: Tensor,
-    goals: Tensor | None,
-    precision: str,
-    bpda: BackwardPass,
-) -> Victim:
-    """What an attack may see of a model."""
+VictimOf = Callable[["_Judge | None", Tensor, Tensor | None], Victim]
+
+
+def _victims(
+    model: Callable[[Tensor], Any], name: str, device: torch.device, precision: str, bpda: BackwardPass
+) -> VictimOf:
+    """What an attack may see of a model, for labels, images and goals of a batch; surrogate heads are fitted once."""
     kind = cast(type[Attack], known_attacks.get(name))
-    if kind.access in ("nothing", "encoder"):
-        encoder, view = model, None
-        if isinstance(model, Model) and isinstance(model.encoder, Encoder):
-            encoder, view = model.encoder, replace(model.view, layers=1)
-        surrogates = SurrogateHeads(encoder, images.device) if isinstance(encoder, Encoder) else None
-        return encoder_victim(encoder, view, precision=precision, goals=goals, surrogates=surrogates, bpda=bpda)
-    if judge is None or not target_tasks(name, {judge.task.name: judge.task.attacks}):
-        has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
-        needs = "a task" if kind.access == "task" else kind.access
-        raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
-    size = (images.shape[-2], images.shape[-1])
-    seen = task_victim(judge.function, judge.task, judge.targets, size, precision=precision, bpda=bpda)
-    return seen._replace(space=judge.task.space_of_set([judge.targets]))
+    label_free = kind.access in ("nothing", "encoder")
+    encoder, view = model, None
+    if isinstance(model, Model) and isinstance(model.encoder, Encoder):
+        encoder, view = model.encoder, replace(model.view, layers=1)
+    surrogates = SurrogateHeads(encoder, device) if isinstance(encoder, Encoder) else None
+
+    def victim(judge: "_Judge | None", images: Tensor, goals: Tensor | None) -> Victim:
+        if label_free:
+            return encoder_victim(encoder, view, precision=precision, goals=goals, surrogates=surrogates, bpda=bpda)
+        if judge is None or not target_tasks(name, {judge.task.name: judge.task.attacks}):
+            has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
+            needs = "a task" if kind.access == "task" else kind.access
+            raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
+        size = (images.shape[-2], images.shape[-1])
+        seen = task_victim(judge.function, judge.task, judge.targets, size, precision=precision, bpda=bpda)
+        return seen._replace(space=judge.space)
+
+    return victim
 
 
 def minimal_eps(
     model: Callable[[Tensor], Any],
-    images: Tensor,
-    targets: Tensor,
+    images: Images,
+    targets: Labels,
     *,
     eps: str | float | None = None,
     norm: Literal["linf", "l2"] = "linf",
     steps: int = 50,
     seed: int = 0,
-    ids: Sequence[str] | None = None,
+    ids: Sequence[str | int] | None = None,
 ) -> Tensor:
     """The smallest eps that breaks each image of a classifier, (B,): by bisection with Auto-PGD, to `eps` / 64.
 
@@ -264,11 +332,16 @@ def minimal_eps(
         >>> import robustprobe as rp
         >>> sizes = rp.minimal_eps(network, images, labels, eps="16/255")
     """
+    images = as_images(images)
+    check_layout(images)
     check_images(images)
-    largest = 2 * default_eps(norm, (images.shape[-2], images.shape[-1])) if eps is None else parse_eps(eps)
+    usual = 2 * default_eps(norm, (images.shape[-2], images.shape[-1]))
+    largest = usual if eps is None else parse_eps(only(eps, "eps"))
     options = {"eps": largest, "norm": norm, "steps": steps, "seed": seed, "ids": ids}
     found = attack(model, images, targets, attack="min-eps", task=MinEps.access, **cast(Any, options))
-    size = NORMS[norm](largest).size(found.adversarial - images.to(found.adversarial.device))
+    if not len(images):
+        return found.score
+    size = NORMS[norm](largest).size(found.adversarial - images.to(found.adversarial))
     return torch.where(found.score.to(size.device) > 0, torch.inf, size)
 
 
@@ -276,6 +349,8 @@ class _Judge(NamedTuple):
     function: Callable[[Tensor], Tensor]
     task: Task
     targets: Tensor
+    space: LabelSpace
+    """Of the labels of all images, also where `targets` are those of a batch."""
 
 
 def _judge(model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | None, task: str | None) -> _Judge | None:
@@ -285,32 +360,37 @@ def _judge(model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | Non
             raise UserError(f"the model is for {model.task.name}, not {task}; leave task= out.")
         judged, function = model.task, model
     elif task is None:
+        if isinstance(model, OwnModel):
+            check_embedding(model.look(images))
         return None
     else:
         kind = task_kind(task)
+        answer = model.look(images) if isinstance(model, OwnModel) else model(images[:1])
         function = _at_image_size(model, kind) if kind.label_axes else model
-        with torch.no_grad():
-            output = kind.check_output(function(images[:1]), task)
+        output = kind.check_output(_at_size(answer, kind, images), task)
         judged = kind(kind.implied_space(output), task)
     if targets is None:
         raise UserError(f"targets are missing; a score for {judged.name} needs the labels of the images.")
-    return _Judge(function, judged, judged.check_targets(targets, len(images)))
+    labels = judged.check_targets(targets, len(images))
+    return _Judge(function, judged, labels, judged.space_of_set([labels]))
 
 
 def _at_image_size(model: Callable[[Tensor], Any], kind: type[Task]) -> Callable[[Tensor], Any]:
-    """The model with its maps upsampled to the image, as heads do; a task of (B, h, w) may answer (B, 1, h, w)."""
+    """The model with its maps upsampled to the image, as heads do."""
+    return lambda images: _at_size(model(images), kind, images)
 
-    def maps(images: Tensor) -> Any:
-        output = model(images)
-        flat = kind.output_axes == 3
-        if flat and isinstance(output, Tensor) and output.ndim == 3:
-            output = output[:, None]
-        if not isinstance(output, Tensor) or output.ndim != 4 or (flat and output.shape[1] != 1):
-            return output
-        output = resize(output, (images.shape[-2], images.shape[-1]))
-        return output[:, 0] if flat else output
 
-    return maps
+def _at_size(output: Any, kind: type[Task], images: Tensor) -> Any:
+    """An answer as the task takes it: maps at the size of the images; one of (B, h, w) may come as (B, 1, h, w)."""
+    flat = kind.output_axes == 3
+    if not kind.label_axes or not isinstance(output, Tensor):
+        return output
+    if flat and output.ndim == 3:
+        output = output[:, None]
+    if output.ndim != 4 or (flat and output.shape[1] != 1):
+        return output
+    output = resize(output, (images.shape[-2], images.shape[-1]))
+    return output[:, 0] if flat else output
 
 
 def _worst_score(

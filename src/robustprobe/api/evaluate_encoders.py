@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import nn
 
-from robustprobe.api.inputs import plain
+from robustprobe.api.inputs import as_size, plain
+from robustprobe.api.own_models import check_weights
 from robustprobe.api.progress import run_progress
 from robustprobe.core.device import device_of, find_device
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import AttackAt, DatasetSpec, ExecutorOptions, HeadSpec, Iterate, Norm, Suite, validated
+from robustprobe.core.usual_mode import usual_mode
+from robustprobe.datasets import Dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.evaluation.run import Failure, execute
@@ -27,6 +30,7 @@ Item = TypeVar("Item")
 Names = str | Sequence[str]
 
 
+@usual_mode()
 def evaluate(
     encoder: Encoder | str | Sequence[Encoder | str],
     datasets: str | DatasetSpec | Sequence[str | DatasetSpec],
@@ -41,7 +45,7 @@ def evaluate(
     head: HeadSpec | Mapping[str, Any] | None = None,
     split: Literal["test", "val"] = "test",
     limit: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: int | tuple[int, int] | None = None,
     batch_size: int = 64,
     precision: Literal["fp32", "bf16"] = "fp32",
     attack_at: AttackAt = "served",
@@ -82,7 +86,7 @@ def evaluate(
         head: fields of `HeadSpec` that differ from the recipe `fast`, such as `{"recipe": "standard"}`.
         split: `val`: train images held out, on which heads are chosen too. Make choices there, publish on `test`.
         limit: images of each dataset; always the same ones for the same number.
-        size: (H, W) that images are served at; by default as the head's recipe says.
+        size: (H, W), or one number, that images are served at; by default as the head's recipe says.
         eot_samples: gradients that each step averages, for encoders that answer at random.
         bpda: modules of the encoder, by name, whose backward pass is taken to be the identity.
         judgements: answers for each image, of which the worst counts, for encoders that answer at random.
@@ -119,13 +123,15 @@ def evaluate(
         [load_encoder(e) if isinstance(e, str) else _checked(e).freeze() for e in _several(some, nn.Module)]
         for some in (encoder, transfer_from)
     )
-    served = {"limit": plain(limit), "split": split, "size": size}
+    served = {"limit": plain(limit), "split": split, "size": as_size(size)}
     suite = validated(
         Suite,
         {
             "encoders": [e.card.name for e in loaded],
             "transfer_from": [e.card.name for e in sources],
-            "datasets": [d if isinstance(d, DatasetSpec) else {"name": d, **served} for d in _several(datasets)],
+            "datasets": [
+                d if isinstance(d, DatasetSpec) else {"name": _named(d), **served} for d in _several(datasets)
+            ],
             "attacks": None if attacks is None else _several(attacks),
             "tasks": None if tasks is None else _several(tasks),
             "eps": None if eps is None else [plain(e) for e in _several(eps)],
@@ -170,15 +176,25 @@ def _folder(out: str | Path | None) -> Iterator[Path]:
 
 def _several(given: Any, *also: type) -> list[Any]:
     """What is given as a list: one name or number stands for a list of one."""
-    one = isinstance(given, str | DatasetSpec) or not hasattr(given, "__iter__") or isinstance(given, also)
+    one = isinstance(given, str | DatasetSpec | Dataset) or not hasattr(given, "__iter__") or isinstance(given, also)
     return [given] if one or getattr(given, "ndim", 1) == 0 else list(given)
 
 
 def _checked(encoder: object) -> Encoder:
     if isinstance(encoder, Encoder):
+        check_weights(encoder)
         return encoder
     wrap = "; wrap it: robustprobe.wrap(network, mean=..., std=...)" if isinstance(encoder, nn.Module) else ""
     raise UserError(f"evaluate takes encoders or their names, not a {type(encoder).__name__}{wrap}.")
+
+
+def _named(dataset: object) -> object:
+    if isinstance(dataset, Dataset):
+        raise UserError(
+            f"evaluate takes names of datasets, not a {type(dataset).__name__}: heads are fitted on its other split. "
+            "Give its name."
+        )
+    return dataset
 
 
 @contextmanager

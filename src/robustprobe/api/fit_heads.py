@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 from robustprobe import probing
+from robustprobe.api.inputs import as_size, only, plain
+from robustprobe.api.own_models import check_weights
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.spec import DatasetSpec, HeadSpec, validated
 from robustprobe.core.types import Sample
+from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.tasks import Model
@@ -31,6 +34,7 @@ class HeadFields(TypedDict, total=False):
     seed: int
 
 
+@usual_mode()
 def fit_probe(
     encoder: Encoder | str,
     dataset: str,
@@ -38,7 +42,7 @@ def fit_probe(
     task: str | None = None,
     root: str | Path = "data",
     train_limit: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: int | tuple[int, int] | None = None,
     device: str = "auto",
     **recipe: Unpack[HeadFields],
 ) -> Model:
@@ -50,7 +54,7 @@ def fit_probe(
         task: needed where the dataset has labels for several tasks.
         root: folder of the datasets.
         train_limit: train images used; by default as the recipe says.
-        size: (H, W) that images are served at; by default as the recipe says.
+        size: (H, W), or one number, that images are served at; by default as the recipe says.
         device: `auto` is CUDA where it is available, else the CPU. `attack` moves images to the model.
         recipe: other fields of `HeadSpec`, such as `pooling="cls+patch"`.
 
@@ -66,6 +70,10 @@ def fit_probe(
         raise UserError(
             f"fit_probe takes an encoder or its name, not a {type(encoder).__name__}; see robustprobe.wrap."
         )
+    check_weights(encoder)
+    dataset, task = only(dataset, "dataset"), only(task, "task")
+    if not isinstance(dataset, str):
+        raise UserError(f"fit_probe takes the name of a dataset, not a {type(dataset).__name__}.")
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder.freeze()
     found = find_dataset(dataset, root=root)
     tasks = list(found.labels)
@@ -73,8 +81,8 @@ def fit_probe(
         task = tasks[0]
     if task not in tasks:
         raise unknown_name(f"task of {dataset}", str(task), tasks)
-    spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
-    wanted, where = validated(DatasetSpec, {"name": dataset, "size": size}, "dataset"), find_device(device)
+    spec = validated(HeadSpec, {"train_limit": plain(train_limit), **recipe}, "head recipe")
+    wanted, where = validated(DatasetSpec, {"name": dataset, "size": as_size(size)}, "dataset"), find_device(device)
     heads = probing.plan_heads(encoder.to(where), wanted, spec, root=Path(root))
     model = heads.fit(where, [task])[task][0]
     model.sample_source = partial(_held_out, dataset, Path(root), model.size)

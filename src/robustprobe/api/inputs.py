@@ -1,11 +1,116 @@
-"""What people hand in, as the rest of the package takes it."""
+"""What people hand in, as the rest of the package takes it: numbers, images, labels and names."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from robustprobe.core.errors import UserError
+
+IMAGES = "a floating-point tensor or array (B, 3, H, W) in [0, 1]"
 
 
 def plain(value: Any) -> Any:
     """A number of NumPy's or torch's as Python's; anything else as it is."""
     return value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0 else value
+
+
+def only(value: Any, what: str) -> Any:
+    """The value itself, or the only one of a list. Raises UserError for a list of several.
+
+    Args:
+        what: what it is, for the message.
+    """
+    value = plain(value)
+    if not isinstance(value, list | tuple | np.ndarray | Tensor):
+        return value
+    if len(value) == 1:
+        return only(value[0], what)
+    raise UserError(f"{what} is a list of {len(value)}; give one. Call it once for each, or use robustprobe.evaluate.")
+
+
+def as_size(given: Any) -> Any:
+    """(H, W) of one number or of two; anything else as it is."""
+    given = plain(given)
+    return (given, given) if isinstance(given, int) else given
+
+
+def as_images(given: Any, what: str = "images") -> Tensor:
+    """Images as a tensor of their own type, without history: a tensor, an array, or a list of them of one size.
+
+    Raises:
+        UserError: anything else, images of several sizes, or a tensor without values.
+    """
+    images = _tensor(given, what)
+    if images.is_meta or images.layout != torch.strided:
+        kind = "on the device meta, which holds no values" if images.is_meta else f"stored as {images.layout}"
+        raise UserError(f"{what} are {kind}; expected {IMAGES}.")
+    images = images.detach()
+    # A tensor made in inference mode cannot take part in gradients; its copy can.
+    return images.clone() if images.is_inference() else images
+
+
+def _tensor(given: Any, what: str) -> Tensor:
+    if isinstance(given, Tensor):
+        return given
+    if not isinstance(given, np.ndarray | list | tuple):
+        raise UserError(f"{what} are a {type(given).__name__}; expected {IMAGES}, or a list of such images.")
+    parts = [] if isinstance(given, np.ndarray) else list(given)
+    shapes = {tuple(part.shape) for part in parts if isinstance(part, np.ndarray | Tensor)}
+    if len(shapes) > 1:
+        raise UserError(f"{what} have several sizes, such as {sorted(shapes)[:2]}; resize them to one.")
+    try:
+        if parts and all(isinstance(part, Tensor) for part in parts):
+            return torch.stack([cast(Tensor, part).detach() for part in parts])
+        array = np.asarray(given)
+        # Python's numbers and NumPy's default are float64 by no one's choice.
+        return torch.tensor(array.astype(np.float32) if array.dtype == np.float64 else array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{what} cannot be read as numbers: {error}. Expected {IMAGES}.") from error
+
+
+def as_labels(given: Any) -> Tensor | None:
+    """Labels as a tensor: a tensor, an array, a list, or one number for one image.
+
+    Raises:
+        UserError: no numbers, or label maps of several sizes.
+    """
+    if given is None:
+        return None
+    if isinstance(given, int | float | np.generic):
+        given = np.asarray([given])
+    labels = _tensor(given, "targets")
+    labels = labels[None] if labels.ndim == 0 else labels
+    return labels.detach().clone() if labels.is_inference() else labels.detach()
+
+
+def as_ids(given: Any, count: int) -> list[str]:
+    """Names of `count` images as text: of whole numbers, paths or text; by default their places in the batch.
+
+    Raises:
+        UserError: another number of names, or one name as text for several images.
+    """
+    if given is None:
+        return [str(index) for index in range(count)]
+    given = plain(given)
+    one = isinstance(given, str) or not hasattr(given, "__iter__")
+    names = [given] if one else [plain(name) for name in given]
+    if len(names) != count:
+        raise UserError(f"{len(names)} ids for {count} images; give one id per image, or none.")
+    if any(name is None for name in names):
+        raise UserError("an id is None; give each image a name or a number, or leave ids out.")
+    return [str(name) for name in names]
+
+
+def check_layout(images: Tensor) -> None:
+    """Raises UserError for one image without a batch, and for channels that come last."""
+    shape: Sequence[int] = tuple(images.shape)
+    if len(shape) == 3:
+        raise UserError(f"images have shape {shape}; expected {IMAGES}. For one image write images[None].")
+    if len(shape) == 4 and shape[1] > 4 and shape[3] in (1, 3, 4):
+        raise UserError(
+            f"images have shape {shape}: their channels seem to be last; expected {IMAGES}. Write "
+            "images.permute(0, 3, 1, 2)."
+        )

@@ -172,9 +172,10 @@ class Best:
         self.images = start.clone()
         self.damage = torch.full((count,), -torch.inf, device=where, dtype=torch.float64)
         self.success = torch.zeros(count, dtype=torch.bool, device=where)
-        self.zeros = torch.zeros(count, device=where)
-        self.gradients = torch.zeros(count, device=where)
-        self.first, self.late, self.top = (torch.full((count,), -torch.inf, device=where) for _ in range(3))
+        self.zeros = torch.zeros(count, device=where, dtype=torch.float32)
+        self.gradients = torch.zeros(count, device=where, dtype=torch.float32)
+        low = torch.full((count,), -torch.inf, device=where, dtype=torch.float32)
+        self.first, self.late, self.top = (low.clone() for _ in range(3))
 
     def visit(
         self, index: Tensor, images: Tensor, judged: LossValues, step: int, gradient: Tensor | None = None
@@ -238,7 +239,7 @@ def everything(images: Tensor) -> Entries:
 
 def unjudged(images: Tensor) -> SearchResult:
     """A result for images without an objective: damage and diagnostics are NaN."""
-    nan = torch.full((len(images),), torch.nan)
+    nan = torch.full((len(images),), torch.nan, dtype=torch.float32)
     return SearchResult(images, nan, torch.zeros(len(images), dtype=torch.bool), nan, nan)
 
 

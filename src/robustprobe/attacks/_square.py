@@ -57,7 +57,9 @@ def square(
 
 def _moves(images: Tensor, steps: int, generators: list[torch.Generator]) -> Moves:
     channels, _, width = images.shape[1:]
-    corners = torch.stack([torch.rand(steps, 4, generator=g) for g in generators]).to(images.device)
+    corners = torch.stack([torch.rand(steps, 4, generator=g, dtype=torch.float32) for g in generators]).to(
+        images.device
+    )
     signs = [torch.randint(0, 2, (steps, channels), generator=g) for g in generators]
     stripes = [torch.randint(0, 2, (channels, 1, width), generator=g) for g in generators]
     return Moves(

@@ -19,6 +19,8 @@ from robustprobe.results.records import AttackAccess
 
 # Passes beside those of the search: one for the clean image and one for the warm start.
 LOOKS = 2
+# What interpolation and rounding lead outside [0, 1] at most.
+ROUNDED = 0.1
 Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
 FitSurrogates = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
 
@@ -154,9 +156,9 @@ class Attack(ABC):
         check_images(images)
         if len(ids) != len(images):
             raise UserError(f"{len(ids)} ids for {len(images)} images; give one id per image, or none.")
-        none = torch.full((len(images),), torch.nan)
+        none = torch.full((len(images),), torch.nan, dtype=torch.float32)
         if self.spec.eps == 0:
-            return Attacked(images.clone(), none, none, none, 0, 0)
+            return Attacked(images.detach().clone(), none, none, none, 0, 0)
         with torch.enable_grad(), fast_linear(), frozen(victim.function):
             working = images if images.dtype == torch.float64 else images.float()
             counter = Counter(victim.function, images.dtype)
@@ -250,6 +252,8 @@ def check_images(images: Tensor) -> None:
         raise UserError("images hold NaN; expected values in [0, 1]. Find the image that was read incorrectly.")
     if images.numel() and (images.min() < 0 or images.max() > 1):
         low, high = float(images.min()), float(images.max())
+        if low > -ROUNDED and high < 1 + ROUNDED:
+            raise UserError(f"images range from {low:.9g} to {high:.9g}; expected [0, 1]. Write images.clamp(0, 1).")
         raise UserError(
             f"images range from {low:.3g} to {high:.3g}; expected [0, 1]. Move any normalisation into the model."
         )

@@ -44,8 +44,9 @@ def pays() -> bool:
         return False
     if not vendors or any("GenuineIntel" in line for line in vendors) or not torch.backends.mkl.is_available():
         return False
-    values = torch.linspace(-1, 1, 3 * 16).reshape(3, 16)
-    weight, bias = torch.linspace(-1, 1, 5 * 16).reshape(5, 16).sin(), torch.linspace(0, 1, 5)
+    values = torch.linspace(-1, 1, 3 * 16, dtype=torch.float32).reshape(3, 16)
+    weight = torch.linspace(-1, 1, 5 * 16, dtype=torch.float32).reshape(5, 16).sin()
+    bias = torch.linspace(0, 1, 5, dtype=torch.float32)
     try:
         return torch.allclose(_product(values, weight, bias), values @ weight.T + bias, atol=1e-5)
     except (AttributeError, RuntimeError):

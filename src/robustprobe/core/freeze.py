@@ -23,7 +23,8 @@ def frozen(function: Callable[..., Any]) -> Iterator[None]:
     """
     networks = held_networks(function)
     modules = list({id(m): m for network in networks for m in network.modules()}.values())
-    parameters = list({id(p): p for network in networks for p in network.parameters()}.values())
+    # The flag of a parameter that was made in inference mode cannot be set back outside of it.
+    parameters = list({id(p): p for n in networks for p in n.parameters() if not p.is_inference()}.values())
     modes, flags = [m.training for m in modules], [p.requires_grad for p in parameters]
     try:
         for module in modules:
@@ -88,7 +89,7 @@ def _of_function(function: FunctionType) -> list[object]:
 def _of_object(thing: object) -> list[object]:
     kind = type(thing)
     if isinstance(thing, type | ModuleType) or kind.__module__.partition(".")[0] in LIBRARIES:
-        return []
+        return [inner] if (inner := getattr(thing, "__dict__", {}).get("__wrapped__")) is not None else []
     held = list(getattr(thing, "__dict__", {}).values())
     slots: Iterable[str] = getattr(kind, "__slots__", ())
     held += [getattr(thing, name) for name in slots if isinstance(name, str) and hasattr(thing, name)]

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import numbers
 from collections.abc import Collection
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -44,6 +46,8 @@ def parse_eps(value: str | float) -> float:
     Raises:
         UserError: not a number, a division by zero, negative or endless.
     """
+    if isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
+        value = float(value)
     if not isinstance(value, str | int | float):
         raise UserError(f"a size is a number, not a {type(value).__name__}; write such as 8/255.")
     text = str(value).strip()

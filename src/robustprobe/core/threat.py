@@ -68,7 +68,7 @@ class Linf(Threat):
     """Every pixel value may change by at most eps."""
 
     def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        randomness = [torch.rand(images.shape[1:], generator=g) for g in generators]
+        randomness = [torch.rand(images.shape[1:], generator=g, dtype=torch.float32) for g in generators]
         return (torch.stack(randomness).to(images) * 2 - 1) * self.eps
 
     def stretch(self, perturbation: Tensor) -> Tensor:
@@ -93,8 +93,9 @@ class L2(Threat):
 
     def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Uniform in the ball: a Gaussian direction, and a radius distributed as in the volume of the ball."""
-        randomness = [torch.randn(images.shape[1:], generator=g) for g in generators]
-        radii = torch.tensor([float(torch.rand(1, generator=g, dtype=torch.float64)) for g in generators])
+        randomness = [torch.randn(images.shape[1:], generator=g, dtype=torch.float32) for g in generators]
+        drawn = [float(torch.rand(1, generator=g, dtype=torch.float64)) for g in generators]
+        radii = torch.tensor(drawn, dtype=torch.float32)
         share = radii.to(images) ** (1 / images[0].numel())
         return self.stretch(torch.stack(randomness).to(images)) * over_image(share)
 

@@ -72,6 +72,21 @@ def _remedy(seen: tuple[int, ...], wanted: tuple[int, ...]) -> str:
 
 
 @contextmanager
+def type_errors(encoder: nn.Module, name: str, images: torch.dtype) -> Iterator[None]:
+    """Errors of torch inside are UserErrors where the weights have another type than the images."""
+    try:
+        yield
+    except RuntimeError as error:
+        kinds = {p.dtype for p in encoder.parameters() if p.is_floating_point()} - {images}
+        if not kinds or "type" not in str(error):
+            raise
+        raise UserError(
+            f"{name} has weights of {', '.join(sorted(map(str, kinds)))} and got images of {images}: {error}. Convert "
+            "the weights, encoder.float(), or the images inside `features`."
+        ) from error
+
+
+@contextmanager
 def unchanged(encoder: nn.Module, name: str) -> Iterator[None]:
     """Raises UserError where use of a frozen encoder inside leaves a layer in training mode or changes weights."""
     before = {key: identity(value) for key, value in encoder.state_dict().items()}

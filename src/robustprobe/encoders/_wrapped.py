@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.freeze import frozen
 from robustprobe.core.types import FeatureDims, Features
+from robustprobe.core.usual_mode import usual_mode
 from robustprobe.encoders.base import Encoder, EncoderCard
 
 Grid = tuple[int, int]
@@ -25,6 +26,7 @@ class _Layout(NamedTuple):
     ahead: int = 0
 
 
+@usual_mode()
 def wrap(
     network: nn.Module,
     *,
@@ -102,7 +104,11 @@ class WrappedNetwork(Encoder):
 
     def features(self, images: Tensor) -> Features:
         height, width = images.shape[2] // self.card.patch_size, images.shape[3] // self.card.patch_size
-        outputs = _outputs(self.network, (images - self.mean) / self.std, self.layer)
+        given = (images - self.mean) / self.std
+        if not torch.is_autocast_enabled(images.device.type):
+            # Weights may be of another type, such as float16.
+            given = given.to(next((w.dtype for w in self.network.parameters() if w.is_floating_point()), given.dtype))
+        outputs = _outputs(self.network, given, self.layer)
         if self.layer not in outputs:
             raise UserError(f"{self.card.name}: the layer {self.layer} answered no tensor for these images.")
         return _read(outputs[self.layer], self.layout, (height, width))

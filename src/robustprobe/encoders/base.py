@@ -15,7 +15,8 @@ from robustprobe.core.registry import sources
 from robustprobe.core.shared_names import split_name
 from robustprobe.core.types import FeatureDims, Features
 from robustprobe.core.user_code import source_digest
-from robustprobe.encoders._contract import checked_features, identity, unchanged
+from robustprobe.core.usual_mode import usual_mode
+from robustprobe.encoders._contract import checked_features, identity, type_errors, unchanged
 from robustprobe.encoders._meant import meant
 
 
@@ -93,9 +94,10 @@ class Encoder(nn.Module, ABC):
         # A copy: code that writes into its input must not change the caller's images.
         given = images.clone()
         if self.training or torch.is_grad_enabled() in self._seen:
-            found = self.features(given)
+            with type_errors(self, self.card.name, images.dtype):
+                found = self.features(given)
         else:
-            with unchanged(self, self.card.name):
+            with unchanged(self, self.card.name), type_errors(self, self.card.name, images.dtype):
                 found = self.features(given)
             self._seen.add(torch.is_grad_enabled())
         return checked_features(found, images, self.card.name, patch, self.card.widths)
@@ -164,6 +166,7 @@ def full_name(spec: str) -> str:
     return f"{architecture}{parts[2] or '.' + tag}{parts[3] or ''}"
 
 
+@usual_mode()
 def load_encoder(spec: str) -> Encoder:
     """The frozen encoder a spec names.
 

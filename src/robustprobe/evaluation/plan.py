@@ -33,15 +33,11 @@ from robustprobe.core.views import Resized, Size, View, Windows
 from robustprobe.datasets import Dataset, LabelDoubt, find_dataset, label_doubts, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.evaluate import is_checked_again
+from robustprobe.evaluation.memory import MAP_COPIES, batch_in_memory, probe_images
 from robustprobe.results.store import Store
 from robustprobe.tasks import fitting_attacks, load_task
 
-PROBE_PIXELS = 200_000
 MOST_OUTPUT_BYTES = 2**30
-MEMORY_SHARE = 0.5
-"""Of the free memory, what a batch may take by what one image was measured to take."""
-MAP_COPIES = 6
-"""Output maps that are held at once: logits at image size, softmax or errors, the gradient of each, and copies."""
 
 
 class Cell(NamedTuple):
@@ -448,9 +444,7 @@ def pair_batch(wanted: int, encoder: Encoder, view: View, data: Dataset, memory:
     channels = max(load_task(name, space).map_channels for name, space in data.labels.items())
     most = MOST_OUTPUT_BYTES // (4 * height * width * channels) if channels else wanted
     if memory is not None:
-        free = free_memory(memory.device)
-        each = memory.image_bytes(encoder, view, data)
-        most = most if free is None or not each else min(most, int(MEMORY_SHARE * free) // each)
+        most = batch_in_memory(most, memory.image_bytes(encoder, view, data), free_memory(memory.device))
     if not isinstance(view, Resized):
         most = min(most, wanted * encoder.card.input_size[0] * encoder.card.input_size[1] // view.pixels(size))
     return max(1, min(wanted, most))
@@ -477,7 +471,7 @@ class PassMemory:
     def _part_bytes(self, encoder: Encoder, part: Size) -> int:
         key = (encoder.digest, part)
         if key not in self.known:
-            many = max(1, min(32, PROBE_PIXELS // (part[0] * part[1])))
+            many = probe_images(part)
             images = torch.rand(many, 3, *part, device=self.device)
             # The first pass also allocates what every later one uses again.
             seen = _as_attacked(encoder, self.suite)
@@ -498,7 +492,7 @@ class PassClock:
         """Seconds an image of `size`: forward, and forward and backward."""
         key = (encoder.digest, size)
         if key not in self.known:
-            many = max(1, min(32, PROBE_PIXELS // (size[0] * size[1])))
+            many = probe_images(size)
             images = torch.rand(many, 3, *size, device=self.device)
             seen = _as_attacked(encoder, self.suite)
             forward, step = seconds_of(lambda: encoder(images)), seconds_of(lambda: _one_step(seen, images))

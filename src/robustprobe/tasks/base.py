@@ -198,7 +198,8 @@ class Task(ABC):
         if targets.ndim != 1 + self.label_axes or len(targets) != images:
             wanted = ", ".join([str(images), *["c", "h", "w"][3 - self.label_axes :]])
             wanted = f"({wanted},)" if not self.label_axes else f"({wanted})"
-            raise UserError(f"targets have shape {tuple(targets.shape)}; {self.name} takes {wanted}.")
+            remedy = _fewer_axes(targets, images, self.label_axes)
+            raise UserError(f"targets have shape {tuple(targets.shape)}; {self.name} takes {wanted}.{remedy}")
         try:
             return self.check_values(targets)
         except ValueError as error:
@@ -241,7 +242,8 @@ class Task(ABC):
         """An answer of a user's own model. Raises UserError where it has another shape than the task's outputs."""
         if not isinstance(output, Tensor) or output.ndim != cls.output_axes:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise UserError(f"the model answers {shape}; a {name} model answers {cls.output_words}.")
+            remedy = "" if isinstance(output, Tensor) else " Choose it: lambda images: model(images)[...]."
+            raise UserError(f"the model answers {shape}; a {name} model answers {cls.output_words}.{remedy}")
         return output
 
     @property
@@ -271,6 +273,22 @@ def task_kind(name: str) -> type[Task]:
 def fitting_attacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """By the name of each task the attacks that fit it beside those that name it."""
     return {name: task_kind(name).attacks for name in names}
+
+
+def _fewer_axes(targets: Tensor, images: int, axes: int) -> str:
+    if targets.ndim != 2 + axes or len(targets) != images:
+        return ""
+    return " Write targets[:, 0]." if targets.shape[1] == 1 else " Of one-hot labels write targets.argmax(1)."
+
+
+def several_classes(output: Tensor) -> LabelSpace:
+    """The classes of logits (B, C, ...) of a user's own model. Raises UserError for a single one."""
+    if output.shape[1] == 1:
+        raise UserError(
+            "the model answers one logit, so it has one class and is never wrong. Of a model that answers yes or no "
+            "make two logits: lambda images: torch.cat([-model(images), model(images)], 1)."
+        )
+    return LabelSpace(classes=tuple(str(index) for index in range(output.shape[1])))
 
 
 def as_tensor(label: Label) -> Tensor:

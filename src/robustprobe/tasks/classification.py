@@ -32,6 +32,7 @@ from robustprobe.tasks.base import (
     looks_like_probabilities,
     missing_classes,
     on_labels,
+    several_classes,
 )
 
 TEMPERATURE = 0.07
@@ -205,7 +206,7 @@ class Classification(Task):
 
     @classmethod
     def implied_space(cls, output: Tensor) -> LabelSpace:
-        return LabelSpace(classes=tuple(str(index) for index in range(output.shape[1])))
+        return several_classes(output)
 
     def output_checks(self, output: Tensor) -> list[SanityCheck]:
         return [looks_like_probabilities(output)]

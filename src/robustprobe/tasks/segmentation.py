@@ -33,6 +33,7 @@ from robustprobe.tasks.base import (
     looks_like_probabilities,
     missing_classes,
     resize,
+    several_classes,
 )
 
 
@@ -233,7 +234,7 @@ class Segmentation(Task):
 
     @classmethod
     def implied_space(cls, output: Tensor) -> LabelSpace:
-        return LabelSpace(classes=tuple(str(index) for index in range(output.shape[1])))
+        return several_classes(output)
 
     def output_checks(self, output: Tensor) -> list[SanityCheck]:
         return [looks_like_probabilities(output)]

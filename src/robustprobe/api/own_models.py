@@ -1,0 +1,114 @@
+"""A model of the user's own as attacks call it: it never writes into their images, and its answer is a tensor."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from robustprobe.core.errors import UserError
+from robustprobe.core.freeze import held_networks
+from robustprobe.core.types import Features
+from robustprobe.encoders import Encoder
+from robustprobe.tasks import Model
+
+ANSWERS = ("logits", "out", "predicted_depth")
+"""Where models keep their answer: of transformers, of torchvision's segmenters, of transformers' depth networks."""
+HALF = (torch.float16, torch.bfloat16)
+
+
+@final
+class OwnModel:
+    """A callable of the user's: images (B, 3, H, W) to what it answers.
+
+    It is given a copy, as some models write into their images, in the half precision of its weights where it is a
+    module. Of a dictionary or object, `ANSWERS` are looked for.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Any]) -> None:
+        self.__wrapped__ = self.model = model
+        weights = weight_type(model) if isinstance(model, nn.Module) else None
+        self.cast = weights if weights in HALF else None
+
+    def __call__(self, images: Tensor) -> Any:
+        return answer_of(self.model(images.to(self.cast or images.dtype, copy=True)))
+
+    def look(self, images: Tensor) -> Any:
+        """Its answer to one of the images (B, 3, H, W). Raises UserError where it fails on it."""
+        try:
+            with torch.no_grad():
+                return self(images[:1])
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the model fails on an image {tuple(images[:1].shape)} of {images.dtype}: {type(error).__name__}: "
+                f"{error}. It must take images (B, 3, H, W) in [0, 1] as they are handed to attack; put resizing, "
+                "normalisation and conversion into it, for instance with a lambda."
+            ) from error
+
+
+def own_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """Encoders and models of the package as they are, any other callable as an `OwnModel`.
+
+    Raises:
+        UserError: no callable, a class in place of an object, or weights that were made in inference mode.
+    """
+    if not callable(model) or isinstance(model, type):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise UserError(
+            f"the model is {what}; attack takes a network or another callable, called with images (B, 3, H, W). Load "
+            "an encoder by its name with robustprobe.load_encoder."
+        )
+    check_weights(model)
+    return model if isinstance(model, Encoder | Model) else OwnModel(model)
+
+
+def check_weights(model: object) -> None:
+    """Raises UserError where a callable holds weights that were made in inference mode: they give no gradient."""
+    if any(tensor.is_inference() for network in held_networks(model) for tensor in _tensors(network)):
+        raise UserError(
+            "the model's weights were made inside torch.inference_mode, where no gradient can pass. Load it outside, "
+            "or make a copy there: copy.deepcopy(model)."
+        )
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    return chain(network.parameters(), network.buffers())
+
+
+def weight_type(model: object) -> torch.dtype | None:
+    """The floating-point type of all weights that a callable holds; None where there are none or several."""
+    kinds = {p.dtype for network in held_networks(model) for p in network.parameters() if p.is_floating_point()}
+    return next(iter(kinds)) if len(kinds) == 1 else None
+
+
+def in_type_of(model: object, images: Tensor) -> Tensor:
+    """Images in the type of the model's weights, in float32 where these are narrower."""
+    wanted = weight_type(model)
+    if wanted is None or wanted == images.dtype:
+        return images
+    return images.to(torch.float32 if wanted in HALF else wanted)
+
+
+def answer_of(answer: Any) -> Any:
+    """A tensor or features as they are; of a dictionary or object the first of `ANSWERS`; else the answer itself."""
+    if isinstance(answer, Tensor | Features):
+        return answer
+    for name in ANSWERS:
+        found = answer.get(name) if isinstance(answer, Mapping) else getattr(answer, name, None)
+        if isinstance(found, Tensor):
+            return found
+    return answer
+
+
+def check_embedding(answer: Any) -> None:
+    """Raises UserError for an answer that is neither features nor a tensor of floating-point numbers."""
+    if isinstance(answer, Features) or (isinstance(answer, Tensor) and answer.is_floating_point()):
+        return
+    keys = f" with {', '.join(map(str, list(answer)[:5]))}" if isinstance(answer, Mapping) else ""
+    raise UserError(
+        f"the model answers {type(answer).__name__}{keys}; embed moves Features or one floating-point tensor. Choose "
+        "one: lambda images: model(images)[...]."
+    )
