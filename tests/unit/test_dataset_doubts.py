@@ -43,6 +43,12 @@ def test_masks_of_0_and_255_are_named(tmp_path: Path) -> None:
     assert "test: 1 classes have no segmentation label: class 1" in found
 
 
+def test_fit_probe_warns_as_a_run_does(tmp_path: Path) -> None:
+    spec = masks(tmp_path, 0, 255)
+    with pytest.warns(UserWarning, match=f"{spec}, segmentation: train: every labelled pixel is class 0"):
+        rp.fit_probe("bundled:scenes", spec, epochs=1)
+
+
 def test_a_mask_class_that_only_test_has_is_named(tmp_path: Path) -> None:
     spec = masks(tmp_path, 0, 1)
     for path in (tmp_path / "masks" / "train").iterdir():

@@ -185,13 +185,22 @@ class InHalf(Sound):
         return Features(cls.bfloat16(), patches.bfloat16())
 
 
+class Quantised(Sound):
+    """A quantised layer that the features do not use, as of a head that was left in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        head = nn.Sequential(nn.Linear(6, 2))
+        self.head = torch.ao.quantization.quantize_dynamic(head, {nn.Linear}, dtype=torch.qint8)
+
+
 def failures(encoder: Encoder) -> dict[str, str]:
     return {check.name: check.seen for check in check_encoder(encoder) if not check.passed}
 
 
 @pytest.mark.parametrize(
     "encoder",
-    [Sound(), Unnormalised(), WritesIntoImages(), InHalf(), OneSize(fixed_size=True)],
+    [Sound(), Unnormalised(), WritesIntoImages(), InHalf(), Quantised(), OneSize(fixed_size=True)],
     ids=lambda e: type(e).__name__,
 )
 def test_sound_encoders_pass_every_check(encoder: Encoder) -> None:

@@ -1,5 +1,6 @@
 """`robustprobe.fit_probe`: a head on a frozen encoder."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
@@ -12,7 +13,7 @@ from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.spec import DatasetSpec, HeadSpec, validated
 from robustprobe.core.types import Sample
 from robustprobe.core.usual_mode import usual_mode
-from robustprobe.datasets import find_dataset, load_dataset
+from robustprobe.datasets import find_dataset, label_doubts, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.tasks import Model
 
@@ -47,6 +48,8 @@ def fit_probe(
     **recipe: Unpack[HeadFields],
 ) -> Model:
     """A model: the frozen encoder with a head fitted on a dataset, from the cache where it was fitted before.
+
+    Labels that make little sense are warned about, as in the plan of a run.
 
     Args:
         encoder: an encoder or its name. It moves to `device`, as the model does.
@@ -84,6 +87,8 @@ def fit_probe(
     spec = validated(HeadSpec, {"train_limit": plain(train_limit), **recipe}, "head recipe")
     wanted, where = validated(DatasetSpec, {"name": dataset, "size": as_size(size)}, "dataset"), find_device(device)
     heads = probing.plan_heads(encoder.to(where), wanted, spec, root=Path(root))
+    for doubt in label_doubts(heads.data.train, heads.data.train, [task]):
+        warnings.warn(f"{dataset}, {task}: {doubt.text}", stacklevel=3)
     model = heads.fit(where, [task])[task][0]
     model.sample_source = partial(_held_out, dataset, Path(root), model.size)
     return model

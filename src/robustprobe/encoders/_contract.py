@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import NoReturn
 
 import torch
@@ -89,15 +90,22 @@ def type_errors(encoder: nn.Module, name: str, images: torch.dtype) -> Iterator[
 @contextmanager
 def unchanged(encoder: nn.Module, name: str) -> Iterator[None]:
     """Raises UserError where use of a frozen encoder inside leaves a layer in training mode or changes weights."""
-    before = {key: identity(value) for key, value in encoder.state_dict().items()}
+    before = _weights(encoder)
     yield
     training = next((key for key, module in encoder.named_modules() if key and module.training), None)
     if training is not None:
         _refuse(name, f"its layer {training} is in training mode after `features`")
-    state = encoder.state_dict()
-    changed = next((key for key, value in state.items() if before.get(key, identity(value)) != identity(value)), None)
+    after = _weights(encoder)
+    changed = next((key for key, seen in after.items() if before.get(key, seen) != seen), None)
     if changed is not None:
         _refuse(name, f"`features` changed its own {changed}, as a BatchNorm in training mode does")
+
+
+def _weights(encoder: nn.Module) -> dict[str, object]:
+    """Identities of parameters and buffers of the state; quantised layers make its other tensors anew each time."""
+    kept = encoder.state_dict().keys()
+    tensors = chain(encoder.named_parameters(), encoder.named_buffers())
+    return {key: identity(tensor) for key, tensor in tensors if key in kept}
 
 
 def _refuse(name: str, what: str) -> NoReturn:
