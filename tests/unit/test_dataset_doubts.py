@@ -45,8 +45,9 @@ def test_masks_of_0_and_255_are_named(tmp_path: Path) -> None:
 
 def test_fit_probe_warns_as_a_run_does(tmp_path: Path) -> None:
     spec = masks(tmp_path, 0, 255)
-    with pytest.warns(UserWarning, match=f"{spec}, segmentation: train: every labelled pixel is class 0"):
+    with pytest.warns(UserWarning, match=f"{spec}, segmentation: train: every labelled pixel is class 0") as said:
         rp.fit_probe("bundled:scenes", spec, epochs=1)
+    assert {warning.filename for warning in said if "every labelled" in str(warning.message)} == {__file__}
 
 
 def test_a_mask_class_that_only_test_has_is_named(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def evaluate(
         store = Store(folder).prepare()
         plan = make_plan(suite, store, Path(root), find_device(device), loaded, sources=sources)
         for text in plan.warnings:
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(text, stacklevel=3)
         _raise_failures(_executed(plan, store, options, progress))
         result = Results([Store(folder, plan.fingerprints())], transfer=transfer)
     return result if out else kept_while_used(result, folder)

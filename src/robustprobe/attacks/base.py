@@ -20,7 +20,7 @@ from robustprobe.results.records import AttackAccess
 # Passes beside those of the search: one for the clean image and one for the warm start.
 LOOKS = 2
 # What interpolation and rounding lead outside [0, 1] at most.
-ROUNDED = 0.1
+ROUNDED = 1e-3
 Layers = Callable[[Tensor, tuple[int, ...]], list[Features]]
 FitSurrogates = Callable[[tuple[int, int]], Sequence[Callable[[Features, tuple[int, int]], Tensor]]]
 
