@@ -143,8 +143,8 @@ def test_model_brings_its_own_task(scene_probes: SceneProbes) -> None:
         rp.attack(model, images, labels, task="depth")
 
 
-# `surrogate` takes encoders only; tests/contract holds it to this.
-@pytest.mark.parametrize("attack", [n for n in attacks.names() if n not in ("clean", "surrogate")])
+# `surrogate` and `label-free` take encoders only; tests/contract holds them to this.
+@pytest.mark.parametrize("attack", [n for n in attacks.names() if n not in ("clean", "surrogate", "label-free")])
 def test_starts_follow_ids(attack: str) -> None:
     def run(images: Tensor, targets: Tensor | None, ids: list[str] | None) -> Tensor:
         task = None if case is None else case[3]
