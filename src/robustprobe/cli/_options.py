@@ -1,5 +1,7 @@
 """Options that commands share, under the headings of the help, and the suite that they make."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +106,24 @@ class MachineOptions:
     """Precision in which attacks run the model. Scores are always measured in fp32."""
     batch_size: int | None = None
     """Images attacked at once: changes memory and speed, and numbers by rounding at most."""
+
+
+_TIME = re.compile(r"(?:(?P<h>[\d.]+)h)?(?:(?P<m>[\d.]+)m)?(?:(?P<s>[\d.]+)s?)?")
+_UNITS = {"h": 3600, "m": 60, "s": 1}
+
+
+def parse_time(text: str | None) -> float:
+    """Seconds of a time such as 30m, 2h, 1h30m or 90s; endless for None. Raises UserError for another form."""
+    if text is None:
+        return math.inf
+    found = _TIME.fullmatch(text.strip().lower())
+    try:
+        seconds = sum(float(value) * _UNITS[unit] for unit, value in found.groupdict("0").items()) if found else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not seconds:
+        raise UserError(f"'{text}' is no time; write such as 90s, 30m, 2h or 1h30m.")
+    return seconds
 
 
 def changed_suite(

@@ -20,6 +20,7 @@ from robustprobe.cli._options import (
     HeadOptions,
     MachineOptions,
     changed_suite,
+    parse_time,
 )
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.registry import executors
@@ -28,6 +29,7 @@ from robustprobe.core.spec import ExecutorOptions, Suite
 from robustprobe.core.suites import find_suite, narrowed
 
 if TYPE_CHECKING:
+    from robustprobe.evaluation.plan import Plan
     from robustprobe.evaluation.run import Failure
 
 Verbose = Annotated[bool, Parameter(alias="-v", group=OUTPUT)]
@@ -55,6 +57,9 @@ class LaunchOptions:
 
     offline: bool = False
     """Open no connection; weights must be on this machine (see `robustprobe fetch`)."""
+    max_time: str | None = None
+    """Time that the run may take by its estimate, such as 30m, 2h or 1h30m. Fewer images are taken where all would take
+    longer: the same for all encoders, and the plan says how many. A run that takes longer is not stopped."""
     dry_run: bool = False
     """Show cells, images, and the time and disk they need, measured briefly on this machine; then stop."""
     executor: str = "local"
@@ -209,6 +214,7 @@ def _run(
     from robustprobe.encoders import go_offline
     from robustprobe.evaluation.plan import make_plan
     from robustprobe.evaluation.run import execute
+    from robustprobe.evaluation.time_budget import plan_within
     from robustprobe.results.store import Store
     from robustprobe.results.union import Found
 
@@ -216,9 +222,15 @@ def _run(
         go_offline()
     suite = _with_arch(suite, arch)
     with Store(out).kept_if_used(create=not launch.dry_run) as store:
-        plan = make_plan(suite, store, machine.data_root, find_device(machine.device), leave_out=leave_out)
+
+        def planned(wanted: Suite) -> "Plan":
+            return make_plan(wanted, store, machine.data_root, find_device(machine.device), leave_out=leave_out)
+
+        plan, words = plan_within(suite, parse_time(launch.max_time), planned)
         check_planned(rules, plan)
         show_plan(console, plan)
+        if words:
+            console.print(f"--max-time {launch.max_time}: {words}", markup=False, highlight=False, soft_wrap=True)
         if launch.dry_run:
             return
         display = RunDisplay(console, plan)
