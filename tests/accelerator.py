@@ -55,6 +55,10 @@ class OnAccelerator(torch.Tensor):
     def tolist(self) -> Any:
         return self.held.tolist()
 
+    def new_tensor(self, data: Any, **options: Any) -> torch.Tensor:  # type: ignore[override]
+        # It is made without a dispatch, which would find no memory on the device.
+        return OnAccelerator(self.held.new_tensor(data, **options))
+
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -39,7 +39,7 @@ def contents(out: Path) -> dict[str, Any]:
 def test_every_cell_of_the_product_is_there(finished: Path) -> None:
     cells = {(r.attack.name, r.target_task, r.task) for r in Store(finished).records()}
     makers = [("clean", ""), ("noise", ""), ("embed", ""), ("pgd", "classification")]
-    makers += [("segpgd", "segmentation"), ("depthpgd", "depth")]
+    makers += [("segpgd", "segmentation"), ("depthpgd", "depth"), ("apgd", "depth")]
     assert cells == {(attack, target_task, task) for attack, target_task in makers for task in TASKS}
 
 
@@ -77,7 +77,7 @@ def test_only_what_is_missing_is_done(call: Call, finished: Path, suite_file: Pa
     out = tmp_path / "out"
     assert call("run", suite_file, "--attack", "clean", "--out", out).code == 0
     answer = call("run", suite_file, "--out", out)
-    assert "18 cells, 3 of them done already" in answer.out
+    assert "21 cells, 3 of them done already" in answer.out
     assert "clean," not in answer.out.partition("plan:")[2].partition("Classification")[0]
     assert contents(out)["records"] == contents(finished)["records"]
 
@@ -195,7 +195,7 @@ def test_table_json_has_the_promised_keys(call: Call, finished: Path) -> None:
         "n",
         "higher_is_better",
     ]
-    assert len(rows) == 12
+    assert len(rows) == 13
     for row in rows:
         assert set(wanted) <= row.keys()
         assert row["n"] == 16

@@ -43,7 +43,7 @@ class AttackOptions:
 
     attack: list[str] | None = None
     """Attack to run, such as ensemble or apgd:dlr. Can be given several times. By default clean, noise, embed and the
-    standard attack of each task."""
+    standard attacks of each task."""
     eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None
     """Largest size of the perturbation, such as 8/255. Can be given several times; a larger eps starts from the result
     of a smaller one. By default 8/255 for linf, and for l2 0.5 at 32 x 32 pixels, growing with the image's side."""

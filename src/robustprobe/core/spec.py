@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -37,7 +37,6 @@ CHECK_COST = 4
 """Passes through the model that checking an image takes, in attacks of 20 steps on an image."""
 FEWEST_CHECKED, MOST_CHECKED = 4, 10
 """Fewer images than that tell nothing, so that checks of less than 160 images cost more than a tenth."""
-STANDARD_ATTACKS = ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd")
 
 
 def parse_eps(value: str | float) -> float:
@@ -77,6 +76,7 @@ def check_eps(eps: float, norm: str) -> None:
 
 
 Described = TypeVar("Described", bound=BaseModel)
+Fits = TypeVar("Fits")
 _EPS_SCHEMA = {
     "anyOf": [
         {"type": "number", "minimum": 0},
@@ -255,6 +255,8 @@ class AttackChoice(AttackTuning):
     steps: int | None = Field(default=None, ge=1)
     restarts: int | None = Field(default=None, ge=1)
     early_exit: bool = False
+    tasks: OneOrMore[str] | None = None
+    """The tasks it is made for; None: every task that it fits."""
 
     @model_validator(mode="before")
     @classmethod
@@ -264,6 +266,10 @@ class AttackChoice(AttackTuning):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return _or_name(handler(core))
+
+    def wanted(self, tasks: Mapping[str, Fits]) -> dict[str, Fits]:
+        """Those of some tasks that the attack is made for."""
+        return {name: fits for name, fits in tasks.items() if self.tasks is None or name in self.tasks}
 
 
 def _or_name(schema: JsonSchemaValue) -> JsonSchemaValue:
@@ -277,6 +283,13 @@ def _split_objective(data: Any) -> Any:
         return data
     head, colon, tail = data["name"].rpartition(":")
     return {**data, "name": head, "objective": tail} if colon and not head.endswith(".py") else data
+
+
+STANDARD_ATTACKS = (
+    *(AttackChoice(name=name) for name in ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd")),
+    # Stronger than DepthPGD on every encoder measured, see docs/concepts/attacks.md.
+    AttackChoice(name="apgd", objective="rmse", tasks=("depth",)),
+)
 
 
 class HeadSpec(Spec):

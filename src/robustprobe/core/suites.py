@@ -6,7 +6,7 @@ from pathlib import Path
 
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.shared_names import split_name
-from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, Suite, load_suite
+from robustprobe.core.spec import STANDARD_ATTACKS, Suite, load_suite
 
 FOLDER = Path(__file__).parent.parent / "assets" / "suites"
 
@@ -38,7 +38,7 @@ def narrowed(suite: Suite, patterns: Sequence[str]) -> Suite:
     Raises:
         UserError: a pattern matches nothing.
     """
-    attacks = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
+    attacks = suite.attacks or STANDARD_ATTACKS
     names = {
         "encoders": [name or spec for name, spec in map(split_name, suite.encoders)],
         "datasets": [dataset.name for dataset in suite.datasets],

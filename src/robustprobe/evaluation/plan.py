@@ -269,11 +269,11 @@ def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
     """The suite with its attacks named, each of which fits a dataset."""
     known = [task_names(suite, find_dataset(d.name, root=root)) for d in suite.datasets]
     tasks = fitting_attacks(dict.fromkeys(task for names in known for task in names))
-    choices = suite.attacks or tuple(AttackChoice(name=name) for name in STANDARD_ATTACKS)
-    fitting = [choice for choice in choices if target_tasks(choice.name, tasks)]
+    choices = suite.attacks or STANDARD_ATTACKS
+    fitting = [choice for choice in choices if target_tasks(choice.name, choice.wanted(tasks))]
     for choice in suite.attacks or ():
         if choice not in fitting and not leave_out:
-            needs = _kind(choice.name).access
+            needs = " or ".join(choice.tasks or (_kind(choice.name).access,))
             raise UserError(
                 f"attack {choice.name} needs {needs} labels, which no dataset of this run has; leave it out."
             )
@@ -363,7 +363,7 @@ def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store, source: EncoderOnD
         for choice in suite.attacks or ()
         for kind in [_kind(choice.name)]
         if source is None or kind.access != "nothing"
-        for target_task in target_tasks(choice.name, fitting_attacks(attacked.head_keys))
+        for target_task in target_tasks(choice.name, choice.wanted(fitting_attacks(attacked.head_keys)))
     ]
 
 
