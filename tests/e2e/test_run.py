@@ -202,7 +202,7 @@ def test_table_json_has_the_promised_keys(call: Call, finished: Path) -> None:
         assert row["encoder"] == "tiny"
         assert row["higher_is_better"] is (row["task"] != "depth")
         assert row["eps"] == (0 if row["attack"] == "clean" else pytest.approx(8 / 255))
-    assert len(json.loads(call("table", finished, "--format", "json", "--transfer").out)) == 18
+    assert len(json.loads(call("table", finished, "--format", "json", "--transfer").out)) == 21
 
 
 @pytest.mark.parametrize("kind", ["rich", "md", "csv", "latex"])

@@ -15,6 +15,7 @@ from robustprobe.core.spec import AttackSpec
 from robustprobe.core.suites import bundled_suites, find_suite
 from robustprobe.core.user_code import load_attribute
 from robustprobe.encoders import load_encoder
+from robustprobe.tasks import fitting_attacks
 
 pytestmark = pytest.mark.unit
 
@@ -207,3 +208,11 @@ def test_names_of_other_libraries_and_other_spellings_get_a_hint(name: str, mean
 def test_an_encoder_without_its_source_gets_the_whole_name(name: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"Did you mean '{re.escape(meant)}'"):
         load_encoder(name)
+
+
+def test_an_attack_with_an_objective_is_made_for_the_tasks_that_have_that_loss() -> None:
+    every = ["classification", "segmentation", "depth", "normals"]
+    assert set(fitting_attacks(every, "rmse")) == {"depth"}
+    assert set(fitting_attacks(every, "dlr")) == {"classification"}
+    assert set(fitting_attacks(["classification"], "rmse")) == set()
+    assert set(fitting_attacks(every, "no such loss")) == set(fitting_attacks(every)) == set(every)

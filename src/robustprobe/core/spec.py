@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import numbers
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -76,7 +76,6 @@ def check_eps(eps: float, norm: str) -> None:
 
 
 Described = TypeVar("Described", bound=BaseModel)
-Fits = TypeVar("Fits")
 _EPS_SCHEMA = {
     "anyOf": [
         {"type": "number", "minimum": 0},
@@ -255,8 +254,6 @@ class AttackChoice(AttackTuning):
     steps: int | None = Field(default=None, ge=1)
     restarts: int | None = Field(default=None, ge=1)
     early_exit: bool = False
-    tasks: OneOrMore[str] | None = None
-    """The tasks it is made for; None: every task that it fits."""
 
     @model_validator(mode="before")
     @classmethod
@@ -266,10 +263,6 @@ class AttackChoice(AttackTuning):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return _or_name(handler(core))
-
-    def wanted(self, tasks: Mapping[str, Fits]) -> dict[str, Fits]:
-        """Those of some tasks that the attack is made for."""
-        return {name: fits for name, fits in tasks.items() if self.tasks is None or name in self.tasks}
 
 
 def _or_name(schema: JsonSchemaValue) -> JsonSchemaValue:
@@ -288,7 +281,7 @@ def _split_objective(data: Any) -> Any:
 STANDARD_ATTACKS = (
     *(AttackChoice(name=name) for name in ("clean", "noise", "embed", "pgd", "segpgd", "depthpgd")),
     # Stronger than DepthPGD on every encoder measured, see docs/concepts/attacks.md.
-    AttackChoice(name="apgd", objective="rmse", tasks=("depth",)),
+    AttackChoice(name="apgd", objective="rmse"),
 )
 
 

@@ -35,7 +35,7 @@ from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.evaluate import is_checked_again
 from robustprobe.evaluation.memory import MAP_COPIES, batch_in_memory, probe_images
 from robustprobe.results.store import Store
-from robustprobe.tasks import fitting_attacks, load_task
+from robustprobe.tasks import fitting_attacks, load_task, tasks_with_loss
 
 MOST_OUTPUT_BYTES = 2**30
 
@@ -268,15 +268,14 @@ def _named_apart(
 def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
     """The suite with its attacks named, each of which fits a dataset."""
     known = [task_names(suite, find_dataset(d.name, root=root)) for d in suite.datasets]
-    tasks = fitting_attacks(dict.fromkeys(task for names in known for task in names))
+    tasks = dict.fromkeys(task for names in known for task in names)
     choices = suite.attacks or STANDARD_ATTACKS
-    fitting = [choice for choice in choices if target_tasks(choice.name, choice.wanted(tasks))]
+    fitting = [choice for choice in choices if target_tasks(choice.name, fitting_attacks(tasks, choice.objective))]
     for choice in suite.attacks or ():
         if choice not in fitting and not leave_out:
-            needs = " or ".join(choice.tasks or (_kind(choice.name).access,))
-            raise UserError(
-                f"attack {choice.name} needs {needs} labels, which no dataset of this run has; leave it out."
-            )
+            needs = " or ".join(tasks_with_loss(choice.objective)) or _kind(choice.name).access
+            label = f"{choice.name}:{choice.objective}" if choice.objective else choice.name
+            raise UserError(f"attack {label} needs {needs} labels, which no dataset of this run has; leave it out.")
     return suite.model_copy(update={"attacks": tuple(fitting)})
 
 
@@ -363,7 +362,7 @@ def _jobs(suite: Suite, pair: EncoderOnDataset, store: Store, source: EncoderOnD
         for choice in suite.attacks or ()
         for kind in [_kind(choice.name)]
         if source is None or kind.access != "nothing"
-        for target_task in target_tasks(choice.name, choice.wanted(fitting_attacks(attacked.head_keys)))
+        for target_task in target_tasks(choice.name, fitting_attacks(attacked.head_keys, choice.objective))
     ]
 
 

@@ -59,7 +59,7 @@ def _works(
     for choice in suite.attacks or (AttackChoice(name="clean"), AttackChoice(name="embed")):
         kind = cast(type[Attack], attacks.get(choice.name))
         specs = suite.attack_specs(choice, kind.steps, kind.warm_start, tuning=kind.tuning)
-        for task in target_tasks(choice.name, choice.wanted(fitting_attacks(models))):
+        for task in target_tasks(choice.name, fitting_attacks(models, choice.objective)):
             yield EvaluationSpec(
                 student, models, data, specs, task, list(models), suite.batch_size, suite.precision, device
             )

@@ -17,6 +17,7 @@ from robustprobe.tasks.base import (
     on_labels,
     resize,
     task_kind,
+    tasks_with_loss,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "on_labels",
     "resize",
     "task_kind",
+    "tasks_with_loss",
 ]

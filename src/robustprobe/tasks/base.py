@@ -270,9 +270,25 @@ def task_kind(name: str) -> type[Task]:
     return cast(type[Task], tasks.get(name))
 
 
-def fitting_attacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """By the name of each task the attacks that fit it beside those that name it."""
-    return {name: task_kind(name).attacks for name in names}
+def fitting_attacks(names: Iterable[str], objective: str = "") -> dict[str, tuple[str, ...]]:
+    """By the name of each task the attacks that fit it beside those that name it.
+
+    Args:
+        objective: only tasks with an attack loss of this name; a name that no registered task has leaves all.
+    """
+    known = {name: task_kind(name) for name in names}
+    having = {*tasks_with_loss(objective), *(name for name, kind in known.items() if _has_loss(kind, objective))}
+    return {name: kind.attacks for name, kind in known.items() if name in having or not having}
+
+
+def tasks_with_loss(name: str) -> list[str]:
+    """The registered tasks with an attack loss of a name."""
+    return [task for task in tasks.names() if name and _has_loss(task_kind(task), name)]
+
+
+def _has_loss(kind: type[Task], name: str) -> bool:
+    losses = getattr(kind, "attack_losses", None)
+    return losses is not None and name in losses.losses
 
 
 def _fewer_axes(targets: Tensor, images: int, axes: int) -> str:
