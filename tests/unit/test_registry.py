@@ -10,7 +10,7 @@ import pytest
 from robustprobe import Attack, Dataset, UserError, load_dataset
 from robustprobe.attacks import Victim, load_attack
 from robustprobe.core.errors import unknown_name
-from robustprobe.core.registry import Registry, attacks, datasets, defences, executors, sources, tasks
+from robustprobe.core.registry import Registry, attacks, datasets, defences, executors, sources, tasks, trackers
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.suites import bundled_suites, find_suite
 from robustprobe.core.user_code import load_attribute
@@ -26,6 +26,7 @@ ROOMS = {
     "encoders": sources,
     "defences": defences,
     "executors": executors,
+    "trackers": trackers,
 }
 EVERYTHING = [(room, name) for room, registry in ROOMS.items() for name in registry.names()]
 

@@ -13,7 +13,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.suites import bundled_suites
 from robustprobe.report.references.catalogue import references
 
-Kind = Literal["encoders", "datasets", "tasks", "attacks", "defences", "suites", "references"]
+Kind = Literal["encoders", "datasets", "tasks", "attacks", "defences", "trackers", "suites", "references"]
 CARDS = Path(__file__).parent.parent / "assets" / "encoders"
 
 
@@ -23,7 +23,7 @@ def list_things(kind: Kind, pattern: str = "*", /, *, format: Literal["rich", "j
     Parameters
     ----------
     kind
-        encoders, datasets, tasks, attacks, defences, suites or references.
+        encoders, datasets, tasks, attacks, defences, trackers, suites or references.
     pattern
         Only names that match, such as 'dino*'.
     format

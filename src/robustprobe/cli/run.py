@@ -27,6 +27,7 @@ from robustprobe.core.registry import executors
 from robustprobe.core.shared_names import split_name
 from robustprobe.core.spec import ExecutorOptions, Suite
 from robustprobe.core.suites import find_suite, narrowed
+from robustprobe.trackers import GuardedTrackers
 
 if TYPE_CHECKING:
     from robustprobe.evaluation.plan import Plan
@@ -104,6 +105,9 @@ class OutputOptions:
 
     out: Path = Path("results")
     """Folder for results and the page."""
+    tracker: list[str] | None = None
+    """Program that is told of each number as it comes: tensorboard, mlflow or my.py:MyTracker (see `robustprobe list
+    trackers`). Can be given several times."""
     examples: int | None = None
     """Example images per dataset that are kept for the page, drawn at random."""
     extreme_examples: int | None = None
@@ -186,6 +190,7 @@ def run(
         launch,
         leave_out=bool(only),
         gates=gates,
+        trackers=output.tracker or (),
         brief=False,
         verbose=verbose,
     )
@@ -199,6 +204,7 @@ def _run(
     launch: LaunchOptions = LaunchOptions(),
     leave_out: bool = False,
     gates: GateOptions = GateOptions(),
+    trackers: Sequence[str] = (),
     *,
     brief: bool,
     verbose: bool,
@@ -206,10 +212,11 @@ def _run(
     spread, rules = launch.spec(), parse_rules(gates.fail_under)
     if gates.fail_on_regression is not None:
         check_baseline(gates.fail_on_regression, out)
+    told = GuardedTrackers(trackers, out)
     console = new_console()
     console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
     from robustprobe.cli._display import RunDisplay, show_plan
-    from robustprobe.cli._outcome import show_outcome
+    from robustprobe.cli._outcome import PAGE, show_outcome
     from robustprobe.core.device import find_device
     from robustprobe.encoders import go_offline
     from robustprobe.evaluation.plan import make_plan
@@ -234,11 +241,16 @@ def _run(
         if launch.dry_run:
             return
         display = RunDisplay(console, plan)
-        with display.bars:
-            failures = execute(plan, store, display.update, spread, display.say)
         wanted = plan.fingerprints()
-        finished = [r for r in store.records() if r.fingerprint in wanted]
-        show_outcome(console, [Found(r, store) for r in finished], out, brief=brief, verbose=verbose)
+        with told:
+            with display.bars:
+                told.start(suite.name, plan.suite.model_dump(mode="json"), display.say)
+                for known in [r for r in store.records() if r.fingerprint in wanted] if trackers else ():
+                    told.record(known)
+                failures = execute(plan, store, display.update, spread, display.say, told.record)
+            finished = [r for r in store.records() if r.fingerprint in wanted]
+            show_outcome(console, [Found(r, store) for r in finished], out, brief=brief, verbose=verbose)
+            told.file("page", out / PAGE)
     _end(failures, out)
     judge_run(rules, gates.fail_on_regression, store, finished, gates.junit)
 

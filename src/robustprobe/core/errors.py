@@ -24,6 +24,7 @@ PAGES = {
     "report.references": "guides/published-tables.md",
     "results": "reference/results.md",
     "tasks": "guides/extending.md",
+    "trackers": "guides/pipeline.md",
     "training": "guides/hardening.md",
 }
 """Pages of `docs/` that explain what a part of the package asks for, by the name of its module or package."""

@@ -172,4 +172,5 @@ sources: "Registry[object]" = Registry("encoders", "encoder source", "robustprob
 executors: "Registry[object]" = Registry(
     "evaluation.executors", "executor", "robustprobe.evaluation.executors:Executor", helpers=("cluster", "work")
 )
+trackers: "Registry[object]" = Registry("trackers", "tracker", "robustprobe.trackers:Tracker")
 defences: "Registry[object]" = Registry("defences", "defence", "robustprobe.defences:Defence", dashes=True)

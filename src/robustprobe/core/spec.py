@@ -510,7 +510,7 @@ def fingerprint(content: Any) -> str:
 
 
 # Rooms that show, store or train; no number of a cell depends on their code.
-BESIDE_NUMBERS = frozenset({"cli", "report", "results", "training", "defences"})
+BESIDE_NUMBERS = frozenset({"cli", "report", "results", "training", "defences", "trackers"})
 
 
 def code_digest() -> str:

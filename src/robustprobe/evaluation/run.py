@@ -77,15 +77,22 @@ class Failure(NamedTuple):
 LOCAL = ExecutorOptions()
 Notify = Callable[[RunProgress], None]
 Say = Callable[[str], None]
+Stored = Callable[[Record], None]
 
 
 def execute(
-    plan: Plan, store: Store, notify: Notify, options: ExecutorOptions = LOCAL, say: Say = lambda text: None
+    plan: Plan,
+    store: Store,
+    notify: Notify,
+    options: ExecutorOptions = LOCAL,
+    say: Say = lambda text: None,
+    stored: Stored = lambda record: None,
 ) -> list[Failure]:
     """Do what the plan lacks. Shards and cells are on disk as soon as they are finished.
 
     Args:
         say: told in a sentence what a user should know on the way.
+        stored: given each record as soon as it is on disk; must not raise.
 
     Returns:
         jobs that failed; the rest is done all the same.
@@ -93,7 +100,7 @@ def execute(
     Raises:
         UserError: the executor is not available.
     """
-    return _Run(plan, store, notify, options, say).execute()
+    return _Run(plan, store, notify, options, say, stored).execute()
 
 
 class _RunningJob:
@@ -189,8 +196,11 @@ class _RunningJob:
 class _Run:
     """One execution of a plan: the only one who writes."""
 
-    def __init__(self, plan: Plan, store: Store, notify: Notify, options: ExecutorOptions, say: Say) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, notify: Notify, options: ExecutorOptions, say: Say, stored: Stored
+    ) -> None:
         self.plan, self.store, self.notify, self.options, self.say = plan, store, notify, options, say
+        self.stored = stored
         self.failures: list[Failure] = []
         self.pairs = {pair.key: pair for pair in plan.pairs}
         self.running: dict[tuple[PairKey, int], _RunningJob] = {}
@@ -340,7 +350,7 @@ class _Run:
                 of_all = [*_warnings(level.attack, pair, cell.task), *collector.trace()]
                 checks = [CheckFact(**check._asdict()) for check in of_all]
                 checks += facts_of_some(extra.get(cell.task, []), kept[number])
-                _store_cell(self.store, running, number, cell, checks, source)
+                self.stored(_store_cell(self.store, running, number, cell, checks, source))
         running.folder.remove()
         del self.running[item.pair, item.task.number]
         self._job_progress(running, len(pair.data), finished=True, scores=running.scores())
@@ -377,8 +387,8 @@ def _failure(label: str, error: Exception) -> Failure:
 
 def _store_cell(
     store: Store, running: _RunningJob, number: int, cell: Cell, checks: Sequence[CheckFact], source: Provenance
-) -> None:
-    """Write the rows of a cell at the eps of a `number`, then its record."""
+) -> Record:
+    """Write the rows of a cell at the eps of a `number`, then its record, which is returned."""
     collector = running.collectors[number]
     exact, rounded = collector.columns(cell.task), collector.columns(cell.task, rounded=True)
     groups = running.pair.data.groups()
@@ -442,6 +452,7 @@ def _store_cell(
         provenance=source,
     )
     store.write_record(record)
+    return record
 
 
 def _head_facts(pair: EncoderOnDataset, suite: Suite, task: str, fitted: Fitted) -> HeadFacts:
