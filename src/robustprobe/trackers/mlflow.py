@@ -24,7 +24,11 @@ class MLflow(Tracker):
     def start(self, name: str, settings: Mapping[str, Any]) -> None:
         from mlflow.tracking import MlflowClient
 
-        place = os.environ.get("MLFLOW_TRACKING_URI") or (self.folder / "mlflow").absolute().as_uri()
+        place = os.environ.get("MLFLOW_TRACKING_URI")
+        if not place:
+            # MLflow refuses file stores without it since they are in maintenance mode; a database needs more libraries.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            place = (self.folder / "mlflow").absolute().as_uri()
         self.client = MlflowClient(tracking_uri=place)
         known = self.client.get_experiment_by_name(EXPERIMENT)
         experiment = known.experiment_id if known else self.client.create_experiment(EXPERIMENT)
