@@ -120,6 +120,8 @@ def test_tensorboard_reads_back_what_was_measured(call: Call, tmp_path: Path) ->
 def test_mlflow_reads_back_what_was_measured(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # Put back afterwards.
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     out = tmp_path / "out"
     answer = call(*SMALL, "--tracker", "mlflow", "--out", out)
     assert answer.code == 0
