@@ -1,6 +1,7 @@
 """Labels that make no sense are said: in the plan, beside the number, and in `data check`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,3 +131,35 @@ def test_files_that_are_not_read_are_named_beside_maps_too(tmp_path: Path) -> No
         "1 of .heic in train are not read; convert them to PNG",
         "1 of .exr in test are not read; convert them to PNG",
     ]
+
+
+def with_orientation(path: Path, orientation: int, size: tuple[int, int]) -> None:
+    image = Image.open(path).resize((size[1], size[0]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize(("orientation", "size", "unclear"), [
+    (6, (40, 40), True), (3, (40, 56), True), (2, (40, 56), True),
+    (1, (40, 40), False), (6, (56, 40), False), (8, (40, 56), False),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["segfolder", "depthfolder"])
+def test_an_orientation_that_a_map_may_not_share_is_named(
+    tmp_path: Path, kind: str, orientation: int, size: tuple[int, int], unclear: bool
+) -> None:
+    write = write_segfolder if kind == "segfolder" else write_depthfolder
+    write(tmp_path, {"train": 6, "test": 3})
+    maps, task = ("masks", "segmentation") if kind == "segfolder" else ("depth", "depth")
+    with_orientation(tmp_path / "images" / "test" / "0.jpg", orientation, size)
+    path = tmp_path / maps / "test" / "0.png"
+    Image.open(path).resize((size[1], size[0]), Image.Resampling.NEAREST).save(path)
+    found = [text for text in said(f"{kind}:{tmp_path}", task) if "EXIF orientation" in text]
+    assert [text.partition(" have")[0] for text in found] == ["test: 1 of 3 sampled images"] * unclear
+
+
+@pytest.mark.parametrize("root", [None, 3])
+def test_a_root_that_is_no_path_is_one_clear_error(root: Any) -> None:
+    for call in (rp.evaluate, rp.fit_probe):
+        with pytest.raises(UserError, match=f"root is a {type(root).__name__}; give the folder"):
+            call("bundled:scenes", "scenes", root=root)

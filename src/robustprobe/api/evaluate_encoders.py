@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import nn
 
-from robustprobe.api.inputs import as_size, plain
+from robustprobe.api.inputs import as_folder, as_size, plain
 from robustprobe.api.own_models import check_weights
 from robustprobe.api.progress import run_progress
 from robustprobe.core.device import device_of, find_device
@@ -152,7 +152,7 @@ def evaluate(
 
     with _folder(out) as folder, _put_back([*loaded, *sources]):
         store = Store(folder).prepare()
-        plan = make_plan(suite, store, Path(root), find_device(device), loaded, sources=sources)
+        plan = make_plan(suite, store, as_folder(root), find_device(device), loaded, sources=sources)
         for text in plan.warnings:
             warnings.warn(text, stacklevel=3)
         _raise_failures(_executed(plan, store, options, progress))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 from robustprobe import probing
-from robustprobe.api.inputs import as_size, only, plain
+from robustprobe.api.inputs import as_folder, as_size, only, plain
 from robustprobe.api.own_models import check_weights
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
@@ -78,6 +78,7 @@ def fit_probe(
     if not isinstance(dataset, str):
         raise UserError(f"fit_probe takes the name of a dataset, not a {type(dataset).__name__}.")
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder.freeze()
+    root = as_folder(root)
     found = find_dataset(dataset, root=root)
     tasks = list(found.labels)
     if task is None and len(tasks) == 1:
@@ -86,11 +87,11 @@ def fit_probe(
         raise unknown_name(f"task of {dataset}", str(task), tasks)
     spec = validated(HeadSpec, {"train_limit": plain(train_limit), **recipe}, "head recipe")
     wanted, where = validated(DatasetSpec, {"name": dataset, "size": as_size(size)}, "dataset"), find_device(device)
-    heads = probing.plan_heads(encoder.to(where), wanted, spec, root=Path(root))
+    heads = probing.plan_heads(encoder.to(where), wanted, spec, root=root)
     for doubt in label_doubts(heads.data.train, heads.data.train, [task]):
         warnings.warn(f"{dataset}, {task}: {doubt.text}", stacklevel=3)
     model = heads.fit(where, [task])[task][0]
-    model.sample_source = partial(_held_out, dataset, Path(root), model.size)
+    model.sample_source = partial(_held_out, dataset, root, model.size)
     return model
 
 

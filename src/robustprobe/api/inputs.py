@@ -1,6 +1,8 @@
 """What people hand in, as the rest of the package takes it: numbers, images, labels and names."""
 
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -29,6 +31,13 @@ def only(value: Any, what: str) -> Any:
     if len(value) == 1:
         return only(value[0], what)
     raise UserError(f"{what} is a list of {len(value)}; give one. Call it once for each, or use robustprobe.evaluate.")
+
+
+def as_folder(given: Any) -> Path:
+    """The folder of the datasets. Raises UserError for what is no path."""
+    if not isinstance(given, str | PathLike):
+        raise UserError(f"root is a {type(given).__name__}; give the folder that holds the datasets, as a path.")
+    return Path(given)
 
 
 def as_size(given: Any) -> Any:

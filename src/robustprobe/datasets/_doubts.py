@@ -26,7 +26,7 @@ def label_doubts(train: Dataset, reported: Dataset, tasks: Sequence[str]) -> lis
     Raises:
         UserError: none of the labels read counts, so that there would be no number.
     """
-    found = [LabelDoubt(task, text) for text in train.doubts() for task in tasks]
+    found = [LabelDoubt(task, text) for data in (train, reported) for text in data.doubts() for task in tasks]
     for data in (train, reported):
         if not data.generated:
             found += _of_labels(data, tasks, data is train)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
@@ -20,6 +20,8 @@ IMAGE_SUFFIXES = frozenset(
     f".{ending}"
     for ending in "jpg jpeg jpe jfif png ppm pgm pbm pnm bmp dib gif tif tiff webp avif jp2".split()  # noqa: SIM905
 )
+# EXIF orientations that keep height and width, and those that exchange them.
+MIRRORED, QUARTER_TURNS = frozenset({2, 3, 4}), frozenset({5, 6, 7, 8})
 # Bits per pixel that cameras and scanners record; files hold them in 16 or 32.
 BITS = (8, 10, 12, 14, 16)
 # Decoders spread grey of 2 and 4 bits over 0 to 255.
@@ -120,6 +122,18 @@ def open_matching(path: Path, shape: Size, label: Path) -> Image.Image:
         f"{path} is {image.height} x {image.width} and its label {label} is {shape[0]} x {shape[1]}; "
         "expected the same size. Replace one of them."
     )
+
+
+def has_unclear_orientation(path: Path) -> bool:
+    """Whether an EXIF orientation turns or mirrors an image and leaves its size: a label map beside it, of that size
+    either way, does not say whether it was turned too. False for a file that is no image.
+    """
+    try:
+        image = opened(path)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (UserError, OSError):
+        return False
+    return orientation in MIRRORED or (orientation in QUARTER_TURNS and image.height == image.width)
 
 
 def read_mask(path: Path) -> NDArray[Any]:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from robustprobe.core.errors import UserError
 from robustprobe.datasets._folders import ImageAndLabel, require, stored_path
-from robustprobe.datasets._images import open_matching, read_mask
+from robustprobe.datasets._images import has_unclear_orientation, open_matching, read_mask
 from robustprobe.datasets._splits import read_split
 from robustprobe.datasets.base import Dataset, RawSample, Split
 
 IGNORE = 255
+SAMPLE = 24
 
 
 class PairDataset(Dataset):
@@ -47,6 +48,19 @@ class PairDataset(Dataset):
         require(self.folder, self.layout)
         found = read_split(self.split, self.official(), self.pairs, lambda pair: pair.key)
         return [pair._replace(image=stored_path(pair.image), label=stored_path(pair.label)) for pair in found]
+
+    @final
+    def orientation_doubts(self) -> list[str]:
+        """A warning where sampled images carry an EXIF orientation that their label maps may not share."""
+        sampled = self.indices[:: -(-len(self.indices) // SAMPLE)]
+        count = sum(has_unclear_orientation(self.listed[index].image) for index in sampled)
+        if not count:
+            return []
+        return [
+            f"{self.split}: {count} of {len(sampled)} sampled images have an EXIF orientation that keeps their size; "
+            "they are read as stored, as their label maps are. Where maps were drawn on upright images, store the "
+            "images upright"
+        ]
 
 
 class MaskDataset(PairDataset):

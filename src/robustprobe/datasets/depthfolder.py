@@ -47,7 +47,8 @@ class DepthFolder(PairDataset):
         return own_pairs(self.folder, "depth", split, self.layout)
 
     def doubts(self) -> list[str]:
-        return skipped_files([self.folder / kind / split for kind in ("images", "depth") for split in SPLITS])
+        folders = [self.folder / kind / split for kind in ("images", "depth") for split in SPLITS]
+        return [*skipped_files(folders), *self.orientation_doubts()]
 
     def settings(self) -> list[str]:
         return [f"{name} {number}" for name, number in [*sorted(self._units.items()), *sorted(self._given.items())]]

@@ -46,7 +46,8 @@ class SegFolder(MaskDataset):
         return own_pairs(self.folder, "masks", split, self.layout)
 
     def doubts(self) -> list[str]:
-        return skipped_files([self.folder / kind / split for kind in ("images", "masks") for split in SPLITS])
+        folders = [self.folder / kind / split for kind in ("images", "masks") for split in SPLITS]
+        return [*skipped_files(folders), *self.orientation_doubts()]
 
     def settings(self) -> list[str]:
         return list(self.labels["segmentation"].classes)
