@@ -1,5 +1,6 @@
 """Labels that make no sense are said: in the plan, beside the number, and in `data check`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,21 @@ def test_a_root_that_is_no_path_is_one_clear_error(root: Any) -> None:
     for call in (rp.evaluate, rp.fit_probe):
         with pytest.raises(UserError, match=f"root is a {type(root).__name__}; give the folder"):
             call("bundled:scenes", "scenes", root=root)
+
+
+@pytest.mark.parametrize(("scale", "settings", "doubted"), [
+    (1000, None, False), (256, None, True), (256, {"scale": 256, "max_depth": 80}, False), (256, {"scale": 256}, True),
+])  # fmt: skip
+def test_depths_beyond_a_cap_that_nobody_chose_are_named(
+    tmp_path: Path, scale: int, settings: dict[str, float] | None, doubted: bool
+) -> None:
+    write_depthfolder(tmp_path, {"train": 4, "test": 2})
+    farthest = 9.5 if scale == 1000 else 60.0
+    for path in (tmp_path / "depth").rglob("*.png"):
+        metres = np.linspace(1, farthest, Image.open(path).width, dtype=np.float32)
+        save(path, (np.tile(metres, (Image.open(path).height, 1)) * scale).astype(np.uint16))
+    if settings:
+        (tmp_path / "depth.json").write_text(json.dumps(settings))
+    found = [text for text in said(f"depthfolder:{tmp_path}", "depth") if "beyond 10 m" in text]
+    assert len(found) == 2 * doubted
+    assert all("check the unit (scale), or set max_depth in depth.json" in text for text in found)

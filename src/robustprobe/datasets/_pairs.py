@@ -50,16 +50,21 @@ class PairDataset(Dataset):
         return [pair._replace(image=stored_path(pair.image), label=stored_path(pair.label)) for pair in found]
 
     @final
+    @property
+    def sampled(self) -> Sequence[int]:
+        """Indices of up to `SAMPLE` of the images, evenly spaced."""
+        return self.indices[:: -(-len(self.indices) // SAMPLE)]
+
+    @final
     def orientation_doubts(self) -> list[str]:
         """A warning where sampled images carry an EXIF orientation that their label maps may not share."""
-        sampled = self.indices[:: -(-len(self.indices) // SAMPLE)]
-        count = sum(has_unclear_orientation(self.listed[index].image) for index in sampled)
+        count = sum(has_unclear_orientation(self.listed[index].image) for index in self.sampled)
         if not count:
             return []
         return [
-            f"{self.split}: {count} of {len(sampled)} sampled images have an EXIF orientation that keeps their size; "
-            "they are read as stored, as their label maps are. Where maps were drawn on upright images, store the "
-            "images upright"
+            f"{self.split}: {count} of {len(self.sampled)} sampled images have an EXIF orientation that keeps their "
+            "size; they are read as stored, as their label maps are. Where maps were drawn on upright images, store "
+            "the images upright"
         ]
 
 

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import ImageAndLabel
@@ -15,6 +18,8 @@ from robustprobe.datasets._pairs import PairDataset
 from robustprobe.datasets.base import SPLITS, RawSample, Split
 
 UNITS = {"scale": 1000.0, "max_depth": 10.0}
+MOST_BEYOND = 0.05
+"""Of the known depths, what may be beyond the cap without a warning."""
 
 
 @final
@@ -48,15 +53,38 @@ class DepthFolder(PairDataset):
 
     def doubts(self) -> list[str]:
         folders = [self.folder / kind / split for kind in ("images", "depth") for split in SPLITS]
-        return [*skipped_files(folders), *self.orientation_doubts()]
+        return [*skipped_files(folders), *self.orientation_doubts(), *self._range_doubts()]
+
+    def _range_doubts(self) -> list[str]:
+        """A warning where many depths of sampled maps are beyond a cap that nobody chose: the unit may be another."""
+        if "max_depth" in self._given:
+            return []
+        cap, known, beyond = self._units["max_depth"], 0, 0
+        for index in self.sampled:
+            try:
+                depth = self._depth(index)
+            except (UserError, OSError):
+                continue  # the run says so, and does the rest
+            known += int((depth > 0).sum())
+            beyond += int((depth >= cap).sum())
+        if beyond <= MOST_BEYOND * known:
+            return []
+        return [
+            f"{self.split}: {beyond / known:.0%} of the depths in {len(self.sampled)} sampled maps are beyond "
+            f"{cap:g} m and do not count: check the unit (scale), or set max_depth in depth.json"
+        ]
 
     def settings(self) -> list[str]:
         return [f"{name} {number}" for name, number in [*sorted(self._units.items()), *sorted(self._given.items())]]
 
     def read(self, index: int) -> RawSample:
-        pair = self.listed[index]
-        depth = read_depth(pair.label, self._units["scale"], self._units["scale"] if "scale" in self._given else 1.0)
+        pair, depth = self.listed[index], self._depth(index)
         return RawSample(open_matching(pair.image, depth.shape, pair.label), {"depth": depth})
+
+    def _depth(self, index: int) -> NDArray[np.float32]:
+        """The depth map (h, w) of an image in metres."""
+        scale = self._units["scale"]
+        return read_depth(self.listed[index].label, scale, scale if "scale" in self._given else 1.0)
 
     @cached_property
     def _given(self) -> dict[str, float]:
