@@ -2,11 +2,13 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from robustprobe.report.tables.blocks import CHECKS_PAGE
 from robustprobe.report.tables.fitting import fitting, natural_width
 from robustprobe.report.tables.results import print_rich
 from robustprobe.report.tables.sheet import Row, Sheet
@@ -89,6 +91,8 @@ def test_notes_are_merged_by_cause_and_numbered() -> None:
         "†2 black box, 1 number: the gradient misleads",
     ]
     assert text.count("†1,2") == 1
+    assert f"what each check means: {CHECKS_PAGE}" in " ".join(text.split())
+    assert (Path(__file__).parents[2] / CHECKS_PAGE).is_file()
     # Every finding with its numbers stands in the long form alone.
     assert "of the objective's gain" not in text
     long = printed(records, 80, verbose=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from robustprobe.results.records import CheckFact, Record
 
 MARK = "†"
+CHECKS_PAGE = "docs/concepts/sanity-checks.md"
 BRACKETS = "Brackets: 95 % interval over images."
 
 
@@ -157,4 +158,4 @@ def print_notes(notes: Notes, console: "Console", verbose: bool, pointer: str) -
     for line in notes.lines(verbose):
         console.print(Text(line), no_wrap=not verbose, overflow="fold" if verbose else "ellipsis")
     if notes.causes and not verbose and pointer:
-        console.print(Text(f"{MARK} {pointer}"))
+        console.print(Text(f"{MARK} {pointer.rstrip('.')}; what each check means: {CHECKS_PAGE}"))
