@@ -76,7 +76,8 @@ def test_heads_may_read_in_any_order(table: Path, monkeypatch: pytest.MonkeyPatc
     images = {i: image for batch in batches(data, 8, order) for i, image in zip(batch.ids, batch.images, strict=True)}
     again = load_dataset(f"hfstream:{table}", split="train", size=32)
     assert all(torch.equal(images[sample.id], sample.image) for sample in again)
-    assert len(calls) <= 8
+    # A row before all that were read starts the stream again. How often depends on which reading thread is first.
+    assert len(calls) <= len(data) // 3
 
 
 def test_what_was_not_wanted_then_is_streamed_again(table: Path) -> None:
