@@ -72,12 +72,13 @@ def test_the_stream_is_read_once_and_no_further_than_needed(table: Path, monkeyp
 def test_heads_may_read_in_any_order(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = asked(monkeypatch)
     data = load_dataset(f"hfstream:{table}", split="train", size=32)
+    # Several threads ask in an order of their own, and how often the stream starts again follows from it.
+    monkeypatch.setattr(type(data), "reading_threads", 1)
     order = np.random.default_rng(0).permutation(len(data)).tolist()
     images = {i: image for batch in batches(data, 8, order) for i, image in zip(batch.ids, batch.images, strict=True)}
     again = load_dataset(f"hfstream:{table}", split="train", size=32)
     assert all(torch.equal(images[sample.id], sample.image) for sample in again)
-    # A row before all that were read starts the stream again. How often depends on which reading thread is first.
-    assert len(calls) <= len(data) // 3
+    assert len(calls) <= 8
 
 
 def test_what_was_not_wanted_then_is_streamed_again(table: Path) -> None:

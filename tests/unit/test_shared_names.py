@@ -83,3 +83,17 @@ def test_names_get_as_much_of_their_paths_as_tells_them_apart() -> None:
 )
 def test_a_command_keeps_what_is_no_absolute_path(command: str, shown: str | None) -> None:
     assert shared_text(command) == (shown or command)
+
+
+@pytest.mark.parametrize(
+    ("home", "shown"),
+    [
+        ("/srv/people/ann", "run a/b --out out"),
+        ("/srv/people/ann/", "run a/b --out out"),
+        ("/srv/people/anna", "run ann/a/b --out people/ann/out"),
+        ("/", "run ann/a/b --out people/ann/out"),
+    ],
+)
+def test_paths_below_the_home_folder_lose_its_name(monkeypatch: pytest.MonkeyPatch, home: str, shown: str) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert shared_text("run /srv/people/ann/a/b --out /srv/people/ann/out") == shown

@@ -62,9 +62,9 @@ def shared_text(text: str) -> str:
 
 
 def _tail(path: str, parts: int) -> str:
-    home = os.path.expanduser("~")
-    if path.startswith(os.path.join(home, "")):
-        # The name of a user's home is often that of the user.
+    home = os.path.expanduser("~").rstrip("/")
+    # The name of a user's home is often that of the user; a user without one has the root of the file system.
+    if home and path.startswith(f"{home}/"):
         path = "~" + path[len(home) :]
     kept = [part for part in re.split(r"[\\/]+", path) if part and part != "~" and not re.fullmatch(r"[A-Za-z]:", part)]
     return "/".join(kept[-parts:]) or path

@@ -42,7 +42,7 @@ def plan_within(suite: Suite, seconds: float, make: Callable[[Suite], Plan]) -> 
             plan = make(_limited(suite, whole, images))
     if plan.seconds > seconds:
         raise UserError(
-            f"{FEWEST} images of each dataset take about {plan.seconds:.0f} s, of which heads take "
+            f"{min(FEWEST, max(whole))} images of each dataset take about {plan.seconds:.0f} s, of which heads take "
             f"{plan.head_seconds:.0f} s; --max-time is {seconds:.0f} s. Give more time or fewer attacks."
         )
     taken = [len(_data(plan, number)) for number in range(len(suite.datasets))]

@@ -70,9 +70,14 @@ class Verifier:
         datasets: Sequence[str] = (),
         say: Say = lambda text: None,
     ) -> None:
-        """Args:
-        encoders: names of encoders here, where they are not those of the records; found by their digests.
-        datasets: the same for datasets, found by their names in tables.
+        """Load the encoders that are given; all else is loaded when it is needed.
+
+        Args:
+            encoders: names of encoders here, where they are not those of the records; found by their digests.
+            datasets: the same for datasets, found by their names in tables.
+
+        Raises:
+            UserError: an encoder or dataset that is given is not here.
         """
         self.store, self.root, self.device, self.say = store, root, device, say
         self.given = [load_encoder(spec) for spec in encoders]
