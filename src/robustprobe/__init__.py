@@ -8,7 +8,8 @@ from robustprobe.core.former_names import FORMER_NAMES
 
 if TYPE_CHECKING:
     __version__: str
-    from robustprobe.api.attack_images import AttackResult, attack, minimal_eps
+    from robustprobe.api.attack_images import attack, minimal_eps
+    from robustprobe.api.attack_result import AttackResult
     from robustprobe.api.compare_results import ComparedResults, compare
     from robustprobe.api.evaluate_encoders import evaluate
     from robustprobe.api.fit_heads import fit_probe
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from robustprobe.tasks import Head, Model, Task
 
 _HOMES = {
-    "AttackResult": "api.attack_images",
+    "AttackResult": "api.attack_result",
     "attack": "api.attack_images",
     "minimal_eps": "api.attack_images",
     "evaluate": "api.evaluate_encoders",

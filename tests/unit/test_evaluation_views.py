@@ -20,8 +20,8 @@ from robustprobe.core.views import Padded, Resized, View, Windows
 from robustprobe.datasets.base import RawSample, batches
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.collect import Judged, RowCollector
+from robustprobe.evaluation.cost import pair_batch
 from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate, victim
-from robustprobe.evaluation.plan import pair_batch
 from robustprobe.tasks import load_task
 
 pytestmark = pytest.mark.unit

@@ -8,8 +8,9 @@ import torch
 
 from robustprobe.core import device as devices
 from robustprobe.core.spec import Suite, validated
-from robustprobe.evaluation import plan as plans
-from robustprobe.evaluation.plan import PassMemory, Plan, make_plan, pair_batch
+from robustprobe.evaluation import cost
+from robustprobe.evaluation.cost import PassMemory, pair_batch
+from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.results.store import Store
 
 pytestmark = [
@@ -62,9 +63,9 @@ def test_a_batch_takes_half_of_what_is_free(
     each = memory.image_bytes(pair.encoder, view, pair.data)
     assert each > 4 * 3 * 64 * 64
     free = int(2 * each * images + 1)
-    monkeypatch.setattr(plans, "free_memory", lambda device: free)
+    monkeypatch.setattr(cost, "free_memory", lambda device: free)
     assert pair_batch(64, pair.encoder, view, pair.data, memory) == batch
-    monkeypatch.setattr(plans, "free_memory", lambda device: None)
+    monkeypatch.setattr(cost, "free_memory", lambda device: None)
     assert pair_batch(64, pair.encoder, view, pair.data, memory) == 64
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from robustprobe.cli._display import FIRST_LOOK, RemainingTime, RunDisplay, heads_text, show_plan
 from robustprobe.core.spec import AttackChoice, DatasetSpec, HeadSpec, Suite
 from robustprobe.datasets import Dataset
-from robustprobe.evaluation.plan import PairCost, PairKey, Plan, make_plan
+from robustprobe.evaluation.cost import PairCost
+from robustprobe.evaluation.plan import PairKey, Plan, make_plan
 from robustprobe.evaluation.run import RunProgress, execute
 from robustprobe.results.store import Store
 

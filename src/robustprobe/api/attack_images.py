@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, cast, final
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robustprobe.api.attack_result import AttackResult
 from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, only, plain
 from robustprobe.api.own_models import OwnModel, check_embedding, in_type_of, own_model
 from robustprobe.attacks import Attack, Victim, load_attack
@@ -18,10 +19,8 @@ from robustprobe.core.eps import default_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
-from robustprobe.core.notebook import CaptionedPicture, card_html
-from robustprobe.core.pictures import AMPLIFICATION, amplified, difference, png_uri
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.spec import AttackChoice, AttackSpec, format_eps, parse_eps, validated
+from robustprobe.core.spec import AttackChoice, AttackSpec, parse_eps, validated
 from robustprobe.core.straight_through import StandIn
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features, LabelSpace
@@ -31,82 +30,11 @@ from robustprobe.evaluation.memory import largest_batch
 from robustprobe.evaluation.victims import BackwardPass, encoder_victim, task_victim
 from robustprobe.losses.embedding import embedding_distance, squared_distance
 from robustprobe.probing.surrogate_heads import SurrogateHeads
-from robustprobe.tasks import Model, Task, as_pixels, resize, task_kind
-
-SHOWN = 4
-"""Images that a notebook shows of a result."""
+from robustprobe.tasks import Model, Task, resize, task_kind
 
 Images = Tensor | NDArray[Any] | Sequence[Any]
 Labels = Tensor | NDArray[Any] | Sequence[Any] | int
 Bpda = str | Sequence[str] | Mapping[str, StandIn | None] | StandIn
-
-
-class _AttackTensors(NamedTuple):
-    """`adversarial` (B, 3, H, W) inside the ball and [0, 1]; `score` (B,) per-image score of the model on them."""
-
-    adversarial: Tensor
-    score: Tensor
-
-
-@final
-class AttackResult(_AttackTensors):
-    """`adversarial` (B, 3, H, W) inside the ball and [0, 1]; `score` (B,) per-image score of the model on them.
-
-    Both are on the device of the model, where it is a module. A notebook shows clean images, attacked ones and the
-    change, ten times as large.
-
-    The score is in the task's metric (classification 1 or 0, segmentation IoU, depth RMSE in metres). Without a task it
-    is the squared distance the embedding has moved. `images` are the clean ones, `spec` is the attack and `metric` what
-    the score is called.
-    """
-
-    images: Tensor | None
-    spec: AttackSpec | None
-    metric: str
-
-    def __new__(
-        cls,
-        adversarial: Tensor,
-        score: Tensor,
-        images: Tensor | None = None,
-        spec: AttackSpec | None = None,
-        metric: str = "score",
-    ) -> "AttackResult":
-        made = super().__new__(cls, adversarial, score)
-        made.images, made.spec, made.metric = images, spec, metric
-        return made
-
-    def facts(self) -> dict[str, str]:
-        """What was done and what came of it, in words."""
-        spec, (count, *shape) = self.spec, self.adversarial.shape
-        scores = self.score.float()
-        spread = f", from {scores.min():.3g} to {scores.max():.3g}" if count > 1 else ""
-        facts = {"images": f"{count} of shape {tuple(shape)}"}
-        if count:
-            facts[f"mean {self.metric}"] = f"{scores.mean():.3g}{spread}"
-        if spec and self.images is not None and count:
-            largest = float(NORMS[spec.norm](spec.eps).size(self.adversarial - self.images).max())
-            facts["largest change"] = f"{largest:.4g} ({spec.norm}); eps {format_eps(spec.eps, spec.norm)}"
-        return facts
-
-    def __repr__(self) -> str:
-        told = ", ".join(f"{name}: {fact}" for name, fact in self.facts().items())
-        return f"AttackResult({self.spec.label if self.spec else 'unknown attack'}; {told})"
-
-    def _repr_html_(self) -> str:
-        title = f"Attacked by {self.spec.label}, {self.spec.steps} steps" if self.spec else "Attacked images"
-        count = 0 if self.images is None else min(SHOWN, len(self.images))
-        return card_html(title, self.facts(), [self._pictures(position) for position in range(count)])
-
-    def _pictures(self, position: int) -> list[CaptionedPicture]:
-        clean, attacked = (
-            as_pixels(images[position]) for images in (self.images, self.adversarial) if images is not None
-        )
-        return [
-            CaptionedPicture(png_uri(clean), "clean"),
-            CaptionedPicture(png_uri(attacked), f"attacked: {self.metric} {self.score[position]:.3g}"),
-            CaptionedPicture(png_uri(amplified(difference(clean, attacked))), f"change x {AMPLIFICATION}"),
-        ]
 
 
 def attack(

@@ -364,6 +364,12 @@ class Suite(AttackTuning):
             check_eps(eps, self.norm)
         return self
 
+    @property
+    def replaced_modules(self) -> tuple[str, ...]:
+        """Names of the modules that some attack gives a straight-through backward pass."""
+        choices = [name for choice in self.attacks or () for name in choice.bpda or ()]
+        return tuple(dict.fromkeys([*(self.bpda or ()), *choices]))
+
     def checked_images(self, images: int) -> int:
         """On how many of so many images each attack is checked; where the suite does not say, a fortieth, 4 to 10.
 

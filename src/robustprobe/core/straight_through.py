@@ -76,6 +76,15 @@ def find_module(networks: Iterable[nn.Module], name: str) -> nn.Module:
     return chosen
 
 
+def has_module(network: nn.Module, name: str) -> bool:
+    """Whether `find_module` finds one module of a name in a network."""
+    try:
+        find_module([network], name)
+    except UserError:
+        return False
+    return True
+
+
 @contextmanager
 def _replaced(one: ReplacedModule) -> Iterator[None]:
     """The module with another backward pass while inside."""
