@@ -379,6 +379,16 @@ def test_a_clean_score_that_may_be_a_guess_is_said_and_not_boasted_of() -> None:
     ]
 
 
+def test_a_task_at_chance_beside_a_task_that_is_not_is_said_in_the_first_sentences() -> None:
+    depth = [make_record(attack(n), v, task="depth", chance=1.0) for n, v in (("clean", 1.0), ("depthpgd", 1.4))]
+    other = [make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.45)]
+    made = [*depth, *other]
+    found = headline(made, board(made, {benchmark_key(other[0]): 0.2}))
+    assert " for classification" in found.lead.partition(".")[0]
+    assert f" {PLAIN} is not better than chance on clean images for depth on scenes." in found.lead
+    assert "chance on clean" not in headline(other, board(other, {benchmark_key(other[0]): 0.2})).lead
+
+
 def test_scores_are_tables_with_scopes(page: Reader) -> None:
     tables = [t for t in page.all("table") if t.attributes.get("class") == "scores"]
     assert len(tables) == 3, "one a task"

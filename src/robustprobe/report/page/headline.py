@@ -88,11 +88,15 @@ def _robust_text(row: BoardRow | None, found_board: Board) -> str:
 
     Where a clean score is not above chance, that is said too.
     """
-    guess = f"not better than chance on clean images for {_listed(row.guesses)}" if row and row.guesses else ""
+    guess = _guess_text(row) if row and row.guesses else ""
     if row is None or row.robust is None:
         return guess
     share = f"robust: {share_text(row.robust)}{_over(row, found_board)}, at {found_board.level_text}"
     return f"{share}; {guess}" if guess else share
+
+
+def _guess_text(row: BoardRow) -> str:
+    return f"not better than chance on clean images for {_listed(row.guesses)}"
 
 
 def _over(row: BoardRow, found_board: Board) -> str:
@@ -115,6 +119,8 @@ def _summary(found_board: Board) -> str:
     ending = "".join(f" {row.encoder} is not ranked: at chance on clean images for every task." for row in blind)
     if first.robust is None:
         return f"{first.encoder} is {_robust_text(first, found_board)}.{ending}"
+    guessing = [row for row in found_board.rows if row in (first, last) and row.guesses and not row.is_blind]
+    ending = "".join(f" {row.encoder} is {_guess_text(row)}." for row in guessing) + ending
     under = f"clean score above chance under attack at {found_board.level_text}"
     if len(rows) == 1:
         whose = "its" if len(found_board.rows) == 1 else "the best"
