@@ -6,20 +6,24 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import robustprobe as rp
 from robustprobe import Dataset, Sample, UserError, load_dataset, probing
 from robustprobe.core.spec import HeadSpec
 from robustprobe.core.types import FeatureDims, HeadDesign, LabelSpace
 from robustprobe.core.views import Padded, Resized, View, Windows
 from robustprobe.encoders import Encoder
+from robustprobe.encoders._timm import create
+from robustprobe.encoders._timm import wrap as timm_encoder
 from robustprobe.encoders.file import Architecture, build
 from robustprobe.probing import FeatureSet, FitJob, cache, fit_probes, mean_scores, train_data, train_heads
 from robustprobe.probing import fit as fitting
 from robustprobe.probing.augment import Augmentation
 from robustprobe.probing.features import Streamed
+from robustprobe.probing.head_plan import HeadPlan
 from robustprobe.probing.probes import wide
-from robustprobe.probing.recipes import multiple, preprocessing, recipe_of
+from robustprobe.probing.recipes import multiple, preprocessing, recipe_for, recipe_of
 from robustprobe.tasks import Augment, TaskRecipe, load_task, task_kind
 from robustprobe.tasks.segmentation import Segmentation
 from tests.conftest import whole
@@ -199,6 +203,42 @@ def test_heads_of_every_task_learn_and_are_cached(recipe: Any, layers: Any, deep
         assert model.view.layers == fitted.design.layers
         assert layers in (None, fitted.design.layers)
         assert torch.equal(model(images), again[task][0](images))
+
+
+def two_blocks() -> Encoder:
+    return build(Architecture(img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2), "file:two").freeze()
+
+
+def plain_network() -> Encoder:
+    network = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU())
+    return rp.wrap(network, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), patch_size=8, input_size=16)
+
+
+def stages_of_other_widths() -> Encoder:
+    return timm_encoder("timm:resnet10t", create("resnet10t"), source="timm").freeze()
+
+
+@pytest.mark.parametrize(("make", "readable"), [(two_blocks, 2), (plain_network, 1), (stages_of_other_widths, 1)])
+def test_heads_of_every_recipe_read_no_more_blocks_than_the_encoder_shows(make: Any, readable: int) -> None:
+    encoder = make()
+    spec = HeadSpec(recipe="standard", **SMALL)
+    data = train_data("scenes", Path("nowhere"), whole((32, 32)), spec)
+    models = fit_probes(encoder, data, ["classification"], spec=spec, device=CPU)
+    model, fitted = models["classification"]
+    assert fitted.design.layers <= readable
+    assert model(torch.rand(2, 3, 32, 32)).shape[0] == 2
+    designs = recipe_for(spec, task_kind("classification"), encoder).designs
+    assert {design.layers for design in designs} == {1, readable}
+    note = HeadPlan(encoder, data, spec, (32, 32), {"classification": "key"}).notes
+    assert len(note) == 1
+    assert "recipe standard also tries 4" in note[0]
+
+
+def test_blocks_that_are_asked_for_and_are_not_there_are_a_mistake() -> None:
+    spec = HeadSpec(recipe="fast", layers=4, **SMALL)
+    data = train_data("scenes", Path("nowhere"), whole((16, 16)), spec)
+    with pytest.raises(UserError, match=r"layers"):
+        fit_probes(plain_network(), data, ["classification"], spec=spec, device=CPU)
 
 
 def test_a_head_on_four_layers_reads_four_layers(deep_encoder: Encoder) -> None:

@@ -113,6 +113,13 @@ def test_unknown_name_without_anything_known_is_an_error_too() -> None:
     assert "unknown thing 'a'. Known: " in str(unknown_name("thing", "a", []))
 
 
+def test_an_error_names_only_the_most_similar_of_a_thousand_names() -> None:
+    said = str(unknown_name("thing", "net7x", [f"net{index}" for index in range(1000)]))
+    assert "1,000 are known; the most similar: net" in said
+    assert "net7" in said
+    assert len(said) < 200
+
+
 def test_attack_of_a_users_file_is_loaded(user_file: Path) -> None:
     import torch
 

@@ -32,9 +32,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     own = [f"{c.name} at {eps_text(c.eps, suite.norm)}" for c in suite.attacks or () if c.eps]
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
     console.print("; ".join([f"{suite.norm} {sizes_text(plan)}, {steps}, seed {suite.seed}", *own]))
-    for note in dict.fromkeys(
-        f"{p.encoder.card.name}: {p.encoder.card.notes}" for p in plan.pairs if p.encoder.card.notes
-    ):
+    of_encoders = [f"{p.encoder.card.name}: {p.encoder.card.notes}" for p in plan.pairs if p.encoder.card.notes]
+    for note in dict.fromkeys([*of_encoders, *(note for p in plan.pairs for note in p.heads.notes)]):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)

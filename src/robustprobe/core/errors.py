@@ -64,6 +64,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{spelled[near[0]]}'?" if near else ""
 
 
+MOST_NAMES = 60
+"""More names than these are not written out in a message."""
+
+
+def _known(name: str, names: list[str]) -> str:
+    if len(names) <= MOST_NAMES:
+        return f"Known: {', '.join(names)}."
+    similar = difflib.get_close_matches(name, names, n=8, cutoff=0.0)
+    return f"{len(names):,} are known; the most similar: {', '.join(similar)}."
+
+
 def unknown_name(
     noun: str, name: str, known: Iterable[str], elsewhere: Mapping[str, str] = MappingProxyType({})
 ) -> UserError:
@@ -78,4 +89,4 @@ def unknown_name(
     names = sorted(known)
     meant = elsewhere.get(re.sub(r"[^a-z0-9]", "", name.lower()))
     hint = f" Did you mean '{meant}'?" if meant else nearest(name, names)
-    return UserError(f"unknown {noun} '{name}'.{hint} Known: {', '.join(names)}.")
+    return UserError(f"unknown {noun} '{name}'.{hint} {_known(name, names)}")

@@ -28,6 +28,9 @@ class LowRankEncoder(Encoder):
     def features(self, images: Tensor) -> Features:
         return self._reduced(self.base.features(images))
 
+    def readable_blocks(self, count: int) -> int:
+        return self.base.readable_blocks(count)
+
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
         last = (-1, self.base.depth - 1)
         found = self.base.layers(images, which)

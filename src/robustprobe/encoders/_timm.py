@@ -60,6 +60,9 @@ class TimmViT(Encoder):
         tokens = model.forward_features((images - self.mean) / self.std)
         return self._features(tokens[:, :1], tokens[:, model.num_prefix_tokens :], images)
 
+    def readable_blocks(self, count: int) -> int:
+        return min(count, self.depth)
+
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
         model = cast(Any, self.model)
         which = checked_layers(self.card.name, which, self.depth)
@@ -119,6 +122,9 @@ class TimmMap(Encoder):
         grid = images.shape[2] // self.card.patch_size, images.shape[3] // self.card.patch_size
         layer = last_layer(self.model, (images - self.mean) / self.std, grid)
         return Features(*pooled_and_map(layer, norm_after_pooling(self.model), grid))
+
+    def readable_blocks(self, count: int) -> int:
+        return 1
 
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
         last = self.depth - 1

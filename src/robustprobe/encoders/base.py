@@ -72,6 +72,13 @@ class Encoder(nn.Module, ABC):
         """
         raise UserError(f"{self.card.name} does not show the features of its layers; fill Encoder.layers to do so.")
 
+    def readable_blocks(self, count: int) -> int:
+        """How many of the last `count` blocks `layers` can give side by side: with the width and grid of the last one.
+
+        By default all where a derived class fills `layers`, else 1.
+        """
+        return 1 if type(self).layers is Encoder.layers else count
+
     @final  # type: ignore[misc]
     def forward(self, images: Tensor) -> Features:
         """Features of images (B, 3, H, W) in [0, 1].

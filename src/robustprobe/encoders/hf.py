@@ -58,6 +58,9 @@ class HfViT(Encoder):
     def features(self, images: Tensor) -> Features:
         return self._features(self._last(self._run(images)), images)
 
+    def readable_blocks(self, count: int) -> int:
+        return min(count, int(cast(Any, self.model).config.num_hidden_layers))
+
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
         count = cast(Any, self.model).config.num_hidden_layers
         which = checked_layers(self.card.name, which, count)

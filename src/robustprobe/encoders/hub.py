@@ -56,6 +56,9 @@ class HubEncoder(Encoder):
         named = model.forward_features(images)
         return Features(named["x_norm_clstoken"], self._map(named["x_norm_patchtokens"], images))
 
+    def readable_blocks(self, count: int) -> int:
+        return 1 if self.interface == "resnet" else min(count, len(cast(Any, self.model).blocks))
+
     def layers(self, images: Tensor, which: Sequence[int]) -> list[Features]:
         if self.interface == "resnet":
             return super().layers(images, which)

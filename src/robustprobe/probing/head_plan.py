@@ -24,7 +24,7 @@ from robustprobe.probing.probes import (
     preprocessing_for,
     train_data,
 )
-from robustprobe.probing.recipes import recipe_of
+from robustprobe.probing.recipes import recipe_for, recipe_of
 from robustprobe.tasks import Model, load_task
 
 
@@ -57,6 +57,18 @@ class HeadPlan(NamedTuple):
         """Number of images that the heads are trained on."""
         return len(self.data.train)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the recipe does otherwise for this encoder than for others."""
+        name = self.encoder.card.name
+        wanted = {task: recipe_of(self.spec, load_task(task, self.data.train.labels[task])) for task in self.keys}
+        most = max(recipe.layers for recipe in wanted.values())
+        readable = self.encoder.readable_blocks(most)
+        if self.spec.layers is not None or readable == most:
+            return []
+        blocks = "the last block" if readable == 1 else f"the last {readable} blocks"
+        return [f"{name}: heads read {blocks}; recipe {self.spec.recipe} also tries {most} where an encoder has them"]
+
     def cost(self, forward: float, device: torch.device) -> HeadCost:
         """Cost of fitting the heads that are not in the cache, estimated from a short fit of each.
 
@@ -68,7 +80,7 @@ class HeadPlan(NamedTuple):
             task = load_task(name, self.data.train.labels[name])
             if is_cached(key, task, encoder.card.widths):
                 continue
-            recipe = recipe_of(self.spec, task)
+            recipe = recipe_for(self.spec, task, encoder)
             if recipe.augment == "none":
                 kept = max(kept, kept_features(encoder, self.views[name], self.data))
             else:

@@ -22,7 +22,7 @@ from robustprobe.probing.augment import Augmentation
 from robustprobe.probing.cache import Weights, load_weights, save_weights
 from robustprobe.probing.features import CHUNK, FeatureBatch, FeatureSet, Streamed, extract, kept_bytes, label_size
 from robustprobe.probing.fit import Candidate, FitJob, Fitted, fit_head, train_heads
-from robustprobe.probing.recipes import Preprocessing, preprocessing, recipe_of
+from robustprobe.probing.recipes import Preprocessing, preprocessing, recipe_for
 from robustprobe.tasks import Head, Model, Task, TaskRecipe, load_task
 
 Notify = Callable[[str, int, int], None]
@@ -162,7 +162,7 @@ class ProbeFitter:
 
     def fit(self, task: Task, key: str) -> Fitted:
         """The best head of a task's recipe."""
-        recipe = recipe_of(self.spec, task)
+        recipe = recipe_for(self.spec, task, self.encoder)
         view = replace(self.data.views[task.name], layers=recipe.layers)
         kept = self._kept(view, recipe.label_stride) if recipe.augment == "none" else None
         source = kept[0] if kept else self._streamed(view, recipe, task)
@@ -248,7 +248,7 @@ def kept_features(encoder: Encoder, view: View, data: TrainData) -> int:
 
 def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, device: torch.device) -> float:
     """Estimated seconds to fit the heads of a task on extracted features, from a short fit on random features."""
-    recipe = recipe_of(spec, task)
+    recipe = recipe_for(spec, task, encoder)
     view = replace(data.views[task.name], layers=recipe.layers)
     part = view.part_size(data.train.typical_size)
     # The time of maps is proportional to the batch size; that of pooled features hardly depends on it.

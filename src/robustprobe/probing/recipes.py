@@ -7,7 +7,7 @@ extracts features once, without augmentation: minutes on a CPU.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import own_name
@@ -18,6 +18,13 @@ from robustprobe.tasks import Task, TaskRecipe, task_kind
 # Encoders with smaller input sizes get dense images at twice their input size.
 LARGE = 224
 STRIDES = {224: 100, 518: 341}
+
+
+class ReadsBlocks(Protocol):
+    """What a recipe asks of an encoder."""
+
+    def readable_blocks(self, count: int) -> int:
+        """How many of the last `count` blocks can be read side by side."""
 
 
 class Preprocessing(NamedTuple):
@@ -53,6 +60,18 @@ def recipe_of(spec: HeadSpec, task: type[Task] | Task) -> TaskRecipe:
     if not task.label_axes and spec.pooling is not None:
         designs = tuple(dict.fromkeys(d._replace(pooling=spec.pooling) for d in designs))
     return changed.model_copy(update={"designs": designs})
+
+
+def recipe_for(spec: HeadSpec, task: type[Task] | Task, encoder: ReadsBlocks) -> TaskRecipe:
+    """The same for the heads of one encoder: they read no more blocks than it has with the width of the last one.
+
+    A number of blocks that `spec` asks for is left as it is.
+    """
+    recipe = recipe_of(spec, task)
+    if spec.layers is not None:
+        return recipe
+    fewer = (design._replace(layers=encoder.readable_blocks(design.layers)) for design in recipe.designs)
+    return recipe.model_copy(update={"designs": tuple(dict.fromkeys(fewer))})
 
 
 def preprocessing(
