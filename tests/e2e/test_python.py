@@ -174,6 +174,15 @@ def test_evaluate_at_eps_zero_is_clean(my_encoder: Path) -> None:
         assert values.nunique() == 1
 
 
+def test_a_record_says_what_an_encoder_of_a_given_name_was_loaded_from(my_encoder: Path) -> None:
+    options: dict[str, Any] = {"limit": 2, "head": RECIPE, "tasks": "depth"}
+    (named,) = rp.evaluate(f"mine={my_encoder}:Tiny", "scenes", "clean", **options).records
+    assert (named.encoder, named.encoder_spec.split("/")[-1]) == ("mine", f"{my_encoder.name}:Tiny")
+    assert not named.encoder_spec.startswith("/")
+    (plain,) = rp.evaluate(f"{my_encoder}:Tiny", "scenes", "clean", **options).records
+    assert plain.encoder_spec == ""
+
+
 @pytest.mark.parametrize("eps", [np.float32(4 / 255), torch.tensor(4 / 255), "4/255", [4 / 255], np.array([4 / 255])])
 def test_one_name_and_one_number_where_one_is_meant(my_encoder: Path, eps: Any) -> None:
     steps: Any = np.int64(2)

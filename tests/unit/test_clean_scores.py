@@ -81,3 +81,58 @@ def test_the_command_ends_with_1_where_a_score_cannot_be_right(
             ended = int(str(stopped.code))
         assert ended == code
         assert said in "".join(capsys.readouterr())
+
+
+IMAGENET: dict[str, Any] = {"dataset": "imagenet"}
+LITE = "file:runs/efficientnet-lite0-57934424.pth?arch=tf_efficientnet_lite0"
+
+
+def with_train_images(record: Any, count: int) -> Any:
+    return record.model_copy(update={"head": record.head.model_copy(update={"train_images": count})})
+
+
+@pytest.mark.parametrize(
+    ("encoder", "value"),
+    [
+        ("timm:vit_small_patch14_dinov2.lvd142m", 0.811),
+        ("hub:facebookresearch/dinov2:dinov2_vitb14", 0.845),
+        ("hub:facebookresearch/dino:main:dino_vits16", 0.770),
+        ("hf:facebook/dino-vitb16@abc", 0.782),
+        ("file:efficientnet-lite0-57934424.pth?arch=tf_efficientnet_lite0", 0.751),
+        (LITE, 0.751),
+        ("timm:tf_efficientnet_lite2.in1k", 0.776),
+    ],
+)
+def test_linear_scores_of_imagenet_are_known(encoder: str, value: float) -> None:
+    near, far = (
+        with_train_images(clean(value + change, encoder=encoder, **IMAGENET), 1_281_167) for change in (0.02, -0.2)
+    )
+    (score,) = clean_scores([near])
+    assert score.published == value
+    assert score.plausible
+    assert "linear" in score.source or "classifier" in score.source
+    (score,) = clean_scores([far])
+    assert not score.plausible
+
+
+def test_a_head_of_few_images_is_worse_for_that_reason() -> None:
+    for count, change, plausible in ((2000, -0.4, True), (2000, 0.2, False), (1_200_000, -0.4, False)):
+        record = with_train_images(clean(0.751 + change, encoder=LITE, **IMAGENET), count)
+        (score,) = clean_scores([record])
+        assert score.plausible is plausible
+    assert (
+        "fitted on 0.2% of the train images"
+        in clean_scores([with_train_images(clean(0.4, encoder=LITE, **IMAGENET), 2000)])[0].text
+    )
+
+
+def test_a_name_that_the_user_gave_hides_no_known_encoder() -> None:
+    named: dict[str, Any] = {"encoder": "mine", "encoder_spec": SMALL}
+    assert len(clean_scores([clean(0.94, **named)])) == 1
+    assert len(clean_scores([clean(0.8, **named, **IMAGENET)])) == 1
+    assert clean_scores([clean(0.8, encoder=SMALL, encoder_spec="file:other", **IMAGENET)]) == []
+
+
+def test_encoders_with_names_alike_are_not_mixed_up() -> None:
+    for encoder in ("timm:vit_small_patch14_reg4_dinov2.lvd142m", "hub:facebookresearch/dinov2:dinov2_vits14_reg"):
+        assert clean_scores([clean(0.1, encoder=encoder, **IMAGENET)]) == []

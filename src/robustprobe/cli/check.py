@@ -65,7 +65,7 @@ def results(folder: Path, /, *, deacl: str | None = None) -> None:
     if not found:
         print(
             f"No clean score in {folder} is of an encoder and dataset with a published one. Known are the tables of "
-            "Kowalczuk et al. 2024 (robustprobe run paper)."
+            "Kowalczuk et al. 2024 (robustprobe run paper), and DINO, DINOv2 and EfficientNet-Lite on imagenet."
         )
         return
     table = Table(show_edge=False, pad_edge=False)
@@ -77,7 +77,7 @@ def results(folder: Path, /, *, deacl: str | None = None) -> None:
             *("plausible" if one.plausible else "[red]off[/red]", one.text),
         )
     new_console().print(table)
-    print("Published: Kowalczuk et al. 2024, arXiv:2407.12588, clean columns.")
+    print(f"Published: {'; '.join(dict.fromkeys(one.source for one in found))}.")
     off = sum(not one.plausible for one in found)
     if off:
         print(

@@ -24,7 +24,8 @@ class EncoderCard(BaseModel):
     """What is known of an encoder beside its weights.
 
     `revision` is the commit the weights were published at, where they come from a hub; `fixed_size` says that only
-    images of `input_size` (H, W) are taken; `notes` what was done to load the weights. Of a hardened encoder `teacher`
+    images of `input_size` (H, W) are taken; `notes` what was done to load the weights; `spec` what it was loaded from,
+    where `name` is one that the user gave. Of a hardened encoder `teacher`
     is the name of the one it was hardened from, `method` the defence, `epoch` the one after which the weights were kept
     (0: the teacher's), and `run` names the hardening run, so that its checkpoints are known to belong together.
     """
@@ -32,6 +33,7 @@ class EncoderCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    spec: str = ""
     source: str = ""
     licence: str = "unknown"
     revision: str = ""
@@ -205,5 +207,5 @@ def load_encoder(spec: str) -> Encoder:
     source = cast(type[Source], sources.get(head))
     encoder = source().load(name).freeze()
     if given or full_name(spec) != spec:
-        encoder.card = encoder.card.model_copy(update={"name": given or spec})
+        encoder.card = encoder.card.model_copy(update={"name": given or spec, "spec": full_name(spec)})
     return encoder

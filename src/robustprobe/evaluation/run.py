@@ -412,6 +412,7 @@ def _store_cell(
         encoder=card.name,
         encoder_digest=pair.encoder.digest,
         encoder_licence=card.licence,
+        encoder_spec=shared_name(card.spec),
         encoder_teacher=shared_name(card.teacher),
         encoder_method=card.method,
         encoder_epoch=card.epoch,

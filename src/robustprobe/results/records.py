@@ -144,6 +144,8 @@ class Record(Frozen):
     encoder: str
     encoder_digest: str
     encoder_licence: str
+    encoder_spec: str = ""
+    """What it was loaded from, where `encoder` is a name that the user gave."""
     encoder_teacher: str = ""
     """Name of the encoder that it was hardened from, where its card says so."""
     encoder_method: str = ""

@@ -203,7 +203,7 @@ def card_of(encoder: Encoder, architecture: Mapping[str, Any], facts: Mapping[st
         "name": name,
         "summary": f"{encoder.card.name} after {facts['method']} at {eps}, epoch {facts['epoch']}",
         "licence": encoder.card.licence,
-        "teacher": encoder.card.name,
+        "teacher": encoder.card.spec or encoder.card.name,
         "architecture": dict(architecture),
         "hardening": dict(facts),
     }

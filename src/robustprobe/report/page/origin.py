@@ -89,7 +89,8 @@ def _table(
 
 def _encoder(r: Record) -> tuple[str, ...]:
     read = r.encoder_notes or MISSING
-    return (r.encoder, hardening_text(r) or "no", r.encoder_licence, read, r.encoder_digest[:DIGEST])
+    name = f"{r.encoder} ({r.encoder_spec})" if r.encoder_spec else r.encoder
+    return (name, hardening_text(r) or "no", r.encoder_licence, read, r.encoder_digest[:DIGEST])
 
 
 def _data(r: Record) -> tuple[str, ...]:

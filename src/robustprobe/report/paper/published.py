@@ -111,12 +111,12 @@ def is_encoder(record: "Record", cell: PaperCell, deacl: str | None) -> bool:
     """Whether a record's encoder is the one of the cell.
 
     Args:
-        record: its encoder is named as in `timm:vit_small_patch14_dinov2.lvd142m`.
+        record: its encoder, or what it was loaded from, is named as in `timm:vit_small_patch14_dinov2.lvd142m`.
         cell: its encoder is one of `Facts.encoders`.
         deacl: the name of the DeACL checkpoint; None: any whose card says DeACL, from the encoder of the cell.
     """
     if cell.weights == "standard":
-        return _named(record.encoder, cell)
+        return _named(record.encoder_spec or record.encoder, cell)
     if deacl is not None:
         return record.encoder == deacl
     return record.encoder_method == cell.weights and _named(record.encoder_teacher, cell)
