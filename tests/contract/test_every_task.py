@@ -38,11 +38,11 @@ def features(grid: tuple[int, int], count: int = COUNT) -> Features:
     return Features(torch.randn(count, 5, generator=generator), torch.randn(count, 7, *grid, generator=generator))
 
 
-def output_of(task: Task, size: tuple[int, int], pooling: str = "cls") -> Tensor:
+def output_of(task: Task, size: tuple[int, int], pooling: str = "cls", hidden: int = 0) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         width = FeatureDims(5, 7)
-        head = task.head(width, HeadDesign(pooling=pooling)).eval()
+        head = task.new_head(width, HeadDesign(pooling=pooling, hidden=hidden)).eval()
     with torch.no_grad():
         return cast(Tensor, head(features((size[0] // 8, size[1] // 8)), size))
 
@@ -55,22 +55,26 @@ def numpy_rows(rows: dict[str, Tensor]) -> dict[str, "np.ndarray[tuple[int, ...]
     return {name: column.numpy() for name, column in rows.items()}
 
 
+@pytest.mark.parametrize("hidden", [0, 6])
 @pytest.mark.parametrize("pooling", ["cls", "cls+patch"])
 @pytest.mark.parametrize("size", [(16, 16), (32, 48)])
 @pytest.mark.parametrize("name", NAMES)
-def test_output_has_the_size_of_the_image(name: str, size: tuple[int, int], pooling: str) -> None:
+def test_output_has_the_size_of_the_image(name: str, size: tuple[int, int], pooling: str, hidden: int) -> None:
     task = task_of(name)
-    output = output_of(task, size, pooling)
+    output = output_of(task, size, pooling, hidden)
     assert len(output) == COUNT
     assert output.ndim == task.output_axes
     assert not task.label_axes or output.shape[-2:] == size
     assert torch.isfinite(output).all()
 
 
+@pytest.mark.parametrize("hidden", [0, 6])
 @pytest.mark.parametrize("name", NAMES)
-def test_training_loss_is_one_number_an_image_and_reaches_every_weight(name: str) -> None:
+def test_training_loss_is_one_number_an_image_and_reaches_every_weight(name: str, hidden: int) -> None:
     task = task_of(name)
-    head = task.head(FeatureDims(5, 7), HeadDesign()).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = task.new_head(FeatureDims(5, 7), HeadDesign(hidden=hidden)).eval()
     loss = task.training_loss(head(features((2, 2)), (16, 16)), target_of(name, (16, 16)))
     assert loss.shape == (COUNT,)
     assert torch.isfinite(loss).all()

@@ -222,7 +222,14 @@ def test_key_depends_on_weights_task_data_and_recipe(scene_probes: SceneProbes) 
     ) -> str:
         return head_fingerprint(digest, task, train_data("scenes", Path("nowhere"), whole(size), spec), spec)
 
-    changes = {"seed": 1, "epochs": 2, "pooling": "cls+patch", "label_stride": 2, "learning_rates": (1e-2,)}
+    changes = {
+        "kind": "mlp",
+        "seed": 1,
+        "epochs": 2,
+        "pooling": "cls+patch",
+        "label_stride": 2,
+        "learning_rates": (1e-2,),
+    }
     keys = [
         key(),
         key(digest="another"),

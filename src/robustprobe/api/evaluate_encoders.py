@@ -15,7 +15,17 @@ from robustprobe.api.own_models import check_weights
 from robustprobe.api.progress import run_progress
 from robustprobe.core.device import device_of, find_device
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import AttackAt, DatasetSpec, ExecutorOptions, HeadSpec, Iterate, Norm, Suite, validated
+from robustprobe.core.spec import (
+    AttackAt,
+    DatasetSpec,
+    ExecutorOptions,
+    HeadKind,
+    HeadSpec,
+    Iterate,
+    Norm,
+    Suite,
+    validated,
+)
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import Dataset
 from robustprobe.encoders import Encoder, load_encoder
@@ -42,7 +52,7 @@ def evaluate(
     steps: int | None = None,
     restarts: int = 1,
     iterate: Iterate = "best",
-    head: HeadSpec | Mapping[str, Any] | None = None,
+    head: HeadSpec | HeadKind | Mapping[str, Any] | None = None,
     split: Literal["test", "val"] = "test",
     limit: int | None = None,
     size: int | tuple[int, int] | None = None,
@@ -83,7 +93,8 @@ def evaluate(
         eps: size of the ball in pixel units of [0, 1], as `8/255` or a number, or several; by default what is usual for
             the norm and the size of the images.
         steps: by default as many as each attack asks for.
-        head: fields of `HeadSpec` that differ from the recipe `fast`, such as `{"recipe": "standard"}`.
+        head: fields of `HeadSpec` that differ from the recipe `fast`, such as `{"recipe": "standard"}`; or a
+            kind of heads alone, `mlp`.
         split: `val`: train images held out, on which heads are chosen too. Make choices there, publish on `test`.
         limit: images of each dataset; always the same ones for the same number.
         size: (H, W), or one number, that images are served at; by default as the head's recipe says.

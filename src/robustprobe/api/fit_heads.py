@@ -10,7 +10,7 @@ from robustprobe.api.inputs import as_folder, as_size, only, plain
 from robustprobe.api.own_models import check_weights
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
-from robustprobe.core.spec import DatasetSpec, HeadSpec, validated
+from robustprobe.core.spec import DatasetSpec, HeadKind, HeadSpec, validated
 from robustprobe.core.types import Sample
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import find_dataset, label_doubts, load_dataset
@@ -25,6 +25,7 @@ class HeadFields(TypedDict, total=False):
     """Fields of `HeadSpec` beside `train_limit`."""
 
     recipe: Literal["fast", "standard", "paper"]
+    kind: HeadKind
     pooling: Literal["cls", "cls+patch"] | None
     epochs: int | None
     batch_size: int | None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import Suite, validated
+from robustprobe.core.spec import HeadKind, Suite, validated
 
 WHAT = Group("What to evaluate", sort_key=1)
 ATTACK = Group("Attacks", sort_key=2)
@@ -91,6 +91,13 @@ class HeadOptions:
     """Number of last blocks whose features heads read."""
     pooling: Literal["cls", "cls+patch"] | None = None
     """What a classification head reads: the class token, or that and the mean of the patch tokens."""
+    head: HeadKind | None = None
+    """linear, or mlp: a hidden layer of width 256 before the linear one, and a 3x3 convolution in its place for dense
+    tasks."""
+
+    def fields(self) -> dict[str, Any]:
+        """What is given, by the names of `HeadSpec`."""
+        return _given({"kind" if name == "head" else name: value for name, value in vars(self).items()})
 
 
 @Parameter(name="*", group=WHERE)
@@ -148,7 +155,7 @@ def changed_suite(
         told["datasets"] = [{"name": name} for name in data.dataset]
     images = _given({"limit": data.limit, "split": data.split})
     told["datasets"] = [{**d, **images} for d in told.get("datasets", [])]
-    told["head"] = {**told.get("head", {}), **_given(vars(heads))}
+    told["head"] = {**told.get("head", {}), **heads.fields()}
     for key in ("encoders", "datasets"):
         if not told.get(key):
             raise UserError(f"no {key} named; give a suite file, or --{key[:-1]} NAME (see `robustprobe list {key}`).")

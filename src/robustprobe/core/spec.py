@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -285,15 +285,19 @@ STANDARD_ATTACKS = (
 )
 
 
+HeadKind = Literal["linear", "mlp"]
+
+
 class HeadSpec(Spec):
     """How heads are fitted: a recipe, what is changed of it (None: nothing), and how much of train is used.
 
-    Label maps are learnt at 1/`label_stride` of the image resolution; they are always scored at their own. `layers` is
-    how many of the last blocks heads read, `pooling` what of them a classification head does. `knn` also judges
-    classification by k-NN.
+    `kind` is what heads are: `linear`, or `mlp`, with a hidden layer before. Label maps are learnt at 1/`label_stride`
+    of the image resolution; they are always scored at their own. `layers` is how many of the last blocks heads read,
+    `pooling` what of them a classification head does. `knn` also judges classification by k-NN.
     """
 
     recipe: Literal["fast", "standard", "paper"] = "fast"
+    kind: HeadKind = "linear"
     pooling: Literal["cls", "cls+patch"] | None = None
     train_limit: int | None = Field(default=None, ge=2)
     epochs: int | None = Field(default=None, ge=1)
@@ -303,6 +307,15 @@ class HeadSpec(Spec):
     learning_rates: OneOrMore[float] | None = None
     knn: int = Field(default=20, ge=0)
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_kind(cls, data: Any) -> Any:
+        return {"kind": data} if isinstance(data, str) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"enum": list(get_args(HeadKind))}, handler(core)]}
 
 
 class DatasetSpec(Spec):

@@ -371,6 +371,8 @@ def _level(
         *code,
     ]
     group += [source.encoder.card.name, source.encoder.digest] if source else []
+    # Example images of a group show the answers of its heads.
+    group += [suite.head.kind] if suite.head.kind != "linear" else []
     names = {task: fingerprint([*group, key]) for task, key in pair.head_keys.items()}
     known = {name: store.whole_record(name) for name in names.values()}
     checked = suite.checked_images(len(pair.data)) if source is None and is_checked_again(spec) else 0

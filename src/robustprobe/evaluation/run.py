@@ -14,7 +14,7 @@ from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.shared_names import shared_name
 from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint, format_eps
-from robustprobe.core.types import SanityCheck
+from robustprobe.core.types import HeadDesign, SanityCheck
 from robustprobe.encoders import offline
 from robustprobe.evaluation.check_completion import facts_of_some, finish_checks
 from robustprobe.evaluation.collect import KeptImage, RowCollector
@@ -462,11 +462,16 @@ def _head_facts(pair: EncoderOnDataset, suite: Suite, task: str, fitted: Fitted)
         fingerprint=pair.head_keys[task],
         recipe=suite.head.model_dump(mode="json"),
         learning_rate=fitted.learning_rate,
-        reads=f"{fitted.design.pooling} of {fitted.design.layers}",
+        reads=_reads(fitted.design),
         view=view.label,
         held_out_score=fitted.held_out_score,
         train_images=pair.heads.train_images,
     )
+
+
+def _reads(design: HeadDesign) -> str:
+    hidden = f", hidden layer of {design.hidden}" if design.hidden else ""
+    return f"{design.pooling} of {design.layers}{hidden}"
 
 
 def _intervals(metrics: Mapping[str, Estimate]) -> dict[str, Interval]:

@@ -42,7 +42,7 @@ class Candidate:
         self.task, self.widths, self.design, self.rate, self.recipe = task, widths, design, rate, recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.head = task.head(FeatureDims(widths.cls * design.layers, widths.patch * design.layers), design)
+            self.head = task.new_head(FeatureDims(widths.cls * design.layers, widths.patch * design.layers), design)
 
     def start(self, device: torch.device) -> None:
         """Move to a device and create the optimiser."""

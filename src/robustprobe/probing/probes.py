@@ -80,7 +80,7 @@ def load_head(key: str, task: Task, widths: FeatureDims) -> Fitted | None:
     weights, facts = stored
     try:
         design = HeadDesign(*facts["design"])
-        head = task.head(wide(widths, design.layers), design)
+        head = task.new_head(wide(widths, design.layers), design)
         own, other = _parted(weights)
         head.load_state_dict(own)
         knn_head = task.knn_head(other["bank"], other["labels"], facts["knn"]) if other else None

@@ -20,6 +20,12 @@ LARGE = 224
 STRIDES = {224: 100, 518: 341}
 
 
+# Width of the hidden layer of heads of kind `mlp`.
+HIDDEN = 256
+# Adam moves every weight by about its rate in each step: what a linear head stands breaks a hidden layer.
+HIGHEST_MLP_RATE, MLP_RATE = 1e-2, 1e-3
+
+
 class ReadsBlocks(Protocol):
     """What a recipe asks of an encoder."""
 
@@ -55,11 +61,22 @@ def recipe_of(spec: HeadSpec, task: type[Task] | Task) -> TaskRecipe:
     }
     changed = recipe.model_copy(update={k: v for k, v in given.items() if v is not None or k == "steps"})
     designs = changed.designs
+    if spec.kind == "mlp":
+        designs = tuple(design._replace(hidden=HIDDEN) for design in designs)
+        if spec.learning_rates is None:
+            changed = changed.model_copy(update={"learning_rates": mlp_rates(recipe)})
     if spec.layers is not None:
         designs = tuple(dict.fromkeys(d._replace(layers=spec.layers) for d in designs))
     if not task.label_axes and spec.pooling is not None:
         designs = tuple(dict.fromkeys(d._replace(pooling=spec.pooling) for d in designs))
     return changed.model_copy(update={"designs": designs})
+
+
+def mlp_rates(recipe: TaskRecipe) -> tuple[float, ...]:
+    """Learning rates of a recipe that suit heads with a hidden layer."""
+    if recipe.optimiser == "sgd":
+        return recipe.learning_rates
+    return tuple(rate for rate in recipe.learning_rates if rate <= HIGHEST_MLP_RATE) or (MLP_RATE,)
 
 
 def recipe_for(spec: HeadSpec, task: type[Task] | Task, encoder: ReadsBlocks) -> TaskRecipe:

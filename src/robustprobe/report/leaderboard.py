@@ -168,6 +168,7 @@ def version(record: Record) -> dict[str, str]:
         "metric": record.metric,
         "precision": record.precision,
         "head.recipe": record.head.recipe.get("recipe"),
+        "head.kind": record.head.recipe.get("kind", "linear"),
         "head.train_images": record.head.train_images,
         **{f"attack.{key}": value for key, value in attack.items() if key not in NEVER_COMPARED},
     }

@@ -40,6 +40,18 @@ def record_label(record: Record) -> str:
     return attack_labels([record.attack_key], record.task)[0]
 
 
+def head_text(record: Record) -> str:
+    """`mlp`: what heads are beside linear ones; empty for these."""
+    kind = record.head.recipe.get("kind", "linear")
+    return "" if kind == "linear" else str(kind)
+
+
+def heads_text(records: Iterable[Record]) -> str:
+    """`heads: linear and mlp`, where some head of the records is not linear; else empty."""
+    found = sorted({head_text(record) for record in records})
+    return "heads: " + " and ".join(text or "linear" for text in found) if any(found) else ""
+
+
 def failed_checks_text(record: Record) -> str:
     """Names of the sanity checks that failed, separated by `; `."""
     return "; ".join(check.name for check in record.checks if not check.passed)

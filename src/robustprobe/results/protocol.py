@@ -1,7 +1,7 @@
 """A versioned name for how numbers were measured, to cite: attacks, steps, recipe and images; not the encoder."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from robustprobe.core.spec import fingerprint, format_eps
 from robustprobe.results.records import Record
@@ -10,6 +10,7 @@ VERSION = 1
 """Rises when attacks, heads or metrics are changed so that numbers of two versions are not comparable."""
 DIGITS = 8
 MOST_NAMED = 3
+LATER_FIELDS = {"kind": "linear"}
 
 
 def protocol_name(records: Iterable[Record]) -> str:
@@ -33,7 +34,7 @@ def _facts(record: Record) -> list[object]:
         record.attack.model_dump(mode="json"),
         record.target_task,
         record.task,
-        record.head.recipe,
+        _told(record.head.recipe),
         record.dataset,
         record.dataset_digest,
         record.split,
@@ -44,6 +45,11 @@ def _facts(record: Record) -> list[object]:
         # Names of results that were attacked as served stay what they were.
         *([record.attack_at] if record.attack_at != "served" else []),
     ]
+
+
+def _told(recipe: Mapping[str, object]) -> dict[str, object]:
+    """The recipe of a head without fields of later versions that are at their default: names stay what they were."""
+    return {name: value for name, value in recipe.items() if LATER_FIELDS.get(name) != value}
 
 
 def _recipes(records: Iterable[Record]) -> str:

@@ -29,6 +29,7 @@ from robustprobe.core.views import Resized, Size, View
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.metrics.statistics import Columns, estimate
 from robustprobe.tasks._display import model_facts, model_html
+from robustprobe.tasks._hidden import HiddenMaps, HiddenVector
 from robustprobe.tasks._recipe import TaskRecipe
 
 Label = int | float | NDArray[Any]
@@ -41,6 +42,18 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """Output for images of `size` (H, W)."""
+
+
+@final
+class MlpHead(Head):
+    """A hidden layer, and the head that a task has for linear probing on it."""
+
+    def __init__(self, hidden: HiddenVector | HiddenMaps, head: Head) -> None:
+        super().__init__()
+        self.hidden, self.head = hidden, head
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        return cast(Tensor, self.head(self.hidden(features), size))
 
 
 @final
@@ -125,6 +138,21 @@ class Task(ABC):
     @abstractmethod
     def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
         """A new head on features of these channels, as many as the layers of the design have together."""
+
+    def mlp_head(self, dims: FeatureDims, design: HeadDesign) -> Head:
+        """A new head with a hidden layer of width `design.hidden`.
+
+        By default the task's own head after a linear layer and ReLU where outputs are no maps, and after a 3x3
+        convolution and ReLU where they are.
+        """
+        kind, pooling = (HiddenMaps, "patch") if self.label_axes else (HiddenVector, "cls")
+        own = design._replace(layers=1, pooling=pooling, hidden=0)
+        return MlpHead(kind(dims, design), self.head(FeatureDims(design.hidden, design.hidden), own))
+
+    @final
+    def new_head(self, dims: FeatureDims, design: HeadDesign) -> Head:
+        """A new head of a design, linear or with a hidden layer."""
+        return self.mlp_head(dims, design) if design.hidden else self.head(dims, design)
 
     @abstractmethod
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:

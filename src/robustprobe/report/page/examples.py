@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from robustprobe.core.pictures import Pixels, read_array
 from robustprobe.report.tables.matrix import attack_order, data_names
-from robustprobe.results.labels import attack_labels, distinctions, eps_text
+from robustprobe.results.labels import attack_labels, distinctions, eps_text, head_text
 from robustprobe.results.records import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group, Record
 from robustprobe.results.union import FoundGroup
 
@@ -109,9 +109,12 @@ def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Enco
     by_encoder: dict[Hashable, list[FoundGroup]] = {}
     for group in groups:
         record = witness[group.group.group]
-        by_encoder.setdefault((record.encoder, record.encoder_digest, record.precision), []).append(group)
+        key = (record.encoder, record.encoder_digest, record.precision, head_text(record))
+        by_encoder.setdefault(key, []).append(group)
     first = [witness[some[0].group.group] for some in by_encoder.values()]
-    facts = [{"weights": r.encoder_digest[:8], "precision": r.precision} for r in first]
+    facts = [
+        {"weights": r.encoder_digest[:8], "precision": r.precision, "heads": head_text(r) or "linear"} for r in first
+    ]
     endings = distinctions([r.encoder for r in first], facts)
     return [
         _EncoderGroups(record.encoder + ending, sorted(some, key=lambda g: attack_order(g.group.attack_key)))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from robustprobe.report.tables.board import Board, BoardRow, TaskOnDataset
 from robustprobe.report.tables.matrix import ends_text, failed_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.report.tables.shares import share_text
+from robustprobe.results.labels import heads_text
 from robustprobe.results.records import Interval, Record
 
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -235,12 +236,13 @@ def _weakest(findings: list[Finding]) -> str:
 
 
 def _facts(records: list[Record]) -> list[tuple[str, str]]:
-    """What was measured, in six short entries."""
+    """What was measured, in six short entries, and the heads where they are not linear."""
     days = sorted({r.provenance.started[:10] for r in records})
     counts = sorted({r.n for r in records})
     threat = threat_text(records)
     return [
         ("Threat", "; ".join(threat) if threat else "none"),
+        *([("Heads", heads.removeprefix("heads: "))] if (heads := heads_text(records)) else []),
         ("Images", f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} per dataset"),
         ("Encoders", str(len({(r.encoder, r.encoder_digest) for r in records}))),
         ("Datasets", ", ".join(sorted({r.images_of for r in records}))),

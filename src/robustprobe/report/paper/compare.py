@@ -25,7 +25,7 @@ from robustprobe.report.tables.comparison import Comparison
 from robustprobe.report.tables.matrix import MISSING, change_text, metric_text, size_text, threat_text
 from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
-from robustprobe.results.labels import attack_labels
+from robustprobe.results.labels import attack_labels, head_text
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
@@ -174,7 +174,8 @@ def _conditions(compared: Sequence[ComparedToPaper]) -> list[str]:
     facts = [
         *threat_text(records),
         "iterate " + " and ".join(sorted({r.attack.iterate for r in records})),
-        "heads " + " and ".join(sorted({str(r.head.recipe.get("recipe")) for r in records})),
+        "heads "
+        + " and ".join(sorted({" ".join([str(r.head.recipe.get("recipe")), head_text(r)]).strip() for r in records})),
         " and ".join(sorted({r.precision for r in records})),
         ", ".join(sorted(sizes)),
         *sorted({f"{_encoder_text(cell)} is {r.encoder}" for cell, r in pairs if r.encoder != cell.encoder}),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from robustprobe.core.spec import AttackSpec, Eps, Norm, Spec
 from robustprobe.report.tables.matrix import Column, Line, TaskTable, caption, line_key
+from robustprobe.results.labels import head_text
 from robustprobe.results.protocol import protocol_name
 from robustprobe.results.records import AttackAccess, AttackKey
 
@@ -155,7 +156,14 @@ def _preference(record: "Record") -> tuple[bool, bool, int, bool, str, str]:
     attack, recipe = record.attack, record.head.recipe.get("recipe")
     same_steps = attack.steps == paper().threat.steps
     best = attack.iterate == "best"
-    return (same_steps, recipe == "paper", record.n, best, record.provenance.started, record.fingerprint)
+    return (
+        same_steps,
+        recipe == "paper" and not head_text(record),
+        record.n,
+        best,
+        record.provenance.started,
+        record.fingerprint,
+    )
 
 
 def choice_note(others: int) -> str:

@@ -16,7 +16,7 @@ from robustprobe.report.tables.matrix import (
 )
 from robustprobe.report.tables.sheet import Row, Sheet
 from robustprobe.report.tables.strongest import headline_column
-from robustprobe.results.labels import eps_text, record_label
+from robustprobe.results.labels import eps_text, heads_text, record_label
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,7 +127,8 @@ def _title(task: str, dataset: str, records: Sequence["Record"]) -> str:
     first = records[0]
     metric = metric_text(first.metric, first.unit, first.higher_is_better).replace(", a share from 0 to 1", "")
     where = f"{task.capitalize()} on {dataset}" if dataset else task.capitalize()
-    return f"{where}: " + "; ".join([metric, images_text(records), *threat_text(records)])
+    said = [metric, images_text(records), *threat_text(records), heads_text(records)]
+    return f"{where}: " + "; ".join(filter(None, said))
 
 
 def _labels(columns: Sequence[Column], positions: Sequence[int]) -> list[str]:

@@ -9,7 +9,7 @@ from robustprobe.core.spec import AttackSpec, format_eps
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.tables.matrix import Column, attack_order
 from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks
-from robustprobe.results.labels import attack_labels, distinctions, eps_text
+from robustprobe.results.labels import attack_labels, distinctions, eps_text, head_text
 from robustprobe.results.records import AttackKey, Interval, Record
 
 TaskOnDatasetKey = tuple[Hashable, ...]
@@ -148,7 +148,15 @@ def board(
     benchmarks = _benchmarks(chosen, chance)
     cells = {(_row_key(r), benchmark_key(r), _column_key(r)): r for r in chosen}
     first = {_row_key(r): r for r in chosen}
-    facts = [{"weights": r.encoder_digest[:8], "precision": r.precision, "recipe": _recipe(r)} for r in first.values()]
+    facts = [
+        {
+            "weights": r.encoder_digest[:8],
+            "precision": r.precision,
+            "recipe": _recipe(r),
+            "heads": head_text(r) or "linear",
+        }
+        for r in first.values()
+    ]
     endings = distinctions([r.encoder for r in first.values()], facts)
     rows = []
     for (key, record), ending in zip(first.items(), endings, strict=True):
@@ -179,7 +187,7 @@ def _recipe(record: Record) -> str:
 
 
 def _row_key(record: Record) -> tuple[Hashable, ...]:
-    return (record.encoder, record.encoder_digest, record.precision, _recipe(record))
+    return (record.encoder, record.encoder_digest, record.precision, _recipe(record), head_text(record))
 
 
 def benchmark_key(record: Record) -> TaskOnDatasetKey:

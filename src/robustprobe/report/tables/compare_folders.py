@@ -162,7 +162,7 @@ def _facts(record: "Record") -> dict[str, str]:
         "choice of images": record.image_ids_digest[:8],
         WEIGHTS: record.encoder_digest[:8],
         "head train images": str(head.train_images),
-        **{f"head {key}": str(value) for key, value in sorted(head.recipe.items())},
+        **{f"head {key}": str(value) for key, value in sorted(({"kind": "linear"} | head.recipe).items())},
     }
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from robustprobe.report.tables.matrix import caption, in_order
 from robustprobe.report.tables.sheet import Row, Sheet
-from robustprobe.results.labels import attack_labels
+from robustprobe.results.labels import attack_labels, head_text
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
@@ -39,7 +39,7 @@ def encoder_transfers(records: Iterable["Record"]) -> list[EncoderTransfer]:
 
 
 def _images_key(record: "Record") -> tuple[Hashable, ...]:
-    return (record.task, record.dataset, record.split, record.image_ids_digest, record.attack_at)
+    return (record.task, record.dataset, record.split, record.image_ids_digest, record.attack_at, head_text(record))
 
 
 def _attack_key(record: "Record") -> tuple[Hashable, ...]:

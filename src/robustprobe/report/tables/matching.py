@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.shared_names import shared_name
 from robustprobe.report.tables.matrix import attack_order, size_text
+from robustprobe.results.labels import head_text
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
@@ -36,6 +37,7 @@ SETTINGS: tuple[Fact, ...] = (
     lambda r: str(r.attack.restarts),
     lambda r: str(r.attack.seed),
     lambda r: str(r.head.recipe.get("recipe")),
+    head_text,
     lambda r: r.image_ids_digest,
     lambda r: size_text(r.image_size),
     lambda r: r.precision,

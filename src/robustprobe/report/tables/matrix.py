@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from robustprobe.core.spec import format_eps
-from robustprobe.results.labels import attack_labels, distinctions, record_label
+from robustprobe.results.labels import attack_labels, distinctions, head_text, heads_text, record_label
 from robustprobe.results.protocol import protocol_name
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def transfer_matrices(records: Iterable["Record"]) -> list[TransferMatrix]:
     """Made for (rows) against judged by (columns), for every encoder and dataset that several tasks judged."""
     benchmarks: dict[Hashable, list[Record]] = {}
     for record in in_order((r for r in records if not r.source_encoder), transfer=True):
-        key = (data_key(record), record.encoder, record.encoder_digest, record.precision)
+        key = (data_key(record), record.encoder, record.encoder_digest, record.precision, head_text(record))
         benchmarks.setdefault(key, []).append(record)
     several = [some for some in benchmarks.values() if len({r.task for r in some}) > 1]
     names = line_names([some[0] for some in several])
@@ -186,7 +186,13 @@ def line_names(records: Sequence["Record"]) -> list[tuple[str, str]]:
     datasets = dict(zip(by_data, data_names(list(by_data.values())), strict=True))
     own = [datasets[data_key(r)] for r in records]
     facts = [
-        {"weights": r.encoder_digest[:8], "precision": r.precision, "head": r.head.fingerprint[:8]} for r in records
+        {
+            "weights": r.encoder_digest[:8],
+            "precision": r.precision,
+            "heads": head_text(r) or "linear",
+            "head": r.head.fingerprint[:8],
+        }
+        for r in records
     ]
     endings = distinctions([(d, r.encoder) for d, r in zip(own, records, strict=True)], facts)
     return [(d, r.encoder + ending) for d, r, ending in zip(own, records, endings, strict=True)]
@@ -208,10 +214,11 @@ def data_names(records: Sequence["Record"]) -> list[str]:
 
 
 def caption(records: Sequence["Record"]) -> str:
-    """Metric, unit, direction, number of images, eps and steps of records of one task."""
+    """Metric, unit, direction, number of images, eps, steps and heads that are not linear of records of one task."""
     first = records[0]
     head = metric_text(first.metric, first.unit, first.higher_is_better)
-    return "; ".join([head, images_text(records), *threat_text(records), "brackets: 95 % interval over images"])
+    said = [images_text(records), *threat_text(records), heads_text(records), "brackets: 95 % interval over images"]
+    return "; ".join([head, *filter(None, said)])
 
 
 def metric_text(metric: str, unit: str, higher_is_better: bool) -> str:

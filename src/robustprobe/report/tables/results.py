@@ -51,7 +51,7 @@ KEYS = (
     ),
     *("target_task", "value_8bit", "norm", "steps", "iterate", "seed", "split", "image_size", "precision"),
     *("objective", "restarts", "tuning", "failed_checks", "forwards", "backwards"),
-    *("other_metrics", "head_recipe", "head_reads", "view"),
+    *("other_metrics", "head_recipe", "head_kind", "head_reads", "view"),
     *("largest_perturbation", "suite", "started", "fingerprint"),
     *("encoder_digest", "dataset_digest", "protocol", "source_encoder"),
 )
@@ -95,6 +95,7 @@ def _row(record: "Record", protocol: str) -> dict[str, Any]:
             name: finite(interval.model_dump()) for name, interval in record.metrics.items() if name != record.metric
         },
         "head_recipe": record.head.recipe.get("recipe", ""),
+        "head_kind": record.head.recipe.get("kind", "linear"),
         "head_reads": record.head.reads,
         "view": record.head.view,
     }
