@@ -16,12 +16,14 @@ from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
 from robustprobe.evaluation.collect import Judged
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
 from robustprobe.metrics.dense import mean_iou
-from robustprobe.tasks import Task, fitting_attacks, load_task
+from robustprobe.tasks import Task, fitting_attacks, load_task, task_kind
 from tests.conftest import SceneProbes
 
 pytestmark = pytest.mark.contract
 
 NAMES = tasks.names()
+TRAINED = [name for name in NAMES if task_kind(name).trains]
+MADE = [name for name in NAMES if name not in TRAINED]
 SPACE = LabelSpace(classes=("a", "b", "c"))
 COUNT = 6
 CASES = [(n, v) for n in attacks.names() for v in target_tasks(n, fitting_attacks(NAMES))]
@@ -69,7 +71,7 @@ def test_output_has_the_size_of_the_image(name: str, size: tuple[int, int], pool
 
 
 @pytest.mark.parametrize("hidden", [0, 6])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_training_loss_is_one_number_an_image_and_reaches_every_weight(name: str, hidden: int) -> None:
     task = task_of(name)
     with torch.random.fork_rng(devices=[]):
@@ -82,6 +84,15 @@ def test_training_loss_is_one_number_an_image_and_reaches_every_weight(name: str
     for parameter in head.parameters():
         assert parameter.grad is not None
         assert (parameter.grad != 0).any()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_head_that_is_not_trained_has_no_weights_and_is_made_of_features_and_labels(name: str) -> None:
+    task, target = task_of(name), target_of(name, (16, 16))
+    head = task.made_head([(features((2, 2)), target)] * 2, HeadDesign())
+    assert not list(head.parameters())
+    rows = task.of_model(head).rows(head(features((2, 2)), (16, 16)), target)
+    assert torch.isfinite(task.score(rows)).all()
 
 
 @pytest.mark.parametrize("label_size", [(16, 16), (20, 12)])
@@ -129,7 +140,7 @@ def test_any_split_into_batches_gives_the_same_rows_and_estimates(name: str, siz
     assert task.estimates(numpy_rows(joined)) == task.estimates(numpy_rows(together))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_training_improves_the_score_as_the_direction_of_the_metric_says(name: str) -> None:
     task = task_of(name)
     head = task.head(FeatureDims(5, 7), HeadDesign())

@@ -177,6 +177,7 @@ def small_victim(task: str) -> tuple["Counted", Victim]:
     labels = kind.example_targets(COUNT, (8, 8), torch.Generator().manual_seed(1))
     if not kind.label_axes:
         labels = model.model(SMALL).argmax(1)
+    labels = kind.fit_labels(labels, (8, 8))
     return model, Victim(model, labels, SPACE, kind.attack_losses, task)
 
 

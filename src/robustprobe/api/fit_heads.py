@@ -80,23 +80,25 @@ def fit_probe(
         raise UserError(f"fit_probe takes the name of a dataset, not a {type(dataset).__name__}.")
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder.freeze()
     root = as_folder(root)
-    found = find_dataset(dataset, root=root)
-    tasks = list(found.labels)
+    found = find_dataset(dataset, root=root, tasks=[task] if isinstance(task, str) else ())
+    tasks = list(found.spaces)
     if task is None and len(tasks) == 1:
         task = tasks[0]
     if task not in tasks:
         raise unknown_name(f"task of {dataset}", str(task), tasks)
     spec = validated(HeadSpec, {"train_limit": plain(train_limit), **recipe}, "head recipe")
     wanted, where = validated(DatasetSpec, {"name": dataset, "size": as_size(size)}, "dataset"), find_device(device)
-    heads = probing.plan_heads(encoder.to(where), wanted, spec, root=root)
+    heads = probing.plan_heads(
+        encoder.to(where), wanted, spec, root=root, tasks=[task] if task in found.borrowed else tasks
+    )
     for doubt in label_doubts(heads.data.train, heads.data.train, [task]):
         warnings.warn(f"{dataset}, {task}: {doubt.text}", stacklevel=3)
     model = heads.fit(where, [task])[task][0]
-    model.sample_source = partial(_held_out, dataset, root, model.size)
+    model.sample_source = partial(_held_out, dataset, root, model.size, task)
     return model
 
 
-def _held_out(dataset: str, root: Path, size: tuple[int, int] | None) -> list[Sample]:
+def _held_out(dataset: str, root: Path, size: tuple[int, int] | None, task: str) -> list[Sample]:
     """A few images on which heads are chosen, not fitted."""
-    found = load_dataset(dataset, root=root, split="val", limit=SHOWN, size=size)
+    found = load_dataset(dataset, root=root, split="val", limit=SHOWN, size=size, tasks=[task])
     return [found[position] for position in range(len(found))]

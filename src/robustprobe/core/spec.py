@@ -125,9 +125,9 @@ class Display(Spec):
 class Statistic(Spec):
     """A number that rows of images make, by the names of its columns.
 
-    `mean`: of a column, over images whose value is a number. `proportion`: the share of images with a column true.
-    `ratio`: sum of the first column over sum of the second. `mean_iou`: of per-class pixel counts, the columns being
-    intersection, predicted and labelled.
+    `mean`: of a column, over images whose value is a number. `proportion`: the share of these images with a column
+    true. `ratio`: sum of the first column over sum of the second. `mean_iou`: of per-class pixel counts, the columns
+    being intersection, predicted and labelled.
     """
 
     kind: Literal["mean", "proportion", "ratio", "mean_iou"]

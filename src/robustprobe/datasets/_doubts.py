@@ -50,7 +50,7 @@ def _of_labels(data: Dataset, tasks: Sequence[str], is_train: bool) -> list[Labe
 
 def _findings(data: Dataset, tasks: Sequence[str]) -> tuple[dict[str, LabelFindings], dict[str, int]]:
     """Labels by task, and how many images they are of."""
-    found = {name: LabelFindings(load_task(name, data.labels[name])) for name in tasks}
+    found = {name: LabelFindings(load_task(name, data.spaces[name])) for name in tasks}
     read = dict.fromkeys(tasks, 0)
     unread = [name for name in tasks if found[name].task.label_axes or not data.knows_classes]
     for name in set(tasks).difference(unread):

@@ -22,7 +22,7 @@ from robustprobe.core.spec import fingerprint
 from robustprobe.core.types import Batch, LabelSpace, Sample
 from robustprobe.core.user_code import source_digest
 from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor
-from robustprobe.tasks import Task, load_task
+from robustprobe.tasks import Task, label_sources, load_task
 from robustprobe.tasks.base import Label
 
 Split = Literal["train", "val", "test"]
@@ -63,12 +63,19 @@ class Dataset(ABC):
         self.root, self.split, self._size = root, split, size
         self.own_path = self.registered_name = ""
         self.indices: Sequence[int] = range(0)
+        self.borrowed: dict[str, str] = {}
         self._tasks: dict[str, Task] = {}
 
     @property
     @abstractmethod
     def labels(self) -> Mapping[str, LabelSpace]:
         """What the labels of each task mean; known before an image is read. A class attribute will do."""
+
+    @final
+    @property
+    def spaces(self) -> Mapping[str, LabelSpace]:
+        """`labels`, with those of tasks that were asked for and read the labels of another one."""
+        return {**self.labels, **{task: self.labels[source] for task, source in self.borrowed.items()}}
 
     @property
     @abstractmethod
@@ -215,7 +222,8 @@ class Dataset(ABC):
             raise
         except Exception as error:
             raise UserError(f"{self.name}: image {identity} cannot be read: {error}. Replace the file.") from error
-        targets = {task: self._target(task, value, identity) for task, value in raw.labels.items()}
+        labels = {**raw.labels, **{task: raw.labels[source] for task, source in self.borrowed.items()}}
+        targets = {task: self._target(task, value, identity) for task, value in labels.items()}
         return Sample(identity, self._served(pixels), targets)
 
     def _served(self, pixels: Image.Image) -> Tensor:
@@ -288,7 +296,7 @@ class Dataset(ABC):
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:
-            self._tasks[name] = load_task(name, self.labels[name])
+            self._tasks[name] = load_task(name, self.spaces[name])
         return self._tasks[name]
 
 
@@ -303,6 +311,7 @@ def load_dataset(
     split: str = "test",
     limit: int | None = None,
     size: Size | int | None = None,
+    tasks: Sequence[str] = (),
 ) -> Dataset:
     """A split of a dataset, or a fixed part of it.
 
@@ -311,6 +320,7 @@ def load_dataset(
         root: the folder that holds datasets, each in a folder of its own name.
         limit: number of images; always the same ones for the same number.
         size: (H, W) images are resized to, or the length of their shorter side; the dataset's own by default.
+        tasks: tasks wanted beside those of the dataset, which read its labels of another: `retrieval` reads classes.
 
     Raises:
         UserError: unknown name or split, missing folder, wrong layout, no images, or a limit below one.
@@ -320,11 +330,16 @@ def load_dataset(
         >>> data = rp.load_dataset("scenes", split="test", limit=100)
         >>> sample = data[0]  # Sample(id, image (3, H, W) in [0, 1], targets by task)
     """
-    return find_dataset(name, root=root, split=split, size=size).select(limit)
+    return find_dataset(name, root=root, split=split, size=size, tasks=tasks).select(limit)
 
 
 def find_dataset(
-    name: str, *, root: str | Path = "data", split: str = "test", size: Size | int | None = None
+    name: str,
+    *,
+    root: str | Path = "data",
+    split: str = "test",
+    size: Size | int | None = None,
+    tasks: Sequence[str] = (),
 ) -> Dataset:
     """A split of a dataset that says what it is, but whose images are not listed yet. Arguments as `load_dataset`.
 
@@ -341,6 +356,8 @@ def find_dataset(
         raise UserError(f"{head} reads a folder of yours; name it, as {head}:PATH. Expected in it: {kind.layout}.")
     found = kind(Path(path or root), split, size)
     found.own_path, found.registered_name = path, registered_name(head)
+    sources = label_sources([task for task in tasks if task not in found.labels]) if tasks else {}
+    found.borrowed = {task: source for task, source in sources.items() if source in found.labels}
     return found
 
 

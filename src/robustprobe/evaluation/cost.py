@@ -61,7 +61,7 @@ def pair_batch(wanted: int, encoder: Encoder, view: View, data: Dataset, memory:
     """
     size = data.typical_size
     height, width = view.output_size(size)
-    channels = max(load_task(name, space).map_channels for name, space in data.labels.items())
+    channels = max(load_task(name, space).map_channels for name, space in data.spaces.items())
     most = MOST_OUTPUT_BYTES // (4 * height * width * channels) if channels else wanted
     if memory is not None:
         most = batch_in_memory(most, memory.image_bytes(encoder, view, data), free_memory(memory.device))
@@ -85,7 +85,7 @@ class PassMemory:
         if not passes:
             return 0
         height, width = view.output_size(size)
-        channels = max(load_task(name, space).map_channels for name, space in data.labels.items())
+        channels = max(load_task(name, space).map_channels for name, space in data.spaces.items())
         return passes + 4 * height * width * channels * MAP_COPIES
 
     def _part_bytes(self, encoder: Encoder, part: Size) -> int:
@@ -153,13 +153,13 @@ def _judged_images(pair: "EncoderOnDataset", target_task: str, spec: AttackSpec)
     """How many images are judged for each one: several where it is chosen among them what counts."""
     if not (target_task and attack_class(spec).whole_set):
         return 1
-    losses = load_task(target_task, pair.data.labels[target_task]).attack_losses
+    losses = load_task(target_task, pair.data.spaces[target_task]).attack_losses
     return 2 + len(losses.ensemble) if losses.of_set else 1
 
 
 def _passes(pair: "EncoderOnDataset", target_task: str, spec: AttackSpec) -> Passes:
     """The most passes that an attack makes per image."""
-    losses = load_task(target_task, pair.data.labels[target_task]).attack_losses if target_task else None
+    losses = load_task(target_task, pair.data.spaces[target_task]).attack_losses if target_task else None
     return load_attack(spec).total_passes(losses)
 
 

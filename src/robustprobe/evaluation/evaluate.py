@@ -169,7 +169,7 @@ def check_again(
         return {}
     device, kept = work.device, largest_group(kept)
     work = work._replace(attacks=(spec,))._replace(space=space_of_set(work))
-    labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.labels}
+    labels = {t: torch.stack([k.targets[t] for k in kept]).to(device) for t in work.dataset.spaces}
     images = torch.stack([k.image for k in kept]).to(device)
     sample = CheckedImages(
         victim(work, labels, [k.position for k in kept], _size(images)),

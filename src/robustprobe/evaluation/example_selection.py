@@ -158,7 +158,7 @@ class _Finish:
         cells = [_cell(level, task) for level in (clean, *job.levels) if level]
         if clean is None or not all(self.store.has(cell.fingerprint) for cell in cells):
             return None
-        judge = load_task(task, pair.data.labels[task])
+        judge = load_task(task, pair.data.spaces[task])
         scores = [_scores(self.store, cell, judge) for cell in cells]
         own = np.stack([some[0] for some in scores])
         other = np.stack([np.mean(some[1:], axis=0) for some in scores])

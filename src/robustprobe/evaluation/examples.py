@@ -47,7 +47,7 @@ def write_examples(
 
 def new_group(group: str, setting: ExampleContext, attack: AttackSpec, target_task: str) -> Group:
     """The description of a group that has no images yet."""
-    labels = setting.dataset.labels
+    labels = setting.dataset.spaces
     return Group(
         group=group,
         encoder=setting.encoder,
@@ -102,7 +102,7 @@ def _example(
     predictions: dict[str, Any] = {}
     truth: dict[str, Any] = {}
     for name, answer in one.answers.items():
-        task = load_task(name, setting.dataset.labels[name])
+        task = load_task(name, setting.dataset.spaces[name])
         predictions[name] = _stored(task, answer, f"{one.position}-{name}.png", pictures)
         size = setting.views[name].output_size((pixels.shape[0], pixels.shape[1]))
         label = task.fit_labels(one.targets[name][None], size)[0]

@@ -236,7 +236,7 @@ def _named_apart(
 
 def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
     """The suite with its attacks named, each of which fits a dataset."""
-    known = [task_names(suite, find_dataset(d.name, root=root)) for d in suite.datasets]
+    known = [task_names(suite, find_dataset(d.name, root=root, tasks=suite.tasks or ())) for d in suite.datasets]
     tasks = dict.fromkeys(task for names in known for task in names)
     choices = suite.attacks or STANDARD_ATTACKS
     fitting = [choice for choice in choices if target_tasks(choice.name, fitting_attacks(tasks, choice.objective))]
@@ -254,7 +254,7 @@ def task_names(suite: Suite, data: Dataset) -> list[str]:
     Raises:
         UserError: the dataset has labels for none of them.
     """
-    names = [task for task in data.labels if suite.tasks is None or task in suite.tasks]
+    names = [task for task in data.spaces if suite.tasks is None or task in suite.tasks]
     if not names:
         raise UserError(
             f"{data.name} has labels for {', '.join(data.labels)}, not for {', '.join(suite.tasks or ())}; "
@@ -293,10 +293,11 @@ def load_pair(suite: Suite, key: PairKey, encoder: Encoder, root: Path) -> Encod
         UserError: the dataset is not here.
     """
     wanted = suite.datasets[key.dataset]
-    names = task_names(suite, find_dataset(wanted.name, root=root))
+    found = find_dataset(wanted.name, root=root, tasks=suite.tasks or ())
+    names = task_names(suite, found)
     heads = probing.plan_heads(encoder, wanted, suite.head, root=root, tasks=names)
-    size = heads.size if suite.attack_at == "served" else _native_size(find_dataset(wanted.name, root=root), heads)
-    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=size)
+    size = heads.size if suite.attack_at == "served" else _native_size(found, heads)
+    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=size, tasks=names)
     return EncoderOnDataset(key, encoder, data, data.digest(), heads, ())
 
 

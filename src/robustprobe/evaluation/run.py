@@ -146,7 +146,7 @@ class _RunningJob:
         if shard.threads is not None:
             self.threads.add(shard.threads)
         if not self.missing and self.job.target_task:
-            task = load_task(self.job.target_task, self.pair.data.labels[self.job.target_task])
+            task = load_task(self.job.target_task, self.pair.data.spaces[self.job.target_task])
             for collector in self.collectors:
                 collector.choose(task)
 
@@ -166,7 +166,7 @@ class _RunningJob:
 
     def chance(self) -> dict[str, float | None]:
         """What the best constant answer scores on the images, by judging task."""
-        labels, rows = self.pair.data.labels, self.collectors[0]
+        labels, rows = self.pair.data.spaces, self.collectors[0]
         names = [cell.task for cell in self.job.levels[0].cells]
         return {name: load_task(name, labels[name]).chance(rows.columns(name)) for name in names}
 
@@ -184,7 +184,7 @@ class _RunningJob:
         wanted = [cell.task for cell in level.cells if self.job.target_task in ("", cell.task)]
         parts = []
         for name in wanted:
-            task = load_task(name, self.pair.data.labels[name])
+            task = load_task(name, self.pair.data.spaces[name])
             estimate = task.estimates(collector.columns(name))[task.metric]
             unit = "" if task.unit == "share" else f" {task.unit}"
             parts.append(f"{task.metric} {estimate.value:.3f}{unit}")
@@ -403,7 +403,7 @@ def _store_cell(
     }
     digest = store.write_rows(cell.fingerprint, columns)
     pair, level, suite = running.pair, running.job.levels[number], running.suite
-    card, data, task = pair.encoder.card, pair.data, load_task(cell.task, pair.data.labels[cell.task])
+    card, data, task = pair.encoder.card, pair.data, load_task(cell.task, pair.data.spaces[cell.task])
     kind, source_pair = attack_class(level.attack), running.job.source
     record = Record(
         fingerprint=cell.fingerprint,

@@ -47,9 +47,9 @@ def kept_heads(suite: Suite, folder: Path, root: Path, device: torch.device) -> 
 def _probes(
     suite: Suite, teacher: Encoder, wanted: DatasetSpec, root: Path, device: torch.device
 ) -> tuple[Dataset, Probes]:
-    names = task_names(suite, find_dataset(wanted.name, root=root))
+    names = task_names(suite, find_dataset(wanted.name, root=root, tasks=suite.tasks or ()))
     heads = probing.plan_heads(teacher, wanted, suite.head, root=root, tasks=names)
-    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=heads.size)
+    data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=heads.size, tasks=names)
     return data, {task: model for task, (model, _) in heads.fit(device).items()}
 
 

@@ -170,7 +170,7 @@ class Verifier:
             if record.attack_at == "served":
                 asked = DatasetSpec(name=name, size=size)
                 heads = probing.plan_heads(encoder, asked, spec, root=self.root, tasks=tasks)
-        data = load_dataset(name, root=self.root, split=record.split, limit=record.n, size=size)
+        data = load_dataset(name, root=self.root, split=record.split, limit=record.n, size=size, tasks=tasks)
         if data.digest() != record.dataset_digest:
             self.say(f"{record.dataset}: files here are not those of the record (another digest)")
         if any(heads.keys[r.task] != r.head.fingerprint for r in records):

@@ -76,6 +76,8 @@ def _resampled(count: int, generator: np.random.Generator) -> Iterator[NDArray[n
 
 def wilson(successes: int, count: int) -> Estimate:
     """Share of successes with Wilson's score interval (1927), which keeps its width at 0 % and 100 %."""
+    if not count:
+        return Estimate(*[float("nan")] * 3)
     share, z = successes / count, _NORMAL_QUANTILE
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

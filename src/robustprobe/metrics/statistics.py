@@ -46,8 +46,9 @@ def estimate(statistic: Statistic, rows: Columns) -> Estimate:
     if groups is not None and len(np.unique(groups)) > 1:
         return bootstrap(*parts(statistic, rows), groups=groups)
     if statistic.kind == "proportion":
-        correct = rows[statistic.columns[0]]
-        return wilson(int(correct.sum()), len(correct))
+        correct = np.asarray(rows[statistic.columns[0]], dtype=float)
+        counted = correct[np.isfinite(correct)]
+        return wilson(int(counted.sum()), len(counted))
     return bootstrap(*parts(statistic, rows))
 
 

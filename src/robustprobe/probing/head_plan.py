@@ -61,7 +61,7 @@ class HeadPlan(NamedTuple):
     def notes(self) -> list[str]:
         """What the recipe does otherwise for this encoder than for others."""
         name = self.encoder.card.name
-        wanted = {task: recipe_of(self.spec, load_task(task, self.data.train.labels[task])) for task in self.keys}
+        wanted = {task: recipe_of(self.spec, load_task(task, self.data.train.spaces[task])) for task in self.keys}
         most = max(recipe.layers for recipe in wanted.values())
         readable = self.encoder.readable_blocks(most)
         if self.spec.layers is not None or readable == most:
@@ -77,8 +77,11 @@ class HeadPlan(NamedTuple):
         """
         seconds, kept, encoder = 0.0, 0, self.encoder
         for name, key in self.keys.items():
-            task = load_task(name, self.data.train.labels[name])
+            task = load_task(name, self.data.train.spaces[name])
             if is_cached(key, task, encoder.card.widths):
+                continue
+            if not task.trains:
+                seconds += forward * (self.train_images + len(self.data.val))
                 continue
             recipe = recipe_for(self.spec, task, encoder)
             if recipe.augment == "none":
@@ -116,8 +119,8 @@ def plan_heads(
     Raises:
         UserError: unknown names, or the dataset's images are missing.
     """
-    found = find_dataset(dataset.name, root=root)
-    names = list(tasks or found.labels)
+    found = find_dataset(dataset.name, root=root, tasks=tasks or ())
+    names = list(tasks or found.spaces)
     serving = preprocessing_for(encoder.card, found, spec, dataset.size, names)
     data = train_data(dataset.name, root, serving, spec)
     keys = {task: head_fingerprint(encoder.digest, task, data, spec) for task in names}

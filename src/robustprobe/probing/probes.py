@@ -13,7 +13,7 @@ from torch import Tensor
 from robustprobe.core.device import seconds_of
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import HeadSpec, code_digest, fingerprint
-from robustprobe.core.types import FeatureDims, HeadDesign
+from robustprobe.core.types import FeatureDims, Features, HeadDesign
 from robustprobe.core.views import Resized, Size, View, Windows
 from robustprobe.datasets import Dataset, load_dataset
 from robustprobe.datasets.base import batches
@@ -51,7 +51,7 @@ def preprocessing_for(
     """
     fitted = size or data.fit_size(card.input_size, card.patch_size)
     found = preprocessing(
-        spec.recipe, list(tasks or data.labels), card.input_size, card.patch_size, data.native_size, fitted
+        spec.recipe, list(tasks or data.spaces), card.input_size, card.patch_size, data.native_size, fitted
     )
     if size is None:
         return found
@@ -61,10 +61,11 @@ def preprocessing_for(
 
 def train_data(name: str, root: Path, preprocessing: Preprocessing, spec: HeadSpec) -> TrainData:
     """Train and held-out images of a dataset; a limit on train limits the held-out part to a quarter of it."""
-    train = load_dataset(name, root=root, split="train", limit=spec.train_limit, size=preprocessing.size)
+    load = partial(load_dataset, name, root=root, size=preprocessing.size, tasks=list(preprocessing.views))
     val_limit = None if spec.train_limit is None else max(1, spec.train_limit // 4)
-    val = load_dataset(name, root=root, split="val", limit=val_limit, size=preprocessing.size)
-    return TrainData(train, val, preprocessing.views)
+    return TrainData(
+        load(split="train", limit=spec.train_limit), load(split="val", limit=val_limit), preprocessing.views
+    )
 
 
 def head_fingerprint(encoder_digest: str, task: str, data: TrainData, spec: HeadSpec) -> str:
@@ -131,7 +132,7 @@ def fit_probes(
     """A model for each task of a dataset; heads that were fitted before come from the cache."""
     fitter, models = ProbeFitter(encoder, data, spec, device, notify), {}
     for name in tasks:
-        kind, key = load_task(name, data.train.labels[name]), head_fingerprint(encoder.digest, name, data, spec)
+        kind, key = load_task(name, data.train.spaces[name]), head_fingerprint(encoder.digest, name, data, spec)
         fitted = load_head(key, kind, encoder.card.widths)
         if fitted is None:
             fitted = fitter.fit(kind, key)
@@ -149,8 +150,9 @@ def model_of(encoder: Encoder, data: TrainData, task: str, fitted: Fitted, devic
     """The model of an encoder and a head fitted on it."""
     view = replace(data.views[task], layers=fitted.design.layers)
     knn_head = fitted.knn_head.to(device) if fitted.knn_head else None
-    kind = load_task(task, data.train.labels[task])
-    return Model(encoder, fitted.head.to(device), kind, view, knn_head).eval()
+    head = fitted.head.to(device)
+    kind = load_task(task, data.train.spaces[task]).of_model(head)
+    return Model(encoder, head, kind, view, knn_head).eval()
 
 
 class ProbeFitter:
@@ -163,6 +165,8 @@ class ProbeFitter:
     def fit(self, task: Task, key: str) -> Fitted:
         """The best head of a task's recipe."""
         recipe = recipe_for(self.spec, task, self.encoder)
+        if not task.trains:
+            return self._made(task, recipe.designs[0]._replace(hidden=0))
         view = replace(self.data.views[task.name], layers=recipe.layers)
         kept = self._kept(view, recipe.label_stride) if recipe.augment == "none" else None
         source = kept[0] if kept else self._streamed(view, recipe, task)
@@ -171,6 +175,24 @@ class ProbeFitter:
         judge = partial(self._judge_kept, task, kept[1]) if kept else partial(self._judge, task, view)
         fitted = fit_head(fit_job, judge, partial(self.notify, f"learning {task.name}"))
         return fitted._replace(knn_head=self._knn_head(task, view, kept), knn=self.spec.knn)
+
+    @torch.no_grad()
+    def _made(self, task: Task, design: HeadDesign) -> Fitted:
+        """The head of a task that trains none, and its score on held-out images."""
+        view = replace(self.data.views[task.name], layers=design.layers)
+        head = task.made_head(self._labelled(task, view, self.data.train, "features"), design).to(self.device).eval()
+        judged, size, scores = task.of_model(head), self.data.val.typical_size, []
+        for features, target in self._labelled(task, view, self.data.val, f"judging {task.name}"):
+            scores.append(judged.score(judged.rows(head(features, size), target)).double().cpu())
+        return Fitted(head, 0.0, float(torch.cat(scores).nanmean()), design)
+
+    def _labelled(self, task: Task, view: View, data: Dataset, stage: str) -> Iterator[tuple[Features, Tensor]]:
+        """Features of a view's parts of all images of a dataset, and their labels, batch by batch."""
+        done = 0
+        for batch in batches(data, CHUNK):
+            yield view.features(self.encoder, batch.images.to(self.device)), batch.targets[task.name].to(self.device)
+            done += len(batch.ids)
+            self.notify(stage, done, len(data))
 
     def _kept(self, view: View, stride: int) -> tuple[FeatureSet, FeatureSet]:
         if (view, stride) not in self.kept:

@@ -126,6 +126,10 @@ class Task(ABC):
     """How the recipes `standard` and `paper` show images to a model of this task alone."""
     has_knn_head: ClassVar[bool] = False
     """Whether answers of a k-NN head are recorded too; `knn_head` makes it."""
+    labels_of: ClassVar[str] = ""
+    """The task whose labels are read where a dataset has none of this task's own and is asked for them by name."""
+    trains: ClassVar[bool] = True
+    """Whether heads are trained; where not, `made_head` makes one of the features of train images."""
     nothing_valid: ClassVar[str] = "they hold no value"
     """Why no label may count, in words."""
     no_label: float = 0
@@ -153,6 +157,14 @@ class Task(ABC):
     def new_head(self, dims: FeatureDims, design: HeadDesign) -> Head:
         """A new head of a design, linear or with a hidden layer."""
         return self.mlp_head(dims, design) if design.hidden else self.head(dims, design)
+
+    def made_head(self, parts: Iterable[tuple[Features, Tensor]], design: HeadDesign) -> Head:
+        """A head made of batches of features of train images and their labels, for tasks that train none."""
+        raise NotImplementedError(f"{self.name} trains its heads")
+
+    def of_model(self, head: Head) -> "Task":
+        """This task for a model with a head, where labels mean something by the head alone; else the task itself."""
+        return self
 
     @abstractmethod
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -296,6 +308,12 @@ def load_task(name: str, space: LabelSpace) -> Task:
 def task_kind(name: str) -> type[Task]:
     """The class of a task by name. Raises UserError for an unknown name."""
     return cast(type[Task], tasks.get(name))
+
+
+def label_sources(names: Iterable[str]) -> dict[str, str]:
+    """By the name of each task that reads another one's labels the name of that one; unknown names are left out."""
+    known = (name for name in names if name in tasks.names() or ".py:" in name)
+    return {name: source for name in known if (source := task_kind(name).labels_of)}
 
 
 def fitting_attacks(names: Iterable[str], objective: str = "") -> dict[str, tuple[str, ...]]:

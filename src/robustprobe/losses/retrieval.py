@@ -1,0 +1,61 @@
+"""Losses of rankings: similarities (B, N) of queries to items and relevance (B, N) to one number per query, (B,).
+
+Each grows as relevant items fall behind the others. 0 for queries without a relevant item, or without any other.
+"""
+
+import torch
+from torch import Tensor
+
+from robustprobe.core.sums import image_sums
+
+TEMPERATURE = 0.07
+BINS = 64
+FAR = -1e9
+"""A similarity that adds nothing to a sum of exponentials, with finite gradients."""
+
+
+def soft_neighbour(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """Soft nearest neighbour (Frosst et al. 2019, eq. 1): log-odds that a neighbour drawn by exp(s / 0.07) is wrong."""
+    scaled = similarity / TEMPERATURE
+    wrong, right = torch.where(relevant, FAR, scaled), torch.where(relevant, scaled, FAR)
+    return _where_ranked(relevant, _log_sum(wrong) - _log_sum(right))
+
+
+def mean_similarity(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """Mean similarity of the other items minus that of the relevant ones."""
+    right, wrong = relevant.sum(1).clamp(min=1), (~relevant).sum(1).clamp(min=1)
+    gap = image_sums(torch.where(relevant, 0, similarity)) / wrong
+    return _where_ranked(relevant, gap - image_sums(torch.where(relevant, similarity, 0)) / right)
+
+
+def fast_ap(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """1 - FastAP (Cakir et al. 2019, eq. 7): average precision of a soft histogram of similarities, in one pass.
+
+    The bins are spread over the similarities of the query, which fill a small part of [-1, 1] for many encoders.
+    """
+    low, high = (bound.detach() for bound in similarity.aminmax(dim=1, keepdim=True))
+    place = (high - similarity) / (high - low).clamp(min=1e-6) * (BINS - 1)
+    first = place.detach().floor().clamp(0, BINS - 2)
+    share = place - first
+    near = first.long()
+    right = _histogram(near, share, relevant.to(share))
+    both = _histogram(near, share, torch.ones_like(share))
+    precision = right.cumsum(1) / both.cumsum(1).clamp(min=1e-6)
+    average = image_sums(precision * right) / relevant.sum(1).clamp(min=1)
+    return _where_ranked(relevant, 1 - average)
+
+
+def _histogram(near: Tensor, share: Tensor, weight: Tensor) -> Tensor:
+    """Weights (B, N) spread over the bins at `near` and the next one, (B, BINS)."""
+    empty = share.new_zeros(len(share), BINS)
+    return empty.scatter_add(1, near, weight * (1 - share)).scatter_add(1, near + 1, weight * share)
+
+
+def _log_sum(values: Tensor) -> Tensor:
+    """Logarithm (B,) of the sum of exponentials of values (B, N)."""
+    largest = values.detach().amax(1, keepdim=True)
+    return image_sums((values - largest).exp()).log() + largest[:, 0]
+
+
+def _where_ranked(relevant: Tensor, loss: Tensor) -> Tensor:
+    return torch.where(relevant.any(1) & ~relevant.all(1), loss, 0)

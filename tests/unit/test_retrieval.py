@@ -1,0 +1,256 @@
+"""Retrieval: a gallery of train images, mAP as scikit-learn has it, chance, and attacks that lower it."""
+
+from itertools import combinations
+from pathlib import Path
+from typing import ClassVar, final
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import robustprobe as rp
+from robustprobe.core.spec import DatasetSpec, HeadSpec
+from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
+from robustprobe.datasets import Dataset, RawSample, load_dataset
+from robustprobe.encoders import Encoder, EncoderCard
+from robustprobe.losses import retrieval as losses
+from robustprobe.probing import HeadPlan, plan_heads
+from robustprobe.results.store import Store
+from robustprobe.tasks import Task, load_task
+from robustprobe.tasks._ranking import GalleryHead, random_precision, ranked
+
+pytestmark = pytest.mark.unit
+
+CLASSES = ("a", "b", "c")
+CPU = torch.device("cpu")
+SPEC = HeadSpec(train_limit=40)
+
+
+def precision_of(order: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> float:
+    """Average precision of relevance in ranked order, written out."""
+    hits = [order[: rank + 1].mean() for rank in range(len(order)) if order[rank]]
+    return float(np.mean(hits))
+
+
+def drawn(count: int, items: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    relevant = torch.rand(count, items, generator=generator) < 0.3
+    relevant[:, 0] = True
+    return torch.randn(count, items, generator=generator), relevant
+
+
+def test_average_precision_and_recall_are_those_written_out() -> None:
+    similarity, relevant = drawn(12, 20)
+    found = ranked(similarity, relevant)
+    order = relevant.gather(1, similarity.argsort(1, descending=True)).numpy()
+    assert found.average_precision.tolist() == pytest.approx([precision_of(row) for row in order])
+    assert found.hit_1.tolist() == [float(row[0]) for row in order]
+    assert found.hit_5.tolist() == [float(row[:5].any()) for row in order]
+
+
+def test_of_equal_similarities_the_relevant_items_come_last() -> None:
+    similarity, relevant = torch.tensor([[0.5, 0.5, 0.5, 0.1]]), torch.tensor([[True, False, False, True]])
+    found = ranked(similarity, relevant)
+    assert float(found.average_precision) == pytest.approx((1 / 3 + 2 / 4) / 2)
+    assert float(found.hit_1) == 0
+    assert float(found.hit_5) == 1
+
+
+def test_a_query_without_a_relevant_item_counts_nowhere() -> None:
+    similarity, relevant = drawn(3, 8)
+    relevant[1] = False
+    task = load_task("retrieval", LabelSpace(classes=CLASSES))
+    columns = {name: column.numpy() for name, column in ranked(similarity, relevant)._asdict().items()}
+    others = {name: np.delete(column, 1) for name, column in columns.items()}
+    assert np.isnan(columns["average_precision"][1])
+    for name, estimate in task.estimates(columns).items():
+        assert estimate.value == task.estimates(others)[name].value
+    assert task.chance(columns) == task.chance(others)
+    nothing = {name: column[1:2] for name, column in columns.items()}
+    assert task.chance(nothing) is None
+    assert np.isnan(task.estimates(nothing)["recall@1"].value)
+
+
+@pytest.mark.parametrize(("right", "count"), [(1, 6), (3, 7), (5, 5)])
+def test_chance_is_the_mean_over_all_rankings(right: int, count: int) -> None:
+    every = [precision_of(np.isin(np.arange(count), places)) for places in combinations(range(count), right)]
+    assert float(random_precision(torch.tensor([right]), count)) == pytest.approx(np.mean(every))
+
+
+@pytest.mark.parametrize("name", ["soft_neighbour", "mean_similarity", "fast_ap"])
+def test_losses_grow_as_relevant_items_fall_behind_and_are_finite_where_there_are_none(name: str) -> None:
+    loss = getattr(losses, name)
+    relevant = torch.tensor([[True, True, False, False, False]]).expand(3, -1).clone()
+    similarity = torch.tensor([[0.9, 0.8, 0.2, 0.1, 0.0], [0.3, 0.8, 0.5, 0.1, 0.0], [0.1, 0.0, 0.9, 0.8, 0.5]])
+    first, second, third = loss(similarity, relevant)
+    assert first < second < third
+    given = similarity[[1, 1, 2]].requires_grad_(True)
+    relevant[1], relevant[2] = False, True
+    found = loss(given, relevant)
+    found.sum().backward()
+    assert found[1:].tolist() == [0, 0]
+    assert given.grad is not None
+    assert torch.isfinite(given.grad).all()
+    assert (given.grad[0] != 0).any()
+    assert (given.grad[1:] == 0).all()
+
+
+def test_fast_ap_is_close_to_average_precision() -> None:
+    similarity, relevant = drawn(30, 400)
+    similarity = similarity + relevant
+    found, exact = 1 - losses.fast_ap(similarity, relevant), ranked(similarity, relevant).average_precision
+    assert (found - exact).abs().max() < 0.05
+
+
+def test_losses_of_a_query_do_not_depend_on_the_batch() -> None:
+    similarity, relevant = drawn(5, 300)
+    for loss in (losses.soft_neighbour, losses.mean_similarity, losses.fast_ap):
+        alone = torch.cat([loss(s[None], r[None]) for s, r in zip(similarity, relevant, strict=True)])
+        assert torch.equal(loss(similarity, relevant), alone)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls+patch"])
+def test_similarities_are_cosines_of_the_embedding(pooling: str) -> None:
+    task = load_task("retrieval", LabelSpace(classes=CLASSES))
+    generator = torch.Generator().manual_seed(0)
+    features = Features(torch.randn(6, 5, generator=generator), torch.randn(6, 7, 2, 3, generator=generator))
+    head = task.made_head([(features, torch.arange(6) % 3)], HeadDesign(pooling=pooling))
+    cosine = torch.cosine_similarity(features.cls[:, None], features.cls[None], dim=2)
+    if pooling == "cls+patch":
+        mean = features.patches.mean((2, 3))
+        cosine = (cosine + torch.cosine_similarity(mean[:, None], mean[None], dim=2)) / 2
+    torch.testing.assert_close(head(features, (8, 8)), cosine)
+
+
+# Heads, runs and attacks.
+
+
+@final
+class ConstantEncoder(Encoder):
+    """One embedding for every image."""
+
+    def __init__(self) -> None:
+        dims = FeatureDims(4, 4)
+        super().__init__(EncoderCard(name="constant", patch_size=8, input_size=(16, 16), widths=dims))
+
+    def features(self, images: Tensor) -> Features:
+        nothing = 0 * images.mean((1, 2, 3))
+        return Features(1 + nothing[:, None].expand(-1, 4), 1 + nothing[:, None, None, None].expand(-1, 4, 2, 2))
+
+
+@final
+class ColourEncoder(Encoder):
+    """The mean colour, and nothing else."""
+
+    def __init__(self) -> None:
+        dims = FeatureDims(3, 3)
+        super().__init__(EncoderCard(name="colour", patch_size=8, input_size=(16, 16), widths=dims))
+
+    def features(self, images: Tensor) -> Features:
+        mean = images.mean((2, 3)) - 0.5
+        return Features(mean, mean[:, :, None, None].expand(-1, -1, 2, 2))
+
+
+@final
+class Colours(Dataset):
+    """Noisy squares of three colours; the class is the colour."""
+
+    labels: ClassVar = {"classification": LabelSpace(classes=CLASSES)}
+    native_size: ClassVar = (16, 16)
+    layout: ClassVar = "nothing"
+
+    def ids(self) -> list[str]:
+        return [f"{self.split}-{index}" for index in range({"train": 40, "val": 9, "test": 12}[self.split])]
+
+    def read(self, index: int) -> RawSample:
+        generator = np.random.default_rng([len(self.split), index])
+        pixels = generator.integers(0, 120, (16, 16, 3))
+        pixels[..., index % 3] += 20
+        return RawSample(Image.fromarray(pixels.astype(np.uint8)), {"classification": index % 3})
+
+
+COLOURS = f"{__file__}:Colours"
+
+
+def planned(encoder: Encoder, name: str = COLOURS) -> HeadPlan:
+    return plan_heads(encoder, DatasetSpec(name=name), SPEC, root=Path("nowhere"), tasks=["retrieval"])
+
+
+def test_a_dataset_with_classes_offers_the_task_where_it_is_asked_for_and_only_there() -> None:
+    plain, asked = (load_dataset(COLOURS, tasks=tasks) for tasks in ((), ("retrieval",)))
+    assert list(plain.spaces) == ["classification"]
+    assert set(plain[0].targets) == {"classification"}
+    assert asked.spaces["retrieval"] == asked.labels["classification"]
+    assert asked[4].targets["retrieval"] == asked[4].targets["classification"]
+    assert asked.digest() == plain.digest()
+    with pytest.raises(rp.UserError, match="has labels for classification, not for depth"):
+        rp.evaluate("bundled:scenes", COLOURS, "clean", tasks="depth")
+
+
+def test_the_gallery_is_the_train_images_and_comes_back_from_the_cache() -> None:
+    plan = planned(ColourEncoder())
+    model, fitted = plan.fit(CPU)["retrieval"]
+    train = plan.data.train
+    images = torch.stack([sample.image for sample in train])
+    items = torch.nn.functional.normalize(images.mean((2, 3)) - 0.5, dim=1)
+    assert isinstance(model.head, GalleryHead)
+    torch.testing.assert_close(model.head.items, items)
+    assert model.head.labels.tolist() == [int(sample.targets["retrieval"]) for sample in train]
+    again, stored = plan.fit(CPU)["retrieval"]
+    assert torch.equal(again(images), model(images))
+    assert torch.equal(again.task.fit_labels(torch.tensor([1]), (1, 1)), model.head.labels[None] == 1)
+    assert stored.held_out_score == fitted.held_out_score > 0.9
+
+
+def test_an_encoder_that_sees_the_class_comes_first_and_a_constant_one_last(tmp_path: Path) -> None:
+    for encoder in (ColourEncoder(), ConstantEncoder()):
+        rp.evaluate(encoder, COLOURS, "clean", tasks="retrieval", head={"train_limit": 40}, out=tmp_path)
+    found = {record.encoder: record for record in Store(tmp_path).records()}
+    assert found["colour"].headline.value > 0.9
+    chance = found["constant"].chance
+    assert chance is not None
+    assert chance == found["colour"].chance
+    assert 1 / 3 - 0.02 < found["constant"].headline.value <= chance < 1 / 3 + 0.1
+    assert found["constant"].metrics["recall@5"].value == 0
+
+
+def test_rows_name_queries_and_attacks_lower_map(tmp_path: Path) -> None:
+    attacks = ["clean", "pgd", "embed", "ensemble"]
+    found = rp.evaluate(
+        ColourEncoder(), COLOURS, attacks, tasks="retrieval", eps="32/255", steps=4, head={"train_limit": 40}
+    )
+    values = dict(zip(found["attack"], found["value"], strict=True))
+    assert values["pgd"] < values["clean"] - 0.1
+    assert values["ensemble"] <= values["pgd"]
+    assert values["embed"] <= values["clean"]
+    rows = found.rows()
+    clean = rows[rows["attack"] == "clean"]
+    assert list(clean["id"]) == load_dataset(COLOURS).kept_ids
+    assert float(clean["score"].mean()) == pytest.approx(values["clean"])
+
+
+def test_a_model_shows_the_classes_of_the_first_items() -> None:
+    model = planned(ColourEncoder()).fit(CPU)["retrieval"][0]
+    sample = load_dataset(COLOURS, tasks=["retrieval"])[1]
+    shown = model.task.shown_output(model(sample.image[None])[0])
+    plain: Task = load_task("retrieval", LabelSpace(classes=CLASSES))
+    assert [name for name, _ in plain.picture(shown)] == ["b"] * 5
+    assert plain.picture(sample.targets["retrieval"]) == [["b", 1.0]]
+    label = model.task.fit_labels(sample.targets["retrieval"][None], (16, 16))[0]
+    assert model.task.picture(label) == [["b", 1.0]]
+
+
+def test_a_model_of_ones_own_answers_similarities_with_one_item_of_each_label() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, items = torch.rand(4, 3, 8, 8, generator=generator), torch.randn(3, 6, generator=generator)
+
+    def similarities(x: Tensor) -> Tensor:
+        return (x.mean((2, 3)) - 0.5) @ items
+
+    targets = similarities(images).argmax(1)
+    result = rp.attack(similarities, images, targets, task="retrieval", attack="pgd", eps="96/255", steps=4)
+    assert result.metric == "mAP"
+    assert result.score.max() <= 1
+    assert result.score.mean() < 1
