@@ -26,6 +26,7 @@ class HeadFields(TypedDict, total=False):
 
     recipe: Literal["fast", "standard", "paper"]
     kind: HeadKind
+    training: str
     pooling: Literal["cls", "cls+patch"] | None
     epochs: int | None
     batch_size: int | None

@@ -95,9 +95,15 @@ class HeadOptions:
     """linear, or mlp: a hidden layer of width 256 before the linear one, and a 3x3 convolution in its place for dense
     tasks."""
 
+    head_training: str | None = None
+    """clean, or adversarial:EPS such as adversarial:4/255: heads are fitted on images that are attacked through encoder
+    and head, with the design and learning rate that were chosen on clean images. adversarial:0.5:l2 for the norm l2.
+    Takes seven passes through the encoder per image and epoch."""
+
     def fields(self) -> dict[str, Any]:
         """What is given, by the names of `HeadSpec`."""
-        return _given({"kind" if name == "head" else name: value for name, value in vars(self).items()})
+        own = {"head": "kind", "head_training": "training"}
+        return _given({own.get(name, name): value for name, value in vars(self).items()})
 
 
 @Parameter(name="*", group=WHERE)

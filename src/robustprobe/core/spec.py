@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import yaml
 from pydantic import (
@@ -286,18 +286,66 @@ STANDARD_ATTACKS = (
 
 
 HeadKind = Literal["linear", "mlp"]
+CLEAN_IMAGES, ATTACKED_IMAGES = "clean", "adversarial"
+
+
+class HeadThreat(NamedTuple):
+    """The ball in which images are attacked while a head is fitted on them."""
+
+    eps: float
+    norm: Norm
+
+
+def _head_threat(text: str) -> HeadThreat | None:
+    """The ball of `adversarial:EPS` or `adversarial:EPS:NORM`, 4/255 and linf where not given; None for `clean`.
+
+    Raises:
+        UserError: anything else.
+    """
+    kind, _, ball = str(text).partition(":")
+    size, _, norm = ball.partition(":")
+    if text == CLEAN_IMAGES:
+        return None
+    if kind != ATTACKED_IMAGES or norm not in ("", *get_args(Norm)):
+        raise UserError(
+            f"expected clean, adversarial:EPS such as adversarial:4/255, or adversarial:0.5:l2, got {text!r}"
+        )
+    threat = HeadThreat(parse_eps(size or 4 / 255), cast(Norm, norm or "linf"))
+    check_eps(*threat)
+    if not threat.eps:
+        raise UserError("expected an eps above 0; heads on images as they are: clean")
+    return threat
+
+
+def _training_text(text: object) -> str:
+    """The same text for the same ball: `adversarial` becomes `adversarial:4/255`."""
+    threat = _head_threat(cast(str, text))
+    if threat is None:
+        return CLEAN_IMAGES
+    norm = "" if threat.norm == "linf" else f":{threat.norm}"
+    return f"{ATTACKED_IMAGES}:{format_eps(*threat)}{norm}"
+
+
+_TRAINING_SCHEMA = {
+    "type": "string",
+    "pattern": r"^(clean|adversarial(:[0-9.eE+-]+(/[0-9.eE+-]+)?(:(linf|l2))?)?)$",
+    "description": "clean, or adversarial:EPS such as adversarial:4/255; adversarial:0.5:l2 for the norm l2.",
+}
+HeadTraining = Annotated[str, BeforeValidator(_training_text), WithJsonSchema(_TRAINING_SCHEMA, mode="validation")]
 
 
 class HeadSpec(Spec):
     """How heads are fitted: a recipe, what is changed of it (None: nothing), and how much of train is used.
 
-    `kind` is what heads are: `linear`, or `mlp`, with a hidden layer before. Label maps are learnt at 1/`label_stride`
-    of the image resolution; they are always scored at their own. `layers` is how many of the last blocks heads read,
-    `pooling` what of them a classification head does. `knn` also judges classification by k-NN.
+    `kind` is what heads are: `linear`, or `mlp`, with a hidden layer before. `training` is on images as they are
+    (`clean`), or on images attacked through encoder and head (`adversarial:4/255`). Label maps are learnt at
+    1/`label_stride` of the image resolution; they are always scored at their own. `layers` is how many of the last
+    blocks heads read, `pooling` what of them a classification head does. `knn` also judges classification by k-NN.
     """
 
     recipe: Literal["fast", "standard", "paper"] = "fast"
     kind: HeadKind = "linear"
+    training: HeadTraining = CLEAN_IMAGES
     pooling: Literal["cls", "cls+patch"] | None = None
     train_limit: int | None = Field(default=None, ge=2)
     epochs: int | None = Field(default=None, ge=1)
@@ -312,6 +360,26 @@ class HeadSpec(Spec):
     @classmethod
     def _from_kind(cls, data: Any) -> Any:
         return {"kind": data} if isinstance(data, str) else data
+
+    @property
+    def threat(self) -> HeadThreat | None:
+        """The ball in which images are attacked while heads are fitted; None: they are not."""
+        return _head_threat(self.training)
+
+    @property
+    def on_clean_images(self) -> "HeadSpec":
+        """The same heads fitted on images as they are."""
+        return self.model_copy(update={"training": CLEAN_IMAGES})
+
+    @property
+    def usual(self) -> "HeadSpec":
+        """Linear heads fitted on images as they are, by the same recipe."""
+        return self.on_clean_images.model_copy(update={"kind": "linear"})
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether heads are linear and fitted on images as they are."""
+        return self.kind == "linear" and self.training == CLEAN_IMAGES
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -2,7 +2,7 @@
 contract.
 """
 
-from robustprobe.defences._ascent import InnerAttack, ascend, linf
+from robustprobe.core.inner_attack import InnerAttack, ascend, linf
 from robustprobe.defences._distance import Layers, Tokens, cosine_distance, squared_distance
 from robustprobe.defences.base import (
     Defence,

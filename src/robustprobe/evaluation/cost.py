@@ -126,7 +126,7 @@ def estimate(suite: Suite, pair: "EncoderOnDataset", clock: PassClock) -> PairCo
     forward, step = _pass_seconds(pair, size, clock)
     shown = 3 * suite.extreme_examples * len(pair.head_keys) if suite.examples else 0
     extra = 1 + (CHECK_COST * suite.checked_images(len(pair.data)) + min(shown, len(pair.data))) / len(pair.data)
-    heads = pair.heads.cost(forward, clock.device)
+    heads = pair.heads.cost(forward, step, clock.device)
     jobs = []
     for job in pair.left:
         seconds, attacked = 0.0, _pass_seconds(job.source, size, clock) if job.source else (forward, step)

@@ -156,6 +156,7 @@ class Plan(NamedTuple):
             for level in job.levels
             if (text := implausible_eps(level.attack, pair.data.typical_size))
         )
+        said |= dict.fromkeys(f"{pair.data.name}: {text}" for pair in self.pairs for text in pair.heads.doubts)
         said |= dict.fromkeys(f"{pair.data.name}: {task}: {text}" for pair in self.pairs for task, text in pair.doubts)
         return [*nothing, *said]
 
@@ -373,7 +374,7 @@ def _level(
     ]
     group += [source.encoder.card.name, source.encoder.digest] if source else []
     # Example images of a group show the answers of its heads.
-    group += [suite.head.kind] if suite.head.kind != "linear" else []
+    group += [] if suite.head.is_usual else [suite.head.kind, suite.head.training]
     names = {task: fingerprint([*group, key]) for task, key in pair.head_keys.items()}
     known = {name: store.whole_record(name) for name in names.values()}
     checked = suite.checked_images(len(pair.data)) if source is None and is_checked_again(spec) else 0

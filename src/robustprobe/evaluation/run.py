@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 
+from robustprobe import probing
 from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UnwritableError, UserError
@@ -378,6 +379,7 @@ def _warnings(attack: AttackSpec, pair: EncoderOnDataset, task: str) -> list[San
     """The failed checks of an implausible eps and of implausible labels; nothing where they are plausible."""
     text = implausible_eps(attack, pair.data.typical_size)
     eps = [SanityCheck("plausible eps", attack.eps, False, text)] if text else []
+    eps += [SanityCheck("plausible heads", 0.0, False, text) for text in pair.heads.doubts]
     return eps + [SanityCheck("plausible labels", 0.0, False, d.text) for d in pair.doubts if d.task == task]
 
 
@@ -460,7 +462,7 @@ def _head_facts(pair: EncoderOnDataset, suite: Suite, task: str, fitted: Fitted)
     view = replace(pair.heads.views[task], layers=fitted.design.layers)
     return HeadFacts(
         fingerprint=pair.head_keys[task],
-        recipe=suite.head.model_dump(mode="json"),
+        recipe=probing.spec_of_task(suite.head, task).model_dump(mode="json"),
         learning_rate=fitted.learning_rate,
         reads=_reads(fitted.design),
         view=view.label,

@@ -12,6 +12,7 @@ from robustprobe.probing.probes import (
     mean_scores,
     preprocessing_for,
     save_head,
+    spec_of_task,
     train_data,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "plan_heads",
     "preprocessing_for",
     "save_head",
+    "spec_of_task",
     "train_data",
     "train_heads",
 ]

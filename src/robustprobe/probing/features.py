@@ -110,6 +110,16 @@ def _on_disk(shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(np.memmap(file.name, dtype=np.float32, mode="w+", shape=shape))
 
 
+class ShownImages(NamedTuple):
+    """Images (B, 3, H, W) of an epoch as a head in training would see them, with ids, labels and size of its output."""
+
+    ids: list[str]
+    images: Tensor
+    target: Tensor
+    size: Size
+    epoch: int
+
+
 class Streamed(NamedTuple):
     """Images that are read, augmented and encoded in every epoch, with the memory of one batch."""
 
@@ -121,9 +131,19 @@ class Streamed(NamedTuple):
 
     @torch.no_grad()
     def epoch(
-        self, task: str, order: Tensor, batch_size: int, device: torch.device, epoch: int
+        self,
+        task: str,
+        order: Tensor,
+        batch_size: int,
+        device: torch.device,
+        epoch: int,
+        attack: Callable[[ShownImages], Tensor] | None = None,
     ) -> Iterator[FeatureBatch]:
-        """Batches in the given order; a batch ends early if the next image has another size."""
+        """Batches in the given order; a batch ends early if the next image has another size.
+
+        Args:
+            attack: changes the images of a batch before they are encoded.
+        """
         change = partial(self._seen, epoch=epoch)
         for batch in batches(self.data, batch_size, order=order.tolist(), change=change):
             target = batch.targets[task]
@@ -132,7 +152,10 @@ class Streamed(NamedTuple):
             whole = self.view.part_size((batch.images.shape[-2], batch.images.shape[-1]))
             size = label_size(whole, self.stride)
             target = fit_labels(self._padded(target, whole), size).to(device)
-            yield FeatureBatch(self.view.features(self.encoder, batch.images.to(device)), target, size)
+            images = batch.images.to(device)
+            if attack is not None:
+                images = attack(ShownImages(batch.ids, images, target, size, epoch))
+            yield FeatureBatch(self.view.features(self.encoder, images), target, size)
 
     def _seen(self, sample: Sample, epoch: int) -> Sample:
         return self.augmentation(sample, epoch)

@@ -4,16 +4,20 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from robustprobe.core.freeze import frozen
+from robustprobe.core.inner_attack import InnerAttack, ascend
+from robustprobe.core.threat import image_generator
 from robustprobe.core.types import FeatureDims, Features, HeadDesign
 from robustprobe.core.views import last_layers
 from robustprobe.losses.depth import gradient_matching
 from robustprobe.probing.cache import FitProgress, forget_progress, load_progress, save_progress
-from robustprobe.probing.features import FeatureBatch, FeatureSet, Streamed
+from robustprobe.probing.features import FeatureBatch, FeatureSet, ShownImages, Streamed
 from robustprobe.tasks import Head, Task, TaskRecipe
 
 # Interval between saved states of a fit, which may be interrupted.
@@ -53,15 +57,19 @@ class Candidate:
         """One training step, at `share` of the base learning rate."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate * share
+        self.optimiser.zero_grad()
+        self.loss(part).mean().backward()
+        if self.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.recipe.clip)
+        self.optimiser.step()
+
+    def loss(self, part: FeatureBatch) -> Tensor:
+        """The training loss (B,) of the recipe."""
         output = self.head(self.read(part.features), part.size)
         loss = self.task.training_loss(output, part.target)
         if self.recipe.gradient_weight:
             loss = loss + self.recipe.gradient_weight * gradient_matching(output, part.target)
-        self.optimiser.zero_grad()
-        loss.mean().backward()
-        if self.recipe.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.recipe.clip)
-        self.optimiser.step()
+        return loss
 
     def read(self, features: Features) -> Features:
         """Features of the layers that the head reads."""
@@ -106,7 +114,11 @@ def rate_share(recipe: TaskRecipe, done: float, warmup: float) -> float:
 
 @dataclass(frozen=True)
 class FitJob:
-    """The training of the heads of one task. `key` names the fit, so that it can resume after an interruption."""
+    """The training of the heads of one task. `key` names the fit, so that it can resume after an interruption.
+
+    With an `attack`, the images of every batch are attacked through the encoder and the head in training, of which
+    there is one then.
+    """
 
     task: Task
     recipe: TaskRecipe
@@ -116,13 +128,33 @@ class FitJob:
     seed: int
     device: torch.device
     key: str = ""
+    attack: InnerAttack | None = None
 
-    def batches(self, order: Tensor, epoch: int) -> Iterator[FeatureBatch]:
-        """The batches of an epoch."""
+    def batches(self, order: Tensor, epoch: int, candidates: Sequence[Candidate]) -> Iterator[FeatureBatch]:
+        """The batches of an epoch for heads in training."""
         name, size = self.task.name, self.recipe.batch_size
-        if isinstance(self.source, Streamed):
+        if not isinstance(self.source, Streamed):
+            return self.source.epoch(name, order, size, self.device)
+        if self.attack is None:
             return self.source.epoch(name, order, size, self.device, epoch)
-        return self.source.epoch(name, order, size, self.device)
+        (candidate,) = candidates
+        change = partial(attacked_images, candidate, self.source, self.attack, self.seed)
+        return self.source.epoch(name, order, size, self.device, epoch, change)
+
+
+def attacked_images(
+    candidate: Candidate, source: Streamed, attack: InnerAttack, seed: int, shown: ShownImages
+) -> Tensor:
+    """Images (B, 3, H, W) that raise the training loss of a head; each depends on itself, its id, epoch and seed."""
+
+    def objective(images: Tensor, progress: float) -> Tensor:
+        features = source.view.features(source.encoder, images)
+        return candidate.loss(FeatureBatch(features, shown.target, shown.size))
+
+    generators = [image_generator(seed, name, "head training", shown.epoch) for name in shown.ids]
+    # In evaluation mode, as the head will be attacked, so that images of a batch do not depend on each other.
+    with torch.enable_grad(), frozen(candidate.head):
+        return ascend(objective, shown.images, generators, attack)
 
 
 def fit_head(fit_job: FitJob, judge: Callable[[Sequence[Candidate]], list[float]], notify: Count) -> Fitted:
@@ -167,7 +199,7 @@ def _train(fit_job: FitJob, candidates: Sequence[Candidate], begin: FitProgress,
     for epoch, order in enumerate(_orders(fit_job)):
         if epoch < begin.epoch:
             continue
-        for part in fit_job.batches(order, epoch):
+        for part in fit_job.batches(order, epoch, candidates):
             share = rate_share(recipe, seen / total, warmup)
             for candidate in candidates:
                 candidate.step(part, share)

@@ -1,17 +1,19 @@
 """Plans of heads: fingerprints and cost of an encoder's heads on a dataset, before they are fitted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from robustprobe.core.spec import DatasetSpec, HeadSpec
+from robustprobe.core.eps import implausible_eps
+from robustprobe.core.spec import AttackSpec, DatasetSpec, HeadSpec
 from robustprobe.core.views import Size, View
 from robustprobe.datasets import find_dataset
 from robustprobe.encoders import Encoder
 from robustprobe.probing.fit import Fitted
 from robustprobe.probing.probes import (
+    ATTACK_STEPS,
     Notify,
     TrainData,
     fit_probes,
@@ -25,7 +27,7 @@ from robustprobe.probing.probes import (
     train_data,
 )
 from robustprobe.probing.recipes import recipe_for, recipe_of
-from robustprobe.tasks import Model, load_task
+from robustprobe.tasks import Model, load_task, task_kind
 
 
 class HeadCost(NamedTuple):
@@ -58,8 +60,28 @@ class HeadPlan(NamedTuple):
         return len(self.data.train)
 
     @property
+    def doubts(self) -> list[str]:
+        """What is legal but implausible about how heads are fitted, a sentence each."""
+        if self.spec.threat is None:
+            return []
+        attack = AttackSpec(name="pgd", eps=self.spec.threat.eps, norm=self.spec.threat.norm)
+        text = implausible_eps(attack, self.data.train.typical_size)
+        return [f"heads are fitted on attacked images: {text}"] if text else []
+
+    @property
     def notes(self) -> list[str]:
         """What the recipe does otherwise for this encoder than for others."""
+        return [*self._untrained, *self._fewer_blocks]
+
+    @property
+    def _untrained(self) -> list[str]:
+        if self.spec.is_usual:
+            return []
+        left = [task for task in self.keys if not task_kind(task).trains]
+        return [f"{task} trains no head, so kind and training of heads change nothing there" for task in left]
+
+    @property
+    def _fewer_blocks(self) -> list[str]:
         name = self.encoder.card.name
         wanted = {task: recipe_of(self.spec, load_task(task, self.data.train.spaces[task])) for task in self.keys}
         most = max(recipe.layers for recipe in wanted.values())
@@ -69,28 +91,39 @@ class HeadPlan(NamedTuple):
         blocks = "the last block" if readable == 1 else f"the last {readable} blocks"
         return [f"{name}: heads read {blocks}; recipe {self.spec.recipe} also tries {most} where an encoder has them"]
 
-    def cost(self, forward: float, device: torch.device) -> HeadCost:
+    def cost(self, forward: float, step: float, device: torch.device) -> HeadCost:
         """Cost of fitting the heads that are not in the cache, estimated from a short fit of each.
 
         Args:
             forward: seconds of a forward pass of the encoder per image.
+            step: seconds of a forward and backward pass to the image.
         """
-        seconds, kept, encoder = 0.0, 0, self.encoder
-        for name, key in self.keys.items():
-            task = load_task(name, self.data.train.spaces[name])
-            if is_cached(key, task, encoder.card.widths):
-                continue
-            if not task.trains:
-                seconds += forward * (self.train_images + len(self.data.val))
-                continue
-            recipe = recipe_for(self.spec, task, encoder)
-            if recipe.augment == "none":
-                kept = max(kept, kept_features(encoder, self.views[name], self.data))
-            else:
-                seconds += forward * (images_seen(recipe, self.train_images) + len(self.data.val))
-            seconds += fit_seconds(task, self.data, encoder, self.spec, device)
+        found = [cost for name in self.keys for cost in self._costs(name, forward, step, device)]
+        kept = max((cost.kept_bytes for cost in found), default=0)
         extracted = self.train_images + len(self.data.val) if kept else 0
-        return HeadCost(seconds + forward * extracted, kept)
+        return HeadCost(sum(cost.seconds for cost in found) + forward * extracted, kept)
+
+    def _costs(self, name: str, forward: float, step: float, device: torch.device) -> Iterator[HeadCost]:
+        """Of the missing heads of a task, on attacked and on clean images; without passes that extract features."""
+        encoder, task = self.encoder, load_task(name, self.data.train.spaces[name])
+        if is_cached(self.keys[name], task, encoder.card.widths):
+            return
+        if not task.trains:
+            yield HeadCost(forward * (self.train_images + len(self.data.val)), 0)
+            return
+        recipe, fit = recipe_for(self.spec, task, encoder), fit_seconds(task, self.data, encoder, self.spec, device)
+        seen, held_out = images_seen(recipe, self.train_images), len(self.data.val)
+        if self.spec.threat:
+            passes = forward * (seen + held_out) + step * ATTACK_STEPS * seen
+            one_fit = fit / (len(recipe.designs) * len(recipe.learning_rates))
+            yield HeadCost(passes + (1 + ATTACK_STEPS) * one_fit, 0)
+            before = head_fingerprint(encoder.digest, name, self.data, self.spec.on_clean_images)
+            if is_cached(before, task, encoder.card.widths):
+                return
+        if recipe.augment == "none":
+            yield HeadCost(fit, kept_features(encoder, self.views[name], self.data))
+        else:
+            yield HeadCost(fit + forward * (seen + held_out), 0)
 
     def fit(
         self,

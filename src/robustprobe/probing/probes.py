@@ -12,7 +12,9 @@ from torch import Tensor
 
 from robustprobe.core.device import seconds_of
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import HeadSpec, code_digest, fingerprint
+from robustprobe.core.inner_attack import InnerAttack
+from robustprobe.core.spec import HeadSpec, HeadThreat, code_digest, fingerprint
+from robustprobe.core.threat import NORMS
 from robustprobe.core.types import FeatureDims, Features, HeadDesign
 from robustprobe.core.views import Resized, Size, View, Windows
 from robustprobe.datasets import Dataset, load_dataset
@@ -23,11 +25,13 @@ from robustprobe.probing.cache import Weights, load_weights, save_weights
 from robustprobe.probing.features import CHUNK, FeatureBatch, FeatureSet, Streamed, extract, kept_bytes, label_size
 from robustprobe.probing.fit import Candidate, FitJob, Fitted, fit_head, train_heads
 from robustprobe.probing.recipes import Preprocessing, preprocessing, recipe_for
-from robustprobe.tasks import Head, Model, Task, TaskRecipe, load_task
+from robustprobe.tasks import Head, Model, Task, TaskRecipe, load_task, task_kind
 
 Notify = Callable[[str, int, int], None]
 # Largest number of train images for k-NN.
 MOST_KNN_IMAGES = 20_000
+# The attack on images that heads are fitted on: each step is half of eps.
+ATTACK_STEPS, ATTACK_STEP_SHARE = 3, 0.5
 
 
 class TrainData(NamedTuple):
@@ -70,7 +74,13 @@ def train_data(name: str, root: Path, preprocessing: Preprocessing, spec: HeadSp
 
 def head_fingerprint(encoder_digest: str, task: str, data: TrainData, spec: HeadSpec) -> str:
     """The fingerprint of everything a head depends on: weights, task, data, recipe and code."""
-    return fingerprint([encoder_digest, task, data.fingerprint(), spec.model_dump(mode="json"), code_digest()])
+    fields = spec_of_task(spec, task).model_dump(mode="json")
+    return fingerprint([encoder_digest, task, data.fingerprint(), fields, code_digest()])
+
+
+def spec_of_task(spec: HeadSpec, task: str) -> HeadSpec:
+    """How heads of a task are made: kind and training say nothing of one that trains none."""
+    return spec if task_kind(task).trains else spec.usual
 
 
 def load_head(key: str, task: Task, widths: FeatureDims) -> Fitted | None:
@@ -132,18 +142,31 @@ def fit_probes(
     """A model for each task of a dataset; heads that were fitted before come from the cache."""
     fitter, models = ProbeFitter(encoder, data, spec, device, notify), {}
     for name in tasks:
-        kind, key = load_task(name, data.train.spaces[name]), head_fingerprint(encoder.digest, name, data, spec)
-        fitted = load_head(key, kind, encoder.card.widths)
-        if fitted is None:
-            fitted = fitter.fit(kind, key)
-            if head_fingerprint(encoder.digest, name, data, spec) != key:
-                raise UserError(
-                    f"files of {data.train.name} changed while a head was fitted on them; it is not kept. "
-                    "Run the same command again."
-                )
-            save_head(key, fitted)
+        fitted = _fitted(fitter, load_task(name, data.train.spaces[name]), spec)
         models[name] = (model_of(encoder, data, name, fitted, device), fitted)
     return models
+
+
+def _fitted(fitter: "ProbeFitter", task: Task, spec: HeadSpec) -> Fitted:
+    """The best head of a task, from the cache where it was fitted before.
+
+    One that is fitted on attacked images has the design and the learning rate of the best one on clean images.
+    """
+    encoder, data = fitter.encoder, fitter.data
+    key = head_fingerprint(encoder.digest, task.name, data, spec)
+    fitted = load_head(key, task, encoder.card.widths)
+    if fitted is None:
+        if (threat := spec_of_task(spec, task.name).threat) is not None:
+            fitted = fitter.fit_attacked(task, key, threat, _fitted(fitter, task, spec.on_clean_images))
+        else:
+            fitted = fitter.fit(task, key)
+        if head_fingerprint(encoder.digest, task.name, data, spec) != key:
+            raise UserError(
+                f"files of {data.train.name} changed while a head was fitted on them; it is not kept. "
+                "Run the same command again."
+            )
+        save_head(key, fitted)
+    return fitted
 
 
 def model_of(encoder: Encoder, data: TrainData, task: str, fitted: Fitted, device: torch.device) -> Model:
@@ -175,6 +198,20 @@ class ProbeFitter:
         judge = partial(self._judge_kept, task, kept[1]) if kept else partial(self._judge, task, view)
         fitted = fit_head(fit_job, judge, partial(self.notify, f"learning {task.name}"))
         return fitted._replace(knn_head=self._knn_head(task, view, kept), knn=self.spec.knn)
+
+    def fit_attacked(self, task: Task, key: str, threat: HeadThreat, clean: Fitted) -> Fitted:
+        """The head of the design and learning rate of a `clean` one, fitted on images attacked inside a ball."""
+        chosen = {"designs": (clean.design,), "learning_rates": (clean.learning_rate,)}
+        recipe = recipe_for(self.spec, task, self.encoder).model_copy(update=chosen)
+        view = replace(self.data.views[task.name], layers=recipe.layers)
+        attack = InnerAttack(NORMS[threat.norm](threat.eps), ATTACK_STEPS, ATTACK_STEP_SHARE)
+        source, count = self._streamed(view, recipe, task), len(self.data.train)
+        fit_job = FitJob(
+            task, recipe, self.encoder.card.widths, source, count, self.spec.seed, self.device, key, attack
+        )
+        stage = f"learning {task.name} on attacked images"
+        fitted = fit_head(fit_job, partial(self._judge, task, view), partial(self.notify, stage))
+        return fitted._replace(knn_head=clean.knn_head, knn=clean.knn)
 
     @torch.no_grad()
     def _made(self, task: Task, design: HeadDesign) -> Fitted:

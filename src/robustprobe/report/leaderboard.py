@@ -14,7 +14,7 @@ from robustprobe.report.page.render import assets, download, environment, render
 from robustprobe.report.tables.board import Board, TaskOnDatasetKey, boards
 from robustprobe.report.tables.chance import chances
 from robustprobe.results.archive import ENDING, unpack
-from robustprobe.results.labels import record_label
+from robustprobe.results.labels import USUAL_HEADS, record_label
 from robustprobe.results.records import Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import finished, union_groups
@@ -168,7 +168,7 @@ def version(record: Record) -> dict[str, str]:
         "metric": record.metric,
         "precision": record.precision,
         "head.recipe": record.head.recipe.get("recipe"),
-        "head.kind": record.head.recipe.get("kind", "linear"),
+        **{f"head.{name}": record.head.recipe.get(name, usual) for name, usual in USUAL_HEADS.items()},
         "head.train_images": record.head.train_images,
         **{f"attack.{key}": value for key, value in attack.items() if key not in NEVER_COMPARED},
     }

@@ -1,9 +1,13 @@
 """Labels of attacks that are unique among those they stand beside."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from robustprobe.core.spec import TUNING, AttackSpec, format_eps
 from robustprobe.results.records import AttackKey, Record
+
+USUAL_HEADS = MappingProxyType({"kind": "linear", "training": "clean"})
+"""What heads are where older results do not say it."""
 
 
 def attack_labels(keys: Sequence[AttackKey], task: str | None = None) -> list[str]:
@@ -41,13 +45,15 @@ def record_label(record: Record) -> str:
 
 
 def head_text(record: Record) -> str:
-    """`mlp`: what heads are beside linear ones; empty for these."""
-    kind = record.head.recipe.get("kind", "linear")
-    return "" if kind == "linear" else str(kind)
+    """`mlp`, or `linear fitted adversarially at 4/255`; empty for linear heads fitted on images as they are."""
+    kind, training = (str(record.head.recipe.get(name, usual)) for name, usual in USUAL_HEADS.items())
+    if training == USUAL_HEADS["training"]:
+        return "" if kind == USUAL_HEADS["kind"] else kind
+    return f"{kind} fitted adversarially at {training.partition(':')[2].replace(':', ' ')}"
 
 
 def heads_text(records: Iterable[Record]) -> str:
-    """`heads: linear and mlp`, where some head of the records is not linear; else empty."""
+    """`heads: linear and mlp`; empty where all heads are linear and were fitted on images as they are."""
     found = sorted({head_text(record) for record in records})
     return "heads: " + " and ".join(text or "linear" for text in found) if any(found) else ""
 

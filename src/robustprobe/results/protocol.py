@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterable, Mapping
 
 from robustprobe.core.spec import fingerprint, format_eps
+from robustprobe.results.labels import USUAL_HEADS
 from robustprobe.results.records import Record
 
 VERSION = 1
 """Rises when attacks, heads or metrics are changed so that numbers of two versions are not comparable."""
 DIGITS = 8
 MOST_NAMED = 3
-LATER_FIELDS = {"kind": "linear"}
 
 
 def protocol_name(records: Iterable[Record]) -> str:
@@ -49,7 +49,7 @@ def _facts(record: Record) -> list[object]:
 
 def _told(recipe: Mapping[str, object]) -> dict[str, object]:
     """The recipe of a head without fields of later versions that are at their default: names stay what they were."""
-    return {name: value for name, value in recipe.items() if LATER_FIELDS.get(name) != value}
+    return {name: value for name, value in recipe.items() if USUAL_HEADS.get(name) != value}
 
 
 def _recipes(records: Iterable[Record]) -> str:

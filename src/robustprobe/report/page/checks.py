@@ -49,6 +49,7 @@ STATEMENTS = {
     "still rising": "More steps would not have found a much stronger attack",
     "second restart": "A second random start does not find a much stronger attack",
     "plausible labels": "Labels and files of the dataset are plausible",
+    "plausible heads": "Heads are fitted on images attacked with a plausible eps, where they are attacked",
     "plausible eps": "Eps is neither too small to matter nor large enough to erase an image",
     "large eps": "A very large eps, to which no model is robust, breaks this one too",
     "eps 0": "At eps 0 the attack changes nothing",

@@ -21,7 +21,7 @@ from robustprobe.report.tables.matrix import MISSING, change_text, metric_text, 
 from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
 from robustprobe.report.tables.verdict import Judgement, corrected, finding, verdict
-from robustprobe.results.labels import attack_labels, thread_counts
+from robustprobe.results.labels import USUAL_HEADS, attack_labels, thread_counts
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
@@ -162,7 +162,7 @@ def _facts(record: "Record") -> dict[str, str]:
         "choice of images": record.image_ids_digest[:8],
         WEIGHTS: record.encoder_digest[:8],
         "head train images": str(head.train_images),
-        **{f"head {key}": str(value) for key, value in sorted(({"kind": "linear"} | head.recipe).items())},
+        **{f"head {key}": str(value) for key, value in sorted(({**USUAL_HEADS, **head.recipe}).items())},
     }
 
 

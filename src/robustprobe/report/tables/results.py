@@ -26,7 +26,7 @@ from robustprobe.report.tables.matrix import (
 from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.sheet import Document, Row, Sheet, csv_text, finite, json_text
 from robustprobe.report.tables.strongest import headline_column
-from robustprobe.results.labels import failed_checks_text
+from robustprobe.results.labels import USUAL_HEADS, failed_checks_text
 from robustprobe.results.protocol import protocol_name
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ KEYS = (
     ),
     *("target_task", "value_8bit", "norm", "steps", "iterate", "seed", "split", "image_size", "precision"),
     *("objective", "restarts", "tuning", "failed_checks", "forwards", "backwards"),
-    *("other_metrics", "head_recipe", "head_kind", "head_reads", "view"),
+    *("other_metrics", "head_recipe", "head_kind", "head_training", "head_reads", "view"),
     *("largest_perturbation", "suite", "started", "fingerprint"),
     *("encoder_digest", "dataset_digest", "protocol", "source_encoder"),
 )
@@ -95,7 +95,7 @@ def _row(record: "Record", protocol: str) -> dict[str, Any]:
             name: finite(interval.model_dump()) for name, interval in record.metrics.items() if name != record.metric
         },
         "head_recipe": record.head.recipe.get("recipe", ""),
-        "head_kind": record.head.recipe.get("kind", "linear"),
+        **{f"head_{name}": record.head.recipe.get(name, usual) for name, usual in USUAL_HEADS.items()},
         "head_reads": record.head.reads,
         "view": record.head.view,
     }

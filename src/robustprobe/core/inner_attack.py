@@ -1,4 +1,4 @@
-"""The inner attack of every defence: PGD from a random start, last iterate."""
+"""The attack inside training, of defences and of heads: PGD from a random start, last iterate."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
