@@ -263,6 +263,7 @@ LAYOUTS: dict[str, Callable[[Path], object]] = {
     "imagefolder": lambda root: write_classes(root / "imagefolder", OWN),
     "imagenet": lambda root: write_classes(root / "imagenet", {"train": 10, "val": 2}, ("n01440764", "n01443537")),
     "nyu_depth_v2": lambda root: write_nyu(root / "nyu_depth_v2", {"train": 4, "test": 3}),
+    "retrievalfolder": lambda root: write_classes(root / "retrievalfolder", {"gallery": 4, "queries": 2}),
     "scenes": lambda root: None,
     "segfolder": lambda root: write_segfolder(root / "segfolder", OWN),
     "stl10": lambda root: _tables(root, "stl10", "image", "label", 10, 96),

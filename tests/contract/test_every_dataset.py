@@ -52,6 +52,10 @@ def load(position: Place, split: Split, limit: int | None = 2) -> Dataset:
     return load_dataset(position.name, root=position.root, split=split, limit=limit)
 
 
+def splits_of(position: Place) -> tuple[Split, ...]:
+    return find_dataset(position.name, root=position.root).splits
+
+
 def test_every_dataset_has_a_small_folder() -> None:
     assert sorted(LAYOUTS) == sorted(datasets.files)
 
@@ -89,6 +93,8 @@ def test_size_for_an_encoder_is_a_multiple_of_its_patch(position: Place, patch: 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_samples_keep_the_contract(position: Place, split: Split) -> None:
+    if split not in splits_of(position):
+        pytest.skip(f"no {split}")
     data = load(position, split)
     for sample, name in zip(data, data.kept_ids, strict=True):
         assert sample.id == name
@@ -114,7 +120,7 @@ def check_target(name: str, target: torch.Tensor, data: Dataset) -> None:
 
 
 def test_labels_and_native_size_are_those_of_every_split(position: Place) -> None:
-    found = [find_dataset(position.name, root=position.root, split=split) for split in SPLITS]
+    found = [find_dataset(position.name, root=position.root, split=split) for split in splits_of(position)]
     assert len({str(dataset.labels) for dataset in found}) == 1
     assert len({dataset.native_size for dataset in found}) == 1
 
@@ -127,7 +133,7 @@ def test_the_group_of_an_image_is_its_class(position: Place) -> None:
 
 
 def test_splits_share_no_image(position: Place) -> None:
-    kept = [set(load(position, split, limit=None).kept_ids) for split in SPLITS]
+    kept = [set(load(position, split, limit=None).kept_ids) for split in splits_of(position)]
     assert all(kept)
     assert len(set.union(*kept)) == sum(len(k) for k in kept)
 

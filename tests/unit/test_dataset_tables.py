@@ -12,7 +12,7 @@ import torch
 import torchvision
 
 from robustprobe import UserError, load_dataset
-from robustprobe.datasets._cifar import ArrayUnpickler
+from robustprobe.datasets._pickles import ArrayUnpickler
 from robustprobe.datasets.cifar100 import CLASSES
 from tests.folders import (
     table_pixels,

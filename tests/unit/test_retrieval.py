@@ -14,12 +14,14 @@ import robustprobe as rp
 from robustprobe.core.spec import DatasetSpec, HeadSpec
 from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
 from robustprobe.datasets import Dataset, RawSample, load_dataset
+from robustprobe.datasets._check import check
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.losses import retrieval as losses
 from robustprobe.probing import HeadPlan, plan_heads
 from robustprobe.results.store import Store
 from robustprobe.tasks import Task, load_task
 from robustprobe.tasks._ranking import GalleryHead, random_precision, ranked
+from tests.folders import write_classes
 
 pytestmark = pytest.mark.unit
 
@@ -254,3 +256,32 @@ def test_a_model_of_ones_own_answers_similarities_with_one_item_of_each_label() 
     assert result.metric == "mAP"
     assert result.score.max() <= 1
     assert result.score.mean() < 1
+
+
+def test_a_folder_of_ones_own_has_its_whole_gallery_and_no_val(tmp_path: Path) -> None:
+    name = f"retrievalfolder:{write_classes(tmp_path / 'own', {'gallery': 3, 'queries': 2}, ('cup', 'hat', 'key'))}"
+    gallery, queries = (load_dataset(name, split=split, size=(16, 16)) for split in ("train", "test"))
+    assert (len(gallery), len(queries)) == (9, 6)
+    assert queries.kept_ids[0] == "queries/cup/cup_queries_0.JPEG"
+    with pytest.raises(rp.UserError, match="retrievalfolder has no split val; choose train or test"):
+        load_dataset(name, split="val")
+    fitted = planned(ColourEncoder(), name).fit(CPU)["retrieval"][1]
+    assert isinstance(fitted.head, GalleryHead)
+    assert len(fitted.head.items) == 9
+    assert np.isnan(fitted.held_out_score)
+    found = rp.evaluate(ColourEncoder(), name, "clean", out=tmp_path / "results")
+    assert list(found["task"]) == ["retrieval"]
+    items, asked = (torch.stack([s.image.mean((1, 2)) - 0.5 for s in part]) for part in (gallery, queries))
+    cosine = torch.cosine_similarity(asked[:, None], items[None], dim=2)
+    places = torch.tensor([int(sample.targets["retrieval"]) for sample in gallery])
+    wanted = torch.tensor([int(sample.targets["retrieval"]) for sample in queries])
+    order = (places == wanted[:, None]).gather(1, cosine.argsort(1, descending=True)).numpy()
+    assert found["value"][0] == pytest.approx(np.mean([precision_of(row) for row in order]), abs=1e-6)
+    assert not [part.wrong for part in check(name, tmp_path).splits if part.wrong]
+
+
+def test_queries_for_items_that_the_gallery_lacks_are_one_clear_error(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path, {"gallery": 2, "queries": 1}, ("cup", "hat"))
+    write_classes(tmp_path, {"queries": 1}, ("key",))
+    with pytest.raises(rp.UserError, match=r"queries/key is not a class of .*gallery"):
+        load_dataset(f"retrievalfolder:{folder}")

@@ -26,7 +26,7 @@ from robustprobe import UserError, load_dataset, load_encoder
 from robustprobe.core.images import opened
 from robustprobe.core.spec import load_suite
 from robustprobe.core.user_code import load_attribute
-from robustprobe.datasets._cifar import ArrayUnpickler
+from robustprobe.datasets._pickles import ArrayUnpickler
 from robustprobe.encoders._checkpoint import read_tensors
 from robustprobe.encoders.file import Architecture, build
 from robustprobe.report.page.render import write_page

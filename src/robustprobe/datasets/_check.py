@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelStatistics
-from robustprobe.datasets.base import SPLITS, Dataset, Split, find_dataset
+from robustprobe.datasets.base import Dataset, Split, find_dataset
 from robustprobe.tasks import Task, load_task
 
 SAMPLE = 64
@@ -76,7 +76,7 @@ def check(name: str, root: Path, *, sample: int | None = SAMPLE) -> Findings:
     Raises:
         UserError: no such dataset, or a folder that does not say what its labels mean.
     """
-    found = [find_dataset(name, root=root, split=split) for split in SPLITS]
+    found = [find_dataset(name, root=root, split=split) for split in _splits(name, root)]
     splits = [check_split(dataset, sample) for dataset in found]
     wrong = [f"{part.split}: {part.wrong}" for part in splits if part.wrong]
     notes: list[str] = []
@@ -91,6 +91,10 @@ def check(name: str, root: Path, *, sample: int | None = SAMPLE) -> Findings:
         notes += dict.fromkeys(remark for dataset in found for remark in [*dataset.remarks(), *dataset.doubts()])
         notes += grouped(splits)
     return Findings(found[0], splits, notes, wrong)
+
+
+def _splits(name: str, root: Path) -> tuple[Split, ...]:
+    return find_dataset(name, root=root).splits
 
 
 def check_split(dataset: Dataset, sample: int | None) -> SplitFindings:

@@ -1,6 +1,6 @@
 """Classification datasets stored as one folder per class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple, final
@@ -22,16 +22,22 @@ class ClassMember(NamedTuple):
 
 
 class ClassFolderDataset(Dataset):
-    """Classes are the sorted names of the folders. Images are served as square centre crops."""
+    """Classes are the sorted names of the folders. Images are served as square centre crops.
+
+    Where there is no split `val`, nothing is held out of train.
+    """
 
     crop: ClassVar = "centre"
     native_size: ClassVar = (224, 224)
+    task: ClassVar[str] = "classification"
+    """The task that the folders are labels for."""
+    folder_names: ClassVar[Mapping[Split, str]] = {split: split for split in SPLITS}
     turned: ClassVar[bool]
     """Whether images are rotated by their EXIF orientation."""
 
     @cached_property
     def labels(self) -> dict[str, LabelSpace]:
-        return {"classification": LabelSpace(classes=tuple(composed(name) for name in self._classes))}
+        return {self.task: LabelSpace(classes=tuple(composed(name) for name in self._classes))}
 
     @final
     def ids(self) -> list[str]:
@@ -41,7 +47,7 @@ class ClassFolderDataset(Dataset):
     def read(self, index: int) -> RawSample:
         member = self._members[index]
         image = opened(self.folder / member.id)
-        return RawSample(upright(image) if self.turned else image, {"classification": member.label})
+        return RawSample(upright(image) if self.turned else image, {self.task: member.label})
 
     @final
     def stratum(self, index: int) -> int:
@@ -58,7 +64,7 @@ class ClassFolderDataset(Dataset):
 
     @cached_property
     def _official(self) -> list[Split]:
-        found = [split for split in SPLITS if (self.folder / split).is_dir()]
+        found = [split for split in self.splits if (self.folder / self.folder_names[split]).is_dir()]
         if not found:
             raise UserError(f"no images of {self.kind} in {self.folder}; {self.how_to_get}")
         return found
@@ -69,7 +75,7 @@ class ClassFolderDataset(Dataset):
         return self._class_folders(self._official[0])
 
     def _class_folders(self, split: Split) -> list[str]:
-        folder = self.folder / split
+        folder = self.folder / self.folder_names[split]
         if not folder.is_dir():
             raise UserError(f"no {folder}; {self.how_to_get}")
         found = (entry.name for entry in folder.iterdir() if not is_hidden(entry.name) and entry.is_dir())
@@ -80,17 +86,20 @@ class ClassFolderDataset(Dataset):
 
     @cached_property
     def _members(self) -> list[ClassMember]:
+        if "val" not in self.splits:
+            return self._list(self.split)
         return read_split(self.split, self._official, self._list, lambda member: member.id)
 
     def _list(self, split: Split) -> list[ClassMember]:
+        names = self.folder_names
         place = {composed(name): number for number, name in enumerate(self._classes)}
         members = []
         for name in self._class_folders(split):
             if composed(name) not in place:
                 raise UserError(
-                    f"{self.folder / split / name} is not a class of {self.folder / self._official[0]}; "
+                    f"{self.folder / names[split] / name} is not a class of {self.folder / names[self._official[0]]}; "
                     "expected the same folders of classes in every split. Rename or remove it."
                 )
-            files = image_names(self.folder / split / name)
-            members += [ClassMember(f"{split}/{name}/{file}", place[composed(name)]) for file in files]
+            files = image_names(self.folder / names[split] / name)
+            members += [ClassMember(f"{names[split]}/{name}/{file}", place[composed(name)]) for file in files]
         return members

@@ -53,6 +53,8 @@ class Dataset(ABC):
     """What the official archives unpack to, accepted inside `folder` and beside it."""
     by_path: ClassVar[bool] = False
     """Whether the name holds the folder of one's own data, as that of `imagefolder` does."""
+    splits: ClassVar[tuple[Split, ...]] = SPLITS
+    """The splits it has. `val` may be missing where heads of its tasks are not trained."""
     crop: ClassVar[Literal["none", "centre"]] = "none"
     """Whether a square is cut from the centre of images that are served as squares."""
     reading_threads: ClassVar[int] = 4
@@ -354,6 +356,8 @@ def find_dataset(
     kind = cast(type[Dataset], datasets.get(head))
     if kind.by_path and not path:
         raise UserError(f"{head} reads a folder of yours; name it, as {head}:PATH. Expected in it: {kind.layout}.")
+    if split not in kind.splits:
+        raise UserError(f"{head} has no split {split}; choose {' or '.join(kind.splits)}.")
     found = kind(Path(path or root), split, size)
     found.own_path, found.registered_name = path, registered_name(head)
     sources = label_sources([task for task in tasks if task not in found.labels]) if tasks else {}

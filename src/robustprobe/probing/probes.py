@@ -1,5 +1,6 @@
 """Heads fitted on frozen features: candidates of a recipe, chosen on held-out images, cached by content."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -64,12 +65,15 @@ def preprocessing_for(
 
 
 def train_data(name: str, root: Path, preprocessing: Preprocessing, spec: HeadSpec) -> TrainData:
-    """Train and held-out images of a dataset; a limit on train limits the held-out part to a quarter of it."""
+    """Train and held-out images of a dataset; a limit on train limits the held-out part to a quarter of it.
+
+    Where a dataset holds nothing out, train stands in its place.
+    """
     load = partial(load_dataset, name, root=root, size=preprocessing.size, tasks=list(preprocessing.views))
     val_limit = None if spec.train_limit is None else max(1, spec.train_limit // 4)
-    return TrainData(
-        load(split="train", limit=spec.train_limit), load(split="val", limit=val_limit), preprocessing.views
-    )
+    train = load(split="train", limit=spec.train_limit)
+    val = load(split="val", limit=val_limit) if "val" in train.splits else train
+    return TrainData(train, val, preprocessing.views)
 
 
 def head_fingerprint(encoder_digest: str, task: str, data: TrainData, spec: HeadSpec) -> str:
@@ -218,6 +222,8 @@ class ProbeFitter:
         """The head of a task that trains none, and its score on held-out images."""
         view = replace(self.data.views[task.name], layers=design.layers)
         head = task.made_head(self._labelled(task, view, self.data.train, "features"), design).to(self.device).eval()
+        if self.data.val is self.data.train:
+            return Fitted(head, 0.0, math.nan, design)
         judged, size, scores = task.of_model(head), self.data.val.typical_size, []
         for features, target in self._labelled(task, view, self.data.val, f"judging {task.name}"):
             scores.append(judged.score(judged.rows(head(features, size), target)).double().cpu())
