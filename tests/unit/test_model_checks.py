@@ -82,6 +82,18 @@ def test_a_gradient_of_something_else_is_told(wrap: Callable[[Function], Functio
     assert "gradient" in found.meaning
 
 
+def test_a_right_gradient_of_a_rough_loss_is_not_called_wrong() -> None:
+    # A wave of 3.4 steps of eps/20: nearly linear over one of them, not over five.
+    rough = of_digits(lambda m: lambda x: m(x + 0.01 * torch.sin(2 * torch.pi * x / (0.17 * EPS))))
+    found = gradient_check(rough, EPS, "linf")
+    assert found is not None
+    assert not found.passed
+    assert "the loss is rough" in found.meaning
+    wrong = gradient_check(of_digits(with_gradient(lambda g: -g)), EPS, "linf")
+    assert wrong is not None
+    assert "is not that of the loss" in wrong.meaning
+
+
 def test_a_model_whose_loss_stands_still_is_left_to_the_other_checks() -> None:
     assert gradient_check(of_digits(lambda m: lambda x: 0 * m(x)), EPS, "linf") is None
 

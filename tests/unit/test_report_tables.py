@@ -17,7 +17,8 @@ from rich.console import Console
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import AttackSpec
-from robustprobe.report.tables.matrix import task_tables
+from robustprobe.report.tables.blocks import Notes
+from robustprobe.report.tables.matrix import failed_checks, task_tables, trusted
 from robustprobe.report.tables.results import KEYS, print_rich, render, table_rows
 from robustprobe.report.tables.sheet import FORMATS
 from robustprobe.results.records import CheckFact, HeadFacts, Interval, Provenance, Record
@@ -404,3 +405,24 @@ def test_latex_compiles_and_fits_the_page(records: list[Record], tmp_path: Path,
     tables = body.count(r"\begin{table}")
     assert tables >= 3
     assert not re.findall(r"Overfull .hbox .* at lines? \d+--\d+", done.stdout), "no table is wider than the text"
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "name", "doubted"),
+    [
+        ("classification", 0.0, "still rising", False),
+        ("segmentation", 0.0004, "black box", False),
+        ("classification", 0.001, "still rising", True),
+        ("classification", 0.0, "ball", True),
+        ("classification", 0.0, "same answer twice", True),
+        ("classification", 0.0, "plausible labels", True),
+        ("depth", 0.0, "still rising", True),
+    ],
+)
+def test_a_score_of_nothing_cannot_be_too_high(task: str, value: float, name: str, doubted: bool) -> None:
+    failed = CheckFact(name=name, value=1.0, passed=False, meaning="it is so")
+    record = make_record(attack("pgd"), value, task=task, checks=(failed,))
+    assert bool(record.doubts) is doubted
+    assert ("†" in Notes().value(record)) is doubted
+    assert bool(failed_checks([record])) is doubted
+    assert trusted(record) is not doubted

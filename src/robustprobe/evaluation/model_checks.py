@@ -15,7 +15,12 @@ from robustprobe.core.types import LossContext, SanityCheck
 from robustprobe.tasks import Task
 
 # Share of eps and the largest median error there; honest models curve more over the longer step.
-MOST_ERRORS = {20: 0.5, 4: 0.75}
+FINE = 20
+MOST_ERRORS = {FINE: 0.5, 4: 0.75}
+FALSE = "the gradient is not that of the loss, so a white-box score is too good"
+ROUGH = (
+    "the loss is rough over the steps of an attack, so a gradient attack may miss what a search without gradients finds"
+)
 LARGEST_STEP = 2 / 255
 DIRECTIONS = 4
 # Changes of the loss below this share of it are rounding in float32.
@@ -68,7 +73,7 @@ def gradient_check(model: CheckedModel, eps: float, norm: str) -> SanityCheck | 
     if any(math.isnan(error) for error in found.values()):
         return None
     passed = all(error <= MOST_ERRORS[part] for part, error in found.items())
-    means = "" if passed else ": the gradient is not that of the loss, so a white-box score is too good"
+    means = "" if passed else f": {ROUGH if found[FINE] <= MOST_ERRORS[FINE] else FALSE}"
     errors = " and ".join(f"{error:.1%} over eps/{part}" for part, error in found.items())
     text = f"the loss changes as its gradient predicts up to {errors}{means}"
     return SanityCheck("gradient", max(found.values()), passed, text)

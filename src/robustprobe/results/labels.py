@@ -60,7 +60,7 @@ def heads_text(records: Iterable[Record]) -> str:
 
 def failed_checks_text(record: Record) -> str:
     """Names of the sanity checks that failed, separated by `; `."""
-    return "; ".join(check.name for check in record.checks if not check.passed)
+    return "; ".join(check.name for check in record.doubts)
 
 
 def hardening_text(record: Record) -> str:

@@ -126,6 +126,12 @@ class CheckFact(Frozen):
     """How many images it was made on where those were chosen to attack them again; 0: all."""
 
 
+WEAKNESS = frozenset(("zero gradient", "still rising", "second restart", "large eps", "black box", "gradient"))
+"""Checks that say that the attack may be too weak, and the score too high."""
+NOTHING_LEFT = 5e-4
+"""A share below this is printed as 0.000."""
+
+
 class Cost(Frozen):
     """Forward and backward passes through the attacked model, mean per image."""
 
@@ -219,6 +225,12 @@ class Record(Frozen):
     @property
     def headline(self) -> Interval:
         return self.metrics[self.metric]
+
+    @property
+    def doubts(self) -> list[CheckFact]:
+        """Failed checks that put the number in doubt: where nothing is left of a score, it cannot be too high."""
+        nothing = self.unit == "share" and self.higher_is_better and self.headline.value < NOTHING_LEFT
+        return [c for c in self.checks if not c.passed and not (nothing and c.name in WEAKNESS)]
 
     @property
     def attack_key(self) -> AttackKey:

@@ -65,7 +65,7 @@ STATEMENTS = {
 def _recorded(records: list[Record]) -> Iterator[ConsistencyCheck]:
     for name, statement in STATEMENTS.items():
         made = [(r, c) for r in records for c in r.checks if c.name == name]
-        failures = dict.fromkeys(f"{_cell_name(r)}: {c.meaning}" for r, c in made if not c.passed)
+        failures = dict.fromkeys(f"{_cell_name(r)}: {c.meaning}" for r, c in made if c in r.doubts)
         yield ConsistencyCheck(statement, len(made), list(failures))
 
 

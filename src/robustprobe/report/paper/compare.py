@@ -127,7 +127,7 @@ def _row(compared: ComparedToPaper) -> dict[str, Any]:
         "head_recipe": record.head.recipe.get("recipe") if record else None,
         "image_size": size_text(record.image_size).replace(" × ", "x") if record else None,
         "precision": record.precision if record else None,
-        "failed_checks": "; ".join(c.name for c in record.checks if not c.passed) if record else None,
+        "failed_checks": "; ".join(c.name for c in record.doubts) if record else None,
         "other_records": compared.choice.others,
         "fingerprint": record.fingerprint if record else None,
         "notes": compared.notes,

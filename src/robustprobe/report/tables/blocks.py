@@ -75,11 +75,11 @@ class Notes:
 
     def mark(self, record: "Record") -> str:
         """` †1,2`, or nothing where every check passed."""
-        for check in record.checks:
-            if not check.passed and (record.fingerprint, check.name) not in self._seen:
+        for check in record.doubts:
+            if (record.fingerprint, check.name) not in self._seen:
                 self._seen.add((record.fingerprint, check.name))
                 self.causes.setdefault(check.name, Cause(check.name, [])).cells.append((record, check))
-        failed = {check.name for check in record.checks if not check.passed}
+        failed = {check.name for check in record.doubts}
         numbers = [str(k) for k, name in enumerate(self.causes, 1) if name in failed]
         return f" {MARK}{','.join(numbers)}" if numbers else ""
 

@@ -154,20 +154,19 @@ def failed_checks(records: Iterable["Record"]) -> list[str]:
     for record in records:
         where = f"{record.encoder}, {record.images_of}, {record.task}"
         label = record_label(record)
-        for check in record.checks:
-            if not check.passed:
-                said.setdefault(f"{label}: {check.meaning}", []).append(where)
+        for check in record.doubts:
+            said.setdefault(f"{label}: {check.meaning}", []).append(where)
     return [f"{text} ({'; '.join(dict.fromkeys(cells))})." for text, cells in said.items()]
 
 
 def trusted(record: "Record") -> bool:
-    """Whether every sanity check of a record passed."""
-    return all(check.passed for check in record.checks)
+    """Whether no sanity check puts the number of a record in doubt."""
+    return not record.doubts
 
 
 def failed_text(record: "Record") -> str:
     """What the failed sanity checks of a record mean; empty where all passed."""
-    return "; ".join(check.meaning for check in record.checks if not check.passed)
+    return "; ".join(check.meaning for check in record.doubts)
 
 
 def data_key(record: "Record") -> tuple[Hashable, ...]:
