@@ -28,7 +28,10 @@ from tests.gradients import changed_gradient
 
 pytestmark = pytest.mark.contract
 
-NAMES = attacks.names()
+# Corruptions have a severity in place of a ball, and perturbations for all images are made on training images:
+# tests/unit/test_corruptions.py and tests/unit/test_universal.py hold them to their contracts.
+KINDS = {name: cast(type[Attack], attacks.get(name)) for name in attacks.names()}
+NAMES = [name for name, kind in KINDS.items() if not (kind.by_severity or kind.uses_training)]
 SPACE = LabelSpace(classes=("a", "b", "c"))
 COUNT = 4
 IDS = [f"image {i}" for i in range(COUNT)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustprobe import UserError, load_dataset
+from robustprobe.attacks import Attack
 from robustprobe.attacks.base import target_tasks
 from robustprobe.core.registry import attacks, tasks
 from robustprobe.core.spec import AttackSpec
@@ -26,7 +27,10 @@ TRAINED = [name for name in NAMES if task_kind(name).trains]
 MADE = [name for name in NAMES if name not in TRAINED]
 SPACE = LabelSpace(classes=("a", "b", "c"))
 COUNT = 6
-CASES = [(n, v) for n in attacks.names() for v in target_tasks(n, fitting_attacks(NAMES))]
+# Corruptions have a severity in place of a ball, and what is made on training images needs some.
+KINDS = {name: cast(type[Attack], attacks.get(name)) for name in attacks.names()}
+MADE_PER_IMAGE = [name for name, kind in KINDS.items() if not (kind.by_severity or kind.uses_training)]
+CASES = [(n, v) for n in MADE_PER_IMAGE for v in target_tasks(n, fitting_attacks(NAMES))]
 LABELLED = load_dataset("scenes", root=Path("nowhere"), limit=1, size=(16, 16)).labels
 FOR_A_TASK = [case for case in CASES if case[1] in LABELLED]
 

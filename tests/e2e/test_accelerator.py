@@ -50,7 +50,8 @@ def on_accelerator(*commands: list[object], folder: Path) -> subprocess.Complete
 
 
 def test_every_attack_runs_and_is_confirmed(my_encoder: Path, tmp_path: Path) -> None:
-    (tmp_path / "suite.yaml").write_text(SUITE.format(encoder=f"{my_encoder}:Tiny", attacks=", ".join(attacks.names())))
+    labels = [f'"{name}:fog"' if name == "corruption" else name for name in attacks.names()]
+    (tmp_path / "suite.yaml").write_text(SUITE.format(encoder=f"{my_encoder}:Tiny", attacks=", ".join(labels)))
     device = ["--device", "pretended"]
     done = on_accelerator(
         ["run", "suite.yaml", "--out", "out", *device],

@@ -143,8 +143,12 @@ def test_model_brings_its_own_task(scene_probes: SceneProbes) -> None:
         rp.attack(model, images, labels, task="depth")
 
 
-# `surrogate` and `label-free` take encoders only; tests/contract holds them to this.
-@pytest.mark.parametrize("attack", [n for n in attacks.names() if n not in ("clean", "surrogate", "label-free")])
+# `surrogate` and `label-free` take encoders only; tests/contract holds them to this. A corruption has a severity, and
+# a universal perturbation needs training images.
+OTHERS = ("clean", "surrogate", "label-free", "corruption", "universal", "universal-task")
+
+
+@pytest.mark.parametrize("attack", [n for n in attacks.names() if n not in OTHERS])
 def test_starts_follow_ids(attack: str) -> None:
     def run(images: Tensor, targets: Tensor | None, ids: list[str] | None) -> Tensor:
         task = None if case is None else case[3]

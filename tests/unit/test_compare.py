@@ -453,8 +453,8 @@ def test_cells_of_one_folder_are_listed_with_what_the_other_has_instead(tmp_path
     )
     notes = {(r["attack"], round(r["eps"] * 255)): r["notes"] for r in comparison.rows}
     assert notes["embed", 8] == ["Only in the second."]
-    assert notes["pgd", 4] == ["Only in the first; the other has it at eps 8/255 linf."]
-    assert notes["pgd", 8] == ["Only in the second; the other has it at eps 4/255 linf."]
+    assert notes["pgd", 4] == ["Only in the first; the other has it at eps 8/255 (linf)."]
+    assert notes["pgd", 8] == ["Only in the second; the other has it at eps 4/255 (linf)."]
     assert "Cells in both: 1; only in the first: 1; only in the second: 2." in comparison.document.notes[0]
     lines = render(comparison, "md").splitlines()
     assert f"| cifar10 | {SMALL} | embed 8/255 | — | 1.000 [0.950, 1.050] | — | b |" in lines

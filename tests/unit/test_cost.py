@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import robustprobe as rp
-from robustprobe.attacks import Victim, load_attack
+from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import target_tasks
 from robustprobe.core.registry import attacks, tasks
 from robustprobe.core.spec import AttackSpec
@@ -181,7 +181,10 @@ def small_victim(task: str) -> tuple["Counted", Victim]:
     return model, Victim(model, labels, SPACE, kind.attack_losses, task)
 
 
-CASES = [(n, v) for n in attacks.names() for v in target_tasks(n, fitting_attacks(tasks.names()))]
+# Corruptions have a severity in place of a ball, and what is made on training images has passes of its own.
+KINDS = {name: cast(type[Attack], attacks.get(name)) for name in attacks.names()}
+MADE_PER_IMAGE = [name for name, kind in KINDS.items() if not (kind.by_severity or kind.uses_training)]
+CASES = [(n, v) for n in MADE_PER_IMAGE for v in target_tasks(n, fitting_attacks(tasks.names()))]
 
 
 @pytest.mark.parametrize("early_exit", [False, True])

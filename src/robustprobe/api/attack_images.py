@@ -14,13 +14,14 @@ from robustprobe.api.own_models import OwnModel, check_embedding, in_type_of, ow
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.attacks.min_eps import MinEps
+from robustprobe.core.corruption_names import ATTACK, GROUP, USUAL_SEVERITY
 from robustprobe.core.device import device_of
 from robustprobe.core.eps import default_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.spec import AttackChoice, AttackSpec, parse_eps, validated
+from robustprobe.core.spec import AttackChoice, AttackSpec, SizeUnit, parse_eps, validated
 from robustprobe.core.straight_through import StandIn
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features, LabelSpace
@@ -44,6 +45,7 @@ def attack(
     *,
     attack: str = "pgd",
     eps: str | float | None = None,
+    severity: int | None = None,
     norm: Literal["linf", "l2"] = "linf",
     objective: str = "",
     steps: int | None = None,
@@ -81,6 +83,7 @@ def attack(
         eps: size of the ball in pixel units of [0, 1], as `8/255` or a number; by default what is usual for the
             norm and the size of the images: 8/255 for Linf, 0.5 at 32 x 32 for L2. The step is a quarter of
             it by default.
+        severity: of a corruption such as `corruption:fog`, from 1 to 5; by default 3. Corruptions have no eps.
         steps: by default what the attack asks for.
         early_exit: a classifier's images leave as soon as they are fooled: much cheaper, and no less fooled.
         precision: of the attacked model; scores are measured in fp32 always.
@@ -110,6 +113,8 @@ def attack(
     if not isinstance(task, str | None):
         raise UserError(f"task is {task!r}; expected a name from `robustprobe list tasks`.")
     choice = validated(AttackChoice, {"name": name, "objective": objective}, f"attack '{name}'")
+    if choice.name == GROUP:
+        raise UserError(f"attack takes one corruption, such as {ATTACK}:fog; evaluate takes {GROUP}.")
     kind = cast(type[Attack], known_attacks.get(choice.name))
     with recording():
         given = _given(model, images, targets, goals, ids)
@@ -131,10 +136,23 @@ def attack(
             "translation_kernel": translation_kernel,
         }
         data = {key: plain(value) for key, value in data.items()}
-        data |= {"name": choice.name, "objective": choice.objective, "norm": norm}
-        data |= {"eps": default_eps(norm, size) if eps is None else only(eps, "eps")}
+        data |= {"name": choice.name, "objective": choice.objective}
+        data |= _size_of_attack(kind, eps, norm, severity, size)
         spec = validated(AttackSpec, data, f"attack '{name}'")
         return _attacked(spec, given, task, _known_precision(precision), backward)
+
+
+def _size_of_attack(
+    kind: type[Attack], eps: str | float | None, norm: str, severity: int | None, size: tuple[int, int]
+) -> dict[str, Any]:
+    """The size of an attack as its spec takes it. Raises UserError for an eps or severity of the wrong attack."""
+    if not kind.by_severity:
+        if severity is not None:
+            raise UserError("severity is for corruptions; give eps, such as 8/255.")
+        return {"norm": norm, "eps": default_eps(cast(SizeUnit, norm), size) if eps is None else only(eps, "eps")}
+    if eps is not None:
+        raise UserError("corruptions have no eps; give severity, from 1 to 5.")
+    return {"severity": USUAL_SEVERITY if severity is None else plain(only(severity, "severity"))}
 
 
 class _Given(NamedTuple):

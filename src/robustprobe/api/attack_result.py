@@ -6,8 +6,8 @@ from torch import Tensor
 
 from robustprobe.core.notebook import CaptionedPicture, card_html
 from robustprobe.core.pictures import AMPLIFICATION, amplified, difference, png_uri
-from robustprobe.core.spec import AttackSpec, format_eps
-from robustprobe.core.threat import NORMS
+from robustprobe.core.spec import SEVERITY, AttackSpec, format_eps
+from robustprobe.core.threat import THREATS
 from robustprobe.tasks import as_pixels
 
 SHOWN = 4
@@ -58,8 +58,10 @@ class AttackResult(_AttackTensors):
         if count:
             facts[f"mean {self.metric}"] = f"{scores.mean():.3g}{spread}"
         if spec and self.images is not None and count:
-            largest = float(NORMS[spec.norm](spec.eps).size(self.adversarial - self.images).max())
-            facts["largest change"] = f"{largest:.4g} ({spec.norm}); eps {format_eps(spec.eps, spec.norm)}"
+            largest = float(THREATS[spec.norm](spec.eps).size(self.adversarial - self.images).max())
+            bounded = spec.norm != SEVERITY
+            size = f"({spec.norm}); eps {format_eps(spec.eps, spec.norm)}" if bounded else f"; severity {spec.eps:g}"
+            facts["largest change"] = f"{largest:.4g} {size}".replace(" ;", ";")
         return facts
 
     def __repr__(self) -> str:

@@ -48,6 +48,7 @@ def evaluate(
     *,
     tasks: Names | None = None,
     eps: str | float | Sequence[str | float] | None = None,
+    severity: int | Sequence[int] | None = None,
     norm: Norm = "linf",
     steps: int | None = None,
     restarts: int = 1,
@@ -92,6 +93,7 @@ def evaluate(
         tasks: tasks whose heads judge, one or several; by default all that a dataset has labels for.
         eps: size of the ball in pixel units of [0, 1], as `8/255` or a number, or several; by default what is usual for
             the norm and the size of the images.
+        severity: of corruptions, from 1 to 5, or several; by default 3.
         steps: by default as many as each attack asks for.
         head: fields of `HeadSpec` that differ from the recipe `fast`, such as `{"recipe": "standard"}`; or a
             kind of heads alone, `mlp`.
@@ -146,6 +148,7 @@ def evaluate(
             "attacks": None if attacks is None else _several(attacks),
             "tasks": None if tasks is None else _several(tasks),
             "eps": None if eps is None else [plain(e) for e in _several(eps)],
+            "severity": None if severity is None else [plain(s) for s in _several(severity)],
             "head": HeadSpec() if head is None else head,
             **{"norm": norm, "steps": plain(steps), "restarts": plain(restarts), "iterate": iterate},
             **{"batch_size": plain(batch_size), "precision": precision, "attack_at": attack_at},

@@ -18,6 +18,7 @@ from robustprobe.attacks._search import (
 )
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._task_objectives import default_objective, task_objective
+from robustprobe.attacks._universal import BATCH, TRAIN_IMAGES, TrainBatch, TrainBatches, UniversalAttack
 from robustprobe.attacks.base import (
     Attack,
     Attacked,
@@ -29,6 +30,8 @@ from robustprobe.attacks.base import (
 )
 
 __all__ = [
+    "BATCH",
+    "TRAIN_IMAGES",
     "Attack",
     "Attacked",
     "Best",
@@ -43,6 +46,9 @@ __all__ = [
     "PhasedAttack",
     "Search",
     "SearchResult",
+    "TrainBatch",
+    "TrainBatches",
+    "UniversalAttack",
     "Victim",
     "apgd",
     "attack_class",

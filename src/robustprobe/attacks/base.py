@@ -12,8 +12,8 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks
-from robustprobe.core.spec import AttackSpec
-from robustprobe.core.threat import NORMS, Threat
+from robustprobe.core.spec import SEVERITY, AttackSpec
+from robustprobe.core.threat import THREATS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
 from robustprobe.results.records import AttackAccess
 
@@ -32,7 +32,7 @@ class Victim(NamedTuple):
     model, with its labels (B, ...), their label space and the attack losses of its task. `layers` gives the features of
     blocks inside the encoder; `goals` are images (B, 3, H, W) whose embedding a targeted attack approaches;
     `surrogate_heads` returns heads fitted without task labels, for images of a size (H, W): each maps features and a
-    size to logits.
+    size to logits. `universal` returns the perturbation (3, H, W) that a `UniversalAttack` makes on training images.
     """
 
     function: Callable[[Tensor], Any]
@@ -43,6 +43,7 @@ class Victim(NamedTuple):
     layers: Layers | None = None
     goals: Tensor | None = None
     surrogate_heads: FitSurrogates | None = None
+    universal: "Callable[[Any], Tensor] | None" = None
 
 
 class Attacked(NamedTuple):
@@ -86,6 +87,12 @@ class Attack(ABC):
     citation: ClassVar[str] = ""
     """The publication to cite; empty where there is none. A string literal, as it is also read without torch."""
 
+    uses_training: ClassVar[bool] = False
+    """Whether it is made on training images; running it again on a few test images would check nothing."""
+
+    by_severity: ClassVar[bool] = False
+    """Whether its size is a severity from 1 to 5, as of corruptions, and not the eps of a ball."""
+
     steps: ClassVar[int] = 20
     """The default number of steps."""
 
@@ -96,8 +103,11 @@ class Attack(ABC):
         if not_taken := sorted(spec.tuned.keys() - self.tuning):
             takes = ", ".join(sorted(self.tuning))
             raise UserError(f"attack {spec.name} does not take {', '.join(not_taken)}; it takes {takes}.")
+        if (spec.norm == SEVERITY) != self.by_severity:
+            has, came = ("a severity from 1 to 5", "an eps") if self.by_severity else ("an eps", "a severity")
+            raise UserError(f"attack {spec.name} has {has}; it got {came}.")
         self.spec = spec
-        self.threat: Threat = NORMS[spec.norm](spec.eps)
+        self.threat: Threat = THREATS[spec.norm](spec.eps)
 
     @abstractmethod
     def perturb(

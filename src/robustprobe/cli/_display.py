@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from robustprobe.core.eps import default_eps
-from robustprobe.core.spec import format_eps
+from robustprobe.core.spec import SEVERITY, format_eps
 from robustprobe.evaluation.plan import PairKey, Plan
 from robustprobe.evaluation.run import RunProgress
 
@@ -30,6 +30,10 @@ def show_plan(console: Console, plan: Plan) -> None:
     _show_pairs(console, plan)
     suite = plan.suite
     own = [f"{c.name} at {eps_text(c.eps, suite.norm)}" for c in suite.attacks or () if c.eps]
+    levels = [level.attack for pair in plan.pairs for job in pair.jobs for level in job.levels]
+    severities = sorted({attack.eps for attack in levels if attack.norm == SEVERITY})
+    if severities:
+        own.append(f"corruptions at severity {eps_text(tuple(severities), SEVERITY)}")
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
     console.print("; ".join([f"{suite.norm} {sizes_text(plan)}, {steps}, seed {suite.seed}", *own]))
     of_encoders = [f"{p.encoder.card.name}: {p.encoder.card.notes}" for p in plan.pairs if p.encoder.card.notes]

@@ -42,11 +42,13 @@ class AttackOptions:
     """Attacks and their budget."""
 
     attack: list[str] | None = None
-    """Attack to run, such as ensemble or apgd:dlr. Can be given several times. By default clean, noise, embed and the
-    standard attacks of each task."""
+    """Attack to run, such as ensemble, apgd:dlr, corruption:fog or corruptions. Can be given several times. By default
+    clean, noise, embed and the standard attacks of each task."""
     eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None
     """Largest size of the perturbation, such as 8/255. Can be given several times; a larger eps starts from the result
     of a smaller one. By default 8/255 for linf, and for l2 0.5 at 32 x 32 pixels, growing with the image's side."""
+    severity: list[int] | None = None
+    """Severity of corruptions, from 1 to 5. Can be given several times. By default 3."""
     norm: Literal["linf", "l2"] | None = None
     """Norm of the perturbation. linf: every pixel value changes by at most eps."""
     steps: int | None = None

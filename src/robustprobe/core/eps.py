@@ -3,8 +3,10 @@
 import math
 from typing import NamedTuple
 
+from robustprobe.core.corruption_names import IN_PIXELS, MOST_SIDES_APART
+from robustprobe.core.corruption_names import REFERENCE_SIDE as CORRUPTION_SIDE
 from robustprobe.core.errors import unknown_name
-from robustprobe.core.spec import AttackSpec, Norm, format_eps
+from robustprobe.core.spec import SEVERITY, AttackSpec, SizeUnit, format_eps
 
 REFERENCE_SIDE = 32
 # As a share of the usual eps: below it attacks find next to nothing, whatever the model.
@@ -21,7 +23,7 @@ class UsualEps(NamedTuple):
     power: int
 
 
-USUAL: dict[Norm, UsualEps] = {"linf": UsualEps(8 / 255, 0), "l2": UsualEps(0.5, 1)}
+USUAL: dict[SizeUnit, UsualEps] = {"linf": UsualEps(8 / 255, 0), "l2": UsualEps(0.5, 1)}
 """Linf 8/255 and L2 0.5: RobustBench (Croce et al. 2021), on CIFAR-10. An L2 eps grows with the side of an image, so
 that the mean change of a pixel stays the same.
 """
@@ -32,7 +34,7 @@ def image_side(size: tuple[int, int]) -> float:
     return math.sqrt(size[0] * size[1])
 
 
-def default_eps(norm: Norm, size: tuple[int, int]) -> float:
+def default_eps(norm: SizeUnit, size: tuple[int, int]) -> float:
     """The usual eps of a norm on images of size (H, W), to three significant digits. Raises UserError for no norm."""
     if norm not in USUAL:
         raise unknown_name("norm", str(norm), USUAL)
@@ -48,6 +50,8 @@ def implausible_eps(attack: AttackSpec, size: tuple[int, int]) -> str:
     """
     if attack.eps == 0:
         return ""
+    if attack.norm == SEVERITY:
+        return _implausible_severity(attack, size)
     usual = default_eps(attack.norm, size)
     named = f"{attack.norm} eps {format_eps(attack.eps, attack.norm)}"
     instead = f"usual at {size[0]} x {size[1]} pixels is {format_eps(usual, attack.norm)}"
@@ -58,7 +62,18 @@ def implausible_eps(attack: AttackSpec, size: tuple[int, int]) -> str:
     return ""
 
 
-def _grey(norm: Norm, size: tuple[int, int]) -> float:
+def _implausible_severity(attack: AttackSpec, size: tuple[int, int]) -> str:
+    apart = image_side(size) / CORRUPTION_SIDE
+    if attack.objective not in IN_PIXELS or 1 / MOST_SIDES_APART < apart < MOST_SIDES_APART:
+        return ""
+    means = "harsher" if apart < 1 else "milder"
+    return (
+        f"the lengths of {attack.objective} are pixels of {CORRUPTION_SIDE} x {CORRUPTION_SIDE} images: at "
+        f"{size[0]} x {size[1]} it is {means} than published, so compare it at this size only"
+    )
+
+
+def _grey(norm: SizeUnit, size: tuple[int, int]) -> float:
     """The size of a change of every pixel value by `MOST_CHANGE`."""
     power = USUAL[norm].power
     return MOST_CHANGE * (math.sqrt(CHANNELS) * image_side(size)) ** power

@@ -8,10 +8,12 @@ from types import MappingProxyType
 
 PAGES = {
     "attacks": "concepts/attacks.md",
+    "core.corruption_names": "concepts/corruptions.md",
     "core.eps": "concepts/threat-model.md",
     "core.threat": "concepts/threat-model.md",
     "core.suites": "reference/suites.md",
     "core.user_code": "guides/extending.md",
+    "corruptions": "concepts/corruptions.md",
     "datasets": "guides/data.md",
     "defences": "guides/hardening.md",
     "encoders": "guides/encoders.md",

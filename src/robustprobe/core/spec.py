@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from robustprobe.core.corruption_names import ATTACK, GROUP, SEVERITIES, USUAL_SEVERITY, check_severity, group_names
 from robustprobe.core.errors import UserError, nearest
 from robustprobe.core.former_names import FORMER_KEYS
 
@@ -69,8 +70,15 @@ def format_eps(eps: float, norm: str = "linf") -> str:
     return f"{round(levels)}/255" if whole else f"{eps:.6g}"
 
 
+def threat_size_text(eps: float, norm: str) -> str:
+    """`eps 8/255 (linf)`, or `severity 3`."""
+    return f"severity {eps:g}" if norm == SEVERITY else f"eps {format_eps(eps, norm)} ({norm})"
+
+
 def check_eps(eps: float, norm: str) -> None:
-    """Raises UserError for an Linf ball larger than the pixel box."""
+    """Raises UserError for an Linf ball larger than the pixel box, or a severity that is none."""
+    if norm == SEVERITY and eps:
+        check_severity(eps)
     if norm == "linf" and eps > 1:
         raise UserError(f"eps {eps:g} is outside [0, 1]; pixels are in [0, 1], so write for instance 8/255.")
 
@@ -135,6 +143,10 @@ class Statistic(Spec):
 
 
 Norm = Literal["linf", "l2"]
+SizeUnit = Literal["linf", "l2", "severity"]
+"""What the eps of an attack is: the size of a ball in a norm, or the severity of a corruption, which has no ball."""
+SEVERITY: Literal["severity"] = "severity"
+Severity = Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]
 Iterate = Literal["best", "last"]
 AttackAt = Literal["served", "native"]
 """Whose pixels the ball is on: those of the image as it is served, or of the image as the dataset stores it."""
@@ -165,6 +177,7 @@ TUNING = tuple(AttackTuning.model_fields)
 class AttackSpec(Spec):
     """One attack at one eps. Sizes are in pixel units of [0, 1]; the step is a quarter of eps unless given.
 
+    A corruption has a severity from 1 to 5 for its eps, and `severity` for its norm; `severity=3` sets both.
     `objective` is the loss to raise, the attack's own where empty; `apgd:dlr` as a name sets both. `early_exit` lets
     images go once they are broken. `warm` lists the smaller eps, ascending, that the attack was started from. The last
     six are those of `AttackTuning`.
@@ -173,7 +186,7 @@ class AttackSpec(Spec):
     name: str
     objective: str = ""
     eps: Eps = 8 / 255
-    norm: Norm = "linf"
+    norm: SizeUnit = "linf"
     steps: int = Field(default=20, ge=1)
     step_size: Eps = -1.0
     restarts: int = Field(default=1, ge=1)
@@ -193,7 +206,7 @@ class AttackSpec(Spec):
     @classmethod
     def _defaults(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            data = _split_objective(data)
+            data = _with_severity(_split_objective(data))
             if data.get("step_size") is None:
                 data = {**data, "step_size": parse_eps(data.get("eps", 8 / 255)) * STEP_SHARE}
         return data
@@ -223,7 +236,21 @@ class AttackSpec(Spec):
     @property
     def sized_label(self) -> str:
         """The label with its eps: `pgd 8/255`; at eps 0, where nothing is changed, the label alone."""
-        return f"{self.label} {format_eps(self.eps, self.norm)}" if self.eps else self.label
+        named = "severity " if self.norm == SEVERITY else ""
+        return f"{self.label} {named}{format_eps(self.eps, self.norm)}" if self.eps else self.label
+
+
+def _with_severity(data: dict[str, Any]) -> dict[str, Any]:
+    """`severity: 3` as eps and norm, without a step; one of the two may not be given beside it."""
+    if data.get("norm") == SEVERITY:
+        return {"step_size": 0.0, **data}
+    severity = data.get("severity")
+    if severity is None:
+        return data
+    if data.get("eps") is not None:
+        raise ValueError("an attack has an eps or a severity, not both")
+    rest = {name: value for name, value in data.items() if name != "severity"}
+    return {**rest, "eps": severity, "norm": SEVERITY, "step_size": 0.0}
 
 
 class _Listed:
@@ -251,6 +278,7 @@ class AttackChoice(AttackTuning):
     name: str
     objective: str = ""
     eps: OneOrMore[Eps] | None = None
+    severity: OneOrMore[Severity] | None = None
     steps: int | None = Field(default=None, ge=1)
     restarts: int | None = Field(default=None, ge=1)
     early_exit: bool = False
@@ -276,6 +304,16 @@ def _split_objective(data: Any) -> Any:
         return data
     head, colon, tail = data["name"].rpartition(":")
     return {**data, "name": head, "objective": tail} if colon and not head.endswith(".py") else data
+
+
+def _without_groups(choices: tuple[AttackChoice, ...] | None) -> tuple[AttackChoice, ...] | None:
+    """The attacks with `corruptions` as the corruptions it stands for, each once."""
+    found: list[AttackChoice] = []
+    for choice in choices or ():
+        names = group_names(choice.objective) if choice.name == GROUP else ()
+        members = [choice.model_copy(update={"name": ATTACK, "objective": name}) for name in names]
+        found += [one for one in members or [choice] if one not in found]
+    return tuple(found) if choices else choices
 
 
 STANDARD_ATTACKS = (
@@ -417,10 +455,12 @@ class Suite(AttackTuning):
     datasets: OneOrMore[DatasetSpec]
     tasks: OneOrMore[str] | None = None
     """None: every task that a dataset has labels for."""
-    attacks: OneOrMore[AttackChoice] | None = None
+    attacks: Annotated[OneOrMore[AttackChoice] | None, AfterValidator(_without_groups)] = None
     """None: of `STANDARD_ATTACKS` those that fit the datasets."""
     eps: OneOrMore[Eps] | None = None
     """None: the usual eps of the norm for the size of the images, see `core.eps`."""
+    severity: OneOrMore[Severity] | None = None
+    """Of corruptions; None: 3."""
     norm: Norm = "linf"
     steps: int | None = Field(default=None, ge=1)
     """None: as many as each attack asks for."""
@@ -466,6 +506,7 @@ class Suite(AttackTuning):
         warm_start: bool = True,
         usual_eps: float = 8 / 255,
         tuning: Collection[str] = TUNING,
+        by_severity: bool = False,
     ) -> tuple[AttackSpec, ...]:
         """An attack at each of its eps, ascending, each started from the one before; `clean` once, at eps 0.
 
@@ -474,7 +515,15 @@ class Suite(AttackTuning):
             warm_start: whether the attack takes a start from a smaller eps; the image itself, of eps 0, is none.
             usual_eps: what is attacked with where the suite names no eps.
             tuning: options of the suite that the attack takes; those of the choice itself are all passed on.
+            by_severity: whether its size is a severity, not an eps.
+
+        Raises:
+            UserError: an eps for an attack with a severity, or the reverse.
         """
+        if by_severity:
+            return self._at_severities(choice, tuning)
+        if choice.severity is not None:
+            raise UserError(f"attack {choice.name} has an eps, not a severity; write eps: 8/255.")
         sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(choice.eps or self.eps or (usual_eps,))))
         still = choice.name in ("clean", "noise")
         warm = warm_start and not still and self.iterate != "last"
@@ -494,6 +543,14 @@ class Suite(AttackTuning):
             )
             for position, eps in enumerate(sizes)
         )
+
+    def _at_severities(self, choice: AttackChoice, tuning: Collection[str]) -> tuple[AttackSpec, ...]:
+        if choice.eps is not None:
+            raise UserError(f"attack {choice.name} has a severity from 1 to 5, not an eps; write severity: 3.")
+        named = {"name": choice.name, "objective": choice.objective, "steps": 1, "seed": self.seed}
+        named |= self._tuned(choice, tuning)
+        severities = sorted(set(choice.severity or self.severity or (USUAL_SEVERITY,)))
+        return tuple(AttackSpec.model_validate({**named, "severity": severity}) for severity in severities)
 
     def _tuned(self, choice: AttackChoice, tuning: Collection[str]) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in TUNING if name in tuning}

@@ -123,7 +123,35 @@ class L2(Threat):
         return direction / over_image(self.size(direction)).clamp(min=TINY)
 
 
+@final
+class WholeBox(Threat):
+    """Every image of the box [0, 1] is allowed: a corruption has a severity in place of a ball.
+
+    Sizes are the largest change of a pixel value.
+    """
+
+    def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        randomness = [torch.rand(images.shape[1:], generator=g, dtype=torch.float32) for g in generators]
+        return torch.stack(randomness).to(images) - images
+
+    def stretch(self, perturbation: Tensor) -> Tensor:
+        return perturbation
+
+    def ascend(self, images: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        return images + step_size * gradient.sign()
+
+    def clip(self, perturbation: Tensor) -> Tensor:
+        return perturbation
+
+    def size(self, perturbation: Tensor) -> Tensor:
+        return perturbation.abs().flatten(1).amax(1)
+
+    def resized(self, factor: float) -> "WholeBox":
+        return WholeBox(self.eps * factor)
+
+
 NORMS: dict[str, type[Threat]] = {"linf": Linf, "l2": L2}
+THREATS: dict[str, type[Threat]] = {**NORMS, "severity": WholeBox}
 TINY = 1e-30
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from robustprobe import probing
-from robustprobe.attacks import Passes, attack_class, load_attack
+from robustprobe.attacks import Passes, UniversalAttack, attack_class, load_attack
 from robustprobe.core.device import bytes_of, free_memory, held_memory, seconds_of
 from robustprobe.core.gradients import image_gradient
 from robustprobe.core.spec import CHECK_COST, AttackSpec, Suite
@@ -136,8 +136,17 @@ def estimate(suite: Suite, pair: "EncoderOnDataset", clock: PassClock) -> PairCo
             # Adversarial images are judged as they are, and rounded to 8 bits.
             judged = 2 * level.attack.judgements * _judged_images(pair, job.target_task, level.attack)
             seconds += searched * extra + judged * forward
-        jobs.append(seconds * len(pair.data))
+        jobs.append(seconds * len(pair.data) + sum(_making(level.attack, *attacked) for level in job.levels))
     return PairCost(heads.seconds, tuple(jobs), heads.kept_bytes)
+
+
+def _making(spec: AttackSpec, forward: float, step: float) -> float:
+    """Seconds that a perturbation for all images takes to be made; 0 for attacks that make one for each image."""
+    attack = load_attack(spec)
+    if not isinstance(attack, UniversalAttack):
+        return 0.0
+    passes = attack.making()
+    return (passes.forwards - passes.backwards) * forward + passes.backwards * step
 
 
 def _pass_seconds(pair: "EncoderOnDataset", size: Size, clock: PassClock) -> tuple[float, float]:

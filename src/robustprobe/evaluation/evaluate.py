@@ -1,15 +1,27 @@
 """The loop: adversarial images are made once, and every head judges them. Touches no file, prints nothing."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustprobe.attacks import Attack, Attacked, Victim, attack_class, load_attack
+from robustprobe.attacks import (
+    BATCH,
+    Attack,
+    Attacked,
+    TrainBatch,
+    UniversalAttack,
+    Victim,
+    attack_class,
+    load_attack,
+)
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.freeze import frozen
 from robustprobe.core.resize import resized
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import Batch, FeatureDims, Features, LabelSpace, SanityCheck
@@ -19,11 +31,15 @@ from robustprobe.datasets.base import batches
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.collect import Judged, KeptImage, largest_group
 from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks
+from robustprobe.evaluation.universal_perturbations import UniversalPerturbations
 from robustprobe.evaluation.victims import IDENTICAL, BackwardPass, SurrogatesOf, encoder_victim, task_victim
+from robustprobe.losses.embedding import class_cosine
+from robustprobe.metrics.statistics import DRIFT
 from robustprobe.probing.surrogate_heads import SurrogateHeads
 from robustprobe.tasks import Model, Task
 
 Columns = dict[str, Tensor]
+Embeddings = Mapping[View, Features]
 MOST_LABELS = 200
 KNN = "knn_"
 """Before the names of columns of a second head, which votes among neighbours."""
@@ -48,6 +64,8 @@ class EvaluationSpec(NamedTuple):
     surrogates: SurrogatesOf | None = None
     source: "EvaluationSpec | None" = None
     """The encoder and models that are attacked where they are not those that judge."""
+    universal: UniversalPerturbations | None = None
+    """Makes perturbations for all images on training images; None where there are none."""
     space: LabelSpace | None = None
     """The label space of the attacked task with what is known of the labels of all images; None: not looked at yet."""
 
@@ -74,10 +92,11 @@ def evaluate(
         first += len(batch.ids)
         batch = _on(batch, work.device)
         seen = victim(work, batch.targets, here, _size(batch.images))
+        clean = _embeddings(work, batch.images) if any(attack.by_severity for attack in attacks) else {}
         previous, judged = None, []
         for attack in attacks:
             attacked = attack.run(seen, batch.images, batch.ids, previous if attack.spec.warm else None)
-            judged.append(judge(work, attack, batch, here, attacked, keep))
+            judged.append(judge(work, attack, batch, here, attacked, keep, clean))
             previous = attacked.images
         yield tuple(judged)
 
@@ -107,16 +126,38 @@ def victim(work: EvaluationSpec, targets: Mapping[str, Tensor], positions: Seque
         work = work._replace(space=given.space)
     # The attacks of a work differ in eps alone.
     bpda = BackwardPass(dict.fromkeys(work.attacks[0].bpda)) if work.attacks else IDENTICAL
+    universal = partial(_universal, work, work.universal) if work.universal else None
     if work.target_task:
         model = work.models[work.target_task]
         seen = task_victim(model, model.task, targets[work.target_task], size, precision=work.precision, bpda=bpda)
-        return seen._replace(space=work.space or seen.space)
+        return seen._replace(space=work.space or seen.space, universal=universal)
     goals = None
     if any(spec.objective.startswith("towards-") for spec in work.attacks):
         following = [work.dataset[(position + 1) % len(work.dataset)].image for position in positions]
         goals = torch.stack([resized(image, size) for image in following]).to(work.device)
     heads = _surrogates(work)
-    return encoder_victim(work.encoder, work.view, precision=work.precision, goals=goals, surrogates=heads, bpda=bpda)
+    seen = encoder_victim(work.encoder, work.view, precision=work.precision, goals=goals, surrogates=heads, bpda=bpda)
+    return seen._replace(universal=universal)
+
+
+def _universal(work: EvaluationSpec, made: UniversalPerturbations, attack: UniversalAttack) -> Tensor:
+    """The perturbation of an attack on the work's encoder or model: of the training images alone."""
+    train, size = made.train, made.train.typical_size
+    own = work._replace(dataset=train, attacks=(attack.spec,), space=None, universal=None, source=None)
+    own = own._replace(space=space_of_set(own))
+
+    def batches_at(places: list[int]) -> Callable[[], Iterator[TrainBatch]]:
+        def read() -> Iterator[TrainBatch]:
+            first = 0
+            for batch in batches(train, BATCH, order=places):
+                here, first = places[first : first + len(batch.ids)], first + len(batch.ids)
+                batch = _on(batch, work.device)
+                yield TrainBatch(victim(own, batch.targets, here, size), resized(batch.images, size))
+
+        return read
+
+    with fast_linear(), frozen(work.encoder):
+        return made.of(attack, work.target_task, batches_at)
 
 
 @torch.no_grad()
@@ -127,16 +168,20 @@ def judge(
     positions: Sequence[int],
     attacked: Attacked,
     keep: Collection[int] = (),
+    clean: Embeddings = MappingProxyType({}),
 ) -> Judged:
-    """Every judge's verdict on the adversarial images of a batch, in fp32: of several judgements the worst."""
+    """Every judge's verdict on the adversarial images of a batch, in fp32: of several judgements the worst.
+
+    Rows have the embedding's drift from `clean` where that is given.
+    """
     each = tuple(
-        judge(work, attack, batch, positions, attacked._replace(images=made, searches=()), keep)
+        judge(work, attack, batch, positions, attacked._replace(images=made, searches=()), keep, clean)
         for made in attacked.searches
     )
     kept = [row for row, position in enumerate(positions) if position in keep]
     made = attacked.images
     times = attack.spec.judgements
-    exact, answers = _worst_verdicts(work, made, batch.targets, kept, times)
+    exact, answers = _worst_verdicts(work, made, batch.targets, kept, times, clean)
     rounded, _ = _worst_verdicts(work, (made * 255).round() / 255, batch.targets, [], times)
     return Judged(
         positions=torch.tensor(list(positions)),
@@ -157,8 +202,11 @@ def judge(
 
 
 def is_checked_again(spec: AttackSpec) -> bool:
-    """Whether an attack is checked by running it again: not where it changes nothing, or looks at no model."""
-    return spec.eps != 0 and attack_class(spec).access != "nothing"
+    """Whether an attack is checked by running it again: not where it changes nothing, looks at no model, or was made
+    on training images.
+    """
+    kind = attack_class(spec)
+    return spec.eps != 0 and kind.access != "nothing" and not kind.uses_training
 
 
 def check_again(
@@ -198,12 +246,17 @@ def _size(images: Tensor) -> Size:
 
 
 def _worst_verdicts(
-    work: EvaluationSpec, images: Tensor, targets: Mapping[str, Tensor], kept: Sequence[int], times: int
+    work: EvaluationSpec,
+    images: Tensor,
+    targets: Mapping[str, Tensor],
+    kept: Sequence[int],
+    times: int,
+    clean: Embeddings = MappingProxyType({}),
 ) -> tuple[dict[str, Columns], list[dict[str, Tensor]]]:
     """What `_verdicts` says; of so many judgements the worst for each image and judge, for models that are random."""
-    rows, answers = _verdicts(work, images, targets, kept)
+    rows, answers = _verdicts(work, images, targets, kept, clean)
     for _ in range(times - 1):
-        again, others = _verdicts(work, images, targets, kept)
+        again, others = _verdicts(work, images, targets, kept, clean)
         for name in work.judges:
             task = work.models[name].task
             rows[name], worse = worse_rows(task, rows[name], again[name])
@@ -236,7 +289,7 @@ def _is_worse(task: Task, rows: Columns, others: Columns) -> Tensor:
 
 
 def _verdicts(
-    work: EvaluationSpec, images: Tensor, targets: Mapping[str, Tensor], kept: Sequence[int]
+    work: EvaluationSpec, images: Tensor, targets: Mapping[str, Tensor], kept: Sequence[int], clean: Embeddings
 ) -> tuple[dict[str, Columns], list[dict[str, Tensor]]]:
     """Columns of rows by judging task, and the answers for the images at `kept`; judges of one view share features."""
     rows: dict[str, Columns] = {}
@@ -249,9 +302,23 @@ def _verdicts(
                 seen[model.view] = model.features(images)
         output = _checked(model.answer(seen[model.view], _size(images)), name)
         rows[name] = _columns(model, output, seen[model.view], targets[name])
+        if model.view in clean:
+            rows[name][DRIFT] = class_cosine(_last_of(model, seen[model.view]), clean[model.view]).cpu()
         for row, shown in zip(kept, answers, strict=True):
             shown[name] = model.task.shown_output(output[row].cpu())
     return rows, answers
+
+
+@torch.no_grad()
+def _embeddings(work: EvaluationSpec, images: Tensor) -> Embeddings:
+    """Features of the last layer, by what judges see of images."""
+    found: dict[View, Features] = {}
+    for name in work.judges:
+        model = work.models[name]
+        if model.view not in found:
+            with fast_linear():
+                found[model.view] = _last_of(model, model.features(images))
+    return found
 
 
 def _columns(model: Model, output: Tensor, features: Features, target: Tensor) -> Columns:

@@ -11,6 +11,7 @@ import torch
 from robustprobe import probing
 from robustprobe.attacks import Attack, load_attack
 from robustprobe.attacks.base import target_tasks
+from robustprobe.core.corruption_names import GROUP
 from robustprobe.core.eps import default_eps, implausible_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import attacks
@@ -246,6 +247,11 @@ def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
             needs = " or ".join(tasks_with_loss(choice.objective)) or _kind(choice.name).access
             label = f"{choice.name}:{choice.objective}" if choice.objective else choice.name
             raise UserError(f"attack {label} needs {needs} labels, which no dataset of this run has; leave it out.")
+    if suite.severity is not None and not any(_kind(choice.name).by_severity for choice in fitting):
+        raise UserError(
+            f"severity {', '.join(map(str, suite.severity))} is for corruptions, and this run has none; add --attack "
+            f"{GROUP}, or leave the severity out."
+        )
     return suite.model_copy(update={"attacks": tuple(fitting)})
 
 
@@ -341,7 +347,7 @@ def _attack_specs(
     suite: Suite, choice: AttackChoice, kind: type[Attack], usual_eps: float, encoder: Encoder
 ) -> list[AttackSpec]:
     """An attack at each eps; of modules with a straight-through backward pass those that the encoder has."""
-    specs = suite.attack_specs(choice, kind.steps, kind.warm_start, usual_eps, kind.tuning)
+    specs = suite.attack_specs(choice, kind.steps, kind.warm_start, usual_eps, kind.tuning, kind.by_severity)
     for spec in specs:
         load_attack(spec)
     return [spec.model_copy(update={"bpda": tuple(n for n in spec.bpda if has_module(encoder, n))}) for spec in specs]
@@ -375,6 +381,7 @@ def _level(
     group += [source.encoder.card.name, source.encoder.digest] if source else []
     # Example images of a group show the answers of its heads.
     group += [] if suite.head.is_usual else [suite.head.kind, suite.head.training]
+    group += [(source or pair).heads.data.train.digest()] if _kind(spec.name).uses_training else []
     names = {task: fingerprint([*group, key]) for task, key in pair.head_keys.items()}
     known = {name: store.whole_record(name) for name in names.values()}
     checked = suite.checked_images(len(pair.data)) if source is None and is_checked_again(spec) else 0

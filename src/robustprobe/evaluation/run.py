@@ -14,7 +14,7 @@ from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.shared_names import shared_name
-from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint, format_eps
+from robustprobe.core.spec import SEVERITY, AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint
 from robustprobe.core.types import HeadDesign, SanityCheck
 from robustprobe.encoders import offline
 from robustprobe.evaluation.check_completion import facts_of_some, finish_checks
@@ -39,8 +39,9 @@ from robustprobe.evaluation.partial_results import PartialResult, PartialResultF
 from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.evaluation.remade_images import ImageRemaker
 from robustprobe.metrics.intervals import Estimate
-from robustprobe.metrics.statistics import GROUP
+from robustprobe.metrics.statistics import GROUP, drift_estimates
 from robustprobe.probing import Fitted
+from robustprobe.results.labels import eps_text
 from robustprobe.results.provenance import provenance
 from robustprobe.results.records import CheckFact, HeadFacts, Interval, Provenance, Record
 from robustprobe.results.store import Store
@@ -190,7 +191,7 @@ class _RunningJob:
             unit = "" if task.unit == "share" else f" {task.unit}"
             parts.append(f"{task.metric} {estimate.value:.3f}{unit}")
         several = len(self.job.levels) > 1
-        at = f"{format_eps(level.attack.eps, level.attack.norm)}: " if several else ""
+        at = f"{eps_text(level.attack)}: " if several else ""
         return at + ", ".join(parts)
 
 
@@ -376,11 +377,14 @@ class _Run:
 
 
 def _warnings(attack: AttackSpec, pair: EncoderOnDataset, task: str) -> list[SanityCheck]:
-    """The failed checks of an implausible eps and of implausible labels; nothing where they are plausible."""
+    """The failed checks of an implausible size of an attack and of implausible labels; nothing where there are none."""
     text = implausible_eps(attack, pair.data.typical_size)
-    eps = [SanityCheck("plausible eps", attack.eps, False, text)] if text else []
-    eps += [SanityCheck("plausible heads", 0.0, False, text) for text in pair.heads.doubts]
-    return eps + [SanityCheck("plausible labels", 0.0, False, d.text) for d in pair.doubts if d.task == task]
+    made = SanityCheck("plausible eps", attack.eps, False, text)
+    if attack.norm == SEVERITY:
+        made = SanityCheck("plausible severity", attack.eps, False, text)
+    found = [made] if text else []
+    found += [SanityCheck("plausible heads", 0.0, False, text) for text in pair.heads.doubts]
+    return found + [SanityCheck("plausible labels", 0.0, False, d.text) for d in pair.doubts if d.task == task]
 
 
 def _failure(label: str, error: Exception) -> Failure:
@@ -442,7 +446,7 @@ def _store_cell(
         n=len(collector.ids),
         groups=len(set(groups or ())),
         absent_classes=task.absent_classes(exact),
-        metrics=_intervals(task.estimates(exact | grouped)),
+        metrics=_intervals(task.estimates(exact | grouped) | drift_estimates(exact | grouped)),
         metrics_8bit=_intervals(task.estimates(rounded | grouped)),
         largest_perturbation=float(collector.size.max()),
         checks=tuple(checks),

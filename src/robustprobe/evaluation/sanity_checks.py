@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustprobe.attacks import Attacked, Victim, attack_class, load_attack
 from robustprobe.core.eps import default_eps
-from robustprobe.core.spec import AttackSpec, format_eps
+from robustprobe.core.spec import SEVERITY, AttackSpec, format_eps, threat_size_text
 from robustprobe.core.threat import over_image
 from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.model_checks import CheckedModel, batch_check, gradient_check
@@ -91,13 +91,7 @@ def trace_checks(
         ends: smallest and largest pixel of the adversarial images.
         size: size of each perturbation (N,); `zero_gradient` and `rising` (N,) as in `Attacked`.
     """
-    (low, high), largest = ends, float(size.max())
-    inside = largest <= spec.eps + ROUNDING and low >= 0 and high <= 1
-    means = "" if inside else ": the attack left its ball or the box, and this score counts for nothing"
-    still = largest == 0 and not attack_class(spec).keeps_wrong_images
-    means = ": the attack changed no image, so this is the clean score, not a robust one" if still else means
-    text = f"images changed by {largest:.6g} at most, eps {spec.eps:.6g}; pixels are in [{low:.3g}, {high:.3g}]{means}"
-    checks = [SanityCheck("ball", largest, inside and not still, text)]
+    checks = [_extent(spec, ends, float(size.max()))]
     zeros, late = float(zero_gradient.nanmean()), float(rising.nanmean())
     if math.isfinite(zeros):
         means = ": the model hides its gradient, and this score says little" if zeros > MOST_ZEROS else ""
@@ -111,6 +105,19 @@ def trace_checks(
         text = f"{late:.1%} of the objective's gain came in the last fifth of the steps{means}"
         checks.append(SanityCheck("still rising", late, late <= MOST_RISING, text))
     return checks
+
+
+def _extent(spec: AttackSpec, ends: tuple[float, float], largest: float) -> SanityCheck:
+    """Whether images are in the box, and in the ball where there is one, and some image was changed."""
+    (low, high), bounded = ends, spec.norm != SEVERITY
+    inside = (not bounded or largest <= spec.eps + ROUNDING) and low >= 0 and high <= 1
+    means = "" if inside else ": the attack left its ball or the box, and this score counts for nothing"
+    still = largest == 0 and not attack_class(spec).keeps_wrong_images
+    means = ": the attack changed no image, so this is the clean score, not a robust one" if still else means
+    allowed = f"eps {spec.eps:.6g}" if bounded else threat_size_text(spec.eps, spec.norm)
+    text = f"images changed by {largest:.6g} at most, {allowed}; pixels are in [{low:.3g}, {high:.3g}]{means}"
+    passed = inside and not still
+    return SanityCheck("ball", largest, passed, text) if bounded else SanityCheck("box", largest, passed, text)
 
 
 def sample_checks(

@@ -13,6 +13,11 @@ from robustprobe.metrics.intervals import Estimate, bootstrap, wilson
 Floats = NDArray[np.float64]
 GROUP = "group"
 """The column of rows that names groups of images which are not independent, such as the frames of one video."""
+DRIFT = "embedding_drift"
+"""The column of rows that says how far a corruption moved the embedding: 1 - cosine of clean and corrupted class
+feature.
+"""
+DRIFT_METRIC = "embedding drift"
 Columns = Mapping[str, NDArray[Any]]
 Sums = Mapping[str, Floats]
 
@@ -50,6 +55,11 @@ def estimate(statistic: Statistic, rows: Columns) -> Estimate:
         counted = correct[np.isfinite(correct)]
         return wilson(int(counted.sum()), len(counted))
     return bootstrap(*parts(statistic, rows))
+
+
+def drift_estimates(rows: Columns) -> dict[str, Estimate]:
+    """The mean embedding drift of rows, under its name; nothing where it was not measured."""
+    return {DRIFT_METRIC: estimate(Statistic(kind="mean", columns=(DRIFT,)), rows)} if DRIFT in rows else {}
 
 
 def image_scores(statistic: Statistic | None, rows: Mapping[str, Any], ending: str = "") -> Floats | None:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from robustprobe.core.spec import TUNING, AttackSpec, format_eps
+from robustprobe.core.spec import SEVERITY, TUNING, AttackSpec, format_eps, threat_size_text
 from robustprobe.results.records import AttackKey, Record
 
 USUAL_HEADS = MappingProxyType({"kind": "linear", "training": "clean"})
@@ -83,7 +83,9 @@ def thread_counts(records: Iterable[Record]) -> str:
 
 
 def eps_text(attack: AttackSpec) -> str:
-    """`8/255`, or `0.5 l2`."""
+    """`8/255`, `0.5 l2`, or `severity 3`."""
+    if attack.norm == SEVERITY:
+        return threat_size_text(attack.eps, attack.norm)
     return format_eps(attack.eps, attack.norm) + ("" if attack.norm == "linf" else f" {attack.norm}")
 
 

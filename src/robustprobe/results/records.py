@@ -12,7 +12,7 @@ from robustprobe.core.former_names import (
     FORMER_STATISTICS,
     SAW_NOTHING,
 )
-from robustprobe.core.spec import AttackAt, AttackSpec, Display, Statistic
+from robustprobe.core.spec import SEVERITY, AttackAt, AttackSpec, Display, Statistic
 
 SCHEMA = 3
 """3: attacks and fields have today's names. Files of schema 1 and 2 are read under today's names."""
@@ -63,8 +63,13 @@ class AttackKey(NamedTuple):
 
     @property
     def is_control(self) -> bool:
-        """Whether images were changed without a look at any model, as by random noise."""
-        return self.access == "nothing" and not self.is_clean
+        """Whether images were changed without a look at any model, as by random noise, in the ball of an attack."""
+        return self.access == "nothing" and not self.is_clean and not self.is_corruption
+
+    @property
+    def is_corruption(self) -> bool:
+        """Whether images were corrupted at a severity, which is no attack and has no ball."""
+        return self.attack.norm == SEVERITY and not self.is_clean
 
 
 class Frozen(BaseModel):
@@ -246,6 +251,11 @@ class Record(Frozen):
     def is_control(self) -> bool:
         """Whether the images were changed without a look at any model, as by random noise."""
         return self.attack_key.is_control
+
+    @property
+    def is_corruption(self) -> bool:
+        """Whether the images were corrupted at a severity, which is no attack."""
+        return self.attack_key.is_corruption
 
     @property
     def is_transfer(self) -> bool:

@@ -21,6 +21,7 @@ from robustprobe.evaluation.cost import PassMemory, pair_batch
 from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate, space_of_set
 from robustprobe.evaluation.partial_results import PartialResult
 from robustprobe.evaluation.plan import EncoderOnDataset, PairKey, load_pair
+from robustprobe.evaluation.universal_perturbations import UniversalPerturbations
 from robustprobe.probing import Fitted
 from robustprobe.probing.surrogate_heads import SurrogateHeads
 
@@ -247,10 +248,15 @@ class WorkerState:
                 precision=suite.precision,
                 device=self.device,
                 surrogates=self.surrogates[key.encoder],
+                universal=self._universal(pair),
             )
             invariant = self.device.type == "cpu" and suite.precision == "fp32"
             self.judging[key] = batch_invariant(work) if invariant else work
         return self.judging[key]
+
+    def _universal(self, pair: EncoderOnDataset) -> UniversalPerturbations:
+        train, code = pair.heads.data.train, self.run_spec.code
+        return UniversalPerturbations(pair.encoder.digest, pair.head_keys, train, self.run_spec.suite.precision, code)
 
 
 def with_sources(pairs: Iterable[EncoderOnDataset]) -> list[EncoderOnDataset]:

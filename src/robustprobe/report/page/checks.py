@@ -24,7 +24,7 @@ def checks(records: list[Record]) -> list[ConsistencyCheck]:
     """Every check that concerns at least one record."""
     control = list(_pairs(records, lambda attack, rival: rival.is_control and not attack.is_control))
     specific = list(_pairs(records, lambda attack, rival: attack.is_task_specific and not rival.is_task_specific))
-    attacked = [r for r in records if not r.is_clean]
+    attacked = [r for r in records if not (r.is_clean or r.is_corruption)]
     found = [
         _check(
             "No image was changed by more than its eps",
@@ -51,6 +51,7 @@ STATEMENTS = {
     "plausible labels": "Labels and files of the dataset are plausible",
     "plausible heads": "Heads are fitted on images attacked with a plausible eps, where they are attacked",
     "plausible eps": "Eps is neither too small to matter nor large enough to erase an image",
+    "plausible severity": "A corruption is applied at the size of image that its lengths in pixels are meant for",
     "large eps": "A very large eps, to which no model is robust, breaks this one too",
     "eps 0": "At eps 0 the attack changes nothing",
     "same answer twice": "The model gives the same output for the same image twice",

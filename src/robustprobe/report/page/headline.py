@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from robustprobe.report.tables.board import Board, BoardRow, TaskOnDataset
+from robustprobe.report.tables.corruptions import corruption_summaries, corruption_tables
 from robustprobe.report.tables.matrix import ends_text, failed_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.report.tables.shares import share_text
 from robustprobe.results.labels import heads_text
@@ -78,7 +79,8 @@ def headline(records: list[Record], found_board: Board) -> Headline:
     portraits = [
         EncoderFindings(e, _robust_text(rows.get(e), found_board), found[e], _weakest(found[e])) for e in order
     ]
-    lead = f"{_summary(found_board)}{_size_text(found_board)}" or (
+    corrupted = _corruption_text(records)
+    lead = " ".join(part for part in (f"{_summary(found_board)}{_size_text(found_board)}", corrupted) if part) or (
         "No task was measured both on clean images and under a task-specific attack: nothing to compare yet."
     )
     return Headline(_title(records, portraits), lead, _facts(records), portraits)
@@ -143,6 +145,21 @@ def _size_text(found_board: Board) -> str:
             f" Eps {level.eps * 255:.3g}/255 is a change of at most {level.eps * 255:.3g} of 255 grey levels per pixel."
         )
     return f" Eps is the L2 norm of all changes to an image: at most {level.eps:.3g}." if level.norm == "l2" else ""
+
+
+def _corruption_text(records: Sequence[Record]) -> str:
+    """One sentence on the first and the last encoder under corruptions; empty where there are none."""
+    found = corruption_summaries(corruption_tables(records))
+    if not found:
+        return ""
+    first, last = found[0], found[-1]
+    over = f", mean over {_count_text(first.tasks)} tasks" if first.tasks > 1 else ""
+    kinds = "corruption" if first.corruptions == 1 else f"{first.corruptions} corruptions"
+    text = (
+        f"Under {kinds} at severity {first.severity:g}, {first.encoder} reaches {percent_text(first.reached)} of "
+        f"{'its' if len(found) == 1 else 'the best'} clean score above chance{over}"
+    )
+    return f"{text}; {last.encoder} reaches least, {percent_text(last.reached)}." if len(found) > 1 else f"{text}."
 
 
 def _weakest_text(row: BoardRow, found_board: Board) -> str:

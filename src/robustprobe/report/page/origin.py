@@ -109,11 +109,21 @@ def _head(r: Record) -> tuple[str, ...]:
 
 def _attack(r: Record) -> tuple[str, ...]:
     a = r.attack
-    searches = not (r.is_clean or r.is_control)
+    searches = not (r.is_clean or r.is_control or r.is_corruption)
     path = (str(a.steps), format_eps(a.step_size), a.iterate) if searches else (MISSING,) * 3
     start, options = "yes" if a.random_start else "no", a.tuning_text or MISSING
     made_for = (r.target_task or "no task") + (f", on {r.source_encoder}" if r.source_encoder else "")
-    return (a.name, made_for, format_eps(a.eps), a.norm, *path, start, str(a.seed), options, r.precision)
+    return (
+        a.label if r.is_corruption else a.name,
+        made_for,
+        format_eps(a.eps, a.norm),
+        a.norm,
+        *path,
+        start,
+        str(a.seed),
+        options,
+        r.precision,
+    )
 
 
 def _machine(r: Record) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from robustprobe.report.page.origin import citations, commands, duration, fact_t
 from robustprobe.report.page.viewer import ViewerDataset, rooms
 from robustprobe.report.tables.board import Board, TaskOnDatasetKey, at, boards
 from robustprobe.report.tables.chance import chances
+from robustprobe.report.tables.corruptions import NOTE, attack_tables, corruption_tables
 from robustprobe.report.tables.encoder_transfer import encoder_transfers
 from robustprobe.report.tables.matrix import (
     TransferMatrix,
@@ -122,7 +123,9 @@ def render_page(
             headline=headline(records, found[0]),
             board=found[0],
             boards=found,
-            tables=[drawn(table) for table in task_tables(records)],
+            tables=[drawn(table) for table in attack_tables(task_tables(records))],
+            corruptions=corruption_tables(records),
+            corruption_note=NOTE,
             charts=_charts(records, found[0]),
             series=drawn_series(found[0]),
             controls=any(r.is_control for r in records),

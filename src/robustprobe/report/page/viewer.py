@@ -299,6 +299,8 @@ def _origin(seen: SeenImage) -> str:
     key = seen.group.attack_key
     if key.target_task:
         return f"made for {key.target_task}"
+    if key.is_corruption:
+        return "corruption"
     return "no attack" if key.is_clean else "random change" if key.is_control else "label-free"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from robustprobe.core.spec import AttackSpec, format_eps
+from robustprobe.core.spec import AttackSpec, threat_size_text
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.tables.matrix import Column, attack_order
 from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks
@@ -123,7 +123,7 @@ class Board(NamedTuple):
     @property
     def level_text(self) -> str:
         """`eps 8/255 (linf)`."""
-        return f"eps {format_eps(self.level.eps, self.level.norm)} ({self.level.norm})" if self.level else "no eps"
+        return threat_size_text(self.level.eps, self.level.norm) if self.level else "no eps"
 
 
 def boards(records: Sequence[Record], chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({})) -> list[Board]:
@@ -171,7 +171,7 @@ def board(
 
 def levels(records: Sequence[Record]) -> list[Level]:
     """Norm and eps of task-specific attacks, or of any attack: the largest first, Linf before other norms."""
-    attacked = [r for r in records if not r.is_clean]
+    attacked = [r for r in records if not (r.is_clean or r.is_corruption)]
     specific = [r for r in attacked if r.is_task_specific]
     found = {Level(r.attack.norm, r.attack.eps) for r in specific or attacked}
     return sorted(found, key=lambda level: (level.norm == "linf", level.norm, level.eps), reverse=True)

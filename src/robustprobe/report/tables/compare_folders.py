@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import format_eps
+from robustprobe.core.spec import format_eps, threat_size_text
 from robustprobe.metrics.paired import Paired, Side, paired_difference
 from robustprobe.metrics.significance import p_value
 from robustprobe.report.tables.comparison import Comparison
@@ -112,12 +112,12 @@ def _near_misses(record: "Record", others: Iterable["Record"], across: bool) -> 
         return ("" if across else r.encoder, r.dataset, r.task, r.target_task, r.attack.label)
 
     near = [r for r in others if names(r) == names(record)]
-    labels = dict.fromkeys(f"{format_eps(r.attack.eps, r.attack.norm)} {r.attack.norm}" for r in near)
+    labels = dict.fromkeys(threat_size_text(r.attack.eps, r.attack.norm) for r in near)
     if not labels:
         return ""
     if any(key_of(r) == key_of(record) for r in near):
         return "; the other has it with other settings"
-    return f"; the other has it at eps {', '.join(labels)}"
+    return f"; the other has it at {', '.join(labels)}"
 
 
 def differing(first: "Record", second: "Record", across: bool = False) -> list[str]:

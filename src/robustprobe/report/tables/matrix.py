@@ -4,7 +4,7 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from robustprobe.core.spec import format_eps
+from robustprobe.core.spec import SEVERITY, format_eps
 from robustprobe.results.labels import attack_labels, distinctions, head_text, heads_text, record_label
 from robustprobe.results.protocol import protocol_name
 
@@ -64,12 +64,12 @@ def _record_order(record: "Record") -> tuple[object, ...]:
 
 
 def attack_order(key: "AttackKey", task: str = "") -> tuple[object, ...]:
-    """Sorts attacks: clean, controls, those that saw no head, those made for `task`, those made for other tasks."""
+    """Sorts attacks: clean, controls, those that saw no head, those made for `task`, for other tasks, corruptions."""
     attack = key.attack
     if key.target_task:
         origin = 3 if key.target_task == task else 4
     else:
-        origin = 0 if key.is_clean else 1 if key.is_control else 2
+        origin = 0 if key.is_clean else 1 if key.is_control else 5 if key.is_corruption else 2
     return (origin, key.target_task, attack.name, attack.eps, attack.model_dump_json())
 
 
@@ -246,9 +246,9 @@ def threat_text(records: Iterable["Record"]) -> list[str]:
         by_norm.setdefault(attack.norm, set()).add(attack.eps)
         if attack.tuning_text:
             tuned.setdefault(attack.tuning_text, set()).add(attack.label)
-        if not record.is_control:
+        if not (record.is_control or record.is_corruption):
             steps.setdefault(attack.steps, set()).add(attack.label)
-    texts = [f"eps {', '.join(format_eps(e, n) for e in sorted(sizes))} ({n})" for n, sizes in sorted(by_norm.items())]
+    texts = [_sizes_text(norm, sorted(sizes)) for norm, sizes in sorted(by_norm.items())]
     if len(steps) == 1:
         texts.append(f"{next(iter(steps))} steps")
     elif steps:
@@ -256,6 +256,11 @@ def threat_text(records: Iterable["Record"]) -> list[str]:
     texts += [f"{text} ({' '.join(sorted(names))})" for text, names in sorted(tuned.items())]
     native = dict.fromkeys(size_text(r.image_size) for r in known if r.attack_at == "native" and not r.is_clean)
     return [*texts, f"ball on the pixels as stored ({', '.join(native)})"] if native else texts
+
+
+def _sizes_text(norm: str, sizes: Sequence[float]) -> str:
+    listed = ", ".join(format_eps(size, norm) for size in sizes)
+    return f"severity {listed}" if norm == SEVERITY else f"eps {listed} ({norm})"
 
 
 def number_text(value: float) -> str:

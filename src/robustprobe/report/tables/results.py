@@ -9,6 +9,7 @@ from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.report.paper.published import paper_layout
 from robustprobe.report.tables import sheet
 from robustprobe.report.tables.blocks import BRACKETS, MARK, Notes, print_notes, task_sheets, transfer_sheets
+from robustprobe.report.tables.corruptions import attack_tables, corruption_sheets
 from robustprobe.report.tables.encoder_transfer import encoder_transfer_sheet, encoder_transfers
 from robustprobe.report.tables.fitting import print_fitting
 from robustprobe.report.tables.matrix import (
@@ -155,7 +156,8 @@ def document(records: Iterable["Record"], transfer: bool = False, layout: str = 
     matrices = transfer_matrices(records) if transfer else []
     shown = [r for t in tables for line in t.lines for r in line.cells if r]
     shown += [r for matrix in matrices for row in matrix.rows for r in row.cells if r]
-    sheets = [*(_task_sheet(table) for table in tables), *(_transfer_sheet(matrix) for matrix in matrices)]
+    sheets = [_task_sheet(table) for table in attack_tables(tables)]
+    sheets += [*corruption_sheets(records, value_text), *(_transfer_sheet(matrix) for matrix in matrices)]
     between = encoder_transfers(records)
     sheets += [encoder_transfer_sheet(matrix, value_text) for matrix in between]
     shown += [r for matrix in between for row in matrix.rows for r in row.cells if r]
@@ -230,9 +232,13 @@ def print_rich(
         sheet.print_rich(document(known, transfer, layout), console)
         return
     notes = Notes()
-    for table in task_tables(known):
+    for table in attack_tables(task_tables(known)):
         for one in task_sheets(table, notes):
             print_fitting(one, console)
+    for one in corruption_sheets(known, notes.value):
+        print_fitting(one, console)
+        for text in one.notes:
+            console.print(text, markup=False, highlight=False)
     for one in transfer_sheets(known, notes) if transfer else []:
         print_fitting(one, console)
     for matrix in encoder_transfers(known):
