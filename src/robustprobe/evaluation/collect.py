@@ -1,6 +1,7 @@
 """What batches of an attack leave, and the columns of rows that they make together."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.sanity_checks import trace_checks
-from robustprobe.results.records import Cost
+from robustprobe.metrics.feature_gap import feature_gap
+from robustprobe.results.records import Cost, FeatureGaps, Interval
 from robustprobe.tasks import Task
 
 
@@ -37,7 +39,9 @@ class Judged(NamedTuple):
     `positions` (B,) are those in the dataset; `size` (B,) is that of the perturbation; `zero_gradient` and `rising`
     (B,) are as in `Attacked`; `passes` counts those forward and backward of the whole batch; `ends` are the smallest
     and the largest pixel. `rows` are columns (B, ...) by task, `rounded` the same of the images rounded to 8 bits.
-    `searches` are the same for the images of each of several searches, until it is chosen which of them counts.
+    `tokens` are features (B, 2, D) of the images, clean and attacked, of each of `TOKENS`, where the attack was one on
+    the encoder alone. `searches` are the same for the images of each of several searches, until it is chosen which of
+    them counts.
     """
 
     positions: Tensor
@@ -51,6 +55,7 @@ class Judged(NamedTuple):
     rounded: dict[str, dict[str, Tensor]]
     kept: list[KeptImage]
     searches: tuple["Judged", ...] = ()
+    tokens: tuple[Tensor, ...] = ()
 
     def chosen(self, choice: Tensor) -> "Judged":
         """The verdicts on the images of the searches that `choice` (B,) names."""
@@ -78,8 +83,15 @@ class Judged(NamedTuple):
         )
 
 
+TOKENS = ("class", "patch")
+"""Class token, and the mean patch token of each image."""
+
 CHOICE = "search"
 """Column of rows that says which of several searches made the image that counts; 0: the one chosen image by image."""
+
+
+def _tokens_of(place: int, piece: Judged) -> Tensor:
+    return piece.tokens[place]
 
 
 def largest_group(kept: Sequence[KeptImage]) -> list[KeptImage]:
@@ -167,6 +179,21 @@ class RowCollector:
         """Passes an image."""
         forwards, backwards = (sum(piece.passes[which] for piece in self.pieces) for which in (0, 1))
         return Cost(forwards=forwards / self.count, backwards=backwards / self.count)
+
+    def feature_gaps(self, groups: NDArray[np.int64] | None) -> FeatureGaps | None:
+        """How far the attack changes covariances of features; None where they were not kept.
+
+        Args:
+            groups: (N,) the group of each image where images are not independent.
+        """
+        if not all(piece.tokens for piece in self.pieces):
+            return None
+        found: dict[str, Interval] = {}
+        for place, name in enumerate(TOKENS):
+            clean, attacked = np.moveaxis(np.asarray(self._sorted(partial(_tokens_of, place))), 1, 0)
+            gap = feature_gap(clean, attacked, groups)
+            found |= {f"{name}_{kind}": Interval(**value._asdict()) for kind, value in gap._asdict().items()}
+        return FeatureGaps(**found)
 
     def columns(self, task: str, rounded: bool = False) -> dict[str, NDArray[Any]]:
         """The rows a judge wrote, by column."""

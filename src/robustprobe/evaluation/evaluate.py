@@ -198,7 +198,29 @@ def judge(
             for row, shown in zip(kept, answers, strict=True)
         ],
         searches=each,
+        tokens=_tokens(work, batch.images, made) if _is_on_encoder(work, attack.spec) else (),
     )
+
+
+def _is_on_encoder(work: EvaluationSpec, spec: AttackSpec) -> bool:
+    """Whether an attack is one on the judging encoder alone."""
+    return spec.eps != 0 and work.source is None and attack_class(spec).access == "encoder"
+
+
+def _tokens(work: EvaluationSpec, images: Tensor, made: Tensor) -> tuple[Tensor, ...]:
+    """Features of images and of what an attack made of them, (B, 2, D), for each of `TOKENS`."""
+    with fast_linear():
+        both = [pooled_tokens(work.view.features(work.encoder, shown), len(images)) for shown in (images, made)]
+    return tuple(torch.stack(pair, 1) for pair in zip(*both, strict=True))
+
+
+def pooled_tokens(features: Features, images: int) -> tuple[Tensor, Tensor]:
+    """Class token and mean patch token of each image, (B, D), on the CPU; of an image shown in parts their mean."""
+    cls, patch = (
+        tokens.unflatten(0, (images, -1)).mean(1).float().cpu()
+        for tokens in (features.cls, features.patches.mean((2, 3)))
+    )
+    return cls, patch
 
 
 def is_checked_again(spec: AttackSpec) -> bool:

@@ -454,6 +454,7 @@ def _store_cell(
         if running.kept[number] and running.job.is_checked_again(level.attack)
         else 0,
         cost=collector.cost,
+        feature_gaps=collector.feature_gaps(None if groups is None else np.unique(groups, return_inverse=True)[1]),
         head=_head_facts(pair, suite, cell.task, running.heads[cell.task]),
         rows_sha256=digest,
         provenance=source,

@@ -144,6 +144,18 @@ class Cost(Frozen):
     backwards: float
 
 
+class FeatureGaps(Frozen):
+    """Relative change of the covariance of features under an attack on the encoder, and of their variances.
+
+    Of class tokens, and of the mean patch token of each image; see `metrics.feature_gap`.
+    """
+
+    class_covariance: Interval
+    class_variance: Interval
+    patch_covariance: Interval
+    patch_variance: Interval
+
+
 class Record(Frozen):
     """One cell: a number, its interval, and what it was measured on."""
 
@@ -209,6 +221,10 @@ class Record(Frozen):
     checked_images: int = 0
     """How many images the attack was checked on by attacking them again; a later run may raise it."""
     cost: Cost = Cost(forwards=0, backwards=0)
+    feature_gaps: FeatureGaps | None = None
+    """Of attacks on the encoder alone; None for others, where images were made on another encoder, and in older
+    results.
+    """
     head: HeadFacts
     rows_sha256: str
     provenance: Provenance

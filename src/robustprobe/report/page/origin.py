@@ -6,6 +6,7 @@ from typing import NamedTuple
 from robustprobe.core.registry import attacks
 from robustprobe.core.spec import format_eps
 from robustprobe.report.paper.published import paper
+from robustprobe.report.tables.feature_gaps import feature_gap_sheet
 from robustprobe.report.tables.matrix import MISSING, attack_order, number_text, size_text
 from robustprobe.results.labels import hardening_text, thread_counts
 from robustprobe.results.records import Record
@@ -22,7 +23,7 @@ class FactTable(NamedTuple):
 
 
 def fact_tables(records: list[Record]) -> list[FactTable]:
-    """Encoders, datasets, heads, attacks and runs of a store."""
+    """Encoders, datasets, heads, attacks, changes of features and runs of a store."""
     by_attack = sorted(records, key=lambda r: attack_order(r.attack_key))
     return [
         _table(
@@ -44,8 +45,17 @@ def fact_tables(records: list[Record]) -> list[FactTable]:
             by_attack,
             _attack,
         ),
+        *_feature_gaps(records),
         _table("Machines", ["hardware", "device", "threads", "versions", "git"], records, _machine),
     ]
+
+
+def _feature_gaps(records: list[Record]) -> list[FactTable]:
+    found = feature_gap_sheet(records)
+    if found is None:
+        return []
+    rows = [(*row.names, *row.cells) for row in found.rows]
+    return [FactTable(found.title, [*found.heads, *found.columns], rows)]
 
 
 def commands(records: list[Record]) -> list[tuple[str, str]]:

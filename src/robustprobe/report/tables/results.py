@@ -11,6 +11,7 @@ from robustprobe.report.tables import sheet
 from robustprobe.report.tables.blocks import BRACKETS, MARK, Notes, print_notes, task_sheets, transfer_sheets
 from robustprobe.report.tables.corruptions import attack_tables, corruption_sheets
 from robustprobe.report.tables.encoder_transfer import encoder_transfer_sheet, encoder_transfers
+from robustprobe.report.tables.feature_gaps import COLUMNS, feature_gap_sheet
 from robustprobe.report.tables.fitting import print_fitting
 from robustprobe.report.tables.matrix import (
     MISSING,
@@ -53,6 +54,7 @@ KEYS = (
     *("target_task", "value_8bit", "norm", "steps", "iterate", "seed", "split", "image_size", "precision"),
     *("objective", "restarts", "tuning", "failed_checks", "forwards", "backwards"),
     *("other_metrics", "head_recipe", "head_kind", "head_training", "head_reads", "view"),
+    *(f"{name}_gap" for name in COLUMNS),
     *("largest_perturbation", "suite", "started", "fingerprint"),
     *("encoder_digest", "dataset_digest", "protocol", "source_encoder"),
 )
@@ -78,7 +80,7 @@ def table_rows(records: Iterable["Record"], transfer: bool = False) -> list[dict
 
 
 def _row(record: "Record", protocol: str) -> dict[str, Any]:
-    attack, headline = record.attack, record.headline
+    attack, headline, gaps = record.attack, record.headline, record.feature_gaps
     rounded = record.metrics_8bit.get(record.metric)
     values: dict[str, Any] = {
         **{key: getattr(record, key) for key in KEYS if key in type(record).model_fields},
@@ -99,6 +101,7 @@ def _row(record: "Record", protocol: str) -> dict[str, Any]:
         **{f"head_{name}": record.head.recipe.get(name, usual) for name, usual in USUAL_HEADS.items()},
         "head_reads": record.head.reads,
         "view": record.head.view,
+        **{f"{name}_gap": gaps and getattr(gaps, name).value for name in COLUMNS},
     }
     return {key: values[key] for key in KEYS}
 
@@ -158,6 +161,8 @@ def document(records: Iterable["Record"], transfer: bool = False, layout: str = 
     shown += [r for matrix in matrices for row in matrix.rows for r in row.cells if r]
     sheets = [_task_sheet(table) for table in attack_tables(tables)]
     sheets += [*corruption_sheets(records, value_text), *(_transfer_sheet(matrix) for matrix in matrices)]
+    gaps = feature_gap_sheet(records)
+    sheets += [gaps] if gaps else []
     between = encoder_transfers(records)
     sheets += [encoder_transfer_sheet(matrix, value_text) for matrix in between]
     shown += [r for matrix in between for row in matrix.rows for r in row.cells if r]
@@ -243,6 +248,9 @@ def print_rich(
         print_fitting(one, console)
     for matrix in encoder_transfers(known):
         print_fitting(encoder_transfer_sheet(matrix, notes.value), console)
+    gaps = feature_gap_sheet(known)
+    if gaps:
+        print_fitting(gaps, console)
     console.print(f"{BRACKETS[:-1]}; protocol {protocol_name(known)}", markup=False, highlight=False)
     for text in remarks(known):
         console.print(text, markup=False, highlight=False)
