@@ -37,6 +37,7 @@ def assert_mistake(answer: Answer, *words: str) -> None:
         (["--eps", "8"], ["outside [0, 1]", "8/255"]),
         (["--eps", "eight"], ["not a number"]),
         (["--limit", "0"], ["limit 0 leaves no image"]),
+        (["--image-size", "0"], ["size", "greater than 0"]),
         (["--steps", "0"], ["steps", "greater than or equal to 1"]),
         (["--device", "tpu9"], ["device 'tpu9'"]),
         (["--bogus", "1"], ["--bogus"]),

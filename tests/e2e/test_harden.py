@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from robustprobe.encoders import Encoder
+from robustprobe.results.store import Store
 from tests.conftest import TINY
 from tests.e2e.program import Answer
 
@@ -28,7 +29,8 @@ def tiny(tiny_encoder: Encoder, tmp_path: Path) -> str:
 
 def test_harden_then_curve(call: Call, tiny: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ("harden", "--encoder", tiny, *SMALL, "--method", "deacl", "--epochs", "2", "--out", out)
+    size = ("--image-size", "24")
+    command = ("harden", "--encoder", tiny, *SMALL, *size, "--method", "deacl", "--epochs", "2", "--out", out)
     first = call(*command)
     assert first.code == 0, first.err
     assert "epoch 2: loss" in first.out
@@ -40,9 +42,22 @@ def test_harden_then_curve(call: Call, tiny: str, tmp_path: Path) -> None:
     other = call(*command, "--eps", "2/255")
     assert other.code == 1
     assert "holds another run (eps" in " ".join(other.err.split())
-    options = ("--dataset", "scenes", "--limit", "4", "--train-limit", "16", "--steps", "1", "--sanity-images", "0")
+    options = (
+        *size,
+        "--dataset",
+        "scenes",
+        "--limit",
+        "4",
+        "--train-limit",
+        "16",
+        "--steps",
+        "1",
+        "--sanity-images",
+        "0",
+    )
     curve = call("curve", out, *options, "--attack", "clean", "--attack", "embed", "-o", tmp_path / "curve.svg")
     assert curve.code == 0, curve.err
+    assert {r.image_size for r in Store(out / "curve").records()} == {(24, 24)}
     assert "0 (teacher)" in curve.out
     assert curve.out.count("scenes, ") >= 3
     assert (tmp_path / "curve.svg").read_text().startswith("<svg")
@@ -68,6 +83,8 @@ def test_harden_then_curve(call: Call, tiny: str, tmp_path: Path) -> None:
         (["--option", "gamma"], ["write NAME=VALUE"]),
         (["--eps", "-1/255"], ["is no size"]),
         (["--epochs", "0"], ["epochs"]),
+        (["--image-size", "20"], ["image size 20 x 20 is not a multiple of the patch size 8", "take 16 x 16"]),
+        (["--image-size", "0"], ["size", "greater than 0"]),
         (["--accumulate", "3"], ["cannot be split into 3 parts"]),
         (["--encoder", "bundled:scene"], ["Did you mean 'scenes'?"]),
         (["--dataset", "cifar10"], ["no data/cifar10"]),

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import robustprobe as rp
 from robustprobe import UserError
+from robustprobe.defences import Defence
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.encoders.file import build
 from robustprobe.training import make_spec
@@ -26,6 +27,8 @@ from tests.conftest import TINY
 pytestmark = pytest.mark.unit
 
 SMALL: dict[str, Any] = {"limit": 6, "batch_size": 2, "epochs": 2, "steps": 2, "learning_rate": 1e-2, "ema": 0.5}
+
+TINY_SIZE = (TINY.img_size, TINY.img_size)
 
 CHILD = """
 import json, os, signal, sys
@@ -170,6 +173,45 @@ def test_from_python(tmp_path: Path) -> None:
     robust = rp.harden(teacher, "scenes", "fare", epochs=1, limit=4, batch_size=2, steps=1, learning_rate=1e-3)
     assert robust.digest != before == teacher.digest
     assert not any(p.requires_grad for p in robust.parameters())
+
+
+def test_images_are_served_at_a_size_of_ones_own(teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, attack = [], Defence.attack
+
+    def watched(self: Defence, student: Encoder, teacher: Encoder, images: Any, *rest: Any) -> Any:
+        seen.append(tuple(images.shape[-2:]))
+        return attack(self, student, teacher, images, *rest)
+
+    monkeypatch.setattr(Defence, "attack", watched)
+    for size, served in ((24, (24, 24)), ((8, 24), (8, 24)), (None, TINY_SIZE)):
+        seen.clear()
+        out = tmp_path / str(size)
+        go(teacher, out, size=size, epochs=1)
+        assert seen == [served] * 3
+        facts = json.loads((out / "card.json").read_text())
+        assert facts["hardening"]["settings"]["size"] == (list(served) if size else None)
+        assert load_encoder(f"file:{out}").card.input_size == TINY_SIZE
+    with pytest.raises(UserError, match=r"holds another run \(.*size \[24, 24\] there, \[16, 16\] here"):
+        go(teacher, tmp_path / "24", size=16, epochs=1)
+    with pytest.raises(UserError, match=r"image size 27 x 27 is not a multiple of the patch size 8 .* take 24 x 24"):
+        go(teacher, tmp_path / "27", size=27)
+
+
+def test_an_encoder_of_one_size_takes_no_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"128 x 128 is not possible: timm:test_maxvit.random takes images of .* only"):
+        go("timm:test_maxvit.random", tmp_path / "out", size=128)
+
+
+def test_batch_norm_keeps_the_teachers_statistics_and_trains_its_scale(tmp_path: Path) -> None:
+    name, out = "timm:test_efficientnet.random", tmp_path / "out"
+    go(name, out, size=64, epochs=1)
+    teacher, student = load_encoder(name).state_dict(), load_encoder(f"file:{out}").state_dict()
+    statistics = [key for key in teacher if "running_" in key or "num_batches" in key]
+    assert statistics
+    assert all(torch.equal(teacher[key], student[key]) for key in statistics)
+    trained = [key for key in teacher if key.endswith(("bn1.weight", "bn1.bias"))]
+    assert trained
+    assert all(not torch.equal(teacher[key], student[key]) for key in trained)
 
 
 def test_two_processes_do_what_one_does(teacher: str, tmp_path: Path) -> None:

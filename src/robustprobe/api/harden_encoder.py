@@ -32,7 +32,8 @@ def harden(
         out: folder for checkpoints, log and result, where an interrupted run is resumed; by default nothing is kept.
         device: `auto` is CUDA where it is available, else the CPU.
         progress: a progress bar; by default on a terminal and in a notebook.
-        given: other fields of `HardenSpec`, such as `eps="4/255"`, `tokens="both"` or `options={"gamma": 2}`.
+        given: other fields of `HardenSpec`, such as `eps="4/255"`, `size=96`, `tokens="both"` or
+            `options={"gamma": 2}`.
 
     Raises:
         UserError: unknown names or fields, missing data, an encoder that cannot be saved, a folder of another run.

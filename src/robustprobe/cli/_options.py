@@ -34,6 +34,9 @@ class DataOptions:
     publish numbers on test."""
     limit: int | None = None
     """Number of images of each dataset; the same number always takes the same images. By default all."""
+    image_size: int | None = None
+    """Height and width at which images are served to the encoder: a multiple of its patch size. By default as the
+    recipe says."""
 
 
 @Parameter(name="*", group=ATTACK)
@@ -161,7 +164,8 @@ def changed_suite(
     told |= _given({"precision": machine.precision, "batch_size": machine.batch_size})
     if data.dataset:
         told["datasets"] = [{"name": name} for name in data.dataset]
-    images = _given({"limit": data.limit, "split": data.split})
+    side = data.image_size
+    images = _given({"limit": data.limit, "split": data.split, "size": None if side is None else (side, side)})
     told["datasets"] = [{**d, **images} for d in told.get("datasets", [])]
     told["head"] = {**told.get("head", {}), **heads.fields()}
     for key in ("encoders", "datasets"):

@@ -27,6 +27,9 @@ class SourceOptions:
     """Dataset whose training images are used, without labels. Can be given several times."""
     limit: int | None = None
     """Number of images of each dataset. By default all."""
+    image_size: int | None = None
+    """Height and width of the training images, whatever size the encoder prefers: a multiple of its patch size. By
+    default the encoder's input size."""
     augment: Annotated[bool | None, Parameter(negative="--no-augment")] = None
     """Random crops and flips, new in each epoch. --no-augment: whole images."""
 
@@ -125,7 +128,7 @@ def harden(
 
     given: dict[str, Any] = {**vars(source), **vars(method), **vars(training)}
     given |= {"precision": precision, "checkpoint_every": checkpoint_every}
-    for option, field in (("dataset", "datasets"), ("layer", "layers"), ("option", "options")):
+    for option, field in (("dataset", "datasets"), ("layer", "layers"), ("option", "options"), ("image_size", "size")):
         given[field] = given.pop(option)
     spec = make_spec(given.pop("method"), given)
     try:

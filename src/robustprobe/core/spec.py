@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    PositiveInt,
     StringConstraints,
     ValidationError,
     WithJsonSchema,
@@ -429,7 +430,7 @@ class DatasetSpec(Spec):
 
     name: str
     limit: int | None = Field(default=None, ge=1)
-    size: tuple[int, int] | None = None
+    size: tuple[PositiveInt, PositiveInt] | None = None
     """(H, W) the images are served at; None: as the head's recipe says."""
     split: Literal["test", "val"] = "test"
     """`val`: train images that heads are chosen on too. For choices of one's own, so that `test` is read once."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import format_eps
 from robustprobe.defences.base import load_defence
@@ -74,10 +76,20 @@ def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, pr
 
 
 def fitting(size: tuple[int, int], teacher: Encoder) -> tuple[int, int]:
-    """The size, if the encoder takes images of it. Raises UserError otherwise."""
-    patch = teacher.card.patch_size
+    """The size (H, W), if the encoder takes images of it. Raises UserError otherwise."""
+    card, asked = teacher.card, f"image size {size[0]} x {size[1]}"
+    patch = card.patch_size
     if size[0] % patch or size[1] % patch:
-        raise UserError(
-            f"size {size[0]} x {size[1]} is not a multiple of the patch size {patch} of {teacher.card.name}."
-        )
+        near = " x ".join(str(max(1, round(side / patch)) * patch) for side in size)
+        raise UserError(f"{asked} is not a multiple of the patch size {patch} of {card.name}; take {near}.")
+    if card.fixed_size and size != card.input_size:
+        only = f"{card.input_size[0]} x {card.input_size[1]}"
+        raise UserError(f"{asked} is not possible: {card.name} takes images of {only} only. Leave out the image size.")
+    try:
+        with torch.no_grad():
+            teacher(torch.zeros(1, 3, *size))
+    except UserError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        raise UserError(f"{card.name} takes no images of {size[0]} x {size[1]}: {error}. Take another size.") from error
     return size

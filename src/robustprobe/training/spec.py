@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import Eps, Spec, check_eps, validated
@@ -21,14 +21,19 @@ def parse_options(given: Any) -> Any:
     return {name: value for name, _, value in pairs}
 
 
+def square(given: Any) -> Any:
+    """(H, W) of one number; anything else as it is."""
+    return (given, given) if isinstance(given, int) else given
+
+
 class HardenSpec(Spec):
     """A hardening run.
 
     `batch_size` counts images per update, over all processes and `accumulate` parts. `eps_ramp` is the share of updates
     over which eps grows from 0; `ema` the decay of a moving average of the weights, 0: none; `feature_rank` the number
     of directions that features of the result lie in, those that attacks move least, 0: all; `limit` counts images of
-    each dataset; `size` is (H, W) of crops, by default the encoder's input size, and without `augment` whole images are
-    resized to it. With 0 epochs only the feature rank is reduced.
+    each dataset; `size` is (H, W) of crops, or one number for both, by default the encoder's input size, and without
+    `augment` whole images are resized to it. With 0 epochs only the feature rank is reduced.
     """
 
     encoder: str
@@ -53,7 +58,7 @@ class HardenSpec(Spec):
     step_share: float = Field(gt=0)
     attack_momentum: float = Field(ge=0)
     limit: int | None = Field(default=None, ge=1)
-    size: tuple[int, int] | None = None
+    size: Annotated[tuple[PositiveInt, PositiveInt] | None, BeforeValidator(square)] = None
     augment: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
     ema: float = Field(default=0.0, ge=0, lt=1)
