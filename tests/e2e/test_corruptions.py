@@ -86,6 +86,7 @@ def test_tables_say_severity_and_keep_corruptions_apart(corrupted_run: Ran) -> N
     assert "corruption:" not in render(records, "md").split("Corruptions, ")[0]
     page = (out / "report.html").read_text()
     assert "No image was changed by more than its eps" in page
+    assert "Segmentation on scenes: mIoU, a share from 0 to 1" in page
     assert "severity 5" in page
 
 

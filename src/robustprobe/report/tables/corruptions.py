@@ -25,8 +25,8 @@ DRIFT = "embedding drift"
 MEAN = "mean of corruptions"
 LEFT = "left of clean"
 NOTE = (
-    "Mean of corruptions: of the scores above it in the column, with the mean of their intervals' ends, since all are "
-    "of the same images. Left of clean: what of the clean score above chance is left. Embedding drift: 1 - cosine of "
+    "Mean of corruptions: without the clean score, and with the mean of the intervals' ends, since all are of the same "
+    "images. Left of clean: what of the clean score above chance is left. Embedding drift: 1 - cosine of "
     "clean and corrupted class feature, mean; it needs no label."
 )
 
