@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import Generator, tensor
+from torch import Generator, device, tensor
 
 import robustprobe as rp
+from robustprobe.core.spec import Suite
 from robustprobe.core.threat import image_generator
 from robustprobe.corruptions import corrupted
+from robustprobe.evaluation import cost
+from robustprobe.evaluation.memory import probe_images
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.report.tables.corruptions import corruption_summaries, corruption_tables
 from robustprobe.report.tables.results import render
 from robustprobe.results.store import Store
@@ -136,3 +140,29 @@ def test_mistakes_are_one_clear_error(
     assert answer.code == 1
     assert said in answer.err
     assert "Traceback" not in answer.err
+
+
+def test_the_plan_counts_what_corruptions_and_universal_perturbations_take(
+    my_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "seconds_of", lambda call: (call(), 1.0)[1])
+    suite = Suite.model_validate(
+        {
+            "encoders": f"{my_encoder}:Tiny",
+            "datasets": {"name": "scenes", "limit": 6},
+            "tasks": "classification",
+            "attacks": ["corruption:fog", {"name": "corruption:snow", "severity": [1, 5]}, "universal"],
+            "steps": 3,
+            "examples": 0,
+            "head": {"train_limit": 24},
+        }
+    )
+    plan = make_plan(suite, Store(tmp_path), Path("nowhere"), device("cpu"))
+    (pair,) = plan.pairs
+    passed = 1 / probe_images(pair.data.typical_size)
+    one, two, universal = plan.costs[pair.key].jobs
+    # Each severity is made and judged twice, and the clean image is looked at once.
+    assert one == pytest.approx(6 * (1 + 2 * passed + passed))
+    assert two == pytest.approx(6 * (2 * (1 + 2 * passed) + passed))
+    # Three steps on 32 training images: a forward pass for the clean ones, then one there and back.
+    assert universal == pytest.approx(6 * 2 * passed + 3 * 32 * 2 * passed)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from robustprobe import probing
-from robustprobe.attacks import Passes, UniversalAttack, attack_class, load_attack
+from robustprobe.attacks import Passes, UniversalAttack, Victim, attack_class, load_attack
 from robustprobe.core.device import bytes_of, free_memory, held_memory, seconds_of
 from robustprobe.core.gradients import image_gradient
 from robustprobe.core.spec import CHECK_COST, AttackSpec, Suite
@@ -135,9 +135,19 @@ def estimate(suite: Suite, pair: "EncoderOnDataset", clock: PassClock) -> PairCo
             searched = (passes.forwards - passes.backwards) * attacked[0] + passes.backwards * attacked[1]
             # Adversarial images are judged as they are, and rounded to 8 bits.
             judged = 2 * level.attack.judgements * _judged_images(pair, job.target_task, level.attack)
-            seconds += searched * extra + judged * forward
+            seconds += searched * extra + judged * forward + _corrupting(level.attack, size)
+        # The drift is that from the embedding of the clean image.
+        seconds += forward if any(attack_class(level.attack).by_severity for level in job.levels) else 0.0
         jobs.append(seconds * len(pair.data) + sum(_making(level.attack, *attacked) for level in job.levels))
     return PairCost(heads.seconds, tuple(jobs), heads.kept_bytes)
+
+
+def _corrupting(spec: AttackSpec, size: Size) -> float:
+    """Seconds that a corruption takes for an image on the CPU, where it is made; 0 for attacks."""
+    attack, image = load_attack(spec), torch.rand(1, 3, *size)
+    if not attack.by_severity:
+        return 0.0
+    return seconds_of(lambda: attack(Victim(lambda images: images), image, ["image"]))
 
 
 def _making(spec: AttackSpec, forward: float, step: float) -> float:
