@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from robustprobe.report.tables.blocks import CHECKS_PAGE
-from robustprobe.report.tables.fitting import fitting, natural_width
+from robustprobe.report.tables.fitting import fitting, natural_width, transposed
 from robustprobe.report.tables.results import print_rich
 from robustprobe.report.tables.sheet import Row, Sheet
 from robustprobe.results.records import CheckFact, Record
@@ -120,3 +120,11 @@ def test_a_table_is_turned_or_parted_where_it_does_not_fit() -> None:
     assert all(natural_width(part) <= 80 for part in parts)
     assert sum(len(part.rows) * len(part.columns) for part in parts) == 36
     assert fitting(both, 200) == [both]
+
+
+def test_a_turned_table_says_what_its_rows_are_and_leaves_out_empty_names() -> None:
+    sheet = Sheet("t", ["family", "name"], ["a", "b"], [Row(["", "clean"], ["1", "2"]), Row(["x", "fog"], ["3", "4"])])
+    turned = transposed(sheet._replace(across="encoder"))
+    assert (turned.heads, turned.columns) == (["encoder"], ["clean", "fog, x"])
+    assert [tuple(row.names) + tuple(row.cells) for row in turned.rows] == [("a", "1", "3"), ("b", "2", "4")]
+    assert transposed(sheet).heads == ["attack"]

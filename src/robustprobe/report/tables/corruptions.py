@@ -145,7 +145,7 @@ def corruption_sheet(table: CorruptionTable, text: Callable[[Record | None], str
         rows.append(Row(["", MEAN], [interval_text(c.mean) if c.mean else MISSING for c in table.columns]))
         rows.append(Row(["", LEFT], [share_text(c.left) if c.left else MISSING for c in table.columns]))
         rows.append(Row(["", DRIFT], [MISSING if c.drift is None else number_text(c.drift) for c in table.columns]))
-    return Sheet(table.title, ["family", "corruption"], table.headings(), rows)
+    return Sheet(table.title, ["family", "corruption"], table.headings(), rows, across="encoder")
 
 
 def corruption_sheets(records: Iterable[Record], text: Callable[[Record | None], str]) -> list[Sheet]:

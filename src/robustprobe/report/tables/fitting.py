@@ -41,9 +41,9 @@ def fitting(sheet: Sheet, width: int) -> list[Sheet]:
 
 def transposed(sheet: Sheet) -> Sheet:
     """The same numbers with the names of rows as headings."""
-    names = [", ".join(dict.fromkeys(reversed(row.names))) for row in sheet.rows]
+    names = [", ".join(dict.fromkeys(filter(None, reversed(row.names)))) for row in sheet.rows]
     rows = [Row([column], [row.cells[k] for row in sheet.rows]) for k, column in enumerate(sheet.columns)]
-    return Sheet(sheet.title, ["attack"], names, rows, sheet.notes)
+    return Sheet(sheet.title, [sheet.across], names, rows, sheet.notes)
 
 
 def natural_width(sheet: Sheet) -> int:

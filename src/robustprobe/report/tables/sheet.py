@@ -63,6 +63,8 @@ class Sheet(NamedTuple):
     notes: Sequence[str] = ()
     grouped: int = 0
     best: frozenset[tuple[int, int]] = frozenset()
+    across: str = "attack"
+    """What the columns are, which is the heading where they become rows."""
 
     def groups(self) -> list[tuple[list[str], list[Row]]]:
         """The shared names and the rows of each group; without `grouped` one group without names."""
