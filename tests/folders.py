@@ -1,6 +1,7 @@
 """Small folders in the official layouts, written by the tests that read them."""
 
 import io
+import pickle
 import struct
 import tarfile
 from collections.abc import Callable, Mapping
@@ -252,6 +253,22 @@ def write_shards(folder: Path, splits: Mapping[str, int], a_shard: int = 4, firs
 
 
 OWN = {"train": 10, "val": 2, "test": 3}
+
+
+def write_revisited(folder: Path, images: int = 9, queries: int = 3) -> Path:
+    """Images, and queries of which each has one easy, one hard and one junk image."""
+    gallery, asked = [f"image_{i:03}" for i in range(images)], [f"query_{i:03}" for i in range(queries)]
+    for number, name in enumerate([*gallery, *asked]):
+        save(folder / "jpg" / f"{name}.jpg", photo(number))
+    truths = [
+        {"bbx": [1.5, 2.0, 30.0, 31.0], "easy": np.array([i]), "hard": [i + 3], "junk": [np.int64(i + 6)]}
+        for i in range(queries)
+    ]
+    found = {"imlist": gallery, "qimlist": asked, "gnd": truths}
+    (folder / f"gnd_{folder.name}.pkl").write_bytes(pickle.dumps(found))
+    return folder
+
+
 LAYOUTS: dict[str, Callable[[Path], object]] = {
     "ade20k": lambda root: write_ade20k(root / "ade20k"),
     "camvid": lambda root: write_camvid(root / "camvid", OWN),
@@ -264,6 +281,8 @@ LAYOUTS: dict[str, Callable[[Path], object]] = {
     "imagenet": lambda root: write_classes(root / "imagenet", {"train": 10, "val": 2}, ("n01440764", "n01443537")),
     "nyu_depth_v2": lambda root: write_nyu(root / "nyu_depth_v2", {"train": 4, "test": 3}),
     "retrievalfolder": lambda root: write_classes(root / "retrievalfolder", {"gallery": 4, "queries": 2}),
+    "roxford5k": lambda root: write_revisited(root / "roxford5k"),
+    "rparis6k": lambda root: write_revisited(root / "rparis6k"),
     "scenes": lambda root: None,
     "segfolder": lambda root: write_segfolder(root / "segfolder", OWN),
     "stl10": lambda root: _tables(root, "stl10", "image", "label", 10, 96),

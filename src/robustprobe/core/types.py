@@ -60,6 +60,16 @@ class Batch(NamedTuple):
     targets: dict[str, Tensor]
 
 
+class QueryTruth(NamedTuple):
+    """What is relevant to a query, by the labels of gallery images: easy and hard matches, and junk, which is neither
+    relevant nor irrelevant.
+    """
+
+    easy: tuple[int, ...] = ()
+    hard: tuple[int, ...] = ()
+    junk: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """The meaning of the labels of one task in one dataset: class names, ignored index, range of depths in metres."""
@@ -71,6 +81,8 @@ class LabelSpace:
     class_shares: tuple[float, ...] = ()
     """Share of pixels of each class in the attacked set, all above 0, for losses that balance classes; empty: classes
     count alike."""
+    queries: tuple[QueryTruth, ...] = ()
+    """By the label of a query what is relevant to it, where that is listed for each query."""
 
 
 @dataclass(frozen=True)

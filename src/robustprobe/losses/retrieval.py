@@ -3,6 +3,8 @@
 Each grows as relevant items fall behind the others. 0 for queries without a relevant item, or without any other.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -14,35 +16,44 @@ FAR = -1e9
 """A similarity that adds nothing to a sum of exponentials, with finite gradients."""
 
 
-def soft_neighbour(similarity: Tensor, relevant: Tensor) -> Tensor:
+class RankingLoss(Protocol):
+    """Similarities (B, N), what is relevant and what is irrelevant, by default all else, to a loss (B,)."""
+
+    def __call__(self, similarity: Tensor, relevant: Tensor, irrelevant: Tensor | None = None) -> Tensor: ...
+
+
+def soft_neighbour(similarity: Tensor, relevant: Tensor, irrelevant: Tensor | None = None) -> Tensor:
     """Soft nearest neighbour (Frosst et al. 2019, eq. 1): log-odds that a neighbour drawn by exp(s / 0.07) is wrong."""
     scaled = similarity / TEMPERATURE
-    wrong, right = torch.where(relevant, FAR, scaled), torch.where(relevant, scaled, FAR)
-    return _where_ranked(relevant, _log_sum(wrong) - _log_sum(right))
+    others = ~relevant if irrelevant is None else irrelevant
+    wrong, right = torch.where(others, scaled, FAR), torch.where(relevant, scaled, FAR)
+    return _where_ranked(relevant, others, _log_sum(wrong) - _log_sum(right))
 
 
-def mean_similarity(similarity: Tensor, relevant: Tensor) -> Tensor:
+def mean_similarity(similarity: Tensor, relevant: Tensor, irrelevant: Tensor | None = None) -> Tensor:
     """Mean similarity of the other items minus that of the relevant ones."""
-    right, wrong = relevant.sum(1).clamp(min=1), (~relevant).sum(1).clamp(min=1)
-    gap = image_sums(torch.where(relevant, 0, similarity)) / wrong
-    return _where_ranked(relevant, gap - image_sums(torch.where(relevant, similarity, 0)) / right)
+    others = ~relevant if irrelevant is None else irrelevant
+    right, wrong = relevant.sum(1).clamp(min=1), others.sum(1).clamp(min=1)
+    away = image_sums(torch.where(others, similarity, 0)) / wrong
+    return _where_ranked(relevant, others, away - image_sums(torch.where(relevant, similarity, 0)) / right)
 
 
-def fast_ap(similarity: Tensor, relevant: Tensor) -> Tensor:
+def fast_ap(similarity: Tensor, relevant: Tensor, irrelevant: Tensor | None = None) -> Tensor:
     """1 - FastAP (Cakir et al. 2019, eq. 7): average precision of a soft histogram of similarities, in one pass.
 
     The bins are spread over the similarities of the query, which fill a small part of [-1, 1] for many encoders.
     """
+    others = ~relevant if irrelevant is None else irrelevant
     low, high = (bound.detach() for bound in similarity.aminmax(dim=1, keepdim=True))
     place = (high - similarity) / (high - low).clamp(min=1e-6) * (BINS - 1)
     first = place.detach().floor().clamp(0, BINS - 2)
     share = place - first
     near = first.long()
     right = _histogram(near, share, relevant.to(share))
-    both = _histogram(near, share, torch.ones_like(share))
+    both = _histogram(near, share, (relevant | others).to(share))
     precision = right.cumsum(1) / both.cumsum(1).clamp(min=1e-6)
     average = image_sums(precision * right) / relevant.sum(1).clamp(min=1)
-    return _where_ranked(relevant, 1 - average)
+    return _where_ranked(relevant, others, 1 - average)
 
 
 def _histogram(near: Tensor, share: Tensor, weight: Tensor) -> Tensor:
@@ -57,5 +68,5 @@ def _log_sum(values: Tensor) -> Tensor:
     return image_sums((values - largest).exp()).log() + largest[:, 0]
 
 
-def _where_ranked(relevant: Tensor, loss: Tensor) -> Tensor:
-    return torch.where(relevant.any(1) & ~relevant.all(1), loss, 0)
+def _where_ranked(relevant: Tensor, irrelevant: Tensor, loss: Tensor) -> Tensor:
+    return torch.where(relevant.any(1) & irrelevant.any(1), loss, 0)

@@ -1,7 +1,7 @@
 """Rankings of gallery items: the gallery as a head, and what each query contributes to the metrics."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, final
 
 import torch
@@ -12,6 +12,9 @@ from robustprobe.core.sums import image_sums
 from robustprobe.core.types import Features, HeadDesign
 from robustprobe.tasks.base import Head
 
+EASY, HARD, JUNK = 1, 2, 3
+"""What an item can be to a query of the revisited protocol, beside irrelevant, 0."""
+SHOWN = 5
 MOST_RANKED = 2**22
 """Similarities that are sorted at once: sorting takes about 30 bytes for each."""
 
@@ -102,6 +105,55 @@ def _ranks(ordered: Tensor) -> Tensor:
     last = torch.ones_like(ordered, dtype=torch.bool)
     last[:, :-1] = ordered[:, :-1] != ordered[:, 1:]
     return torch.where(last, place, count).flip(1).cummin(1).values.flip(1)
+
+
+class Revisited(NamedTuple):
+    """Of each query average precision, precision of the first 10, and the average precision of a random ranking, (B,);
+    NaN for queries without a relevant item.
+    """
+
+    average_precision: Tensor
+    precision_10: Tensor
+    random_precision: Tensor
+
+
+def revisited(similarity: Tensor, codes: Tensor, relevant: Collection[int]) -> Revisited:
+    """What rankings by similarity (B, N) are worth by the revisited Oxford and Paris protocol (Radenovic et al. 2018).
+
+    Items of the codes in `relevant` are to be found, items of code 0 are not, all others are left out of the ranking.
+    Average precision is the area under the precision-recall curve by trapezoids. The first 10 are fewer where the last
+    relevant item comes earlier, as in the authors' program. Of equal similarities irrelevant items come first.
+    """
+    right = torch.stack([codes == code for code in sorted(relevant)]).any(0)
+    wrong = codes == 0
+    # Irrelevant items first, so that the stable sort keeps them before relevant ones of the same similarity.
+    first = right.to(torch.int8).argsort(dim=1, stable=True)
+    left_out = torch.where(right | wrong, similarity, -torch.inf).gather(1, first)
+    order = first.gather(1, left_out.argsort(dim=1, descending=True, stable=True))
+    hit, total = right.gather(1, order), right.sum(1)
+    before = (wrong.gather(1, order)).cumsum(1).double()
+    found = hit.cumsum(1).double()
+    earlier = found - 1 + before
+    start = torch.where(earlier > 0, (found - 1) / earlier.clamp(min=1), 1)
+    area = image_sums(torch.where(hit, (start + found / (earlier + 1)) / 2, 0)) / total
+    rank = (found + before).long()
+    last = torch.where(hit, rank, 0).amax(1).clamp(min=1)
+    most = last.clamp(max=10)
+    early = image_sums((hit & (rank <= most[:, None])).double()) / most
+    known = total > 0
+    counted = (right | wrong).sum(1)
+    harmonic = torch.stack([random_precision(r[None], int(n))[0] for r, n in zip(total, counted, strict=True)])
+    return Revisited(
+        torch.where(known, area, torch.nan),
+        torch.where(known, early, torch.nan),
+        (harmonic + total / counted.clamp(min=1)) / 2,
+    )
+
+
+def first_items(similarity: Tensor, labels: Tensor) -> Tensor:
+    """Labels and similarities of the items most similar to a query (N,), (2, 5)."""
+    near, which = similarity.topk(min(SHOWN, len(similarity)))
+    return torch.stack([labels.to(similarity.device)[which].to(near), near])
 
 
 def random_precision(relevant: Tensor, count: int) -> Tensor:

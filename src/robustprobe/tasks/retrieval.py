@@ -21,11 +21,10 @@ from robustprobe.core.types import (
 )
 from robustprobe.losses import retrieval as losses
 from robustprobe.metrics.statistics import Columns
-from robustprobe.tasks._ranking import GalleryHead, gallery_of, ranked
+from robustprobe.tasks._ranking import GalleryHead, first_items, gallery_of, ranked
 from robustprobe.tasks._recipe import TaskRecipe
 from robustprobe.tasks.base import Head, Task, class_labels, commonest_class, missing_classes, on_labels
 
-SHOWN = 5
 TIE = 1e-6
 """What the loss adds to the damage at most: less than one item's move between rankings that differ."""
 
@@ -137,8 +136,7 @@ class Retrieval(Task):
 
     def shown_output(self, output: Tensor) -> Tensor:
         """Labels and similarities of the first items, (2, 5)."""
-        near, which = output.topk(min(SHOWN, len(output)))
-        return torch.stack([self.gallery.to(output.device)[which].to(near), near])
+        return first_items(output, self.gallery)
 
     def picture(self, shown: Tensor) -> list[list[Any]]:
         """The classes of the first items, each with its similarity, or the class of a label."""
