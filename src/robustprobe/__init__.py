@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robustprobe.api.plot_results import ResultsPlot, plot, write_report
     from robustprobe.api.results import Results, load_results
     from robustprobe.api.show import show
+    from robustprobe.api.zero_shot import zero_shot
     from robustprobe.attacks import Attack
     from robustprobe.core.errors import UserError
     from robustprobe.core.types import FeatureDims, Features, LabelSpace, Sample
@@ -39,6 +40,7 @@ _HOMES = {
     "plot": "api.plot_results",
     "write_report": "api.plot_results",
     "show": "api.show",
+    "zero_shot": "api.zero_shot",
     "Attack": "attacks",
     "Dataset": "datasets",
     "load_dataset": "datasets",
@@ -90,6 +92,7 @@ __all__ = [
     "show",
     "wrap",
     "write_report",
+    "zero_shot",
 ]
 
 

@@ -82,6 +82,30 @@ class KnnHead(Head):
         return votes.scatter_add_(1, self.labels[which], (near / TEMPERATURE).exp())
 
 
+@final
+class ZeroShotHead(Head):
+    """Scale times the cosine of the projected class token with each text embedding, plus a bias: CLIP's logits.
+
+    Args:
+        text: embeddings (C, D) of texts, one for each class.
+        projection: (D, width of the class token); None: the class token as it is.
+    """
+
+    task: ClassVar = "classification"
+    text: Tensor
+    projection: Tensor | None
+
+    def __init__(self, text: Tensor, projection: Tensor | None, scale: float, bias: float = 0.0) -> None:
+        super().__init__()
+        self.scale, self.bias = scale, bias
+        self.register_buffer("text", F.normalize(text, dim=1))
+        self.register_buffer("projection", projection)
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        seen = features.cls if self.projection is None else features.cls @ self.projection.T
+        return self.scale * (F.normalize(seen, dim=1) @ self.text.T) + self.bias
+
+
 def _targeted_dlr(output: Tensor, context: LossContext) -> Tensor:
     return losses.targeted_dlr(output, context.target, cast(Tensor, context.goal))
 
