@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import robustprobe as rp
+from robustprobe.core.device import Elapsed
 from robustprobe.core.errors import UserError
 from robustprobe.core.freeze import frozen
 from robustprobe.core.inner_attack import InnerAttack
@@ -396,14 +397,14 @@ def test_a_head_fitted_on_attacked_images_leaves_the_feature_that_an_attack_move
 def test_the_plan_counts_the_passes_of_heads_on_attacked_images(
     scene_probes: SceneProbes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_plan, "fit_seconds", lambda *_: 30.0)
+    monkeypatch.setattr(head_plan, "fit_seconds", lambda *_: Elapsed(30.0, 60.0))
 
     def seconds(training: str) -> float:
         spec = HeadSpec(training=training, seed=7, train_limit=24, epochs=2)
         heads = plan_heads(
             scene_probes.encoder, DatasetSpec(name="scenes"), spec, root=Path("nowhere"), tasks=["depth"]
         )
-        return heads.cost(1.0, 3.0, CPU).seconds
+        return heads.cost(Elapsed(1.0, 2.0), Elapsed(3.0, 6.0), CPU).seconds.computing
 
     images, held_out = 24, 6
     assert seconds("clean") == 30 + (images + held_out) * 1.0

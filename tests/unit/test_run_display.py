@@ -1,14 +1,27 @@
 """What a run shows while it works: scores as soon as they are known, and a time left that converges."""
 
 import io
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from rich.console import Console
 
-from robustprobe.cli._display import FIRST_LOOK, RemainingTime, RunDisplay, heads_text, show_plan
-from robustprobe.core.spec import AttackChoice, DatasetSpec, HeadSpec, Suite
+from robustprobe.cli._display import (
+    FIRST_LOOK,
+    RemainingTime,
+    RunDisplay,
+    bounded_text,
+    duration,
+    heads_text,
+    show_plan,
+    time_text,
+)
+from robustprobe.core.device import Clocks, Elapsed, seconds_of
+from robustprobe.core.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite
 from robustprobe.datasets import Dataset
 from robustprobe.evaluation.cost import PairCost
 from robustprobe.evaluation.plan import PairKey, Plan, make_plan
@@ -20,10 +33,17 @@ COSTS = {FIRST: PairCost(10.0, (5.0, 20.0, 25.0), 0), SECOND: PairCost(10.0, (5.
 
 
 class FakePlan:
-    """As much of a plan as the clock looks at."""
+    """As much of a plan as the clock looks at; each pair lacks the same attacks in the same order."""
 
     costs = COSTS
     seconds = sum(cost.seconds for cost in COSTS.values())
+
+    def __init__(self, load: float = 1.0) -> None:
+        self.load = load
+        self.pairs = [
+            SimpleNamespace(key=key, left=[SimpleNamespace(name=f"attack {n}") for n in range(len(cost.jobs))])
+            for key, cost in COSTS.items()
+        ]
 
 
 def stages() -> list[tuple[PairKey, int | None, float]]:
@@ -47,6 +67,46 @@ def test_the_time_left_converges_however_wrong_the_estimate_was(factor: float) -
     assert errors[len(errors) // 2] < 0.2 * whole
     assert errors[-2] <= 0.1 * whole
     assert clock.left == pytest.approx(0)
+
+
+def test_a_busy_machine_is_believed_before_anything_is_measured_and_corrected_by_what_is() -> None:
+    now = [0.0]
+    clock = RemainingTime(cast(Plan, FakePlan(load=12.0)), lambda: now[0])
+    assert clock.left == pytest.approx(12 * FakePlan.seconds)
+    # The other work ends as the run begins: three stages later the clock knows.
+    left = [clock.left]
+    for pair, job, seconds in stages()[:3]:
+        now[0] += seconds
+        clock.update(RunProgress("", 1, 1, True, "", pair, job))
+        left.append(clock.left)
+    assert left == sorted(left, reverse=True)
+    assert left[-1] < 3.5 * (FakePlan.seconds - 35.0)
+
+
+def test_each_attack_is_corrected_by_itself() -> None:
+    """Broken images leave the second attack, which takes a tenth of what it may; the rest is as planned."""
+    now = [0.0]
+    clock = RemainingTime(cast(Plan, FakePlan()), lambda: now[0])
+    for pair, job, seconds in stages()[:4]:
+        now[0] += seconds * (0.1 if job == 1 else 1.0)
+        clock.update(RunProgress("", 1, 1, True, "", pair, job))
+    # Left are heads of 10 s, an attack of 5 s, and the second attack: 25 s at most, which will take 2.5 s.
+    assert 15.0 <= clock.left <= 22.0
+
+
+def test_time_left_falls_while_heads_are_fitted() -> None:
+    now = [0.0]
+    clock = RemainingTime(cast(Plan, FakePlan()), lambda: now[0])
+    seen = [clock.left]
+    for done in range(1, 9):
+        now[0] += 1.0
+        clock.update(RunProgress("", done, 10, False, "", FIRST, None))
+        seen.append(clock.left)
+    assert seen == pytest.approx([FakePlan.seconds - spent for spent in range(9)])
+    # Heads that take longer than planned are never said to be done.
+    now[0] += 1000.0
+    clock.update(RunProgress("", 9, 10, False, "", FIRST, None))
+    assert clock.left > FakePlan.seconds - 10.0
 
 
 def test_a_stage_counts_by_the_images_that_are_done() -> None:
@@ -102,14 +162,54 @@ def test_scores_are_shown_as_soon_as_they_are_known(small_plan: tuple[Plan, Stor
 
 
 def test_times_of_jobs_add_up_to_the_time_of_the_run(small_plan: tuple[Plan, Store]) -> None:
-    import time
-
     plan, store = small_plan
     start = time.monotonic()
     assert execute(plan, store, lambda progress: None) == []
     spent = time.monotonic() - start
     by_group = {r.group: r.provenance.seconds for r in store.records()}
     assert 0 < sum(by_group.values()) <= spent
+
+
+class Busy:
+    """Seconds of the clock on a machine that gives this process a share of its time."""
+
+    def __init__(self, share: float) -> None:
+        self.clocks = Clocks(wall=lambda: time.thread_time() / share)
+
+    def __call__(self, call: Callable[[], object], device: torch.device) -> Elapsed:
+        return seconds_of(call, device, self.clocks)
+
+
+def test_a_busy_machine_changes_the_clock_and_not_the_computing(
+    small_plan: tuple[Plan, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet, store = small_plan
+    for place in ("evaluation.cost", "probing.probes"):
+        monkeypatch.setattr(f"robustprobe.{place}.seconds_of", Busy(1 / 40))
+    busy = make_plan(quiet.suite, store, quiet.root, torch.device("cpu"))
+    assert busy.load > 15
+    assert busy.clock_seconds == pytest.approx(busy.load * busy.seconds)
+    # Measured twice on this machine: not the same, and far from forty times as much.
+    assert busy.seconds < 10 * quiet.seconds
+    text = time_text(busy)
+    assert text.startswith("the machine is busy: ")
+    assert f"{duration(busy.seconds)} of computing on cpu" in text
+    assert f"about {duration(busy.clock_seconds)} at its present load" in text
+    calm = busy._replace(costs={key: cost._replace(load=1.2) for key, cost in busy.costs.items()})
+    assert time_text(calm) == f"about {duration(busy.seconds)} on cpu"
+
+
+def test_attacks_that_broken_images_leave_are_said_at_most(small_plan: tuple[Plan, Store]) -> None:
+    plan, store = small_plan
+    assert bounded_text(plan) == ""
+    attacks = tuple(AttackChoice(name=name) for name in ("pgd", "ensemble"))
+    both = make_plan(plan.suite.model_copy(update={"attacks": attacks}), store, plan.root, torch.device("cpu"))
+    assert list(both.bounded) == ["ensemble"]
+    assert 0 < both.bounded["ensemble"] < both.seconds
+    assert " % of it at most (images leave ensemble once broken)" in bounded_text(both)
+    early = AttackChoice(name="pgd", early_exit=True)
+    left = make_plan(plan.suite.model_copy(update={"attacks": (early,)}), store, plan.root, torch.device("cpu"))
+    assert list(left.bounded) == [AttackSpec(name="pgd", early_exit=True).label]
 
 
 def test_the_plan_says_what_fitting_heads_takes(small_plan: tuple[Plan, Store]) -> None:

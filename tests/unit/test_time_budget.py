@@ -22,8 +22,8 @@ SUITE = Suite.model_validate({"encoders": ["a", "b"], "datasets": list(SIZES)})
 class Planner:
     """Plans in which heads of each pair take 30 s, and attacks 0.1 s per image at a `speed`."""
 
-    def __init__(self, speed: float = 1.0, surprise: float = 1.0) -> None:
-        self.speed, self.surprise, self.made = speed, surprise, list[Suite]()
+    def __init__(self, speed: float = 1.0, surprise: float = 1.0, load: float = 1.0) -> None:
+        self.speed, self.surprise, self.load, self.made = speed, surprise, load, list[Suite]()
 
     def __call__(self, suite: Suite) -> Plan:
         self.made.append(suite)
@@ -34,10 +34,11 @@ class Planner:
                 key = PairKey(encoder, number)
                 images = Images(wanted.name, min(wanted.limit or 10**9, SIZES[wanted.name]))
                 pairs.append(SimpleNamespace(key=key, data=images))
-                costs[key] = PairCost(30.0, (slower * 0.1 * len(images) / self.speed,), 0)
+                costs[key] = PairCost(30.0, (slower * 0.1 * len(images) / self.speed,), 0, self.load)
         seconds = sum(cost.seconds for cost in costs.values())
         heads = sum(cost.heads for cost in costs.values())
         found = SimpleNamespace(suite=suite, pairs=pairs, costs=costs, seconds=seconds, head_seconds=heads)
+        found.load, found.clock_seconds = self.load, self.load * seconds
         return cast(Plan, found)
 
 
@@ -84,6 +85,13 @@ def test_a_second_look_that_is_slower_takes_fewer_again() -> None:
     plan, _ = plan_within(SUITE, 200.0, Planner(surprise=4.0))
     assert plan.seconds <= 200
     assert limits(plan) == [50, 50]
+
+
+def test_the_time_is_that_of_the_clock_on_a_busy_machine() -> None:
+    plan, _ = plan_within(SUITE, 400.0, Planner(load=2.0))
+    assert limits(plan) == [200, None]
+    with pytest.raises(UserError, match=r"take about 248 s, of which heads take 240 s"):
+        plan_within(SUITE, 200.0, Planner(load=2.0))
 
 
 def test_too_little_time_is_one_clear_error() -> None:

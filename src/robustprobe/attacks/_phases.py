@@ -43,8 +43,6 @@ class PhasedAttack(Attack):
     """
 
     tuning: ClassVar[frozenset[str]] = SEARCH_TUNING
-    survivors_only: ClassVar[bool] = False
-    """Whether the attack stops on broken images at once, independent of `early_exit`."""
 
     @abstractmethod
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:

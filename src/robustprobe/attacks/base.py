@@ -80,6 +80,9 @@ class Attack(ABC):
     keeps_wrong_images: ClassVar[bool] = False
     """Whether it returns images that are wrong from the start unchanged, so that no change at all is no failure."""
 
+    survivors_only: ClassVar[bool] = False
+    """Whether it stops on broken images at once, independent of `early_exit`, so that `passes` are the most."""
+
     whole_set: ClassVar[bool] = False
     """Whether it makes several searches and, where the score is that of a set (`AttackLosses.of_set`), keeps the images
     of each: which of them counts is chosen by what it does to the set."""

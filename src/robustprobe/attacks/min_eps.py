@@ -37,6 +37,7 @@ class MinEps(Attack):
     access: ClassVar = "classification"
     warm_start: ClassVar = False
     keeps_wrong_images: ClassVar = True
+    survivors_only: ClassVar = True
     steps: ClassVar = 50
     tuning: ClassVar = SEARCH_TUNING
 

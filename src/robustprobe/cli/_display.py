@@ -1,7 +1,7 @@
 """What a run shows: the plan first, then live progress, or plain lines where there is no terminal."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -17,12 +17,19 @@ from robustprobe.evaluation.plan import PairKey, Plan
 from robustprobe.evaluation.run import RunProgress
 
 MOST_WIDTH = 10_000
-SURE = 0.25
-"""From this part of a run on, the time left follows what was measured on the way alone."""
+SURE = 0.1
+"""What was believed before weighs as much as this part of the stages, done."""
+BUSY = 1.5
+"""A clock that runs so many times longer than the computing is worth a word."""
+OPEN_END = 0.95
+"""The part of a stage that counts as done at most, where only its end is certain."""
 MOST_HEADS = 0.5
 """A larger part of the time for heads is worth a hint."""
 FIRST_LOOK = 400
 """Train images that suffice for a first look, as in the suite `quick`."""
+
+Stage = tuple[PairKey, int | None]
+"""A pair and the index of its job among those that were left; None for its heads."""
 
 
 def show_plan(console: Console, plan: Plan) -> None:
@@ -52,7 +59,7 @@ def _cost_text(plan: Plan) -> str:
     parts.append(f"peak memory about {plan.peak_bytes / 2**30:.1f} GiB" if plan.peak_bytes and done < cells else "")
     unchecked = sum(cell.lacks_checks for cell in plan.cells)
     parts.append(f"{unchecked} of them to be checked on more images" if unchecked else "")
-    spent = f"about {duration(plan.seconds)} on {plan.device}{heads_text(plan)}"
+    spent = f"{time_text(plan)}{heads_text(plan)}{bounded_text(plan)}"
     spent = spent if done < cells else "nothing left to attack" if unchecked else "nothing left to do"
     return f"{', '.join(part for part in parts if part)}; {spent}"
 
@@ -76,6 +83,23 @@ def _show_pairs(console: Console, plan: Plan) -> None:
         console.print(Text(f"{encoder} on {dataset}, {images}", style="bold"))
         console.print(Padding(Text(f"tasks: {tasks}"), (0, 0, 0, 2)))
         console.print(Padding(Text(f"attacks left to make: {left}"), (0, 0, 0, 2)))
+
+
+def time_text(plan: Plan) -> str:
+    """The time of computing, and that on the clock where other work makes it much longer."""
+    if plan.load < BUSY:
+        return f"about {duration(plan.seconds)} on {plan.device}"
+    clock = f"about {duration(plan.clock_seconds)} at its present load"
+    return f"the machine is busy: {duration(plan.seconds)} of computing on {plan.device}, {clock}"
+
+
+def bounded_text(plan: Plan) -> str:
+    """The part of the time that is an upper bound, as broken images leave the attack."""
+    bounded = plan.bounded
+    seconds = sum(bounded.values())
+    if not plan.seconds or seconds < 0.01 * plan.seconds:
+        return ""
+    return f", {100 * seconds / plan.seconds:.0f} % of it at most (images leave {', '.join(bounded)} once broken)"
 
 
 def heads_text(plan: Plan) -> str:
@@ -158,32 +182,67 @@ class RunDisplay:
 
 
 class RemainingTime:
-    """Seconds a run has taken and those it will still take: the plan's estimate for what is left, scaled by how long
-    what is done took against its estimate. The scale weighs more, the more is done.
+    """Seconds a run has taken on the clock and those it will still take.
+
+    What is left follows the plan's estimate, scaled by how long what is done took against its own: for heads and for
+    each attack by itself, as each estimate is wrong in its own way (broken images leave some attacks), and where
+    little of it is done, for the whole run. Before anything is done the scale is the load that the plan found.
     """
 
     def __init__(self, plan: Plan, now: Callable[[], float] = time.monotonic) -> None:
-        self.costs, self.total, self.now, self.start = plan.costs, max(plan.seconds, 1e-9), now, now()
-        self.done: dict[tuple[PairKey, int | None], float] = {}
+        self.now, self.load = now, plan.load
+        self.start = self.last = now()
+        self.planned: dict[Stage, float] = {}
+        self.kinds: dict[Stage, str] = {}
+        for pair in plan.pairs:
+            if cost := plan.costs.get(pair.key):
+                stages: list[tuple[int | None, str, float]] = [(None, "heads", cost.heads)]
+                stages += [(n, j.name, s) for n, (j, s) in enumerate(zip(pair.left, cost.jobs, strict=True))]
+                for number, kind, seconds in stages:
+                    self.planned[pair.key, number], self.kinds[pair.key, number] = seconds, kind
+        self.total = max(sum(self.planned.values()), 1e-9)
+        self.done: dict[Stage, float] = {}
+        self.spent: dict[Stage, float] = {}
+        self.ended: set[Stage] = set()
 
     def update(self, progress: RunProgress) -> None:
-        """Take in how far a stage is."""
-        if progress.pair is None or progress.pair not in self.costs:
+        """Take in how far a stage is; the time since the last word belongs to it."""
+        now = self.now()
+        since, self.last = now - self.last, now
+        if progress.pair is None or (progress.pair, progress.job) not in self.planned:
             return
-        cost = self.costs[progress.pair]
-        planned = cost.heads if progress.job is None else cost.jobs[progress.job]
-        # Stages of heads count their images anew for each task, and only their end is certain.
-        certain = progress.finished or progress.job is not None
-        share = 1.0 if progress.finished else progress.completed / max(1, progress.total) if certain else 0.0
-        self.done[progress.pair, progress.job] = planned * share
+        stage = progress.pair, progress.job
+        self.spent[stage] = self.spent.get(stage, 0.0) + since
+        if progress.finished:
+            self.ended.add(stage)
+        if progress.finished or progress.job is not None:
+            share = 1.0 if progress.finished else progress.completed / max(1, progress.total)
+            self.done[stage] = self.planned[stage] * share
 
     @property
     def left(self) -> float:
         """Seconds that are left."""
-        done, spent = min(sum(self.done.values()), self.total), self.now() - self.start
-        trust = min(1.0, done / (SURE * self.total))
-        measured = spent / done if done else 1.0
-        return (self.total - done) * (trust * measured + 1 - trust)
+        return sum(self._left_of(stage) for stage in self.planned if stage not in self.ended)
+
+    def _left_of(self, stage: Stage) -> float:
+        scale = self._scale(self.kinds[stage])
+        planned, done = self.planned[stage], self.done.get(stage, 0.0)
+        if stage[1] is None:
+            # Stages of heads count their images anew for each task, and only their end is certain.
+            done = min(OPEN_END * planned, self.spent.get(stage, 0.0) / scale)
+        return max(0.0, planned - done) * scale
+
+    def _scale(self, kind: str) -> float:
+        """Seconds on the clock for each second planned."""
+        whole = self._measured(self.planned, self.load)
+        return self._measured([s for s in self.planned if self.kinds[s] == kind], whole)
+
+    def _measured(self, stages: Iterable[Stage], before: float) -> float:
+        """What was measured on stages, with a belief of before that weighs as much as `SURE` of them."""
+        known = [stage for stage in stages if stage in self.done]
+        done, spent = sum(self.done[stage] for stage in known), sum(self.spent[stage] for stage in known)
+        weight = SURE * sum(self.planned[stage] for stage in stages)
+        return (spent + weight * before) / (done + weight) if done + weight else before
 
     @property
     def text(self) -> str:

@@ -5,9 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import nn
@@ -22,16 +23,73 @@ MEMORY = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Seconds of a call: of the first if it is slow, else the mean of two more calls after this warm-up."""
-    start = time.monotonic()
-    call()
-    first = time.monotonic() - start
-    if first > SLOW_SECONDS:
+@final
+@dataclass(frozen=True)
+class Elapsed:
+    """Seconds that something took on the clock, and those of computing: what it takes where nothing else runs."""
+
+    computing: float = 0.0
+    clock: float = 0.0
+
+    @property
+    def load(self) -> float:
+        """How many times longer the clock ran than the computing, 1 at least."""
+        return max(1.0, self.clock / self.computing) if self.computing else 1.0
+
+    def __add__(self, other: "Elapsed") -> "Elapsed":
+        return Elapsed(self.computing + other.computing, self.clock + other.clock)
+
+    def __mul__(self, factor: float) -> "Elapsed":
+        return Elapsed(self.computing * factor, self.clock * factor)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "Elapsed":
+        return self * (1 / divisor)
+
+
+class Clocks(NamedTuple):
+    """Clocks in seconds: `wall` time, and processor time of the calling `thread` and of all threads (`process`)."""
+
+    wall: Callable[[], float] = time.monotonic
+    thread: Callable[[], float] = time.thread_time
+    process: Callable[[], float] = time.process_time
+
+    def read(self) -> tuple[float, float, float]:
+        """What each of them shows."""
+        return self.wall(), self.thread(), self.process()
+
+
+CLOCKS = Clocks()
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, clocks: Clocks = CLOCKS) -> Elapsed:
+    """Seconds of a call: of the first if it is slow, else the mean of two more calls after this warm-up.
+
+    On a CPU, seconds of computing are processor time: of the calling thread, or of all threads divided by those that
+    torch uses, whichever is more. On an accelerator they are those of the clock, until its work is done.
+    """
+    first = _timed(call, device, clocks)
+    if first.clock > SLOW_SECONDS:
         return first
+    return _timed(lambda: (call(), call()), device, clocks) / 2
+
+
+def _timed(call: Callable[[], object], device: torch.device, clocks: Clocks) -> Elapsed:
+    _wait_for(device)
+    before = clocks.read()
     call()
-    call()
-    return (time.monotonic() - start - first) / 2
+    _wait_for(device)
+    wall, thread, process = (after - start for after, start in zip(clocks.read(), before, strict=True))
+    used = max(thread, process / torch.get_num_threads())
+    # The processor's clock may be coarser than the call.
+    return Elapsed(min(used, wall) if device.type == "cpu" and used > 0 else wall, wall)
+
+
+def _wait_for(device: torch.device) -> None:
+    """Work of an accelerator goes on after the call that started it."""
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
 
 
 def find_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ import torch
 
 from robustprobe import probing
 from robustprobe.attacks import Passes, UniversalAttack, Victim, attack_class, load_attack
-from robustprobe.core.device import bytes_of, free_memory, held_memory, seconds_of
+from robustprobe.core.device import Elapsed, bytes_of, free_memory, held_memory, seconds_of
 from robustprobe.core.gradients import image_gradient
 from robustprobe.core.spec import CHECK_COST, AttackSpec, Suite
 from robustprobe.core.straight_through import has_module, straight_through
@@ -25,13 +25,16 @@ MOST_OUTPUT_BYTES = 2**30
 
 
 class PairCost(NamedTuple):
-    """Estimated seconds of what a pair lacks: fitting its heads, and each of the jobs in `left`; and the bytes of
-    features that are kept while heads learn.
+    """Estimated seconds of computing of what a pair lacks: fitting its heads, and each of the jobs in `left`; and the
+    bytes of features that are kept while heads learn.
+
+    `load` is how many times longer the same took on the clock, as other work ran beside it.
     """
 
     heads: float
     jobs: tuple[float, ...]
     kept_bytes: int
+    load: float = 1.0
 
     @property
     def seconds(self) -> float:
@@ -106,16 +109,17 @@ class PassClock:
 
     def __init__(self, device: torch.device, suite: Suite | None = None) -> None:
         self.device, self.suite = device, suite
-        self.known: dict[tuple[str, Size], tuple[float, float]] = {}
+        self.known: dict[tuple[str, Size], tuple[Elapsed, Elapsed]] = {}
 
-    def seconds(self, encoder: Encoder, size: Size) -> tuple[float, float]:
+    def seconds(self, encoder: Encoder, size: Size) -> tuple[Elapsed, Elapsed]:
         """Seconds an image of `size`: forward, and forward and backward."""
         key = (encoder.digest, size)
         if key not in self.known:
             many = probe_images(size)
             images = torch.rand(many, 3, *size, device=self.device)
             seen = _as_attacked(encoder, self.suite)
-            forward, step = seconds_of(lambda: encoder(images)), seconds_of(lambda: _one_step(seen, images))
+            forward = seconds_of(lambda: encoder(images), self.device)
+            step = seconds_of(lambda: _one_step(seen, images), self.device)
             self.known[key] = forward / many, step / many
         return self.known[key]
 
@@ -129,7 +133,7 @@ def estimate(suite: Suite, pair: "EncoderOnDataset", clock: PassClock) -> PairCo
     heads = pair.heads.cost(forward, step, clock.device)
     jobs = []
     for job in pair.left:
-        seconds, attacked = 0.0, _pass_seconds(job.source, size, clock) if job.source else (forward, step)
+        seconds, attacked = Elapsed(), _pass_seconds(job.source, size, clock) if job.source else (forward, step)
         for level in job.levels:
             passes = _passes(pair, job.target_task, level.attack)
             searched = (passes.forwards - passes.backwards) * attacked[0] + passes.backwards * attacked[1]
@@ -137,29 +141,31 @@ def estimate(suite: Suite, pair: "EncoderOnDataset", clock: PassClock) -> PairCo
             judged = 2 * level.attack.judgements * _judged_images(pair, job.target_task, level.attack)
             seconds += searched * extra + judged * forward + _corrupting(level.attack, size)
         # The drift is that from the embedding of the clean image.
-        seconds += forward if any(attack_class(level.attack).by_severity for level in job.levels) else 0.0
-        jobs.append(seconds * len(pair.data) + sum(_making(level.attack, *attacked) for level in job.levels))
-    return PairCost(heads.seconds, tuple(jobs), heads.kept_bytes)
+        seconds += forward if any(attack_class(level.attack).by_severity for level in job.levels) else Elapsed()
+        making = sum((_making(level.attack, *attacked) for level in job.levels), Elapsed())
+        jobs.append(seconds * len(pair.data) + making)
+    load = sum(jobs, heads.seconds).load
+    return PairCost(heads.seconds.computing, tuple(job.computing for job in jobs), heads.kept_bytes, load)
 
 
-def _corrupting(spec: AttackSpec, size: Size) -> float:
+def _corrupting(spec: AttackSpec, size: Size) -> Elapsed:
     """Seconds that a corruption takes for an image on the CPU, where it is made; 0 for attacks."""
     attack, image = load_attack(spec), torch.rand(1, 3, *size)
     if not attack.by_severity:
-        return 0.0
-    return seconds_of(lambda: attack(Victim(lambda images: images), image, ["image"]))
+        return Elapsed()
+    return seconds_of(lambda: attack(Victim(lambda images: images), image, ["image"]), image.device)
 
 
-def _making(spec: AttackSpec, forward: float, step: float) -> float:
+def _making(spec: AttackSpec, forward: Elapsed, step: Elapsed) -> Elapsed:
     """Seconds that a perturbation for all images takes to be made; 0 for attacks that make one for each image."""
     attack = load_attack(spec)
     if not isinstance(attack, UniversalAttack):
-        return 0.0
+        return Elapsed()
     passes = attack.making()
     return (passes.forwards - passes.backwards) * forward + passes.backwards * step
 
 
-def _pass_seconds(pair: "EncoderOnDataset", size: Size, clock: PassClock) -> tuple[float, float]:
+def _pass_seconds(pair: "EncoderOnDataset", size: Size, clock: PassClock) -> tuple[Elapsed, Elapsed]:
     """Seconds an image of `size`: forward, and forward and backward."""
     view = next(iter(pair.heads.views.values()))
     part = view.part_size(size)

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import torch
 
 from robustprobe import probing
-from robustprobe.attacks import Attack, load_attack
+from robustprobe.attacks import Attack, attack_class, load_attack
 from robustprobe.attacks.base import target_tasks
 from robustprobe.core.corruption_names import GROUP
 from robustprobe.core.eps import default_eps, implausible_eps
@@ -76,6 +76,11 @@ class AttackJob(NamedTuple):
         label = f"{label} against {self.target_task}" if self.target_task else label
         return f"{label} made on {self.source.encoder.card.name}" if self.source else label
 
+    @property
+    def may_end_sooner(self) -> bool:
+        """Whether broken images leave the search, so that its estimated seconds are the most it takes."""
+        return any(level.attack.early_exit or attack_class(level.attack).survivors_only for level in self.levels)
+
     def is_checked_again(self, spec: AttackSpec) -> bool:
         """Whether sanity checks attack images again: those of a white-box attack would say nothing of a transfer."""
         return self.source is None and is_checked_again(spec)
@@ -118,8 +123,9 @@ class EncoderOnDataset(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a run will do, before it does it. Seconds are an estimate from a short measurement on this machine, and
-    `kept_bytes` what the features of the largest dataset take while heads learn.
+    """What a run will do, before it does it. Seconds are an estimate from a short measurement on this machine: of
+    computing, or of processor time on a CPU, so that they hardly depend on what else runs there. `kept_bytes` is what
+    the features of the largest dataset take while heads learn.
     """
 
     suite: Suite
@@ -140,6 +146,28 @@ class Plan(NamedTuple):
     def head_seconds(self) -> float:
         """The part of `seconds` in which heads are fitted."""
         return sum(cost.heads for cost in self.costs.values())
+
+    @property
+    def load(self) -> float:
+        """How many times longer the measurement took on the clock than computing, as other work ran beside it."""
+        computing = sum(cost.seconds for cost in self.costs.values())
+        return sum(cost.seconds * cost.load for cost in self.costs.values()) / computing if computing else 1.0
+
+    @property
+    def clock_seconds(self) -> float:
+        """The same as `seconds` on the clock, while this machine is as busy as it was during the measurement."""
+        return self.seconds * self.load
+
+    @property
+    def bounded(self) -> dict[str, float]:
+        """Attacks that broken images leave, and the most seconds of computing that each of them takes."""
+        found: dict[str, float] = {}
+        for pair in self.pairs:
+            for job, seconds in zip(pair.left, self.costs[pair.key].jobs if pair.left else (), strict=True):
+                if job.may_end_sooner:
+                    name = job.levels[0].attack.label
+                    found[name] = found.get(name, 0.0) + seconds
+        return found
 
     @property
     def cells(self) -> list[Cell]:

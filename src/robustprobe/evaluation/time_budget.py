@@ -24,7 +24,7 @@ def plan_within(suite: Suite, seconds: float, make: Callable[[Suite], Plan]) -> 
     """The plan of a suite, or of the same with the most images of each dataset that fit into a time.
 
     Numbers of images are 10, 20, 50, 100, 200 and so on, so that the same machine takes the same ones again. The time
-    is that of the estimate: a run is never stopped because it takes longer.
+    is that of the estimate on the clock: a run is never stopped because it takes longer.
 
     Args:
         seconds: the time.
@@ -36,14 +36,15 @@ def plan_within(suite: Suite, seconds: float, make: Callable[[Suite], Plan]) -> 
     plan = make(suite)
     whole = [len(_data(plan, number)) for number in range(len(suite.datasets))]
     for images in _fewer(max(whole)):
-        if plan.seconds <= seconds:
+        if plan.clock_seconds <= seconds:
             break
         if _expected(plan, images) <= seconds or images <= FEWEST:
             plan = make(_limited(suite, whole, images))
-    if plan.seconds > seconds:
+    if plan.clock_seconds > seconds:
         raise UserError(
-            f"{min(FEWEST, max(whole))} images of each dataset take about {plan.seconds:.0f} s, of which heads take "
-            f"{plan.head_seconds:.0f} s; --max-time is {seconds:.0f} s. Give more time or fewer attacks."
+            f"{min(FEWEST, max(whole))} images of each dataset take about {plan.clock_seconds:.0f} s, of which heads "
+            f"take {plan.head_seconds * plan.load:.0f} s; --max-time is {seconds:.0f} s. Give more time or fewer "
+            "attacks."
         )
     taken = [len(_data(plan, number)) for number in range(len(suite.datasets))]
     if taken == whole:
@@ -70,7 +71,7 @@ def _expected(plan: Plan, images: int) -> float:
     found = 0.0
     for pair in plan.pairs:
         if cost := plan.costs.get(pair.key):
-            found += cost.heads + sum(cost.jobs) * min(1.0, images / len(pair.data))
+            found += cost.load * (cost.heads + sum(cost.jobs) * min(1.0, images / len(pair.data)))
     return found
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from robustprobe.core.device import Elapsed
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.spec import AttackSpec, DatasetSpec, HeadSpec
 from robustprobe.core.views import Size, View
@@ -33,7 +34,7 @@ from robustprobe.tasks import Model, load_task, task_kind
 class HeadCost(NamedTuple):
     """Cost of fitting the missing heads: estimated seconds, and bytes of stored features."""
 
-    seconds: float
+    seconds: Elapsed
     kept_bytes: int
 
 
@@ -91,7 +92,7 @@ class HeadPlan(NamedTuple):
         blocks = "the last block" if readable == 1 else f"the last {readable} blocks"
         return [f"{name}: heads read {blocks}; recipe {self.spec.recipe} also tries {most} where an encoder has them"]
 
-    def cost(self, forward: float, step: float, device: torch.device) -> HeadCost:
+    def cost(self, forward: Elapsed, step: Elapsed, device: torch.device) -> HeadCost:
         """Cost of fitting the heads that are not in the cache, estimated from a short fit of each.
 
         Args:
@@ -101,9 +102,9 @@ class HeadPlan(NamedTuple):
         found = [cost for name in self.keys for cost in self._costs(name, forward, step, device)]
         kept = max((cost.kept_bytes for cost in found), default=0)
         extracted = self.train_images + len(self.data.val) if kept else 0
-        return HeadCost(sum(cost.seconds for cost in found) + forward * extracted, kept)
+        return HeadCost(sum((cost.seconds for cost in found), Elapsed()) + forward * extracted, kept)
 
-    def _costs(self, name: str, forward: float, step: float, device: torch.device) -> Iterator[HeadCost]:
+    def _costs(self, name: str, forward: Elapsed, step: Elapsed, device: torch.device) -> Iterator[HeadCost]:
         """Of the missing heads of a task, on attacked and on clean images; without passes that extract features."""
         encoder, task = self.encoder, load_task(name, self.data.train.spaces[name])
         if is_cached(self.keys[name], task, encoder.card.widths):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustprobe.core.device import seconds_of
+from robustprobe.core.device import Elapsed, seconds_of
 from robustprobe.core.errors import UserError
 from robustprobe.core.inner_attack import InnerAttack
 from robustprobe.core.spec import HeadSpec, HeadThreat, code_digest, fingerprint
@@ -33,6 +33,8 @@ Notify = Callable[[str, int, int], None]
 MOST_KNN_IMAGES = 20_000
 # The attack on images that heads are fitted on: each step is half of eps.
 ATTACK_STEPS, ATTACK_STEP_SHARE = 3, 0.5
+# Images of fewer pixels are fitted on together when the time is measured: of four, half of it is no computing.
+PROBE_PIXELS = 200_000
 
 
 class TrainData(NamedTuple):
@@ -311,13 +313,13 @@ def kept_features(encoder: Encoder, view: View, data: TrainData) -> int:
     return kept_bytes(len(data.train) + len(data.val), floats)
 
 
-def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, device: torch.device) -> float:
+def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, device: torch.device) -> Elapsed:
     """Estimated seconds to fit the heads of a task on extracted features, from a short fit on random features."""
     recipe = recipe_for(spec, task, encoder)
     view = replace(data.views[task.name], layers=recipe.layers)
     part = view.part_size(data.train.typical_size)
     # The time of maps is proportional to the batch size; that of pooled features hardly depends on it.
-    most = 4 if task.map_channels else recipe.batch_size
+    most = max(4, min(16, PROBE_PIXELS // (part[0] * part[1]))) if task.map_channels else recipe.batch_size
     count, widths = min(recipe.batch_size, len(data.train), most), wide(encoder.card.widths, recipe.layers)
     labels = label_size(part, recipe.label_stride)
     target = task.example_targets(count, labels)
@@ -328,7 +330,7 @@ def fit_seconds(task: Task, data: TrainData, encoder: Encoder, spec: HeadSpec, d
     steps = 2  # one per epoch
     short = recipe.model_copy(update={"epochs": steps, "steps": None})
     fit_job = FitJob(task, short, encoder.card.widths, fake, count, 0, device)
-    return images_seen(recipe, len(data.train)) / count * seconds_of(lambda: train_heads(fit_job)) / steps
+    return images_seen(recipe, len(data.train)) / count * seconds_of(lambda: train_heads(fit_job), device) / steps
 
 
 def images_seen(recipe: TaskRecipe, train_images: int) -> int:
