@@ -1,6 +1,5 @@
 """Formulas of the defences against a small independent computation; schedules, averages, crops, options."""
 
-import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from robustprobe.core.threat import image_generator
 from robustprobe.core.types import Features
 from robustprobe.defences import LayerFeatures, ascend, linf
 from robustprobe.defences.base import defence_kind, load_defence
+from robustprobe.defences.lore import Lore
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.encoders._timm import create
-from robustprobe.encoders.file import weights_module
+from robustprobe.encoders.file import Architecture, build, weights_module
 from robustprobe.probing.surrogate_heads import fit_surrogate_heads
 from robustprobe.training import data
 from robustprobe.training.data import open_pool, random_view, shuffle, updates
@@ -112,23 +112,52 @@ def test_deacl_lets_the_gradient_through_its_own_clean_features_and_trades_does_
         assert bool(gradient.abs().max() > 1e-6) is expected
 
 
-def test_lore_weighs_drift_by_a_multiplier_that_rises_where_the_bound_is_violated(tiny_encoder: Encoder) -> None:
+@pytest.mark.parametrize("rho", [None, 0.3])
+def test_lore_is_the_lagrangian_of_the_paper(rho: float | None, tiny_encoder: Encoder) -> None:
+    """Equation 7 and appendix C of arXiv:2505.18884v2, in numpy."""
     images = torch.rand(3, 3, 16, 16, generator=GENERATOR)
-    defence = load_defence("lore", "cls", (-1,), {"rho": 0.1})
+    defence = load_defence("lore", "cls", (-1,), {} if rho is None else {"rho": rho})
     defence.prepare(tiny_encoder, images, lambda size: fit_surrogate_heads(tiny_encoder, size, images.device))
-    clean = [tiny_encoder(images)]
-    for factor, rises in ((1.01, False), (3.0, True)):
-        own = [Features(clean[0].cls * factor, clean[0].patches)]
-        outcome = defence.lowered(LayerFeatures(own, own, clean))
-        size = clean[0].cls.square().sum(1)
-        drift = (own[0].cls - clean[0].cls).square().sum(1)
-        weight = math.log1p(math.exp(0.5))
-        torch.testing.assert_close(outcome.loss, drift + weight * (drift - 0.1 * size))
+    clean = tiny_encoder(images)
+    reference, parts = (
+        clean.cls.double().numpy(),
+        {k: v.detach().double().numpy() for k, v in defence.state_dict().items()},
+    )
+    first, bias, second, last = parts.values()
+    assert first.shape == (512, reference.shape[1])
+    hidden = np.maximum(reference @ first.T + bias, 0)
+    multiplier = np.log1p(np.exp(hidden @ second[0] + last))
+    for factor, violated in ((1.01, False), (3.0, True)):
+        own = [Features(clean.cls * factor, clean.patches)]
+        attacked = [Features(clean.cls * factor + 1, clean.patches)]
+        outcome = defence.lowered(LayerFeatures(own, attacked, [clean]))
+        excess = ((reference * (factor - 1)) ** 2).sum(1) - (rho or 0.05) * (reference**2).sum(1)
+        moved = ((reference * (factor - 1) + 1) ** 2).sum(1)
+        torch.testing.assert_close(outcome.loss.double(), torch.tensor(moved + multiplier * excess))
         defence.zero_grad()
         outcome.loss.sum().backward()
-        gradient = next(p.grad for k, p in defence.named_parameters() if k.endswith("bias"))
+        gradient = defence.state_dict(keep_vars=True)["multiplier.2.bias"].grad
+        # Descent of this gradient is ascent of the Lagrangian.
+        expected = -(excess / (1 + np.exp(-(hidden @ second[0] + last)))).sum()
         assert gradient is not None
-        assert bool((gradient < 0).all()) is rises
+        assert float(gradient) == pytest.approx(expected, rel=1e-4)
+        assert (float(gradient) < 0) is violated
+
+
+def test_lore_as_published() -> None:
+    recipe = defence_kind("lore").recipe
+    assert (recipe.steps, recipe.step_share, recipe.attack_momentum, recipe.updates_per_batch) == (10, 0.25, 0, 5)
+    assert (recipe.optimiser, recipe.learning_rate, recipe.weight_decay, recipe.epochs) == ("adamw", 1e-5, 1e-4, 2)
+    assert load_defence("lore", "cls", (-1,), {}).own_rate == 5e-4
+
+
+@pytest.mark.parametrize(("width", "rho"), [(384, 0.05), (768, 0.1)])
+def test_lore_takes_the_bound_published_for_the_width(width: int, rho: float) -> None:
+    encoder = build(Architecture(img_size=16, patch_size=16, embed_dim=width, depth=0, num_heads=2), "file:x").freeze()
+    defence = load_defence("lore", "cls", (-1,), {})
+    assert isinstance(defence, Lore)
+    defence.prepare(encoder, torch.rand(1, 3, 16, 16, generator=GENERATOR), lambda size: [])
+    assert defence.rho == rho
 
 
 @pytest.mark.parametrize(("inner", "turns"), [("distance", "ddd"), ("heads", "hhh"), ("alternate", "dhd")])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import robustprobe as rp
 from robustprobe import UserError
@@ -173,6 +174,34 @@ def test_from_python(tmp_path: Path) -> None:
     robust = rp.harden(teacher, "scenes", "fare", epochs=1, limit=4, batch_size=2, steps=1, learning_rate=1e-3)
     assert robust.digest != before == teacher.digest
     assert not any(p.requires_grad for p in robust.parameters())
+
+
+def test_the_encoder_descends_several_times_on_a_batch_and_the_multiplier_ascends_once(
+    teacher: str, tmp_path: Path
+) -> None:
+    seen = go(teacher, tmp_path / "five", "lore", epochs=1, updates_per_batch=5)
+    assert [p.step for p in seen] == [1, 2, 3]
+    state = load_file(tmp_path / "five" / "state.safetensors")
+    counts = {int(v) for k, v in state.items() if k.endswith(".step")}
+    assert counts == {15, 3}
+    once = go(teacher, tmp_path / "one", "lore", epochs=1, updates_per_batch=1)
+    # Logged before the first update, the loss of the first batch is that of one update.
+    assert seen[0].loss == once[0].loss
+    assert seen[1].loss != once[1].loss
+
+
+def test_a_low_clip_bounds_the_encoder_and_the_multiplier_each(
+    teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded, clip = [], nn.utils.clip_grad_norm_
+
+    def watched(parameters: Any, limit: float) -> Any:
+        bounded.append(len(parameters))
+        return clip(parameters, limit)
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched)
+    go(teacher, tmp_path / "out", "lore", epochs=1, updates_per_batch=1, clip=1e-3)
+    assert bounded[1::2] == [4] * 3
 
 
 def test_images_are_served_at_a_size_of_ones_own(teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,8 @@ class TrainingOptions:
     """Passes over the images. 0: only the rank of the features is reduced (--feature-rank)."""
     batch_size: int | None = None
     """Images per update, over all processes."""
+    updates_per_batch: int | None = None
+    """Updates of the encoder on each batch and its attacked images, before the next batch is drawn."""
     accumulate: int | None = None
     """Parts into which a batch is split, processed one after another: less memory, the same result to rounding."""
     optimiser: Literal["sgd", "adamw"] | None = None

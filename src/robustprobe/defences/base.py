@@ -22,8 +22,9 @@ FitSurrogates = Callable[[tuple[int, int]], Sequence[Head]]
 class Recipe(Spec):
     """Published hyper-parameters of a defence; what a run does not say otherwise is as here.
 
-    `warmup` is a share of all updates; `batch_size` counts images an update over all processes; `feature_rank` is
-    how many the features of the result lie in, 0: all.
+    `warmup` is a share of all batches; `batch_size` counts images of a batch over all processes; `updates_per_batch` is
+    how often the encoder is updated on each batch of attacked images; `feature_rank` is how many directions the
+    features of the result lie in, 0: all.
     """
 
     optimiser: Literal["sgd", "adamw"]
@@ -33,6 +34,7 @@ class Recipe(Spec):
     betas: tuple[float, float] = (0.9, 0.999)
     epochs: int
     batch_size: int = 128
+    updates_per_batch: int = 1
     warmup: float = 0.1
     eps: float
     steps: int
@@ -78,6 +80,11 @@ class Defence(nn.Module, ABC):
         super().__init__()
         self.tokens, self.layers = tokens, layers
         self.options = options or self.options_kind()
+
+    @property
+    def own_rate(self) -> float | None:
+        """Learning rate of the defence's own parameters, which are updated once per batch; None: as the student's."""
+        return None
 
     @abstractmethod
     def raised(self, attacked: Layers, own: Layers, clean: Layers, progress: float) -> Tensor:

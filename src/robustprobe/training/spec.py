@@ -29,7 +29,8 @@ def square(given: Any) -> Any:
 class HardenSpec(Spec):
     """A hardening run.
 
-    `batch_size` counts images per update, over all processes and `accumulate` parts. `eps_ramp` is the share of updates
+    `batch_size` counts images per batch, over all processes and `accumulate` parts; the encoder is updated
+    `updates_per_batch` times on each batch of attacked images. `eps_ramp` is the share of updates
     over which eps grows from 0; `ema` the decay of a moving average of the weights, 0: none; `feature_rank` the number
     of directions that features of the result lie in, those that attacks move least, 0: all; `limit` counts images of
     each dataset; `size` is (H, W) of crops, or one number for both, by default the encoder's input size, and without
@@ -49,6 +50,7 @@ class HardenSpec(Spec):
     betas: tuple[float, float]
     epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
+    updates_per_batch: int = Field(default=1, ge=1)
     accumulate: int = Field(default=1, ge=1)
     warmup: float = Field(ge=0, le=1)
     clip: float = Field(default=0.0, ge=0)
