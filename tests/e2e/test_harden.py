@@ -111,4 +111,4 @@ def test_a_folder_without_checkpoints_has_no_curve(call: Call, tmp_path: Path) -
 def test_defences_are_listed(call: Call) -> None:
     answer = call("list", "defences")
     assert answer.code == 0
-    assert {"deacl", "fare", "trades-embed", "simclip", "lore", "anyhead"} <= set(answer.out.split())
+    assert {"deacl", "fare", "trades-embed", "simclip", "lore", "anyhead", "pseudo-labels"} <= set(answer.out.split())

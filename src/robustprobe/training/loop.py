@@ -123,9 +123,7 @@ class _Trainer:
         job.defence.prepare(self.teacher, job.pool.whole(MEASURED).images.to(processes.device), fit_surrogates)
         self.defence = job.defence.to(processes.device)
         self.parameters = [*self.student.parameters(), *self.defence.parameters()]
-        own = {"params": list(self.defence.parameters()), "lr": self.defence.own_rate or job.spec.learning_rate}
-        groups = [{"params": list(self.student.parameters())}, *([own] if own["params"] else [])]
-        self.optimiser = make_optimiser(job.spec, groups)
+        self.optimiser = make_optimiser(job.spec, self.student, self.defence)
         self.schedule = scheduled(self.optimiser, self.job.total, self.job.spec.warmup, self.step)
         self.mean = averaged(self.student, job.spec.ema) if job.spec.ema else None
         self.exhibit = copy.deepcopy(self.teacher).freeze()
@@ -278,8 +276,11 @@ class _Trainer:
         )
 
 
-def make_optimiser(spec: HardenSpec, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser of a run, for groups of parameters."""
+def make_optimiser(spec: HardenSpec, student: nn.Module, defence: Defence) -> torch.optim.Optimizer:
+    """The optimiser of a student, and of the parameters that a defence has itself, at their own rate."""
+    parameters: list[dict[str, Any]] = [{"params": list(student.parameters())}]
+    if own := list(defence.parameters()):
+        parameters.append({"params": own, "lr": defence.own_rate or spec.learning_rate})
     if spec.optimiser == "sgd":
         return torch.optim.SGD(
             parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay
