@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import robustprobe as rp
@@ -264,3 +265,62 @@ def test_a_dataset_in_place_of_its_name_is_refused(tmp_path: Path) -> None:
         rp.evaluate("bundled:scenes", data, "pgd", **SMALL)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="fit_probe takes the name of a dataset, not a Scenes"):
         rp.fit_probe("bundled:scenes", data, task="classification")  # type: ignore[arg-type]
+
+
+PICTURE = Image.new("RGB", (8, 6))
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (PICTURE, r"images are a Image; .* Write to_tensor\(image\)\[None\]"),
+        ([PICTURE, PICTURE], r"a list of PIL images; .* Write torch.stack\(\[to_tensor\(i\) for i in images\]\)"),
+        (np.zeros((2, 6, 8, 3), np.uint8), r"Write images.permute\(0, 3, 1, 2\) / 255"),
+        (np.zeros((2, 6, 8, 3), np.float32), r"Write images.permute\(0, 3, 1, 2\)\.$"),
+    ],
+)
+def test_images_of_other_libraries_are_answered_with_what_to_write(images: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        rp.attack(nn.Flatten(), images, [0, 1], attack="pgd", task="classification")
+
+
+def test_labels_that_are_text_are_not_said_to_be_images() -> None:
+    with pytest.raises(UserError, match="targets are a str; expected a class for each image"):
+        rp.attack(nn.Flatten(), torch.rand(1, 3, 4, 4), "cat", attack="pgd", task="classification")
+
+
+@pytest.mark.parametrize("wrong", [object(), {"a": 1}, [3], 1.5, b"x"], ids=lambda value: type(value).__name__)
+def test_a_wrong_type_for_any_keyword_of_load_dataset_is_one_clear_error(wrong: Any) -> None:
+    for keyword in ("name", "root", "split", "limit", "size", "tasks"):
+        if (keyword, wrong) in [("root", b"x")]:
+            continue  # a path in bytes is a path
+        with pytest.raises(UserError) as found:
+            rp.load_dataset(**{"name": "scenes", keyword: wrong})
+        assert str(found.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"size": "32"}, r"expected \(H, W\), or one number of pixels for the shorter side, got '32'"),
+        ({"size": (32, 0)}, r"expected \(H, W\)"),
+        ({"limit": [3]}, "limit: expected a valid integer, got"),
+        ({"name": None}, "name: expected text, got None"),
+        ({"root": 3}, "root"),
+        ({"tasks": 3}, "tasks: expected a list, got 3"),
+    ],
+)
+def test_what_load_dataset_is_asked_for_is_checked(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        rp.load_dataset(**{"name": "scenes", **wrong})
+
+
+def test_a_wrong_part_of_a_list_is_no_empty_list() -> None:
+    with pytest.raises(UserError, match=r"datasets\.0\.name: expected text, got None\.$"):
+        rp.evaluate("bundled:scenes", None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"size is '32'; give one number of pixels"):
+        rp.evaluate("bundled:scenes", "scenes", size="32")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="out is a int; give the folder that keeps the results"):
+        rp.evaluate("bundled:scenes", "scenes", out=3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="device is a list; give a name, such as cpu"):
+        rp.evaluate("bundled:scenes", "scenes", device=[3])  # type: ignore[arg-type]

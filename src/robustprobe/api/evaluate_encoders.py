@@ -178,7 +178,7 @@ def evaluate(
 def _folder(out: str | Path | None) -> Iterator[Path]:
     """Where results go; a temporary folder is removed again where nothing comes of them."""
     if out:
-        yield Path(out)
+        yield as_folder(out, "out", "that keeps the results")
         return
     folder = Path(tempfile.mkdtemp(prefix="robustprobe-"))
     try:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from robustprobe.api.inputs import as_folder
 from robustprobe.api.progress import progress_bar
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.training.distributed import find_processes
@@ -47,10 +48,10 @@ def harden(
     names = (dataset,) if isinstance(dataset, str) else tuple(dataset)
     spec = make_spec(method, {"encoder": teacher.card.name, "datasets": names, "epochs": epochs, **given})
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(out) if out else Path(temporary) / "run"
+        folder = as_folder(out, "out", "that keeps the encoder") if out else Path(temporary) / "run"
         processes = find_processes(device)
         with progress_bar(1, progress if processes.leads else False) as bar:
-            run(spec, Path(root), folder, processes, bar.train, teacher)
+            run(spec, as_folder(root), folder, processes, bar.train, teacher)
         hardened = load_encoder(f"file:{folder}")
         if not out:
             # The temporary folder names nothing.

@@ -7,11 +7,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
 
 IMAGES = "a floating-point tensor or array (B, 3, H, W) in [0, 1]"
+EXPECTED = {"targets": "a class for each image, or a map (B, H, W) or (B, C, H, W)"}
+"""What is expected of anything that is not images."""
 
 
 def plain(value: Any) -> Any:
@@ -33,17 +36,23 @@ def only(value: Any, what: str) -> Any:
     raise UserError(f"{what} is a list of {len(value)}; give one. Call it once for each, or use robustprobe.evaluate.")
 
 
-def as_folder(given: Any) -> Path:
-    """The folder of the datasets. Raises UserError for what is no path."""
+def as_folder(given: Any, what: str = "root", use: str = "that holds the datasets") -> Path:
+    """A folder, by default that of the datasets. Raises UserError for what is no path."""
     if not isinstance(given, str | PathLike):
-        raise UserError(f"root is a {type(given).__name__}; give the folder that holds the datasets, as a path.")
+        raise UserError(f"{what} is a {type(given).__name__}; give the folder {use}, as a path.")
     return Path(given)
 
 
 def as_size(given: Any) -> Any:
-    """(H, W) of one number or of two; anything else as it is."""
+    """(H, W) of one number or of two; None as it is. Raises UserError for anything else."""
     given = plain(given)
-    return (given, given) if isinstance(given, int) else given
+    if given is None:
+        return None
+    if isinstance(given, list | tuple | np.ndarray | Tensor) and len(given) == 2:
+        return tuple(plain(side) for side in given)
+    if not isinstance(given, int):
+        raise UserError(f"size is {given!r}; give one number of pixels, or two as (H, W).")
+    return (given, given)
 
 
 def as_images(given: Any, what: str = "images") -> Tensor:
@@ -64,9 +73,12 @@ def as_images(given: Any, what: str = "images") -> Tensor:
 def _tensor(given: Any, what: str) -> Tensor:
     if isinstance(given, Tensor):
         return given
+    expected = EXPECTED.get(what, f"{IMAGES}, or a list of such images")
     if not isinstance(given, np.ndarray | list | tuple):
-        raise UserError(f"{what} are a {type(given).__name__}; expected {IMAGES}, or a list of such images.")
+        raise UserError(f"{what} are a {type(given).__name__}; expected {expected}.{_from_pictures(given, what)}")
     parts = [] if isinstance(given, np.ndarray) else list(given)
+    if what not in EXPECTED and any(isinstance(part, Image.Image) for part in parts):
+        raise UserError(f"{what} are a list of PIL images; expected {expected}.{_from_pictures(parts, what)}")
     shapes = {tuple(part.shape) for part in parts if isinstance(part, np.ndarray | Tensor)}
     if len(shapes) > 1:
         raise UserError(f"{what} have several sizes, such as {sorted(shapes)[:2]}; resize them to one.")
@@ -77,7 +89,15 @@ def _tensor(given: Any, what: str) -> Tensor:
         # Python's numbers and NumPy's default are float64 by no one's choice.
         return torch.tensor(array.astype(np.float32) if array.dtype == np.float64 else array)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{what} cannot be read as numbers: {error}. Expected {IMAGES}.") from error
+        raise UserError(f"{what} cannot be read as numbers: {error}. Expected {expected}.") from error
+
+
+def _from_pictures(given: Any, what: str) -> str:
+    """What to write in place of one PIL image, or of a list of them; nothing for anything else."""
+    if what in EXPECTED or not isinstance(given, Image.Image | list):
+        return ""
+    code = "to_tensor(image)[None]" if isinstance(given, Image.Image) else "torch.stack([to_tensor(i) for i in images])"
+    return f" Write {code}, with torchvision.transforms.functional.to_tensor."
 
 
 def as_labels(given: Any) -> Tensor | None:
@@ -118,8 +138,8 @@ def check_layout(images: Tensor) -> None:
     shape: Sequence[int] = tuple(images.shape)
     if len(shape) == 3:
         raise UserError(f"images have shape {shape}; expected {IMAGES}. For one image write images[None].")
+    turned = "permute(0, 3, 1, 2)" + (" / 255" if images.dtype == torch.uint8 else "")
     if len(shape) == 4 and shape[1] > 4 and shape[3] in (1, 3, 4):
         raise UserError(
-            f"images have shape {shape}: their channels seem to be last; expected {IMAGES}. Write "
-            "images.permute(0, 3, 1, 2)."
+            f"images have shape {shape}: their channels seem to be last; expected {IMAGES}. Write images.{turned}."
         )

@@ -100,6 +100,8 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(name, str | int | torch.device):
+        raise UserError(f"device is a {type(name).__name__}; give a name, such as cpu, cuda or cuda:1.")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -612,7 +612,7 @@ def faults_text(error: ValidationError, described: type[BaseModel] | None = None
     """Pydantic's complaints in plain words: where, what was expected, what came."""
     errors = error.errors()
     # A list that is empty once its wrong parts are taken out was not too short.
-    inside = {one["loc"][:-1] for one in errors if one["loc"]}
+    inside = {one["loc"][:depth] for one in errors for depth in range(len(one["loc"]))}
     wrong = [one for one in errors if not (one["type"] == "too_short" and one["loc"] in inside)]
     faults = [_fault(described, one).rstrip(".") for one in wrong]
     more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, cast, final
+from typing import Annotated, ClassVar, Literal, NamedTuple, cast, final
 
 import torch
 from PIL import Image
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from robustprobe.core.content import FilePart, content_digests
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import datasets, own_name, registered_name
 from robustprobe.core.shared_names import shared_name
-from robustprobe.core.spec import fingerprint
+from robustprobe.core.spec import Spec, fingerprint, validated
 from robustprobe.core.types import Batch, LabelSpace, Sample
 from robustprobe.core.user_code import source_digest
 from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor
@@ -332,7 +333,29 @@ def load_dataset(
         >>> data = rp.load_dataset("scenes", split="test", limit=100)
         >>> sample = data[0]  # Sample(id, image (3, H, W) in [0, 1], targets by task)
     """
-    return find_dataset(name, root=root, split=split, size=size, tasks=tasks).select(limit)
+    wanted = [tasks] if isinstance(tasks, str) else tasks
+    given = {"name": name, "root": root, "limit": limit, "size": size, "tasks": wanted}
+    asked = validated(_Asked, given, f"dataset {name!r}")
+    found = find_dataset(asked.name, root=asked.root, split=split, size=asked.size, tasks=asked.tasks)
+    return found.select(asked.limit)
+
+
+def _one_or_two(size: object) -> object:
+    """Raises ValueError for what is no size."""
+    sides = size if isinstance(size, tuple | list) and len(size) == 2 else [size]
+    if size is not None and not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"expected (H, W), or one number of pixels for the shorter side, got {size!r}")
+    return size
+
+
+class _Asked(Spec):
+    """What a dataset is loaded with."""
+
+    name: str
+    root: Path
+    limit: int | None
+    size: Annotated[Size | int | None, BeforeValidator(_one_or_two)]
+    tasks: tuple[str, ...]
 
 
 def find_dataset(
