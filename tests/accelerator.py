@@ -21,8 +21,15 @@ FROM_BOTH = {_aten._to_copy.default, _aten.copy_.default, _aten.index.Tensor, _a
 def install() -> None:
     """Make the device, and let modules move to it."""
     _setup_privateuseone_for_python_backend(NAME, _Backend())
+    # What it computes is done when the call returns; a backend in Python has no such function of its own.
+    torch.accelerator.synchronize = _synchronize  # type: ignore[assignment]
     torch.__future__.set_swap_module_params_on_conversion(True)
     _Creating().__enter__()  # type: ignore[no-untyped-call]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != NAME:
+        raise RuntimeError(f"waited for {device}, and the work is on {NAME}")
 
 
 class _Backend(_DummyBackendModule):

@@ -67,7 +67,7 @@ def test_an_attack_without_a_task_it_fits(call: Call, my_encoder: Path, tmp_path
         ("encoderz: []", ["unknown key encoderz", "Did you mean 'encoders'?"]),
         ("just words", ["suite.yaml cannot be used: expected keys with values"]),
         ("encoders: ['bundled:scenes']\ndatasets: []", ["datasets"]),
-        (f"{SMALL}\nhead: fast", ["head: expected keys with values"]),
+        (f"{SMALL}\nhead: fast", ["head.kind: expected 'linear' or 'mlp', got 'fast'"]),
         ("encoders: ['bundled:scenes']\ndatasets: [{name: scenes}]\neps: [-1]", ["eps"]),
     ],
 )

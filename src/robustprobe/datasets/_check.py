@@ -126,7 +126,7 @@ def check_split(dataset: Dataset, sample: int | None) -> SplitFindings:
 def counted(split: Split, splits: Sequence[SplitFindings], dataset: Dataset) -> int:
     """Images of an official split: of ours, with `val` where that was held out of train."""
     sizes = {part.split: len(part.ids) for part in splits}
-    return sizes[split] + (sizes["val"] if split == "train" and "val" not in dataset.counts else 0)
+    return sizes[split] + (sizes.get("val", 0) if split == "train" and "val" not in dataset.counts else 0)
 
 
 def shared_images(splits: Sequence[SplitFindings]) -> list[str]:
