@@ -10,6 +10,7 @@ import pytest
 from torch import Generator, device, tensor
 
 import robustprobe as rp
+from robustprobe.core.device import Elapsed
 from robustprobe.core.spec import Suite
 from robustprobe.core.threat import image_generator
 from robustprobe.corruptions import corrupted
@@ -145,7 +146,7 @@ def test_mistakes_are_one_clear_error(
 def test_the_plan_counts_what_corruptions_and_universal_perturbations_take(
     my_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "seconds_of", lambda call: (call(), 1.0)[1])
+    monkeypatch.setattr(cost, "seconds_of", lambda call, on: (call(), Elapsed(1.0, 1.0))[1])
     suite = Suite.model_validate(
         {
             "encoders": f"{my_encoder}:Tiny",

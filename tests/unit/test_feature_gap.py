@@ -170,3 +170,9 @@ def test_what_is_kept_of_features_survives_an_interruption() -> None:
     piece = piece._replace(tokens=(torch.rand(2, 2, 3), torch.rand(2, 2, 4)))
     again = unpacked(packed(PartialResult(("a", "b"), [(piece,)]))).batches[0][0]
     assert all(map(torch.equal, again.tokens, piece.tokens))
+
+
+def test_of_two_images_nothing_is_known_of_the_upper_end() -> None:
+    clean = np.array([[0.0, 1.0, 3.0], [2.0, 0.0, 1.0]])
+    for estimate in feature_gap(clean, 2 * clean):
+        assert (estimate.ci_low, estimate.ci_high) == (0.0, np.inf)

@@ -119,6 +119,16 @@ def scores(seed: int = 0) -> Tensor:
     return torch.randn(3, 5, generator=torch.Generator().manual_seed(seed))
 
 
+def similarities() -> Tensor:
+    """Of queries to 40 items, close together as those of real galleries: a histogram of few items has no gradient."""
+    return torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).tanh()
+
+
+def relevance() -> Tensor:
+    """Of each query what every item is: 1 easy, 2 hard, 3 junk, 0 another place."""
+    return torch.tensor([[1, 2, 0, 0, 3], [0, 1, 2, 3, 0], [0, 0, 1, 0, 2]])
+
+
 def maps(seed: int = 0) -> Tensor:
     return torch.randn(3, 5, 4, 6, generator=torch.Generator().manual_seed(seed))
 
@@ -183,6 +193,21 @@ AWKWARD: dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]] = {
         "tiny": lambda: (1e-30 * unit_normals(1), unit_normals()),
         "barely a direction": lambda: (2e-8 * unit_normals(1), unit_normals()),
         "huge": lambda: (1e9 * unit_normals(1), unit_normals()),
+    },
+    "retrieval": {
+        "ordinary": lambda: (similarities(), relevance().repeat(1, 8) == 1),
+        "relevant items first": lambda: ((relevance() == 1).float(), relevance() == 1),
+        "relevant items last": lambda: (-(relevance() == 1).float(), relevance() == 1),
+        "nothing relevant": lambda: (scores().tanh(), torch.zeros(3, 5, dtype=torch.bool)),
+        "everything relevant": lambda: (scores().tanh(), torch.ones(3, 5, dtype=torch.bool)),
+        "all as near": lambda: (torch.zeros(3, 5), relevance() == 1),
+    },
+    "landmarks": {
+        "ordinary": lambda: (similarities(), relevance().repeat(1, 8)),
+        "relevant items first": lambda: ((relevance() == 1).float(), relevance()),
+        "nothing but junk": lambda: (scores().tanh(), torch.full((3, 5), 3)),
+        "nothing relevant": lambda: (scores().tanh(), torch.zeros(3, 5, dtype=torch.int64)),
+        "all as near": lambda: (torch.zeros(3, 5), relevance()),
     },
 }
 

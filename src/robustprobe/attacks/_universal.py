@@ -47,7 +47,6 @@ class UniversalAttack(Attack):
     steps of its making, each on the next batch of training images.
     """
 
-    citation: ClassVar = "Moosavi-Dezfooli et al., Universal Adversarial Perturbations, 2017, arXiv:1610.08401"
     warm_start: ClassVar = False
     uses_training: ClassVar = True
     steps: ClassVar = 100

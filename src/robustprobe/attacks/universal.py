@@ -18,6 +18,7 @@ class Universal(UniversalAttack):
     """Raises the distance of embeddings, as `embed` does, or SegPGD's loss of surrogate heads (`:surrogate`)."""
 
     access: ClassVar = "encoder"
+    citation: ClassVar = "Moosavi-Dezfooli et al., Universal Adversarial Perturbations, 2017, arXiv:1610.08401"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         if self.spec.objective == SURROGATE:

@@ -15,6 +15,7 @@ class UniversalTask(UniversalAttack):
     """Raises a loss of the task, its default one unless another is named."""
 
     access: ClassVar = "task"
+    citation: ClassVar = "Moosavi-Dezfooli et al., Universal Adversarial Perturbations, 2017, arXiv:1610.08401"
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return default_objective(victim, self.spec.objective, images)

@@ -40,9 +40,11 @@ def feature_gap(clean: Floats, attacked: Floats, groups: Whole | None = None) ->
     whole = tuple(_Moments.of(features) for features in pair)
     value = _gaps(*whole)
     left = np.array([_gaps(*kept) for kept in _without_each(pair, whole, _parts(len(clean), groups))])
-    spread = np.full(2, np.nan)
+    spread = np.full(2, np.inf)
     if len(left) > 1:
         spread = np.sqrt((len(left) - 1) * left.var(0)) * _NORMAL_QUANTILE
+    # Too few images for a covariance without one of them: nothing is known of the upper end.
+    spread = np.where(np.isfinite(spread), spread, np.inf)
     return FeatureGap(
         *(Estimate(float(v), max(0.0, float(v - s)), float(v + s)) for v, s in zip(value, spread, strict=True))
     )
