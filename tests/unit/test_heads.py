@@ -181,6 +181,16 @@ def test_tables_page_and_ranking_name_heads_that_are_not_linear(both: list[Recor
     assert "heads:" not in render(linear, "rich")
 
 
+def test_rows_of_two_kinds_of_heads_stand_in_the_same_order_whenever_they_were_made(both: list[Record]) -> None:
+    def started(record: Record, when: dict[str, str]) -> Record:
+        moment = when[record.head.recipe["kind"]]
+        return record.model_copy(update={"provenance": record.provenance.model_copy(update={"started": moment})})
+
+    for when in ({"linear": "2026-01-01T00:00:01", "mlp": "2026-01-01T00:00:00"}, dict.fromkeys(("linear", "mlp"), "")):
+        (table, *_) = task_tables([started(r, when) for r in reversed(both)])
+        assert [line.encoder for line in table.lines] == ["file:tiny (heads linear)", "file:tiny (heads mlp)"]
+
+
 def test_kind_and_training_say_nothing_of_a_task_that_trains_no_head() -> None:
     asked = HeadSpec(kind="mlp", training="adversarial", knn=3)
     assert spec_of_task(asked, "retrieval") == HeadSpec(knn=3)

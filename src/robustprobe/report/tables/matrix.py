@@ -57,6 +57,7 @@ def _record_order(record: "Record") -> tuple[object, ...]:
         record.task,
         record.dataset,
         record.encoder,
+        head_text(record),
         *attack,
         record.provenance.started,
         record.fingerprint,
