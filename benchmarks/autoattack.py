@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import robustprobe as rp
-from robustprobe.core.spec import parse_eps
+from robustprobe.core.sizes import parse_eps
 
 
 class Counted(nn.Module):

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from robustprobe import probing
 from robustprobe.core.freeze import frozen
-from robustprobe.core.spec import AttackSpec, HeadSpec, format_eps, parse_eps
+from robustprobe.core.sizes import format_eps, parse_eps
+from robustprobe.core.spec import AttackSpec, HeadSpec
 from robustprobe.core.threat import image_generator
 from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.datasets.base import batches

@@ -38,7 +38,7 @@ from robustprobe.attacks._search import Entries, LossValues, Objective, PerImage
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._task_objectives import task_objective
 from robustprobe.core.resize import resized
-from robustprobe.core.spec import parse_eps
+from robustprobe.core.sizes import parse_eps
 from robustprobe.core.threat import Linf
 from robustprobe.core.types import Features, LabelSpace
 from robustprobe.datasets import find_dataset, load_dataset

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import robustprobe as rp
-from robustprobe.core.spec import fingerprint
+from robustprobe.core.fingerprints import fingerprint
 from robustprobe.results.records import RANDOM
 from robustprobe.results.store import Store
 from tests.e2e.program import Answer, child

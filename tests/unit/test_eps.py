@@ -7,7 +7,8 @@ import torch
 
 import robustprobe as rp
 from robustprobe.core.eps import USUAL, default_eps, implausible_eps
-from robustprobe.core.spec import AttackSpec, Norm, Suite, validated
+from robustprobe.core.sizes import Norm
+from robustprobe.core.spec import AttackSpec, Suite, validated
 from robustprobe.core.threat import NORMS
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.results.store import Store

@@ -11,20 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from robustprobe import UserError
 from robustprobe.core import spec
-from robustprobe.core.spec import (
-    AttackChoice,
-    AttackSpec,
-    DatasetSpec,
-    HeadSpec,
-    Spec,
-    Suite,
-    code_digest,
-    fingerprint,
-    format_eps,
-    load_suite,
-    parse_eps,
-    validated,
-)
+from robustprobe.core.fingerprints import code_digest, fingerprint
+from robustprobe.core.sizes import format_eps, parse_eps
+from robustprobe.core.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Spec, Suite, load_suite, validated
 
 pytestmark = pytest.mark.unit
 

@@ -21,7 +21,8 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.spec import AttackChoice, AttackSpec, SizeUnit, parse_eps, validated
+from robustprobe.core.sizes import SizeUnit, parse_eps
+from robustprobe.core.spec import AttackChoice, AttackSpec, validated
 from robustprobe.core.straight_through import StandIn
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features, LabelSpace

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from robustprobe.core.notebook import CaptionedPicture, card_html
 from robustprobe.core.pictures import AMPLIFICATION, amplified, difference, png_uri
-from robustprobe.core.spec import SEVERITY, AttackSpec, format_eps
+from robustprobe.core.sizes import SEVERITY, format_eps
+from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import THREATS
 from robustprobe.tasks import as_pixels
 

@@ -15,17 +15,8 @@ from robustprobe.api.own_models import check_weights
 from robustprobe.api.progress import run_progress
 from robustprobe.core.device import device_of, find_device
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import (
-    AttackAt,
-    DatasetSpec,
-    ExecutorOptions,
-    HeadKind,
-    HeadSpec,
-    Iterate,
-    Norm,
-    Suite,
-    validated,
-)
+from robustprobe.core.sizes import Norm
+from robustprobe.core.spec import AttackAt, DatasetSpec, ExecutorOptions, HeadKind, HeadSpec, Iterate, Suite, validated
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import Dataset
 from robustprobe.encoders import Encoder, load_encoder

@@ -12,7 +12,8 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks
-from robustprobe.core.spec import SEVERITY, AttackSpec
+from robustprobe.core.sizes import SEVERITY
+from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import THREATS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
 from robustprobe.results.records import AttackAccess

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from robustprobe.core.eps import default_eps
-from robustprobe.core.spec import SEVERITY, format_eps
+from robustprobe.core.sizes import SEVERITY, format_eps
 from robustprobe.evaluation.plan import PairKey, Plan
 from robustprobe.evaluation.run import RunProgress
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from robustprobe.core.corruption_names import IN_PIXELS, MOST_SIDES_APART
 from robustprobe.core.corruption_names import REFERENCE_SIDE as CORRUPTION_SIDE
 from robustprobe.core.errors import unknown_name
-from robustprobe.core.spec import SEVERITY, AttackSpec, SizeUnit, format_eps
+from robustprobe.core.sizes import SEVERITY, SizeUnit, format_eps
+from robustprobe.core.spec import AttackSpec
 
 REFERENCE_SIDE = 32
 # As a share of the usual eps: below it attacks find next to nothing, whatever the model.

@@ -1,19 +1,13 @@
 """What to run: frozen descriptions, and the fingerprints that name results."""
 
-import hashlib
-import json
-import math
-import numbers
 from collections.abc import Collection
-from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -21,78 +15,27 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, ErrorDetails, core_schema
+from pydantic_core import CoreSchema, core_schema
 
-from robustprobe.core.corruption_names import ATTACK, GROUP, SEVERITIES, USUAL_SEVERITY, check_severity, group_names
-from robustprobe.core.errors import UserError, nearest
-from robustprobe.core.former_names import FORMER_KEYS
+from robustprobe.core.corruption_names import ATTACK, GROUP, USUAL_SEVERITY, group_names
+from robustprobe.core.errors import UserError
+from robustprobe.core.faults import faults_text
+from robustprobe.core.fingerprints import fingerprint
+from robustprobe.core.head_threat import CLEAN_IMAGES, HeadThreat, HeadTraining, head_threat
+from robustprobe.core.sizes import SEVERITY, Eps, Norm, Severity, SizeUnit, check_eps, format_eps, parse_eps
 
 STEP_SHARE = 0.25
 MOST_SUITE_BYTES = 2**18
-MOST_FAULTS = 10
-MOST_SHOWN = 60
 CHECK_COST = 4
 """Passes through the model that checking an image takes, in attacks of 20 steps on an image."""
 FEWEST_CHECKED, MOST_CHECKED = 4, 10
 """Fewer images than that tell nothing, so that checks of less than 160 images cost more than a tenth."""
 
 
-def parse_eps(value: str | float) -> float:
-    """A size in pixel units of [0, 1] from `8/255`, `0.03` or a number.
-
-    Raises:
-        UserError: not a number, a division by zero, negative or endless.
-    """
-    if isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, str | int | float):
-        raise UserError(f"a size is a number, not a {type(value).__name__}; write such as 8/255.")
-    text = str(value).strip()
-    above, slash, below = text.partition("/")
-    try:
-        number = float(above) / float(below) if slash else float(above)
-    except ZeroDivisionError:
-        raise UserError(f"'{text}' divides by zero; write a size in pixel units of [0, 1], such as 8/255.") from None
-    except ValueError:
-        raise UserError(f"'{text}' is not a number; write a size in pixel units of [0, 1], such as 8/255.") from None
-    if not 0 <= number < math.inf:
-        raise UserError(f"size '{text}' is no size; write a number from 0 up in pixel units of [0, 1], such as 8/255.")
-    return number
-
-
-def format_eps(eps: float, norm: str = "linf") -> str:
-    """`8/255` where an Linf eps is a whole number of grey levels, else the number itself."""
-    levels = eps * 255
-    whole = norm == "linf" and abs(levels - round(levels)) < 1e-6 and (levels > 0.5 or eps == 0)
-    return f"{round(levels)}/255" if whole else f"{eps:.6g}"
-
-
-def threat_size_text(eps: float, norm: str) -> str:
-    """`eps 8/255 (linf)`, or `severity 3`."""
-    return f"severity {eps:g}" if norm == SEVERITY else f"eps {format_eps(eps, norm)} ({norm})"
-
-
-def check_eps(eps: float, norm: str) -> None:
-    """Raises UserError for an Linf ball larger than the pixel box, or a severity that is none."""
-    if norm == SEVERITY and eps:
-        check_severity(eps)
-    if norm == "linf" and eps > 1:
-        raise UserError(f"eps {eps:g} is outside [0, 1]; pixels are in [0, 1], so write for instance 8/255.")
-
-
 Described = TypeVar("Described", bound=BaseModel)
-_EPS_SCHEMA = {
-    "anyOf": [
-        {"type": "number", "minimum": 0},
-        {"type": "string", "pattern": r"^\s*[0-9.eE+-]+\s*(/\s*[0-9.eE+-]+\s*)?$"},
-    ],
-    "description": "A size in pixel units of [0, 1], such as 8/255.",
-}
-Eps = Annotated[float, BeforeValidator(parse_eps), WithJsonSchema(_EPS_SCHEMA, mode="validation")]
 ModulePath = Annotated[str, StringConstraints(pattern=r"^[^\s.]+(\.[^\s.]+)*$")]
 """The name of a module inside a network, such as `encoder.jpeg`."""
 
@@ -143,11 +86,6 @@ class Statistic(Spec):
     columns: tuple[str, ...]
 
 
-Norm = Literal["linf", "l2"]
-SizeUnit = Literal["linf", "l2", "severity"]
-"""What the eps of an attack is: the size of a ball in a norm, or the severity of a corruption, which has no ball."""
-SEVERITY: Literal["severity"] = "severity"
-Severity = Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]
 Iterate = Literal["best", "last"]
 AttackAt = Literal["served", "native"]
 """Whose pixels the ball is on: those of the image as it is served, or of the image as the dataset stores it."""
@@ -325,52 +263,6 @@ STANDARD_ATTACKS = (
 
 
 HeadKind = Literal["linear", "mlp"]
-CLEAN_IMAGES, ATTACKED_IMAGES = "clean", "adversarial"
-
-
-class HeadThreat(NamedTuple):
-    """The ball in which images are attacked while a head is fitted on them."""
-
-    eps: float
-    norm: Norm
-
-
-def _head_threat(text: str) -> HeadThreat | None:
-    """The ball of `adversarial:EPS` or `adversarial:EPS:NORM`, 4/255 and linf where not given; None for `clean`.
-
-    Raises:
-        UserError: anything else.
-    """
-    kind, _, ball = str(text).partition(":")
-    size, _, norm = ball.partition(":")
-    if text == CLEAN_IMAGES:
-        return None
-    if kind != ATTACKED_IMAGES or norm not in ("", *get_args(Norm)):
-        raise UserError(
-            f"expected clean, adversarial:EPS such as adversarial:4/255, or adversarial:0.5:l2, got {text!r}"
-        )
-    threat = HeadThreat(parse_eps(size or 4 / 255), cast(Norm, norm or "linf"))
-    check_eps(*threat)
-    if not threat.eps:
-        raise UserError("expected an eps above 0; heads on images as they are: clean")
-    return threat
-
-
-def _training_text(text: object) -> str:
-    """The same text for the same ball: `adversarial` becomes `adversarial:4/255`."""
-    threat = _head_threat(cast(str, text))
-    if threat is None:
-        return CLEAN_IMAGES
-    norm = "" if threat.norm == "linf" else f":{threat.norm}"
-    return f"{ATTACKED_IMAGES}:{format_eps(*threat)}{norm}"
-
-
-_TRAINING_SCHEMA = {
-    "type": "string",
-    "pattern": r"^(clean|adversarial(:[0-9.eE+-]+(/[0-9.eE+-]+)?(:(linf|l2))?)?)$",
-    "description": "clean, or adversarial:EPS such as adversarial:4/255; adversarial:0.5:l2 for the norm l2.",
-}
-HeadTraining = Annotated[str, BeforeValidator(_training_text), WithJsonSchema(_TRAINING_SCHEMA, mode="validation")]
 
 
 class HeadSpec(Spec):
@@ -403,7 +295,7 @@ class HeadSpec(Spec):
     @property
     def threat(self) -> HeadThreat | None:
         """The ball in which images are attacked while heads are fitted; None: they are not."""
-        return _head_threat(self.training)
+        return head_threat(self.training)
 
     @property
     def on_clean_images(self) -> "HeadSpec":
@@ -606,61 +498,3 @@ def validated(kind: type[Described], data: Any, what: str) -> Described:
         return kind.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{what} cannot be used: {faults_text(error, kind)}.") from error
-
-
-def faults_text(error: ValidationError, described: type[BaseModel] | None = None) -> str:
-    """Pydantic's complaints in plain words: where, what was expected, what came."""
-    errors = error.errors()
-    # A list that is empty once its wrong parts are taken out was not too short.
-    inside = {one["loc"][:depth] for one in errors for depth in range(len(one["loc"]))}
-    wrong = [one for one in errors if not (one["type"] == "too_short" and one["loc"] in inside)]
-    faults = [_fault(described, one).rstrip(".") for one in wrong]
-    more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
-    return "; ".join(dict.fromkeys(faults[:MOST_FAULTS])) + more
-
-
-# Names of Python's types mean nothing to the author of a YAML file.
-_EXPECTED = {
-    **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), "expected keys with values"),
-    **dict.fromkeys(("tuple_type", "list_type"), "expected a list"),
-    "missing": "is missing",
-    "too_short": "expected one or more",
-    "string_type": "expected text",
-}
-
-
-def _fault(described: type[BaseModel] | None, one: ErrorDetails) -> str:
-    """One complaint of pydantic in plain words."""
-    location, kind, context = one["loc"], one["type"], one.get("ctx", {})
-    where = ".".join(str(part) for part in location)
-    key = str(location[-1]) if location else ""
-    if kind == "extra_forbidden" and key in FORMER_KEYS:
-        return f"{where} is called {FORMER_KEYS[key]} now; write {FORMER_KEYS[key]}"
-    if kind == "extra_forbidden":
-        return f"unknown key {where}{nearest(key, described.model_fields) if described and len(location) == 1 else ''}"
-    if kind == "value_error":
-        return f"{where}: {context.get('error')}" if where else str(context.get("error"))
-    said = _EXPECTED.get(kind) or one["msg"].replace("Input should be ", "expected ", 1)
-    if kind == "missing":
-        return f"{where} {said}"
-    came = repr(one["input"])
-    came = f", got {came if len(came) <= MOST_SHOWN else came[: MOST_SHOWN - 1] + '…'}"
-    return f"{where}: {said}{came}" if where else f"{said}{came}"
-
-
-def fingerprint(content: Any) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-# Rooms that show, store or train; no number of a cell depends on their code.
-BESIDE_NUMBERS = frozenset({"cli", "report", "results", "training", "defences", "trackers"})
-
-
-def code_digest() -> str:
-    """Fingerprint of the source of every room that numbers depend on: all but `BESIDE_NUMBERS`."""
-    root = Path(__file__).parent.parent
-    rooms = [room for room in sorted(root.iterdir()) if room.is_dir() and room.name not in BESIDE_NUMBERS]
-    files = [path for room in rooms for path in sorted(room.rglob("*.py"))]
-    return fingerprint({path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in files})

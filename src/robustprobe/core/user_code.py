@@ -40,7 +40,7 @@ def load_attribute(path: Path, attribute: str) -> object:
 def source_digest(kind: type, *parts: type) -> str:
     """SHA-256 of the files that classes from outside robustprobe come from, and of every module these import.
 
-    Modules of the standard library, of robustprobe (see `spec.code_digest`) or installed in site-packages do not count,
+    Modules of the standard library, of robustprobe (see `code_digest`) or installed in site-packages do not count,
     except those of the package of `kind`. Imports are found in the source, also those inside functions. A file counts
     as it was when it was run; a class typed into an interpreter counts by its bytecode. Empty for robustprobe's own.
 

@@ -12,7 +12,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import faults_text, fingerprint
+from robustprobe.core.faults import faults_text
+from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.types import FeatureDims
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
 from robustprobe.encoders._file_kinds import check_is_weights

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustprobe.core.errors import UnwritableError, UserError
-from robustprobe.core.spec import fingerprint
+from robustprobe.core.fingerprints import fingerprint
 from robustprobe.evaluation.examples import ExampleContext, add_examples, example_places, new_group
 from robustprobe.evaluation.plan import AttackJob, Cell, EncoderOnDataset, EpsLevel, Plan
 from robustprobe.evaluation.remade_images import FailedCompletion, ImageRemaker

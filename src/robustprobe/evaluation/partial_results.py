@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from robustprobe.core.files import write_whole
-from robustprobe.core.spec import fingerprint
+from robustprobe.core.fingerprints import fingerprint
 from robustprobe.evaluation.collect import Judged, KeptImage
 
 _CHECKSUM = 32

@@ -14,16 +14,10 @@ from robustprobe.attacks.base import target_tasks
 from robustprobe.core.corruption_names import GROUP
 from robustprobe.core.eps import default_eps, implausible_eps
 from robustprobe.core.errors import UserError
+from robustprobe.core.fingerprints import code_digest, fingerprint
 from robustprobe.core.registry import attacks
 from robustprobe.core.shared_names import distinct_names, split_name
-from robustprobe.core.spec import (
-    STANDARD_ATTACKS,
-    AttackChoice,
-    AttackSpec,
-    Suite,
-    code_digest,
-    fingerprint,
-)
+from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite
 from robustprobe.core.straight_through import find_module, has_module
 from robustprobe.core.user_code import source_digest
 from robustprobe.core.views import Size, Windows

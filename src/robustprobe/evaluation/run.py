@@ -13,8 +13,10 @@ from robustprobe import probing
 from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UnwritableError, UserError
+from robustprobe.core.fingerprints import code_digest, fingerprint
 from robustprobe.core.shared_names import shared_name
-from robustprobe.core.spec import SEVERITY, AttackSpec, ExecutorOptions, Suite, code_digest, fingerprint
+from robustprobe.core.sizes import SEVERITY
+from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite
 from robustprobe.core.types import HeadDesign, SanityCheck
 from robustprobe.encoders import offline
 from robustprobe.evaluation.check_completion import facts_of_some, finish_checks

@@ -7,7 +7,7 @@ from typing import final
 from torch import Tensor
 
 from robustprobe.attacks import BATCH, TRAIN_IMAGES, TrainBatches, UniversalAttack
-from robustprobe.core.spec import code_digest, fingerprint
+from robustprobe.core.fingerprints import code_digest, fingerprint
 from robustprobe.datasets import Dataset
 from robustprobe.probing.cache import load_weights, save_weights
 

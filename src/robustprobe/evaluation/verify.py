@@ -11,8 +11,9 @@ from torch import Tensor
 from robustprobe import probing
 from robustprobe.attacks import load_attack
 from robustprobe.core.errors import UserError
+from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.images import opened
-from robustprobe.core.spec import DatasetSpec, HeadSpec, fingerprint
+from robustprobe.core.spec import DatasetSpec, HeadSpec
 from robustprobe.core.threat import Threat
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder

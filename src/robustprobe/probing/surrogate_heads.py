@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustprobe import probing
+from robustprobe.core.fingerprints import code_digest, fingerprint
 from robustprobe.core.resize import resized
-from robustprobe.core.spec import code_digest, fingerprint
 from robustprobe.core.types import Features, HeadDesign, LabelSpace
 from robustprobe.datasets import load_dataset
 from robustprobe.datasets.base import batches

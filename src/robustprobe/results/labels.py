@@ -3,7 +3,8 @@
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from robustprobe.core.spec import SEVERITY, TUNING, AttackSpec, format_eps, threat_size_text
+from robustprobe.core.sizes import SEVERITY, format_eps, threat_size_text
+from robustprobe.core.spec import TUNING, AttackSpec
 from robustprobe.results.records import AttackKey, Record
 
 USUAL_HEADS = MappingProxyType({"kind": "linear", "training": "clean"})

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from robustprobe.core.spec import fingerprint, format_eps
+from robustprobe.core.fingerprints import fingerprint
+from robustprobe.core.sizes import format_eps
 from robustprobe.results.labels import USUAL_HEADS
 from robustprobe.results.records import Record
 

@@ -12,7 +12,8 @@ from robustprobe.core.former_names import (
     FORMER_STATISTICS,
     SAW_NOTHING,
 )
-from robustprobe.core.spec import SEVERITY, AttackAt, AttackSpec, Display, Statistic
+from robustprobe.core.sizes import SEVERITY
+from robustprobe.core.spec import AttackAt, AttackSpec, Display, Statistic
 
 SCHEMA = 3
 """3: attacks and fields have today's names. Files of schema 1 and 2 are read under today's names."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import trackers
-from robustprobe.core.spec import format_eps
+from robustprobe.core.sizes import format_eps
 from robustprobe.results.records import Record
 
 

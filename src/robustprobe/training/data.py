@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.resize import resized
-from robustprobe.core.spec import fingerprint
 from robustprobe.core.threat import image_generator
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.datasets.base import Split

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.files import sweep, write_whole
-from robustprobe.core.spec import format_eps
+from robustprobe.core.sizes import format_eps
 from robustprobe.encoders import Encoder
 from robustprobe.encoders.file import CARD, WEIGHTS, Architecture, NamedArchitecture, build
 from robustprobe.encoders.timm import TimmMap, TimmViT

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import format_eps
+from robustprobe.core.sizes import format_eps
 from robustprobe.defences.base import load_defence
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.results.provenance import hardware, versions

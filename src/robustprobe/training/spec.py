@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import Eps, Spec, check_eps, validated
+from robustprobe.core.sizes import Eps, check_eps
+from robustprobe.core.spec import Spec, validated
 from robustprobe.defences import Tokens
 from robustprobe.defences.base import Recipe, defence_kind
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.fingerprints import code_digest
 from robustprobe.core.registry import datasets
-from robustprobe.core.spec import code_digest
 from robustprobe.datasets import load_dataset
 from robustprobe.encoders import go_offline, load_encoder
 from robustprobe.evaluation.executors.ray import connected

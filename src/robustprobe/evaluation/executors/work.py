@@ -12,7 +12,8 @@ import torch
 
 from robustprobe.core.device import PeakMemory, return_free_memory
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import AttackSpec, Suite, code_digest
+from robustprobe.core.fingerprints import code_digest
+from robustprobe.core.spec import AttackSpec, Suite
 from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import Encoder, go_offline, load_encoder
 from robustprobe.evaluation.batch_invariant import batch_invariant

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from robustprobe.core.spec import format_eps
+from robustprobe.core.sizes import format_eps
 from robustprobe.report.charts.series import MOST, EncoderStyle, series
 from robustprobe.report.tables.board import Board, TaskOnDataset
 from robustprobe.report.tables.matrix import interval_text, number_text

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import AttackSpec, format_eps, parse_eps
+from robustprobe.core.sizes import format_eps, parse_eps
+from robustprobe.core.spec import AttackSpec
 from robustprobe.report.gates.outcome import GateOutcome
 from robustprobe.report.tables.matrix import interval_text, trusted
 from robustprobe.results.labels import record_label

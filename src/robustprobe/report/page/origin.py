@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from robustprobe.core.registry import attacks
-from robustprobe.core.spec import format_eps
+from robustprobe.core.sizes import format_eps
 from robustprobe.report.paper.published import paper
 from robustprobe.report.tables.feature_gaps import feature_gap_sheet
 from robustprobe.report.tables.matrix import MISSING, attack_order, number_text, size_text

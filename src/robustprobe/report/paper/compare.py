@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.core.errors import unknown_name
 from robustprobe.core.shared_names import shared_name
-from robustprobe.core.spec import format_eps
+from robustprobe.core.sizes import format_eps
 from robustprobe.report.paper.published import (
     MIXED,
     RULE,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from robustprobe.core.spec import format_eps
+from robustprobe.core.sizes import format_eps
 from robustprobe.report.references.catalogue import Reference
 from robustprobe.report.tables.comparison import Comparison
 from robustprobe.report.tables.matrix import MISSING, metric_text, number_text

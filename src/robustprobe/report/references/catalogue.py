@@ -8,7 +8,8 @@ import yaml
 from pydantic import Field
 
 from robustprobe.core.errors import unknown_name
-from robustprobe.core.spec import Eps, Spec, validated
+from robustprobe.core.sizes import Eps
+from robustprobe.core.spec import Spec, validated
 
 FOLDER = Path(__file__).parents[2] / "assets" / "references"
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import format_eps, threat_size_text
+from robustprobe.core.sizes import format_eps, threat_size_text
 from robustprobe.metrics.paired import Paired, Side, paired_difference
 from robustprobe.metrics.significance import p_value
 from robustprobe.report.tables.comparison import Comparison

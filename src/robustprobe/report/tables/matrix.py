@@ -4,7 +4,7 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from robustprobe.core.spec import SEVERITY, format_eps
+from robustprobe.core.sizes import SEVERITY, format_eps
 from robustprobe.results.labels import attack_labels, distinctions, head_text, heads_text, record_label
 from robustprobe.results.protocol import protocol_name
 
