@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from robustprobe import UserError
-from robustprobe.core import spec
+from robustprobe.core import fingerprints
 from robustprobe.core.fingerprints import code_digest, fingerprint
 from robustprobe.core.sizes import format_eps, parse_eps
 from robustprobe.core.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Spec, Suite, load_suite, validated
@@ -255,9 +255,11 @@ def test_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
 )
 def test_code_digest_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
     copy = tmp_path / "robustprobe"
-    shutil.copytree(Path(spec.__file__).parents[1], copy, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    shutil.copytree(
+        Path(fingerprints.__file__).parents[1], copy, ignore=shutil.ignore_patterns("assets", "__pycache__")
+    )
     before = code_digest()
-    monkeypatch.setattr(spec, "__file__", str(copy / "core" / "spec.py"))
+    monkeypatch.setattr(fingerprints, "__file__", str(copy / "core" / "fingerprints.py"))
     assert code_digest() == before
     (copy / "cli" / "__init__.py").write_text("# no number depends on this")
     assert code_digest() == before

@@ -28,7 +28,7 @@ def feature_gap(clean: Floats, attacked: Floats, groups: Whole | None = None) ->
     """|C' - C| / |C| with Frobenius norms of covariances, and sum |v' - v| / sum v over variances of channels.
 
     Both are 0 where the attack changes nothing, and NaN where clean features do not vary. Intervals are those of a
-    jackknife over 20 groups of images (Efron and Stein 1981).
+    jackknife over 20 groups of images (Efron and Stein 1981), without an upper end where there are too few images.
 
     Args:
         clean: features (N, D) of images as they are; `attacked` those of the same images, attacked.

@@ -118,14 +118,15 @@ def is_encoder(record: "Record", cell: PaperCell, deacl: str | None) -> bool:
         deacl: the name of the DeACL checkpoint; None: any whose card says DeACL, from the encoder of the cell.
     """
     if cell.weights == "standard":
-        return _named(record.encoder_spec or record.encoder, cell)
+        return matches(record.encoder_spec or record.encoder, paper().encoders[cell.encoder])
     if deacl is not None:
         return record.encoder == deacl
-    return record.encoder_method == cell.weights and _named(record.encoder_teacher, cell)
+    return record.encoder_method == cell.weights and matches(record.encoder_teacher, paper().encoders[cell.encoder])
 
 
-def _named(spec: str, cell: PaperCell) -> bool:
-    return any(fnmatchcase(spec, pattern) for pattern in paper().encoders[cell.encoder])
+def matches(spec: str, patterns: Iterable[str]) -> bool:
+    """Whether what an encoder was loaded from fits a pattern, such as `hub:facebookresearch/dino*:dino_vits16`."""
+    return any(fnmatchcase(spec, pattern) for pattern in patterns)
 
 
 def is_attack(record: "Record", task: str, attack: str) -> bool:

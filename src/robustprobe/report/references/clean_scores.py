@@ -1,7 +1,6 @@
 """Clean scores of known encoders beside the published ones: whether a protocol is off."""
 
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +9,7 @@ import yaml
 from pydantic import Field
 
 from robustprobe.core.spec import Spec, validated
-from robustprobe.report.paper.published import is_attack, is_encoder, paper
+from robustprobe.report.paper.published import is_attack, is_encoder, matches, paper
 from robustprobe.report.tables.matrix import interval_text, number_text
 
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ FOLDER = Path(__file__).parents[2] / "assets" / "clean_scores"
 PAPER = "Kowalczuk et al. 2024, arXiv:2407.12588, clean columns"
 MOST_SHARE, MOST_RELATIVE = 0.05, 0.15
 """How far outside our interval a published score may lie: a share, or a part of a score in other units."""
+ROUNDING = 0.0005
+"""Half of the last decimal of what the files hold."""
 FEW = 0.5
 """Heads fitted on a smaller part of the train images than this are worse for that reason alone."""
 CLEAN = "clean"
@@ -121,8 +122,13 @@ def _of_paper(deacl: str | None) -> list[Published]:
 def _of_files() -> list[Published]:
     return [
         Published(
-            *(known.dataset, known.task, score.value, table.source),
-            *(partial(_named, score.names), 0.0005, known.train_images),
+            known.dataset,
+            known.task,
+            score.value,
+            table.source,
+            is_encoder=partial(_is_named, names=score.names),
+            rounding=ROUNDING,
+            train_images=known.train_images,
         )
         for known in known_scores()
         for table in known.tables
@@ -130,8 +136,8 @@ def _of_files() -> list[Published]:
     ]
 
 
-def _named(names: tuple[str, ...], record: "Record") -> bool:
-    return any(fnmatchcase(record.encoder_spec or record.encoder, pattern) for pattern in names)
+def _is_named(record: "Record", names: tuple[str, ...]) -> bool:
+    return matches(record.encoder_spec or record.encoder, names)
 
 
 @cache
