@@ -150,9 +150,9 @@ def estimate(suite: Suite, pair: "EncoderOnDataset", clock: PassClock) -> PairCo
 
 def _corrupting(spec: AttackSpec, size: Size) -> Elapsed:
     """Seconds that a corruption takes for an image on the CPU, where it is made; 0 for attacks."""
-    attack, image = load_attack(spec), torch.rand(1, 3, *size)
-    if not attack.by_severity:
+    if not attack_class(spec).by_severity:
         return Elapsed()
+    attack, image = load_attack(spec), torch.rand(1, 3, *size)
     return seconds_of(lambda: attack(Victim(lambda images: images), image, ["image"]), image.device)
 
 
