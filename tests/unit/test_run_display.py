@@ -229,6 +229,17 @@ def test_the_plan_says_what_fitting_heads_takes(small_plan: tuple[Plan, Store]) 
     assert "75 % of it for fitting heads" in capture.get()
 
 
+def test_the_plan_says_what_labels_hold(small_plan: tuple[Plan, Store]) -> None:
+    plan, _ = small_plan
+    twice = plan._replace(pairs=plan.pairs * 2)
+    console = Console(file=io.StringIO(), width=40)
+    with console.capture() as capture:
+        show_plan(console, twice)
+    shapes, parts = (line for line in capture.get().splitlines() if line.startswith("labels: "))
+    assert shapes.startswith("labels: scenes: classification: train (17 images) 6 of 6 classes, most often ")
+    assert parts.startswith("labels: scenes: segmentation: train (17 images) 8 of 8 classes, most often floor (")
+
+
 class LongData:
     """A dataset that says it has many images."""
 

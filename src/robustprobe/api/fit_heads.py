@@ -13,7 +13,7 @@ from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.spec import DatasetSpec, HeadKind, HeadSpec, validated
 from robustprobe.core.types import Sample
 from robustprobe.core.usual_mode import usual_mode
-from robustprobe.datasets import find_dataset, label_doubts, load_dataset
+from robustprobe.datasets import find_dataset, label_report, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.tasks import Model
 
@@ -92,7 +92,7 @@ def fit_probe(
     heads = probing.plan_heads(
         encoder.to(where), wanted, spec, root=root, tasks=[task] if task in found.borrowed else tasks
     )
-    for doubt in label_doubts(heads.data.train, heads.data.train, [task]):
+    for doubt in label_report(heads.data.train, heads.data.train, [task]).doubts:
         warnings.warn(f"{dataset}, {task}: {doubt.text}", stacklevel=3)
     model = heads.fit(where, [task])[task][0]
     model.sample_source = partial(_held_out, dataset, root, model.size, task)

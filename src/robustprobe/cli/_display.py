@@ -43,6 +43,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         own.append(f"corruptions at severity {eps_text(tuple(severities), SEVERITY)}")
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
     console.print("; ".join([f"{suite.norm} {sizes_text(plan)}, {steps}, seed {suite.seed}", *own]))
+    for fact in plan.label_facts:
+        console.print(f"labels: {fact}", markup=False, highlight=False, soft_wrap=True)
     of_encoders = [f"{p.encoder.card.name}: {p.encoder.card.notes}" for p in plan.pairs if p.encoder.card.notes]
     for note in dict.fromkeys([*of_encoders, *(note for p in plan.pairs for note in p.heads.notes)]):
         console.print(f"note: {note}", markup=False, soft_wrap=True)

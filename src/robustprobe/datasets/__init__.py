@@ -2,7 +2,7 @@
 
 from robustprobe.datasets._check import SAMPLE, Findings, SplitFindings
 from robustprobe.datasets._check import check as check_dataset
-from robustprobe.datasets._doubts import LabelDoubt, label_doubts
+from robustprobe.datasets._label_report import LabelReport, label_report
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split, batches, find_dataset, load_dataset
 
 __all__ = [
@@ -10,13 +10,13 @@ __all__ = [
     "SPLITS",
     "Dataset",
     "Findings",
-    "LabelDoubt",
+    "LabelReport",
     "RawSample",
     "Split",
     "SplitFindings",
     "batches",
     "check_dataset",
     "find_dataset",
-    "label_doubts",
+    "label_report",
     "load_dataset",
 ]

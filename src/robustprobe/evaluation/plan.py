@@ -21,7 +21,7 @@ from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Su
 from robustprobe.core.straight_through import find_module, has_module
 from robustprobe.core.user_code import source_digest
 from robustprobe.core.views import Size, Windows
-from robustprobe.datasets import Dataset, LabelDoubt, find_dataset, label_doubts, load_dataset
+from robustprobe.datasets import Dataset, LabelReport, find_dataset, label_report, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.cost import PairCost, PassClock, estimate, peak_bytes
 from robustprobe.evaluation.evaluate import is_checked_again
@@ -98,8 +98,8 @@ class EncoderOnDataset(NamedTuple):
     digest: str
     heads: probing.HeadPlan
     jobs: tuple[AttackJob, ...]
-    doubts: tuple[LabelDoubt, ...] = ()
-    """What is implausible about the labels."""
+    labels: LabelReport = LabelReport({}, ())
+    """What the labels hold."""
 
     @property
     def head_keys(self) -> dict[str, str]:
@@ -180,8 +180,16 @@ class Plan(NamedTuple):
             if (text := implausible_eps(level.attack, pair.data.typical_size))
         )
         said |= dict.fromkeys(f"{pair.data.name}: {text}" for pair in self.pairs for text in pair.heads.doubts)
-        said |= dict.fromkeys(f"{pair.data.name}: {task}: {text}" for pair in self.pairs for task, text in pair.doubts)
+        said |= dict.fromkeys(
+            f"{pair.data.name}: {task}: {text}" for pair in self.pairs for task, text in pair.labels.doubts
+        )
         return [*nothing, *said]
+
+    @property
+    def label_facts(self) -> list[str]:
+        """What the labels of each dataset hold, one line for each task."""
+        facts = (f"{p.data.name}: {task}: {text}" for p in self.pairs for task, text in p.labels.facts.items())
+        return list(dict.fromkeys(facts))
 
     def fingerprints(self) -> set[str]:
         """Names of all cells of the run, done or not."""
@@ -219,7 +227,7 @@ def make_plan(
         for index, encoder in enumerate(loaded)
         for dataset in range(len(suite.datasets))
     )
-    pairs = _with_doubts(pairs)
+    pairs = _with_labels(pairs)
     clock = PassClock(device, suite)
     costs = {pair.key: estimate(suite, pair, clock) for pair in pairs if pair.left}
     seconds = sum(cost.seconds for cost in costs.values())
@@ -296,14 +304,13 @@ def _kind(attack: str) -> type[Attack]:
     return cast(type[Attack], attacks.get(attack))
 
 
-def _with_doubts(pairs: tuple[EncoderOnDataset, ...]) -> tuple[EncoderOnDataset, ...]:
-    """The pairs with what is implausible about their labels, which is asked once for each dataset."""
-    known: dict[int, tuple[LabelDoubt, ...]] = {}
+def _with_labels(pairs: tuple[EncoderOnDataset, ...]) -> tuple[EncoderOnDataset, ...]:
+    """The pairs with what their labels hold, which is asked once for each dataset."""
+    known: dict[int, LabelReport] = {}
     for pair in pairs:
         if pair.key.dataset not in known:
-            found = label_doubts(pair.heads.data.train, pair.data, list(pair.head_keys))
-            known[pair.key.dataset] = tuple(found)
-    return tuple(pair._replace(doubts=known[pair.key.dataset]) for pair in pairs)
+            known[pair.key.dataset] = label_report(pair.heads.data.train, pair.data, list(pair.head_keys))
+    return tuple(pair._replace(labels=known[pair.key.dataset]) for pair in pairs)
 
 
 def _pair(

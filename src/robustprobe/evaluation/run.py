@@ -386,7 +386,7 @@ def _warnings(attack: AttackSpec, pair: EncoderOnDataset, task: str) -> list[San
         made = SanityCheck("plausible severity", attack.eps, False, text)
     found = [made] if text else []
     found += [SanityCheck("plausible heads", 0.0, False, text) for text in pair.heads.doubts]
-    return found + [SanityCheck("plausible labels", 0.0, False, d.text) for d in pair.doubts if d.task == task]
+    return found + [SanityCheck("plausible labels", 0.0, False, d.text) for d in pair.labels.doubts if d.task == task]
 
 
 def _failure(label: str, error: Exception) -> Failure:

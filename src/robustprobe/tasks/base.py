@@ -399,19 +399,29 @@ def class_labels(label: Tensor, space: LabelSpace, ignored: bool) -> Tensor:
 
 def missing_classes(found: LabelStatistics, space: LabelSpace, name: str) -> list[str]:
     """A warning that names classes without a label, where there are some."""
-    unseen = sorted(set(range(len(space.classes))) - {int(value) for value in found.values})
-    if not unseen:
-        return []
-    names = ", ".join(space.classes[index] for index in unseen[:5])
-    return [f"{len(unseen)} classes have no {name} label: {names}{' ...' * (len(unseen) > 5)}"]
+    unseen = _unseen(found, space)
+    return [f"{len(unseen)} classes have no {name} label: {_listed(unseen)}"] if unseen else []
 
 
-def commonest_class(found: LabelStatistics, space: LabelSpace) -> str:
-    """The class with most labels and its share, in words; empty where there is none."""
+def found_classes(found: LabelStatistics, space: LabelSpace) -> str:
+    """How many classes occur, which do not, and the commonest one with its share, in words."""
+    unseen = _unseen(found, space)
+    missing = f" (without {_listed(unseen)})" if unseen else ""
+    seen = f"{len(space.classes) - len(unseen)} of {len(space.classes)} classes{missing}"
     if not found.counts:
-        return ""
+        return seen
     index, count = max(found.counts.items(), key=lambda item: item[1])
-    return f", most often {space.classes[index]} ({count / sum(found.counts.values()):.0%})"
+    return f"{seen}, most often {space.classes[index]} ({count / sum(found.counts.values()):.0%})"
+
+
+def _unseen(found: LabelStatistics, space: LabelSpace) -> list[str]:
+    """Classes without a label."""
+    seen = {int(value) for value in found.values}
+    return [name for index, name in enumerate(space.classes) if index not in seen]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{' ...' * (len(names) > 5)}"
 
 
 def looks_like_probabilities(output: Tensor) -> SanityCheck:

@@ -27,7 +27,7 @@ from robustprobe.tasks.base import (
     Head,
     Task,
     class_labels,
-    commonest_class,
+    found_classes,
     likeliest,
     looks_like_probabilities,
     missing_classes,
@@ -223,7 +223,7 @@ class Classification(Task):
         return torch.randint(0, len(self.space.classes), (count,), generator=generator)
 
     def describe_labels(self, found: LabelStatistics) -> str:
-        return f"{len(found.values)} of {len(self.space.classes)} classes{commonest_class(found, self.space)}"
+        return found_classes(found, self.space)
 
     def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
         return missing_classes(found, self.space, self.name) if whole else []

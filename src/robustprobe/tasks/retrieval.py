@@ -9,7 +9,7 @@ from robustprobe.core.spec import Statistic
 from robustprobe.core.types import LabelStatistics
 from robustprobe.tasks._ranking import ranked
 from robustprobe.tasks._ranking_task import RankingTask, ranking_losses
-from robustprobe.tasks.base import commonest_class, missing_classes
+from robustprobe.tasks.base import found_classes, missing_classes
 
 
 @final
@@ -48,7 +48,7 @@ class Retrieval(RankingTask):
         return torch.randint(0, len(self.space.classes), (count,), generator=generator)
 
     def describe_labels(self, found: LabelStatistics) -> str:
-        return f"{len(found.values)} of {len(self.space.classes)} classes{commonest_class(found, self.space)}"
+        return found_classes(found, self.space)
 
     def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
         return missing_classes(found, self.space, self.name) if whole else []

@@ -29,7 +29,7 @@ from robustprobe.tasks.base import (
     Head,
     Task,
     class_labels,
-    commonest_class,
+    found_classes,
     looks_like_probabilities,
     missing_classes,
     resize,
@@ -220,8 +220,7 @@ class Segmentation(Task):
 
     def describe_labels(self, found: LabelStatistics) -> str:
         ignored = 1 - found.used / max(1, found.total)
-        known = f"{len(found.values)} of {len(self.space.classes)} classes"
-        return f"{known}, {ignored:.1%} ignored{commonest_class(found, self.space)}"
+        return f"{found_classes(found, self.space)}, {ignored:.1%} ignored"
 
     def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
         ignored = 1 - found.used / max(1, found.total)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import robustprobe as rp
 from robustprobe.core.errors import UserError
-from robustprobe.datasets import check_dataset, label_doubts, load_dataset
+from robustprobe.datasets import check_dataset, label_report, load_dataset
 from robustprobe.results.store import Store
 from tests.folders import noise, save, write_classes, write_depthfolder, write_segfolder, write_shards
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 def said(spec: str, task: str, limit: int | None = None) -> list[str]:
     train, reported = (load_dataset(spec, split=split, limit=n) for split, n in (("train", None), ("test", limit)))
-    return [doubt.text for doubt in label_doubts(train, reported, [task])]
+    return [doubt.text for doubt in label_report(train, reported, [task]).doubts]
 
 
 def masks(folder: Path, *values: int) -> str:
@@ -121,7 +121,41 @@ def test_the_doubt_is_warned_about_and_kept_with_the_number(tmp_path: Path) -> N
 def test_data_check_tells_the_commonest_class(tmp_path: Path) -> None:
     spec = masks(tmp_path, 0, 0, 0, 1)
     text = str(check_dataset(spec, Path()).splits[0].labels["segmentation"])
-    assert text.startswith("2 of 2 classes, 0.0% ignored, most often class 0 (7")
+    assert text.startswith("2 of 2 classes, most often class 0 (7")
+    assert text.endswith("%), 0.0% ignored")
+
+
+def facts(spec: str, task: str) -> str:
+    data = [load_dataset(spec, split=split, size=(16, 16)) for split in ("train", "test")]
+    return label_report(data[0], data[1], [task]).facts[task]
+
+
+def test_a_plan_tells_what_a_sample_of_masks_holds(tmp_path: Path) -> None:
+    write_segfolder(tmp_path, {"train": 40, "test": 4, "val": 1}, 3)
+    for path in sorted((tmp_path / "masks").rglob("*.png")):
+        values = [1, 1, 1, 2, 255, 255, 255, 255] if "train" in path.parts else [0, 1, 1, 1]
+        save(path, np.array(values, np.uint8)[noise(1, *np.array(Image.open(path)).shape) % len(values)])
+    train, test = facts(f"segfolder:{tmp_path}", "segmentation").split("; ")
+    assert train.startswith("train (20 of 40 images) 2 of 3 classes (without class 0), most often class 1 (7")
+    assert 45 < float(train.split("%), ")[1].removesuffix("% ignored")) < 55
+    assert test.startswith("test (4 images) 2 of 3 classes (without class 2), most often class 1 (7")
+    assert test.endswith(" 0.0% ignored")
+
+
+def test_a_plan_tells_the_range_of_depth(tmp_path: Path) -> None:
+    spec = depths(tmp_path, 500)
+    assert (
+        facts(spec, "depth")
+        == "train (5 images) 0.50 to 2.50 m, 100% valid; test (2 images) 0.50 to 2.50 m, 100% valid"
+    )
+
+
+def test_classes_that_are_known_unread_are_told_of_all_images(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 30, "test": 3}, ("ant", "bee", "cat"))
+    (tmp_path / "test" / "bee" / "bee_test_0.JPEG").unlink()
+    assert facts(f"imagefolder:{tmp_path}", "classification") == (
+        "train (81 images) 3 of 3 classes, most often ant (35%); test (8 images) 3 of 3 classes, most often ant (38%)"
+    )
 
 
 def test_files_that_are_not_read_are_named_beside_maps_too(tmp_path: Path) -> None:

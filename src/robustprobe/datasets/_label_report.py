@@ -1,0 +1,76 @@
+"""What the labels of a run hold, and what is implausible about it: of all that are known unread, else of a sample."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from robustprobe.core.errors import UserError
+from robustprobe.datasets._check import LabelFindings
+from robustprobe.datasets.base import Dataset
+from robustprobe.tasks import load_task
+
+SAMPLE = 24
+
+
+class LabelDoubt(NamedTuple):
+    """Something implausible about the labels of a task, in a sentence."""
+
+    task: str
+    text: str
+
+
+class LabelReport(NamedTuple):
+    """What the labels of a run hold, by task, and what is implausible about them."""
+
+    facts: dict[str, str]
+    doubts: tuple[LabelDoubt, ...]
+
+
+def label_report(train: Dataset, reported: Dataset, tasks: Sequence[str]) -> LabelReport:
+    """What the labels hold that heads are fitted on, and those that numbers are reported on.
+
+    Raises:
+        UserError: none of the labels read counts, so that there would be no number.
+    """
+    splits = dict.fromkeys((train, reported))
+    told: dict[str, list[str]] = {name: [] for name in tasks}
+    doubts = [LabelDoubt(task, text) for data in splits for text in data.doubts() for task in tasks]
+    for data in splits:
+        known, read = _findings(data, tasks)
+        for name, label in known.items():
+            images = f"{len(data):,}" if read[name] == len(data) else f"{read[name]:,} of {len(data):,}"
+            told[name].append(f"{data.split} ({images} images) {label}")
+            if read[name] and not label.used:
+                raise UserError(
+                    f"{data.name}: none of {read[name]} {name} labels of {data.split} counts: "
+                    f"{label.task.nothing_valid}. Correct the labels, or leave the task out."
+                )
+            if not data.generated:
+                doubts += [LabelDoubt(name, text) for text in _warnings(data, label, read[name], data is train)]
+    return LabelReport({name: "; ".join(texts) for name, texts in told.items()}, tuple(dict.fromkeys(doubts)))
+
+
+def _warnings(data: Dataset, label: LabelFindings, read: int, is_train: bool) -> list[str]:
+    # Of a part that is reported on, classes may be missing by chance.
+    whole = read == len(data) and (is_train or len(data) == len(data.ids()))
+    return [f"{data.split}: {text}" for text in label.task.label_warnings(label.statistics, whole)]
+
+
+def _findings(data: Dataset, tasks: Sequence[str]) -> tuple[dict[str, LabelFindings], dict[str, int]]:
+    """Labels by task, and how many images they are of."""
+    found = {name: LabelFindings(load_task(name, data.spaces[name])) for name in tasks}
+    read = dict.fromkeys(tasks, 0)
+    unread = [name for name in tasks if found[name].task.label_axes or not data.knows_classes]
+    for name in set(tasks).difference(unread):
+        found[name].add(torch.tensor([data.stratum(index) for index in data.indices]))
+        read[name] = len(data)
+    for position in range(0, len(data), -(-len(data) // SAMPLE)) if unread else ():
+        try:
+            targets = data[position].targets
+        except UserError:
+            continue  # the run says so, and does the rest
+        for name in unread:
+            found[name].add(targets[name])
+            read[name] += 1
+    return found, read
