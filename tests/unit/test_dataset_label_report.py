@@ -23,8 +23,16 @@ def said(spec: str, task: str, limit: int | None = None) -> list[str]:
     return [doubt.text for doubt in label_report(train, reported, [task]).doubts]
 
 
+def apart(folder: Path, split: str = "test") -> None:
+    """Give the images of a split other pixels than those of train."""
+    for number, path in enumerate(sorted(folder.rglob(f"{split}/**/*.*"))):
+        if not {"masks", "depth"} & set(path.parts):
+            save(path, noise(5000 + number, *np.array(Image.open(path)).shape))
+
+
 def masks(folder: Path, *values: int) -> str:
     write_segfolder(folder, {"train": 6, "test": 3}, 2)
+    apart(folder)
     for number, path in enumerate(sorted((folder / "masks").rglob("*.png"))):
         shape = np.array(Image.open(path)).shape
         save(path, np.array(values, np.uint8)[noise(number, *shape) % len(values)])
@@ -34,8 +42,10 @@ def masks(folder: Path, *values: int) -> str:
 def test_sound_labels_are_not_doubted(tmp_path: Path) -> None:
     assert said(masks(tmp_path / "a", 0, 1), "segmentation") == []
     write_depthfolder(tmp_path / "b", {"train": 6, "test": 3})
+    apart(tmp_path / "b")
     assert said(f"depthfolder:{tmp_path / 'b'}", "depth") == []
     write_classes(tmp_path / "c", {"train": 6, "test": 3})
+    apart(tmp_path / "c")
     assert said(f"imagefolder:{tmp_path / 'c'}", "classification") == []
 
 
@@ -61,6 +71,7 @@ def test_a_mask_class_that_only_test_has_is_named(tmp_path: Path) -> None:
 
 def test_a_class_without_train_images_is_named_whatever_the_limit(tmp_path: Path) -> None:
     write_classes(tmp_path, {"train": 6, "test": 3}, ("ant", "bee", "cat"))
+    apart(tmp_path)
     for path in (tmp_path / "train" / "bee").iterdir():
         path.unlink()
     spec = f"imagefolder:{tmp_path}"
@@ -75,6 +86,7 @@ def test_a_class_without_test_images_is_named_where_all_are_reported_on(tmp_path
 
 def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     write_classes(tmp_path, {"train": 6, "test": 3})
+    apart(tmp_path)
     (tmp_path / "train" / "cat" / "x.heic").touch()
     spec = f"imagefolder:{tmp_path}"
     assert said(spec, "classification") == ["1 of .heic in train are not read; convert them to PNG"]
@@ -216,3 +228,103 @@ def test_depths_beyond_a_cap_that_nobody_chose_are_named(
     found = [text for text in said(f"depthfolder:{tmp_path}", "depth") if "beyond 10 m" in text]
     assert len(found) == 2 * doubted
     assert all("check the unit (scale), or set max_depth in depth.json" in text for text in found)
+
+
+TASKS = {"imagefolder": "classification", "segfolder": "segmentation", "depthfolder": "depth"}
+
+
+def write(folder: Path, kind: str) -> str:
+    if kind == "imagefolder":
+        write_classes(folder, {"train": 8, "val": 1, "test": 2})
+    else:
+        write_own = write_segfolder if kind == "segfolder" else write_depthfolder
+        write_own(folder, {"train": 8, "val": 1, "test": 4})
+    return f"{kind}:{folder}"
+
+
+def copied(spec: str, task: str) -> list[str]:
+    return [text for text in said(spec, task) if "byte for byte" in text]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_images_of_test_that_are_in_train_too_are_counted(tmp_path: Path, kind: str) -> None:
+    spec, task = write(tmp_path, kind), TASKS[kind]
+    assert copied(spec, task) == ["test: 4 of 4 images are in train too, byte for byte"]
+    apart(tmp_path)
+    assert copied(spec, task) == []
+    images = tmp_path / "images" if kind != "imagefolder" else tmp_path
+    source, target = (sorted((images / split).rglob("*.*"))[0] for split in ("train", "test"))
+    source.write_bytes(target.read_bytes())
+    assert copied(spec, task) == ["test: 1 of 4 images are in train too, byte for byte"]
+    if kind == "imagefolder":
+        assert "test: 1 of 4 images are in train too, byte for byte" in check_dataset(spec, Path(), sample=None).notes
+
+
+def test_samples_of_shards_that_are_in_train_too_are_counted(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"train": 6, "val": 2})
+    write_shards(tmp_path, {"test": 4}, first=4)
+    assert copied(f"webdataset:{tmp_path}", "classification") == ["test: 2 of 4 images are in train too, byte for byte"]
+
+
+def test_a_folder_that_is_linked_as_a_second_class_is_seen(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 3, "test": 2})
+    apart(tmp_path)
+    (tmp_path / "train" / "puma").symlink_to("cat")
+    (tmp_path / "test" / "puma").symlink_to("cat")
+    assert copied(f"imagefolder:{tmp_path}", "classification") == ["test: 2 of 6 images repeat others, byte for byte"]
+
+
+def test_a_single_class_is_named(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 3, "test": 2}, ("only",))
+    apart(tmp_path)
+    found = ["train: every label is only", "test: every label is only"]
+    assert said(f"imagefolder:{tmp_path}", "classification") == found
+
+
+def test_a_class_of_nearly_all_pixels_is_named(tmp_path: Path) -> None:
+    spec = masks(tmp_path, 0)
+    for path in (tmp_path / "masks").rglob("*.png"):
+        few = np.zeros_like(np.array(Image.open(path)))
+        few[0, :2] = 1
+        save(path, few)
+    found = said(spec, "segmentation")
+    assert [text.split(": 99.")[0] for text in found] == ["train", "test"]
+    assert all(text.endswith("% of the labels are class 0") for text in found)
+
+
+def test_depth_that_is_the_same_everywhere_is_named(tmp_path: Path) -> None:
+    spec = depths(tmp_path, 1000)
+    apart(tmp_path)
+    for path in (tmp_path / "depth").rglob("*.png"):
+        save(path, np.full((24, 32), 2500, np.uint16))
+    assert said(spec, "depth") == ["train: every depth is 2.5 m", "test: every depth is 2.5 m"]
+
+
+@pytest.mark.parametrize(("millimetres", "doubted"), [(1, False), (40, True)])
+def test_few_depths_are_doubted_where_8_bits_would_reach_so_far(
+    tmp_path: Path, millimetres: int, doubted: bool
+) -> None:
+    spec = depths(tmp_path, 1000)
+    near = (9_000 + millimetres * np.arange(256) if millimetres == 1 else millimetres * np.arange(1, 257)).astype(
+        np.uint16
+    )
+    for path in (tmp_path / "depth").rglob("*.png"):
+        save(path, np.resize(near, (24, 32)))
+    assert bool([text for text in said(spec, "depth") if "as if stored in 8 bits once" in text]) is doubted
+
+
+def test_masks_of_which_none_can_be_read_are_an_error_and_no_doubt(tmp_path: Path) -> None:
+    spec = masks(tmp_path, 0, 1)
+    for path in (tmp_path / "masks").rglob("*.png"):
+        save(path, noise(1, *np.array(Image.open(path)).shape, 3))
+    with pytest.raises(UserError, match=r"train/.*\.png is an image of mode RGB; expected class indices"):
+        said(spec, "segmentation")
+
+
+def test_classes_in_shards_that_are_counted_from_1_are_an_error(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"train": 8, "test": 4})
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    for path in tmp_path.glob("*.tar"):
+        path.write_bytes(path.read_bytes().replace(b"1" + bytes(511), b"2" + bytes(511)))
+    with pytest.raises(UserError, match=r"train has classification label 2; expected 0 to 1\. Correct the labels"):
+        said(f"webdataset:{tmp_path}", "classification")

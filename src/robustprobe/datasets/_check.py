@@ -15,6 +15,8 @@ from robustprobe.tasks import Task, load_task
 
 SAMPLE = 64
 MOST_VALUES = 16384
+MOST_COPIES = 0.01
+"""Published datasets hold a few images twice."""
 
 
 @dataclass
@@ -89,6 +91,7 @@ def check(name: str, root: Path, *, sample: int | None = SAMPLE) -> Findings:
             elif number not in official:
                 notes.append(f"{split}: found {number:,} of {expected} images: a subset")
         notes += dict.fromkeys(remark for dataset in found for remark in [*dataset.remarks(), *dataset.doubts()])
+        notes += copied_images(found[0], found[-1]) if sample is None else []
         notes += grouped(splits)
     return Findings(found[0], splits, notes, wrong)
 
@@ -138,6 +141,18 @@ def shared_images(splits: Sequence[SplitFindings]) -> list[str]:
                 return [f"{part.split}: image {identity} is in {seen[identity]} too. Remove it from one of the lists."]
             seen[identity] = part.split
     return []
+
+
+def copied_images(train: Dataset, reported: Dataset) -> list[str]:
+    """Warnings where more than `MOST_COPIES` of the images reported on are in train too, or repeat one another."""
+    counts, images = Counter(reported.image_digests()), len(reported)
+    shared = sum(counts[digest] for digest in counts.keys() & set(train.image_digests()))
+    found = []
+    if shared > MOST_COPIES * images:
+        found.append(f"{reported.split}: {shared:,} of {images:,} images are in {train.split} too, byte for byte")
+    if counts and images - len(counts) > MOST_COPIES * images:
+        found.append(f"{reported.split}: {images - len(counts):,} of {images:,} images repeat others, byte for byte")
+    return found
 
 
 def grouped(splits: Sequence[SplitFindings]) -> list[str]:

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple, final
 
+from robustprobe.core.content import FilePart
 from robustprobe.core.errors import UserError
 from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
@@ -57,6 +58,10 @@ class ClassFolderDataset(Dataset):
     def files(self) -> list[Path]:
         folder = self.folder
         return [folder / self._members[index].id for index in self.indices]
+
+    @final
+    def image_parts(self) -> list[FilePart]:
+        return self.parts()
 
     @final
     def settings(self) -> list[str]:

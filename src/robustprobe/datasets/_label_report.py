@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from robustprobe.core.errors import UserError
-from robustprobe.datasets._check import LabelFindings
+from robustprobe.datasets._check import LabelFindings, copied_images
 from robustprobe.datasets.base import Dataset
 from robustprobe.tasks import load_task
 
@@ -31,17 +31,19 @@ def label_report(train: Dataset, reported: Dataset, tasks: Sequence[str]) -> Lab
     """What the labels hold that heads are fitted on, and those that numbers are reported on.
 
     Raises:
-        UserError: none of the labels read counts, so that there would be no number.
+        UserError: none of the labels read counts, so that there would be no number; or none can be read.
     """
     splits = dict.fromkeys((train, reported))
     told: dict[str, list[str]] = {name: [] for name in tasks}
-    doubts = [LabelDoubt(task, text) for data in splits for text in data.doubts() for task in tasks]
+    texts = [text for data in splits for text in data.doubts()]
+    texts += copied_images(train, reported) if train is not reported else []
+    doubts = [LabelDoubt(task, text) for text in texts for task in tasks]
     for data in splits:
         known, read = _findings(data, tasks)
         for name, label in known.items():
             images = f"{len(data):,}" if read[name] == len(data) else f"{read[name]:,} of {len(data):,}"
             told[name].append(f"{data.split} ({images} images) {label}")
-            if read[name] and not label.used:
+            if not label.used:
                 raise UserError(
                     f"{data.name}: none of {read[name]} {name} labels of {data.split} counts: "
                     f"{label.task.nothing_valid}. Correct the labels, or leave the task out."
@@ -63,14 +65,22 @@ def _findings(data: Dataset, tasks: Sequence[str]) -> tuple[dict[str, LabelFindi
     read = dict.fromkeys(tasks, 0)
     unread = [name for name in tasks if found[name].task.label_axes or not data.knows_classes]
     for name in set(tasks).difference(unread):
-        found[name].add(torch.tensor([data.stratum(index) for index in data.indices]))
+        labels = torch.tensor([data.stratum(index) for index in data.indices])
+        try:
+            found[name].add(found[name].task.check_values(labels))
+        except ValueError as error:
+            raise UserError(f"{data.name}: {data.split} has {name} {error}. Correct the labels.") from error
         read[name] = len(data)
+    faults = []
     for position in range(0, len(data), -(-len(data) // SAMPLE)) if unread else ():
         try:
             targets = data[position].targets
-        except UserError:
+        except UserError as error:
+            faults.append(error)
             continue  # the run says so, and does the rest
         for name in unread:
             found[name].add(targets[name])
             read[name] += 1
+    if faults and not all(read.values()):
+        raise faults[0]
     return found, read

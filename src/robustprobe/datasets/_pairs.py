@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from robustprobe.core.content import FilePart
 from robustprobe.core.errors import UserError
 from robustprobe.datasets._folders import ImageAndLabel, require, stored_path
 from robustprobe.datasets._images import has_unclear_orientation, open_matching, read_mask
@@ -41,6 +42,10 @@ class PairDataset(Dataset):
         for path in paths:
             require(path, "an image and its label map for every entry of the list")
         return paths
+
+    @final
+    def image_parts(self) -> list[FilePart]:
+        return [FilePart(self.listed[index].image) for index in self.indices]
 
     @final
     @cached_property

@@ -107,6 +107,10 @@ class Dataset(ABC):
         """The parts of `files()` that are read; whole files by default."""
         return [FilePart(path) for path in self.files()]
 
+    def image_parts(self) -> list[FilePart]:
+        """The file of each kept image, or the part of one; none where images are rows of a table."""
+        return []
+
     def settings(self) -> list[str]:
         """What the labels depend on beside what those files hold; part of the digest."""
         return []
@@ -283,14 +287,26 @@ class Dataset(ABC):
         """
         # `Path.relative_to` would take most of the time of a million files.
         prefix = os.path.join(self.root, "")
-        try:
-            parts = self.parts()
-            names = [os.fspath(part.path).removeprefix(prefix) for part in parts]
-            content = list(zip(names, content_digests(parts), strict=True))
-        except OSError as error:
-            raise UserError(f"{self.name}: a file cannot be read: {error}. Replace or remove it.") from error
+        parts = self.parts()
+        names = [os.fspath(part.path).removeprefix(prefix) for part in parts]
+        content = list(zip(names, self._digests(parts), strict=True))
         source = source_digest(type(self))
         return fingerprint([self.kind, source, self.split, self.size, self.kept_ids, content, *self.settings()])
+
+    @final
+    def image_digests(self) -> list[str]:
+        """Digests of what the files of the kept images hold, in order; none where there are no files of their own.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        return self._digests(self.image_parts())
+
+    def _digests(self, parts: Sequence[FilePart]) -> list[str]:
+        try:
+            return content_digests(parts)
+        except OSError as error:
+            raise UserError(f"{self.name}: a file cannot be read: {error}. Replace or remove it.") from error
 
     def _target(self, name: str, label: Label, identity: str) -> Tensor:
         try:

@@ -81,6 +81,9 @@ class WebDataset(Dataset):
         items = [self._items[index] for index in self.indices]
         return [FilePart(item.shard, item.start, item.size) for item in items]
 
+    def image_parts(self) -> list[FilePart]:
+        return self.parts()
+
     def settings(self) -> list[str]:
         labels = [str(self._items[index].label) for index in self.indices]
         return [*labels, *self.labels["classification"].classes]

@@ -34,6 +34,8 @@ from robustprobe.tasks._recipe import TaskRecipe
 
 Label = int | float | NDArray[Any]
 ViewKind = Literal["square", "windows", "padded"]
+MOST_OF_ONE_CLASS = 0.99
+"""A larger share of the labels in one class is worth a warning."""
 
 
 class Head(nn.Module, ABC):
@@ -410,8 +412,24 @@ def found_classes(found: LabelStatistics, space: LabelSpace) -> str:
     seen = f"{len(space.classes) - len(unseen)} of {len(space.classes)} classes{missing}"
     if not found.counts:
         return seen
+    name, share = _commonest(found, space)
+    return f"{seen}, most often {name} ({share:.0%})"
+
+
+def lone_class(found: LabelStatistics, space: LabelSpace) -> list[str]:
+    """A warning where nearly all of several labels are of one class."""
+    if sum(found.counts.values()) < 2:
+        return []
+    name, share = _commonest(found, space)
+    if share == 1:
+        return [f"every label is {name}"]
+    return [f"{share:.2%} of the labels are {name}"] if share > MOST_OF_ONE_CLASS else []
+
+
+def _commonest(found: LabelStatistics, space: LabelSpace) -> tuple[str, float]:
+    """The class with most labels, and its share."""
     index, count = max(found.counts.items(), key=lambda item: item[1])
-    return f"{seen}, most often {space.classes[index]} ({count / sum(found.counts.values()):.0%})"
+    return space.classes[index], count / sum(found.counts.values())
 
 
 def _unseen(found: LabelStatistics, space: LabelSpace) -> list[str]:

@@ -29,6 +29,7 @@ from robustprobe.tasks.base import (
     class_labels,
     found_classes,
     likeliest,
+    lone_class,
     looks_like_probabilities,
     missing_classes,
     on_labels,
@@ -226,7 +227,7 @@ class Classification(Task):
         return found_classes(found, self.space)
 
     def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
-        return missing_classes(found, self.space, self.name) if whole else []
+        return lone_class(found, self.space) + (missing_classes(found, self.space, self.name) if whole else [])
 
     @classmethod
     def implied_space(cls, output: Tensor) -> LabelSpace:

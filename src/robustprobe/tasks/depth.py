@@ -193,10 +193,14 @@ class Depth(Task):
 
     def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
         warnings = []
-        if 1 < len(found.values) < FEW_DEPTHS < found.used:
-            step = 1000 * float(found.values.diff().median())
-            warnings.append(f"depths are {step:.0f} mm apart, as if stored in 8 bits once")
         largest = float(found.values[-1]) if len(found.values) else 0.0
+        if 1 < len(found.values) < FEW_DEPTHS < found.used:
+            step = float(found.values.diff().median())
+            # Finer steps would not reach so far in 8 bits: near scenes have few depths in whole millimetres too.
+            if step > largest / FEW_DEPTHS:
+                warnings.append(f"depths are {1000 * step:.0f} mm apart, as if stored in 8 bits once")
+        if len(found.values) == 1 < found.used:
+            warnings.append(f"every depth is {largest:.3g} m")
         if 0 < largest < LEAST_REACH * self.space.max_depth < float("inf"):
             wanted = f"depths go up to {largest:.3g} m, where up to {self.space.max_depth:g} m is expected"
             warnings.append(f"{wanted}: check the unit (scale) and max_depth")

@@ -9,7 +9,7 @@ from robustprobe.core.spec import Statistic
 from robustprobe.core.types import LabelStatistics
 from robustprobe.tasks._ranking import ranked
 from robustprobe.tasks._ranking_task import RankingTask, ranking_losses
-from robustprobe.tasks.base import found_classes, missing_classes
+from robustprobe.tasks.base import found_classes, lone_class, missing_classes
 
 
 @final
@@ -51,7 +51,7 @@ class Retrieval(RankingTask):
         return found_classes(found, self.space)
 
     def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
-        return missing_classes(found, self.space, self.name) if whole else []
+        return lone_class(found, self.space) + (missing_classes(found, self.space, self.name) if whole else [])
 
     def label_name(self, label: Tensor) -> str:
         return self.space.classes[int(self.gallery[label.nonzero()[0, 0]] if label.ndim else label)]

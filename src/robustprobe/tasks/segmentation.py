@@ -30,6 +30,7 @@ from robustprobe.tasks.base import (
     Task,
     class_labels,
     found_classes,
+    lone_class,
     looks_like_probabilities,
     missing_classes,
     resize,
@@ -229,6 +230,8 @@ class Segmentation(Task):
             only = f"every labelled pixel is {self.space.classes[int(found.values[0])]}"
             binary = f", and {ignored:.0%} are {self.space.ignore_index}, which is ignored: write masks of 0 and 1"
             warnings.append(only + binary * (found.used < found.total))
+        else:
+            warnings += lone_class(found, self.space)
         return warnings + (missing_classes(found, self.space, self.name) if whole else [])
 
     @classmethod
