@@ -1,11 +1,19 @@
-"""What a hardening run shows: a progress bar, and a line per epoch."""
+"""What a hardening run shows, a progress bar and a line per epoch, and what it tells trackers."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from robustprobe.cli._display import duration
+from robustprobe.trackers import GuardedTrackers
+from robustprobe.training.folder import LOG, read_log
 from robustprobe.training.loop import TrainingProgress
+from robustprobe.training.spec import HardenSpec
 
 
 class TrainingDisplay:
@@ -35,3 +43,42 @@ class TrainingDisplay:
             soft_wrap=True,
             markup=False,
         )
+
+
+@final
+class TrainingCurves:
+    """Tells trackers the loss, its terms and the learning rate of each update, and the feature drift of each epoch.
+
+    They are started at the first update, so that a run that cannot begin leaves nothing of them. Where a run goes on,
+    its log gives the updates before.
+    """
+
+    def __init__(self, told: GuardedTrackers, spec: HardenSpec, folder: Path, console: Console) -> None:
+        self.told, self.spec, self.log = told, spec, folder / LOG
+        self.say = partial(console.print, soft_wrap=True, markup=False)
+        self.started = False
+
+    def update(self, progress: TrainingProgress) -> None:
+        """Tell an update, after those before it that are only in the log."""
+        before: list[dict[str, Any]] = []
+        if not self.started:
+            self.started = True
+            self.told.start(f"harden {self.spec.method}", self.spec.model_dump(mode="json"), self.say)
+            before = [line for line in read_log(self.log) if line["step"] < progress.step]
+        for line in [*before, progress.line]:
+            for curve, value in _points(line):
+                self.told.point(curve, line["step"], value)
+
+    def end(self) -> None:
+        """The run is over."""
+        if self.started:
+            self.told.file("log", self.log)
+
+
+def _points(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Names and values of the curves that a line of the log goes on."""
+    for name, value in line.items():
+        if name not in ("step", "seconds", "look"):
+            yield f"training/{name}", value
+    for name, value in line.get("look", {}).items():
+        yield f"held-out/{name if name == 'drift' else f'attacked {name}'}", value

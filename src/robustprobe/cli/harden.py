@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 
 from robustprobe.cli._console import new_console
 from robustprobe.cli._options import OUTPUT, WHERE
+from robustprobe.trackers import GuardedTrackers
 
 SOURCE = Group("Encoder and images", sort_key=1)
 METHOD = Group("Method and inner attack", sort_key=2)
@@ -99,6 +100,7 @@ def harden(
     device: Annotated[str, Parameter(group=WHERE)] = "auto",
     out: Annotated[Path, Parameter(group=OUTPUT)],
     checkpoint_every: Annotated[int | None, Parameter(group=OUTPUT)] = None,
+    tracker: Annotated[list[str] | None, Parameter(group=OUTPUT)] = None,
 ) -> None:
     """Fine-tune an encoder without labels so that attacks move its features less.
 
@@ -117,14 +119,18 @@ def harden(
         Folder for the result.
     checkpoint_every
         Epochs between checkpoints.
+    tracker
+        Program that is told of the curves of loss and feature drift as they come: a name from `robustprobe list
+        trackers`, or my.py:MyTracker. Can be given several times.
     """
     console = new_console()
     leads = os.environ.get("RANK", "0") == "0"
+    told = GuardedTrackers((tracker or ()) if leads else (), out)
     if leads:
         console.print(f"[bold]robustprobe[/] harden {method.method}: loading torch and {source.encoder} ...")
-    from robustprobe.cli._training import TrainingDisplay
+    from robustprobe.cli._training import TrainingCurves, TrainingDisplay
     from robustprobe.training.distributed import find_processes
-    from robustprobe.training.loop import DivergedError
+    from robustprobe.training.loop import DivergedError, TrainingProgress
     from robustprobe.training.run import run
     from robustprobe.training.spec import make_spec
 
@@ -135,8 +141,15 @@ def harden(
     spec = make_spec(given.pop("method"), given)
     try:
         watch = TrainingDisplay(console, leads)
-        with watch.bars:
-            worked = run(spec, data_root, out, find_processes(device), watch.update)
+        curves = TrainingCurves(told, spec, out, console)
+
+        def notify(progress: TrainingProgress) -> None:
+            watch.update(progress)
+            curves.update(progress)
+
+        with told, watch.bars:
+            worked = run(spec, data_root, out, find_processes(device), notify)
+            curves.end()
     except DivergedError as error:
         print(f"robustprobe: {error}", file=sys.stderr)
         sys.exit(2)

@@ -106,8 +106,8 @@ class OutputOptions:
     out: Path = Path("results")
     """Folder for results and the page."""
     tracker: list[str] | None = None
-    """Program that is told of each number as it comes: tensorboard, mlflow or my.py:MyTracker (see `robustprobe list
-    trackers`). Can be given several times."""
+    """Program that is told of each number as it comes: tensorboard, mlflow, wandb or my.py:MyTracker (see
+    `robustprobe list trackers`). Can be given several times."""
     examples: int | None = None
     """Example images per dataset that are kept for the page, drawn at random."""
     extreme_examples: int | None = None
@@ -222,6 +222,7 @@ def _run(
     from robustprobe.evaluation.plan import make_plan
     from robustprobe.evaluation.run import execute
     from robustprobe.evaluation.time_budget import plan_within
+    from robustprobe.report.charts.pictures import pictures
     from robustprobe.results.store import Store
     from robustprobe.results.union import Found
 
@@ -250,6 +251,8 @@ def _run(
                 failures = execute(plan, store, display.update, spread, display.say, told.record)
             finished = [r for r in store.records() if r.fingerprint in wanted]
             show_outcome(console, [Found(r, store) for r in finished], out, brief=brief, verbose=verbose)
+            for name, pixels in pictures(out) if told.trackers and finished else ():
+                told.picture(name, pixels)
             told.file("page", out / PAGE)
     _end(failures, out)
     judge_run(rules, gates.fail_on_regression, store, finished, gates.junit)

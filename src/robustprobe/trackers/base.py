@@ -1,10 +1,13 @@
-"""What every tracker is: told of the start of a run, of each number, of files, and of the end."""
+"""What every tracker is: told of a run's start, of each number, point of a curve, picture and file, and of its end."""
 
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.registry import trackers
@@ -83,6 +86,13 @@ class Tracker(ABC):
     @abstractmethod
     def number(self, number: TrackedNumber) -> None:
         """A cell is finished. Cells that were finished before the run come first."""
+
+    # These two are optional: a tracker that has no place for them keeps numbers all the same.
+    def point(self, curve: str, step: int, value: float) -> None:  # noqa: B027
+        """A point of a curve of `robustprobe harden`, such as `training/loss` after an update. By default left out."""
+
+    def picture(self, name: str, pixels: NDArray[np.uint8]) -> None:  # noqa: B027
+        """A chart or example image of the page, (H, W, 3) in 0 to 255, after the last number. By default left out."""
 
     @abstractmethod
     def file(self, name: str, path: Path) -> None:

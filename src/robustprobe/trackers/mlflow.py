@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robustprobe.trackers.base import TrackedNumber, Tracker, check_library
 
 EXPERIMENT = "robustprobe"
 UNUSABLE = re.compile(r"[^\w\-. /:]")
-"""Characters that no name of a metric may have."""
+"""Characters that no name of a metric or artifact may have."""
 
 
 @final
@@ -39,6 +42,12 @@ class MLflow(Tracker):
         values = {"": number.value, " ci_low": number.ci_low, " ci_high": number.ci_high}
         for end, value in values.items():
             self.client.log_metric(self.run, UNUSABLE.sub("_", number.path + end), value)
+
+    def point(self, curve: str, step: int, value: float) -> None:
+        self.client.log_metric(self.run, UNUSABLE.sub("_", curve), value, step=step)
+
+    def picture(self, name: str, pixels: NDArray[np.uint8]) -> None:
+        self.client.log_image(self.run, pixels, f"{UNUSABLE.sub('_', name).replace('..', '_').replace(':', '_')}.png")
 
     def file(self, name: str, path: Path) -> None:
         self.client.log_artifact(self.run, str(path))

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from robustprobe.trackers.base import TrackedNumber, Tracker, check_library
 
 
@@ -29,6 +32,12 @@ class TensorBoard(Tracker):
         for end, value in values.items():
             self.writer.add_scalar(number.path + end, value, 0)
         self.writer.flush()
+
+    def point(self, curve: str, step: int, value: float) -> None:
+        self.writer.add_scalar(curve, value, step)
+
+    def picture(self, name: str, pixels: NDArray[np.uint8]) -> None:
+        self.writer.add_image(name, pixels, dataformats="HWC")
 
     def file(self, name: str, path: Path) -> None:
         self.writer.add_text(name, str(path))

@@ -44,7 +44,15 @@ class TrainingProgress(NamedTuple):
     facts: dict[str, float]
     seconds: float
     left: float
+    rate: float
     look: FeatureDrift | None = None
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """What the log keeps of the update."""
+        line: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "loss": self.loss, **self.facts}
+        line |= {"rate": self.rate, "seconds": round(self.seconds, 2)}
+        return line | ({"look": self.look._asdict()} if self.look else {})
 
 
 class TrainingJob(NamedTuple):
@@ -99,8 +107,10 @@ def train(
         ended = trainer.step % job.each == 0
         look = trainer.checkpoint() if ended else None
         left = (now - start) / (trainer.step - first) * (job.total - trainer.step)
-        progress = TrainingProgress(trainer.step, job.total, trainer.epoch, loss, facts, trainer.seconds, left, look)
-        trainer.log(progress)
+        times = trainer.seconds, left, trainer.rate
+        progress = TrainingProgress(trainer.step, job.total, trainer.epoch, loss, facts, *times, look)
+        if processes.leads:
+            job.folder.log(progress.line)
         if ended or now - saved >= save_seconds:
             trainer.save()
             saved = time.monotonic()
@@ -202,13 +212,6 @@ class _Trainer:
         if self.processes.leads:
             self._write(self.job.folder.path)
         self.processes.wait()
-
-    def log(self, progress: TrainingProgress) -> None:
-        if not self.processes.leads:
-            return
-        line: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch, "loss": progress.loss, **progress.facts}
-        line |= {"rate": self.rate, "seconds": round(progress.seconds, 2)}
-        self.job.folder.log(line | ({"look": progress.look._asdict()} if progress.look else {}))
 
     def save(self) -> None:
         if not self.processes.leads:

@@ -75,7 +75,7 @@ def draw(folders: Sequence[Place], kind: str, samples: int = 1) -> "alt.TopLevel
     if kind == "examples":
         chart = _examples(galleries(groups, records, ImageLimit(samples, math.inf)))
     else:
-        chart = _chart(kind, records, chances(cells))
+        chart = folder_chart(kind, records, chances(cells))
     if chart is None:
         raise UserError(f"there is nothing to draw as {kind}: {LACKING[kind]}.")
     return chart
@@ -112,7 +112,10 @@ def rendered(chart: "alt.TopLevelMixin", ending: str) -> bytes:
     return bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_PER_POINT))
 
 
-def _chart(kind: str, records: list[Record], chance: Mapping[TaskOnDatasetKey, float]) -> "alt.TopLevelMixin | None":
+def folder_chart(
+    kind: str, records: list[Record], chance: Mapping[TaskOnDatasetKey, float]
+) -> "alt.TopLevelMixin | None":
+    """A chart of all kinds but `examples`; None where there is nothing to draw."""
     found = board(records, chance)
     drawers: dict[str, Callable[[], list[Figure]]] = {
         "eps": lambda: eps_figures(records, found),
@@ -136,13 +139,13 @@ def _beside(figures: Sequence[Figure]) -> "alt.TopLevelMixin | None":
 def _examples(shown: Sequence[DatasetExamples]) -> "alt.TopLevelMixin | None":
     import altair as alt
 
-    charts: list[Any] = [_example(gallery, subject) for gallery in shown for subject in gallery.subjects]
+    charts: list[Any] = [example_chart(gallery, subject) for gallery in shown for subject in gallery.subjects]
     if not charts:
         return None
     return charts[0] if len(charts) == 1 else alt.vconcat(*charts, spacing=28)
 
 
-def _example(gallery: DatasetExamples, subject: ExampleImage) -> Any:
+def example_chart(gallery: DatasetExamples, subject: ExampleImage) -> Any:
     """An image: columns are the attacks at their largest eps, rows the image and the predictions of each encoder."""
     from robustprobe.report.charts.vega import picture_chart
 
