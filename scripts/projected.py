@@ -10,19 +10,13 @@ copy is trained with the student.
 import copy
 from typing import ClassVar, final
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomResizedCrop
 
 from robustprobe import UserError
 from robustprobe.core.types import Features
-from robustprobe.defences import Defence, FitSurrogates, LayerFeatures, LossTerms, Recipe
+from robustprobe.defences import Defence, FitSurrogates, LayerFeatures, LossTerms, Recipe, fitted_projector
 from robustprobe.encoders import Encoder
-
-HIDDEN, WIDTH = 512, 128
-STEPS, RATE, TEMPERATURE = 200, 1e-3, 0.2
-CROPS = 8
 
 
 @final
@@ -50,35 +44,3 @@ class ProjectedDeacl(Defence):
 def distance(projector: nn.Module, a: list[Features], other: nn.Module, b: list[Features]) -> Tensor:
     """1 - cosine of the last layers' projected class tokens, (B,)."""
     return 1 - F.cosine_similarity(projector(a[-1].cls), other(b[-1].cls), dim=-1)
-
-
-def fitted_projector(teacher: Encoder, images: Tensor) -> nn.Module:
-    """A two-layer projector, trained by InfoNCE to match two random crops of each image (N, 3, H, W)."""
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(0)
-        crops = torch.stack([cropped_tokens(teacher, images) for _ in range(CROPS)])
-        net = nn.Sequential(nn.Linear(crops.shape[-1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH)).to(crops.device)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=RATE)
-        for _ in range(STEPS):
-            first, second = torch.randperm(CROPS)[:2].tolist()
-            loss = info_nce(net(crops[first]), net(crops[second]))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-    print(f"projector: InfoNCE {float(loss.detach()):.2f} of {len(images)} images", flush=True)
-    return net
-
-
-@torch.no_grad()
-def cropped_tokens(teacher: Encoder, images: Tensor) -> Tensor:
-    """The teacher's class tokens (N, D) of a random crop of each image (N, 3, H, W)."""
-    crop = Compose([RandomResizedCrop(list(images.shape[-2:]), scale=(0.25, 1.0)), RandomHorizontalFlip()])
-    views = torch.stack([crop(image) for image in images])
-    return torch.cat([teacher(part).cls for part in views.split(64)])
-
-
-def info_nce(a: Tensor, b: Tensor) -> Tensor:
-    """Symmetric InfoNCE of matching rows (N, D)."""
-    logits = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T / TEMPERATURE
-    target = torch.arange(len(a), device=a.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

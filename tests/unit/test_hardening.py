@@ -13,8 +13,9 @@ from robustprobe import UserError
 from robustprobe.core.resize import resized
 from robustprobe.core.threat import image_generator
 from robustprobe.core.types import Features
-from robustprobe.defences import LayerFeatures, ascend, linf
+from robustprobe.defences import LayerFeatures, Projected, ascend, linf, squared_distance
 from robustprobe.defences.base import defence_kind, load_defence
+from robustprobe.defences.fare import Fare
 from robustprobe.defences.lore import Lore
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.encoders._timm import create
@@ -380,3 +381,27 @@ def test_a_cut_off_log_loses_what_will_be_done_again(tmp_path: Path) -> None:
         file.write('{"ste')
     folder.forget_after(2)
     assert (tmp_path / "log.jsonl").read_text().splitlines() == ['{"step": 0}', '{"step": 1}', '{"step": 2}']
+
+
+def test_a_projected_defence_is_the_mean_of_its_two_forms(tiny_encoder: Encoder) -> None:
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = Projected(Fare("both"), Fare("both"))
+    made.prepare(tiny_encoder, images, lambda size: [])
+    with torch.no_grad():
+        clean, moved = tiny_encoder(images), tiny_encoder(images.flip(0))
+    net = made.projector
+    tokens = [f.patches.flatten(2).transpose(1, 2) for f in (moved, clean)]
+    behind = (net(moved.cls) - net(clean.cls)).square().sum(1)
+    behind = (behind + (net(tokens[0]) - net(tokens[1])).square().sum(2).mean(1)) / 2
+    plain = squared_distance([moved], [clean], "both")
+    torch.testing.assert_close(made.raised([moved], [clean], [clean], 0.0), (plain + behind) / 2)
+    loss, facts = made.lowered(LayerFeatures([moved], [moved], [clean]))
+    torch.testing.assert_close(loss, (plain + behind) / 2)
+    torch.testing.assert_close(facts["projected_moved"], behind)
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_surrogate_heads_do_not_read_projected_features(tiny_encoder: Encoder) -> None:
+    kinds = [load_defence("anyhead", "both", (-1,), {"inner": "heads"}) for _ in range(2)]
+    with pytest.raises(UserError, match="leave out --projector"):
+        Projected(*kinds).prepare(tiny_encoder, torch.rand(4, 3, 16, 16), lambda size: [])

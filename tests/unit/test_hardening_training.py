@@ -23,6 +23,7 @@ from robustprobe.training.distributed import SingleProcess
 from robustprobe.training.folder import LOG, RunFolder, read_log
 from robustprobe.training.loop import DivergedError, TrainingProgress, _Trainer
 from robustprobe.training.run import run
+from robustprobe.training.weight_perturbation import perturbed
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.unit
@@ -55,6 +56,16 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Encoder) -> 
     card = {"architecture": TINY.model_dump(mode="json"), "licence": "CC0-1.0"}
     (folder / "card.json").write_text(json.dumps(card))
     weights: Any = tiny_encoder.model
+    save_file(weights.state_dict(), folder / "encoder.safetensors")
+    return f"file:{folder}"
+
+
+@pytest.fixture(scope="module")
+def deeper(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An encoder of two blocks."""
+    folder, architecture = tmp_path_factory.mktemp("deeper"), TINY.model_copy(update={"depth": 2})
+    (folder / "card.json").write_text(json.dumps({"architecture": architecture.model_dump(mode="json")}))
+    weights: Any = build(architecture, "file:deeper").model
     save_file(weights.state_dict(), folder / "encoder.safetensors")
     return f"file:{folder}"
 
@@ -259,3 +270,53 @@ def test_two_processes_do_what_one_does(teacher: str, tmp_path: Path) -> None:
     assert [p.loss for p in one] == pytest.approx([line["loss"] for line in read_log(out / LOG)], rel=1e-3)
     a, b = (load_file(folder / "encoder.safetensors") for folder in (out, tmp_path / "one"))
     assert all(torch.allclose(a[key], b[key], atol=2e-4) for key in a)
+
+
+@pytest.mark.parametrize(("which", "changed"), [("first:1", {"0"}), ("last:1", {"1"}), ("all", {"0", "1"})])
+def test_only_the_chosen_blocks_are_trained(deeper: str, tmp_path: Path, which: str, changed: set[str]) -> None:
+    go(deeper, tmp_path / "out", trained_blocks=which, epochs=1, ema=0.0)
+    before, after = (
+        load_file(tmp_path / "out" / part / "encoder.safetensors") for part in ("checkpoints/epoch-000", ".")
+    )
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[1] for name in moved if name.startswith("blocks.")} == changed
+    assert any("patch_embed" in name for name in moved) == (which != "last:1")
+
+
+@pytest.mark.parametrize(
+    ("which", "words"), [("first:9", "has layers 0 to 1"), ("last:2", "has layers 0 to 1"), ("middle:1", "trained_blo")]
+)
+def test_blocks_that_are_not_there_are_refused(deeper: str, tmp_path: Path, which: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        go(deeper, tmp_path / "out", trained_blocks=which)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_are_perturbed_along_their_gradient_and_put_back() -> None:
+    layer = nn.Linear(3, 2).double()
+    layer(torch.ones(1, 3).double()).square().sum().backward()
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    gradient = layer.weight.grad
+    assert gradient is not None
+    with perturbed(list(layer.parameters()), 0.01):
+        move = layer.weight.detach() - weight
+        torch.testing.assert_close(move, gradient / gradient.norm() * 0.01 * weight.norm())
+        assert torch.equal(layer.bias, bias)
+    assert torch.equal(layer.weight, weight)
+
+
+def test_an_update_takes_the_gradient_at_perturbed_weights(teacher: str, tmp_path: Path) -> None:
+    plain = [p.loss for p in go(teacher, tmp_path / "plain")]
+    found = [p.loss for p in go(teacher, tmp_path / "awp", weight_perturbation=0.05)]
+    assert found[0] == plain[0]
+    assert found[1:] != plain[1:]
+
+
+@pytest.mark.parametrize("method", ["deacl", "fare", "lore", "simclip", "trades-embed", "pseudo-labels", "anyhead"])
+def test_every_method_can_be_applied_behind_a_projector_too(teacher: str, tmp_path: Path, method: str) -> None:
+    options = {"options": {"clusters": "2"}} if method == "pseudo-labels" else {}
+    seen = go(teacher, tmp_path / "out", method, projector=True, epochs=1, feature_rank=0, **options)
+    names = set(seen[0].facts)
+    assert {f"projected_{name}" for name in names if not name.startswith("projected_")} <= names
+    state = load_file(tmp_path / "out" / "state.safetensors")
+    assert any("projector" in name for name in state)

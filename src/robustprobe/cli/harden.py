@@ -54,6 +54,8 @@ class MethodOptions:
     """Share of the updates over which eps grows from 0."""
     steps: int | None = None
     """Steps of the inner attack."""
+    projector: Annotated[bool | None, Parameter(negative="")] = None
+    """Apply the method on features and as much on features behind a frozen projector, in inner attack and loss."""
     feature_rank: int | None = None
     """Rank that the features of the result are reduced to; the directions that attacks move least are kept. 0: no
     reduction."""
@@ -84,6 +86,12 @@ class TrainingOptions:
     """Weight decay of the optimiser."""
     clip: float | None = None
     """Largest norm of the gradient. 0: no clipping."""
+    trained_blocks: str | None = None
+    """first:K or last:K: only these blocks are trained, such as first:2. With the first ones what comes before them is
+    trained too, and the final norm. By default all."""
+    weight_perturbation: float | None = None
+    """Adversarial weight perturbation (AWP): the gradient is taken at weights that raise the loss, moved by this share
+    of their norm, such as 0.005. 0: none. Costs one more forward and backward pass per update."""
     ema: float | None = None
     """Decay of an exponential moving average of the weights, which then is the result. 0: none."""
     seed: int | None = None

@@ -4,6 +4,7 @@ contract.
 
 from robustprobe.core.inner_attack import InnerAttack, ascend, linf
 from robustprobe.defences._distance import Layers, Tokens, cosine_distance, squared_distance
+from robustprobe.defences._projector import Projected, fitted_projector
 from robustprobe.defences.base import (
     Defence,
     FitSurrogates,
@@ -23,11 +24,13 @@ __all__ = [
     "Layers",
     "LossTerms",
     "Options",
+    "Projected",
     "Recipe",
     "Tokens",
     "ascend",
     "cosine_distance",
     "defence_kind",
+    "fitted_projector",
     "linf",
     "load_defence",
     "squared_distance",

@@ -25,6 +25,8 @@ from robustprobe.training.folder import RunFolder, TrainingState, card_of
 from robustprobe.training.monitor import DriftMonitor, FeatureDrift
 from robustprobe.training.schedule import averaged, eps_factor, scheduled
 from robustprobe.training.spec import HardenSpec
+from robustprobe.training.trained_blocks import train_blocks, trainable
+from robustprobe.training.weight_perturbation import perturbed
 
 SAVE_SECONDS = 60.0
 MEASURED = 512
@@ -128,16 +130,16 @@ class _Trainer:
         if isinstance(self.student, TimmMap):
             # Convolutions are a third faster in this layout.
             self.student.to(memory_format=torch.channels_last)
-        self.student.requires_grad_(True)
+        shown = ImageBatch(job.shown.ids, job.shown.images.to(processes.device))
+        train_blocks(self.student, job.spec.trained_blocks, shown.images[:1])
         fit_surrogates = partial(self._surrogates, processes.device)
         job.defence.prepare(self.teacher, job.pool.whole(MEASURED).images.to(processes.device), fit_surrogates)
         self.defence = job.defence.to(processes.device)
-        self.parameters = [*self.student.parameters(), *self.defence.parameters()]
+        self.parameters = [*trainable(self.student), *trainable(self.defence)]
         self.optimiser = make_optimiser(job.spec, self.student, self.defence)
         self.schedule = scheduled(self.optimiser, self.job.total, self.job.spec.warmup, self.step)
         self.mean = averaged(self.student, job.spec.ema) if job.spec.ema else None
         self.exhibit = copy.deepcopy(self.teacher).freeze()
-        shown = ImageBatch(job.shown.ids, job.shown.images.to(processes.device))
         self.reduced: tuple[int, Encoder] | None = None
         self.probe = DriftMonitor(self.teacher, shown, job.spec.eps, job.spec.seed)
 
@@ -168,6 +170,23 @@ class _Trainer:
 
     def _descend(self, attacked: Sequence[tuple[Tensor, Tensor]], *, last: bool) -> tuple[float, dict[str, float]]:
         """One update on images and moved images; the defence's own parameters change in the last of a batch only."""
+        spec = self.job.spec
+        found = self._backward(attacked)
+        if spec.weight_perturbation:
+            with perturbed(trainable(self.student), spec.weight_perturbation):
+                self._backward(attacked)
+        if not last:
+            self.defence.zero_grad(set_to_none=True)
+        if spec.clip:
+            for group in self.optimiser.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], spec.clip)
+        self.optimiser.step()
+        if self.mean is not None:
+            self.mean.update_parameters(self.student)
+        return found
+
+    def _backward(self, attacked: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, dict[str, float]]:
+        """Fill the gradients; loss and terms are means over the batch of all processes."""
         spec, count = self.job.spec, min(self.job.spec.batch_size, len(self.job.pool))
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
@@ -182,14 +201,6 @@ class _Trainer:
         if not torch.isfinite(means).all():
             raise DivergedError(self._diverged(f"the loss became {loss:g}"))
         self.processes.sum_gradients(self.parameters)
-        if not last:
-            self.defence.zero_grad(set_to_none=True)
-        if spec.clip:
-            for group in self.optimiser.param_groups:
-                nn.utils.clip_grad_norm_(group["params"], spec.clip)
-        self.optimiser.step()
-        if self.mean is not None:
-            self.mean.update_parameters(self.student)
         return loss, facts
 
     def checkpoint(self) -> FeatureDrift | None:
@@ -281,8 +292,8 @@ class _Trainer:
 
 def make_optimiser(spec: HardenSpec, student: nn.Module, defence: Defence) -> torch.optim.Optimizer:
     """The optimiser of a student, and of the parameters that a defence has itself, at their own rate."""
-    parameters: list[dict[str, Any]] = [{"params": list(student.parameters())}]
-    if own := list(defence.parameters()):
+    parameters: list[dict[str, Any]] = [{"params": trainable(student)}]
+    if own := trainable(defence):
         parameters.append({"params": own, "lr": defence.own_rate or spec.learning_rate})
     if spec.optimiser == "sgd":
         return torch.optim.SGD(

@@ -1,5 +1,6 @@
 """Harden an encoder: load everything that a run names, train, and write the result."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.sizes import format_eps
-from robustprobe.defences.base import load_defence
+from robustprobe.defences import Defence, Projected, load_defence
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.results.provenance import hardware, versions
 from robustprobe.training.data import held_out_pool, open_pool
@@ -16,6 +17,7 @@ from robustprobe.training.folder import RunFolder, architecture_of
 from robustprobe.training.loop import TrainingJob, TrainingProgress, train
 from robustprobe.training.monitor import IMAGES
 from robustprobe.training.spec import HardenSpec
+from robustprobe.training.trained_blocks import train_blocks
 
 
 def run(
@@ -44,7 +46,8 @@ def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, pr
     """Load everything that a run names before any work is done, and reserve its folder."""
     teacher = (load_encoder(spec.encoder) if teacher is None else teacher).freeze()
     size = fitting(spec.size or teacher.card.input_size, teacher)
-    defence = load_defence(spec.method, spec.tokens, spec.layers, spec.options)
+    train_blocks(copy.deepcopy(teacher), spec.trained_blocks, torch.zeros(1, 3, *size))
+    defence = make_defence(spec)
     architecture = architecture_of(teacher)
     pool = open_pool(spec.datasets, root, "train", spec.limit, size, spec.augment)
     shares = spec.accumulate * processes.world
@@ -73,6 +76,12 @@ def prepare(spec: HardenSpec, root: Path, out: Path, teacher: Encoder | None, pr
     processes.wait()
     held_out = held_out_pool(spec.datasets, root, size) or pool
     return TrainingJob(spec, teacher, defence, pool, held_out.whole(IMAGES), folder, architecture, facts)
+
+
+def make_defence(spec: HardenSpec) -> Defence:
+    """The defence of a run. Raises UserError for an unknown method or option."""
+    made = [load_defence(spec.method, spec.tokens, spec.layers, spec.options) for _ in range(1 + spec.projector)]
+    return Projected(*made) if spec.projector else made[0]
 
 
 def fitting(size: tuple[int, int], teacher: Encoder) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from robustprobe.core.spec import Spec, validated
 from robustprobe.defences import Tokens
 from robustprobe.defences.base import Recipe, defence_kind
 
+BLOCKS = r"^(all|(first|last):[1-9][0-9]*)$"
+
 
 def parse_options(given: Any) -> Any:
     """Options such as `gamma=2` as a dictionary. Raises UserError for text that is not NAME=VALUE."""
@@ -31,17 +33,20 @@ class HardenSpec(Spec):
     """A hardening run.
 
     `batch_size` counts images per batch, over all processes and `accumulate` parts; the encoder is updated
-    `updates_per_batch` times on each batch of attacked images. `eps_ramp` is the share of updates
-    over which eps grows from 0; `ema` the decay of a moving average of the weights, 0: none; `feature_rank` the number
-    of directions that features of the result lie in, those that attacks move least, 0: all; `limit` counts images of
-    each dataset; `size` is (H, W) of crops, or one number for both, by default the encoder's input size, and without
-    `augment` whole images are resized to it. With 0 epochs only the feature rank is reduced.
+    `updates_per_batch` times on each batch of attacked images. `eps_ramp` is the share of updates over which eps grows
+    from 0; `ema` the decay of a moving average of the weights, 0: none; `feature_rank` the number of directions that
+    features of the result lie in, those that attacks move least, 0: all; `projector` says that the method is also
+    applied behind a frozen projector; `trained_blocks` is `all`, `first:K` or `last:K`; `weight_perturbation` the size
+    of an adversarial perturbation of weights, as a share of their norm, 0: none; `limit` counts images of each dataset;
+    `size` is (H, W) of crops, or one number for both, by default the encoder's input size, and without `augment` whole
+    images are resized to it. With 0 epochs only the feature rank is reduced.
     """
 
     encoder: str
     datasets: tuple[str, ...] = Field(min_length=1)
     method: str
     options: Annotated[dict[str, Any], BeforeValidator(parse_options)] = Field(default_factory=dict)
+    projector: bool = False
     tokens: Tokens
     layers: tuple[int, ...] = (-1,)
     optimiser: Literal["sgd", "adamw"]
@@ -55,6 +60,8 @@ class HardenSpec(Spec):
     accumulate: int = Field(default=1, ge=1)
     warmup: float = Field(ge=0, le=1)
     clip: float = Field(default=0.0, ge=0)
+    trained_blocks: str = Field(default="all", pattern=BLOCKS)
+    weight_perturbation: float = Field(default=0.0, ge=0, lt=1)
     eps: Eps
     eps_ramp: float = Field(default=0.0, ge=0, le=1)
     steps: int = Field(ge=1)
