@@ -379,6 +379,30 @@ def test_a_clean_score_that_may_be_a_guess_is_said_and_not_boasted_of() -> None:
     ]
 
 
+@pytest.mark.parametrize("other", ["embed", "noise", "corruption:fog"])
+def test_a_clean_score_at_chance_is_said_where_no_task_was_attacked(other: str) -> None:
+    name, _, objective = other.partition(":")
+    harm = attack(name, 3.0, norm="severity", objective=objective) if objective else attack(name)
+    said = []
+    for chance in (0.2, 0.01):
+        made = [
+            make_record(spec, value, target_task="", chance=chance)
+            for spec, value in ((attack("clean"), 0.22), (harm, 0.2))
+        ]
+        said.append(headline(made, board(made)).lead)
+    assert said[0] == f"{PLAIN} is not better than chance on clean images for classification on scenes."
+    assert "not better than chance" not in said[1]
+
+
+def test_the_answer_that_chance_stands_for_is_named_by_the_task() -> None:
+    made = [
+        make_record(attack(n), v, chance=0.2, chance_answer="a random ranking")
+        for n, v in (("clean", 0.9), ("pgd", 0.1))
+    ]
+    (finding,) = headline(made, board(made)).portraits[0].findings
+    assert finding.constant == "worse than a random ranking: 0.200"
+
+
 def test_a_task_at_chance_beside_a_task_that_is_not_is_said_in_the_first_sentences() -> None:
     depth = [make_record(attack(n), v, task="depth", chance=1.0) for n, v in (("clean", 1.0), ("depthpgd", 1.4))]
     other = [make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.45)]

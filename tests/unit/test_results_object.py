@@ -4,7 +4,9 @@ import copy
 import gc
 import pickle
 import re
+import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -157,3 +159,22 @@ def test_load_results_does_not_import_torch(tmp_path: Path) -> None:
     program += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_results_in_memory_are_compared_without_the_names_of_temporary_folders() -> None:
+    quick: dict[str, Any] = {"tasks": "classification", "limit": 8, "head": {"train_limit": 32}}
+    quick |= {"examples": 0, "extreme_examples": 0, "sanity_images": 0, "progress": False}
+    one, other = (rp.evaluate(f"bundled:{name}", "scenes", "clean", **quick) for name in ("scenes", "photos"))
+    compared = rp.compare(one, other, encoders=["bundled:scenes", "bundled:photos"])
+    html = cast(Any, compared)._repr_html_()
+    shown = [html, compared.to_latex(), *compared.verdict]
+    assert "first: bundled:scenes, results of bundled:scenes" in html
+    with pytest.raises(rp.UserError) as unnamed:
+        rp.compare(one, other)
+    with pytest.raises(rp.UserError) as unknown:
+        rp.compare(one, other, encoders=["bundled:scenes", "bundled:scenes"])
+    with pytest.raises(rp.UserError) as alone:
+        rp.compare(one)
+    assert "rp.compare(first, second, encoders=['bundled:scenes', 'bundled:photos'])" in str(unnamed.value)
+    shown += [str(error.value) for error in (unnamed, unknown, alone)]
+    assert not [text for text in shown if tempfile.gettempdir() in text or "robustprobe-" in text]

@@ -23,6 +23,7 @@ from robustprobe.cli._display import (
 from robustprobe.core.device import Clocks, Elapsed, seconds_of
 from robustprobe.core.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite
 from robustprobe.datasets import Dataset
+from robustprobe.datasets._label_report import LabelDoubt
 from robustprobe.evaluation.cost import PairCost
 from robustprobe.evaluation.plan import PairKey, Plan, make_plan
 from robustprobe.evaluation.run import RunProgress, execute
@@ -238,6 +239,34 @@ def test_the_plan_says_what_labels_hold(small_plan: tuple[Plan, Store]) -> None:
     shapes, parts = (line for line in capture.get().splitlines() if line.startswith("labels: "))
     assert shapes.startswith("labels: scenes: classification: train (17 images) 6 of 6 classes, most often ")
     assert parts.startswith("labels: scenes: segmentation: train (17 images) 8 of 8 classes, most often floor (")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_terminal_shows_each_remark_in_one_line_and_says_where_the_rest_is(
+    small_plan: tuple[Plan, Store], width: int
+) -> None:
+    plan, _ = small_plan
+    doubt = "half of the labels are missing because of " + "many reasons " * 20 + "at the end"
+    pair = plan.pairs[0]
+    labels = pair.labels._replace(doubts=(LabelDoubt("classification", doubt),))
+    plan = plan._replace(pairs=(pair._replace(labels=labels),))
+
+    def shown(terminal: bool, verbose: bool) -> list[str]:
+        console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+        with console.capture() as capture:
+            show_plan(console, plan, verbose=verbose)
+        return capture.get().splitlines()
+
+    lines = shown(True, False)
+    (warning,) = (line for line in lines if line.startswith("warning: "))
+    assert len(warning) <= width
+    assert warning.endswith("…")
+    said = " ".join(" ".join(lines).split())
+    assert "-v shows these lines in full" in said
+    assert "docs/concepts/sanity-checks.md" in said
+    for whole in (shown(True, True), shown(False, False)):
+        assert any(doubt in line for line in whole)
+        assert "-v shows" not in " ".join(whole)
 
 
 class LongData:

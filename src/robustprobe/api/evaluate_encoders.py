@@ -161,7 +161,9 @@ def evaluate(
         for text in plan.warnings:
             warnings.warn(text, stacklevel=3)
         _raise_failures(_executed(plan, store, options, progress))
-        result = Results([Store(folder, plan.fingerprints())], transfer=transfer)
+        # A temporary folder names nothing.
+        name = "" if out else f"results of {', '.join(dict.fromkeys(e.card.name for e in loaded))}"
+        result = Results([Store(folder, plan.fingerprints(), name)], transfer=transfer)
     return result if out else kept_while_used(result, folder)
 
 

@@ -15,6 +15,7 @@ from robustprobe.core.eps import default_eps
 from robustprobe.core.sizes import SEVERITY, format_eps
 from robustprobe.evaluation.plan import PairKey, Plan
 from robustprobe.evaluation.run import RunProgress
+from robustprobe.report.tables.blocks import CHECKS_PAGE
 
 MOST_WIDTH = 10_000
 SURE = 0.1
@@ -32,8 +33,12 @@ Stage = tuple[PairKey, int | None]
 """A pair and the index of its job among those that were left; None for its heads."""
 
 
-def show_plan(console: Console, plan: Plan) -> None:
-    """Cells, images and estimated time, before any work."""
+def show_plan(console: Console, plan: Plan, *, verbose: bool = True) -> None:
+    """Cells, images and estimated time, before any work.
+
+    Args:
+        verbose: on a terminal, facts, notes and warnings in full instead of a line each.
+    """
     _show_pairs(console, plan)
     suite = plan.suite
     own = [f"{c.name} at {eps_text(c.eps, suite.norm)}" for c in suite.attacks or () if c.eps]
@@ -43,14 +48,22 @@ def show_plan(console: Console, plan: Plan) -> None:
         own.append(f"corruptions at severity {eps_text(tuple(severities), SEVERITY)}")
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"
     console.print("; ".join([f"{suite.norm} {sizes_text(plan)}, {steps}, seed {suite.seed}", *own]))
-    for fact in plan.label_facts:
-        console.print(f"labels: {fact}", markup=False, highlight=False, soft_wrap=True)
-    of_encoders = [f"{p.encoder.card.name}: {p.encoder.card.notes}" for p in plan.pairs if p.encoder.card.notes]
-    for note in dict.fromkeys([*of_encoders, *(note for p in plan.pairs for note in p.heads.notes)]):
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    _show_remarks(console, plan, cut=console.is_terminal and not verbose)
     console.print(f"plan: {_cost_text(plan)}. Ctrl-C is safe: the same command continues.", soft_wrap=True)
+
+
+def _show_remarks(console: Console, plan: Plan, *, cut: bool) -> None:
+    """Facts about labels, notes and warnings; where they are `cut` to a line each, how to see the rest."""
+    of_encoders = [f"{p.encoder.card.name}: {p.encoder.card.notes}" for p in plan.pairs if p.encoder.card.notes]
+    notes = dict.fromkeys([*of_encoders, *(note for p in plan.pairs for note in p.heads.notes)])
+    said = {"labels": plan.label_facts, "note": notes, "warning": plan.warnings}
+    lines = [Text(f"{kind}: {text}") for kind, texts in said.items() for text in texts]
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="ellipsis" if cut else "ignore", soft_wrap=not cut)
+    pointers = ["-v shows these lines in full"] if cut and any(line.cell_len > console.width for line in lines) else []
+    pointers += [f"warnings go along with the numbers: {CHECKS_PAGE}"] if plan.warnings else []
+    if pointers:
+        console.print(Text(f"({'; '.join(pointers)})"))
 
 
 def _cost_text(plan: Plan) -> str:

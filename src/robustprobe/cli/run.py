@@ -142,7 +142,7 @@ def demo(*, out: Path | None = None, device: str = "auto", full: bool = False, v
     full
         Three encoders, more images and attacks, and examples of every kind: about four minutes.
     verbose
-        Print every table and every finding of the sanity checks.
+        Print every table and every finding of the sanity checks, and notes and warnings of the plan in full.
     """
     name = "demo-full" if full else "demo"
     _run(find_suite(name), out or Path(name), MachineOptions(device=device), brief=True, verbose=verbose)
@@ -175,7 +175,7 @@ def run(
         Keep only the suite's encoders, datasets or attacks that match, such as cifar10 or 'dinov2*'. Can be given
         several times.
     verbose
-        Print transfer between tasks and every finding of the sanity checks too.
+        Print transfer between tasks, every finding of the sanity checks, and notes and warnings of the plan in full.
     """
     changes: dict[str, Any] = {"examples": output.examples, "extreme_examples": output.extreme_examples}
     changes["transfer_from"] = encoders.transfer_from
@@ -236,7 +236,7 @@ def _run(
 
         plan, words = plan_within(suite, parse_time(launch.max_time), planned)
         check_planned(rules, plan)
-        show_plan(console, plan)
+        show_plan(console, plan, verbose=verbose)
         if words:
             console.print(f"--max-time {launch.max_time}: {words}", markup=False, highlight=False, soft_wrap=True)
         if launch.dry_run:

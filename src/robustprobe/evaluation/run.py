@@ -443,6 +443,7 @@ def _store_cell(
         metric=task.metric,
         statistic=task.statistics.get(task.metric),
         chance=task.chance(exact),
+        chance_answer=task.chance_answer,
         unit=task.unit,
         higher_is_better=task.higher_is_better,
         n=len(collector.ids),

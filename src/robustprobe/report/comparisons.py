@@ -33,7 +33,7 @@ def compare_results(
     _check_finished(first)
     if other is None and len(encoders) != 2:
         raise UserError(
-            f"{first.folder} alone has nothing to compare with; give another folder, `{PAPER}`, or two of its "
+            f"{first} alone has nothing to compare with; give another folder, `{PAPER}`, or two of its "
             f"encoders: --encoder A --encoder B. It holds {', '.join(sorted({r.encoder for r in first.records()}))}."
         )
     if other == PAPER:
@@ -75,4 +75,4 @@ def _store(other: str | Path | Store) -> Store:
 
 def _check_finished(store: Store) -> None:
     if not store.records():
-        raise UserError(f"no finished cells in {store.folder}, so there is nothing to compare; run the suite first.")
+        raise UserError(f"no finished cells in {store}, so there is nothing to compare; run the suite first.")

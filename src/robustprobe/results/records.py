@@ -205,7 +205,9 @@ class Record(Frozen):
     statistic: Statistic | None = None
     """How the headline metric is computed from the rows of images."""
     chance: float | None = None
-    """What the best constant answer scores on these images, by their labels; None where that is not known."""
+    """What the best answer without looking scores on these images, by their labels; None where that is not known."""
+    chance_answer: str = "a constant answer"
+    """Which answer `chance` is the score of: the task says it."""
     unit: str
     higher_is_better: bool
     n: int

@@ -36,12 +36,17 @@ ROOMS = ("cells", "rows", "examples")
 class Store:
     """A folder of results, or the part of one: with `only`, records and groups are those of the cells it names.
 
+    As text it is its folder, or `name` where the folder is a temporary one, which names nothing.
+
     Methods that write raise UserError if the disk is full or read-only; all files written before are whole.
     """
 
-    def __init__(self, folder: Path, only: Collection[str] | None = None) -> None:
-        self.folder, self.only = folder, only
+    def __init__(self, folder: Path, only: Collection[str] | None = None, name: str = "") -> None:
+        self.folder, self.only, self.name = folder, only, name
         self._whole_groups: set[str] = set()
+
+    def __str__(self) -> str:
+        return self.name or str(self.folder)
 
     def prepare(self) -> "Store":
         """Create the folder and remove temporary files of killed runs. Raises UserError if it is read-only."""

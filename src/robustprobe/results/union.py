@@ -70,7 +70,7 @@ def finished(places: Sequence[Place], aim: str) -> list[Found]:
     stores = as_stores(places)
     found = union(stores)
     if not found:
-        where = ", ".join(str(store.folder) for store in stores)
+        where = ", ".join(str(store) for store in stores)
         raise UserError(f"no finished cells in {where}, so there is nothing to {aim}; run the suite first.")
     return found
 
@@ -98,7 +98,7 @@ def _conflict(known: Found, other: Found, fields: list[str]) -> str:
     label = record_label(record)
     cell = f"{record.encoder}, {record.dataset}, {record.task}, {label} ({record.fingerprint})"
     values = f"{_short(known.record, fields[0])} and {_short(other.record, fields[0])}"
-    return f"{cell}: {', '.join(fields)} differ between {known.store.folder} and {other.store.folder} ({values})"
+    return f"{cell}: {', '.join(fields)} differ between {known.store} and {other.store} ({values})"
 
 
 def _short(record: Record, field: str) -> str:

@@ -77,6 +77,7 @@ class RankingTask(Task, ABC):
     output_words: ClassVar = "(B, N)"
     view: ClassVar = "square"
     trains: ClassVar = False
+    chance_answer: ClassVar = "a random ranking"
     recipes: ClassVar = dict.fromkeys(("fast", "standard", "paper"), TaskRecipe())
 
     def __init__(self, space: LabelSpace, name: str = "") -> None:

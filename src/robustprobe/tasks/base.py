@@ -180,9 +180,14 @@ class Task(ABC):
     def score(self, rows: Mapping[str, Tensor]) -> Tensor:
         """One number per image (B,), in the unit of the metric."""
 
+    chance_answer: ClassVar[str] = "a constant answer"
+    """What `chance` is the score of, as a sentence says it."""
+
     @abstractmethod
     def chance(self, rows: Columns) -> float | None:
-        """What the best constant answer scores, from the columns that depend on labels alone."""
+        """What an answer without looking at the image scores, by default the best constant one, from the columns that
+        depend on labels alone.
+        """
 
     @abstractmethod
     def check_values(self, label: Tensor) -> Tensor:

@@ -217,7 +217,7 @@ def _constant_text(attacked: Record, benchmark: TaskOnDataset) -> str:
     if not benchmark.is_worse_than_constant(attacked):
         return ""
     unit = "" if benchmark.unit == "share" else f" {benchmark.unit}"
-    return f"worse than a constant answer: {number_text(benchmark.floor)}{unit}"
+    return f"worse than {attacked.chance_answer}: {number_text(benchmark.floor)}{unit}"
 
 
 def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:

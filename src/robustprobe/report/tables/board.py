@@ -9,7 +9,7 @@ from robustprobe.core.sizes import threat_size_text
 from robustprobe.core.spec import AttackSpec
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.tables.matrix import Column, attack_order
-from robustprobe.report.tables.shares import Ranks, kept, mean_kept, ranks
+from robustprobe.report.tables.shares import Ranks, is_guess, kept, mean_kept, ranks
 from robustprobe.results.labels import attack_labels, distinctions, eps_text, head_text
 from robustprobe.results.records import AttackKey, Interval, Record
 
@@ -44,9 +44,7 @@ class TaskOnDataset(NamedTuple):
 
     def is_guess(self, clean: Record) -> bool:
         """Whether the interval of a clean score or error reaches the level of chance."""
-        if self.higher_is_better:
-            return clean.headline.ci_low <= self.floor
-        return clean.headline.ci_high >= self.floor
+        return is_guess(clean.headline, self.floor, self.higher_is_better)
 
     def kept(self, clean: Interval, attacked: Interval) -> Estimate | None:
         """The share of what is better than chance that is left; None where nothing is, or chance is not known."""
@@ -241,7 +239,11 @@ def _row(encoder: str, benchmarks: Sequence[TaskOnDataset], cells: list[list[Rec
     missing = [m for benchmark, line in zip(benchmarks, cells, strict=True) for m in _missing(benchmark, line)]
     pairs = list(zip(benchmarks, found, strict=True))
     lacking = missing or [f"{b.task} on {b.dataset}: {why}" for b, k in pairs if (why := _unknown(b, k))]
-    guesses = [f"{b.task} on {b.dataset}" for b, k in pairs if k and b.is_guess(k.clean)]
+    guesses = [
+        f"{benchmark.task} on {benchmark.dataset}"
+        for benchmark, line in zip(benchmarks, cells, strict=True)
+        if any(r and r.is_clean and benchmark.is_guess(r) for r in line)
+    ]
     return BoardRow(encoder, cells, found, None, None, lacking, guesses)
 
 

@@ -66,7 +66,7 @@ def compare_folders(first: "Store", second: "Store", encoders: Sequence[str] = (
     tasks = dict.fromkeys(c.pair.any.task for c in compared)
     sheets = [_sheet([c for c in compared if c.pair.any.task == task], across) for task in tasks]
     names = ("the first", "the second")
-    heading: dict[str, Any] = {"first": str(first.folder), "second": str(second.folder)}
+    heading: dict[str, Any] = {"first": str(first), "second": str(second)}
     if across:
         names = (sides[0][0].encoder, sides[1][0].encoder)
         names = names if names[0] != names[1] else ("the first", "the second")

@@ -17,7 +17,7 @@ from robustprobe.report.tables.matrix import (
     metric_text,
     number_text,
 )
-from robustprobe.report.tables.shares import kept, share_text
+from robustprobe.report.tables.shares import is_guess, kept, share_text
 from robustprobe.report.tables.sheet import Row, Sheet
 from robustprobe.results.records import Interval, Record
 
@@ -35,8 +35,8 @@ class CorruptionColumn(NamedTuple):
     """One encoder at one severity: its clean record, and those under corruptions by label.
 
     `mean` is over all corruptions of the table, and None where one of them is missing; `left` is the share of the clean
-    score above chance that the mean is, None where the clean score is not above chance; `drift` is the mean drift of
-    the embedding, None where it is not known.
+    score above chance that the mean is, None where the interval of the clean score reaches chance; `drift` is the mean
+    drift of the embedding, None where it is not known.
     """
 
     encoder: str
@@ -115,7 +115,8 @@ def _column(encoder: str, severity: float, records: Sequence[Record], names: Seq
     whole = [cells[name] for name in names] if all(name in cells for name in names) else []
     mean = _mean([r.headline for r in whole])
     chance = _chance(clean) if clean else math.nan
-    left = kept(clean.headline, mean, chance, clean.higher_is_better) if clean and mean else None
+    able = clean if clean and not is_guess(clean.headline, chance, clean.higher_is_better) else None
+    left = kept(able.headline, mean, chance, able.higher_is_better) if able and mean else None
     drifts = [r.metrics[DRIFT].value for r in whole if DRIFT in r.metrics]
     drift = sum(drifts) / len(drifts) if whole and len(drifts) == len(whole) else None
     return CorruptionColumn(encoder, severity, clean, cells, mean, left, drift)

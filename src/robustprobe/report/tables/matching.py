@@ -116,10 +116,10 @@ def records_of_encoder(store: "Store", wanted: str | None) -> list["Record"]:
         r for r in records if len(wanted) >= SHORTEST_DIGEST and r.encoder_digest.startswith(wanted)
     ]
     if not found:
-        raise unknown_name(f"encoder of {store.folder}", wanted, {r.encoder for r in records})
+        raise unknown_name(f"encoder of {store}", wanted, {r.encoder for r in records})
     if len(digests := sorted({r.encoder_digest[:12] for r in found})) > 1:
         raise UserError(
-            f"{store.folder} holds {len(digests)} encoders called '{wanted}'; name one by its digest: "
+            f"{store} holds {len(digests)} encoders called '{wanted}'; name one by its digest: "
             f"--encoder {' or --encoder '.join(digests)}."
         )
     return found
@@ -128,11 +128,13 @@ def records_of_encoder(store: "Store", wanted: str | None) -> list["Record"]:
 def nothing_in_common(first: "Store", second: "Store", sides: Sequence[Sequence["Record"]]) -> str:
     """Why two sides cannot be compared, and what to do."""
     encoders = [sorted({r.encoder for r in side}) for side in sides]
-    names = f"{first.folder} holds {_some(encoders[0])}, {second.folder} {_some(encoders[1])}"
+    names = f"{first} holds {_some(encoders[0])}, {second} {_some(encoders[1])}"
     if encoders[0] != encoders[1] and _common(sides):
+        in_python = f"rp.compare(first, second, encoders=['{encoders[0][0]}', '{encoders[1][0]}'])"
+        in_shell = f"robustprobe compare {first} {second} --encoder '{encoders[0][0]}' --encoder '{encoders[1][0]}'"
         return (
-            f"no cell is in both: {names}. To compare two encoders, name them: robustprobe compare {first.folder} "
-            f"{second.folder} --encoder '{encoders[0][0]}' --encoder '{encoders[1][0]}'."
+            f"no cell is in both: {names}. To compare two encoders, name them: "
+            f"{in_python if first.name or second.name else in_shell}."
         )
     held = [_some(sorted({f"{r.images_of} {r.task} {r.attack.sized_label}" for r in side})) for side in sides]
     return (

@@ -22,6 +22,11 @@ class Ranks(NamedTuple):
         return str(self.first) if self.first == self.last else f"{self.first}\N{EN DASH}{self.last}"
 
 
+def is_guess(clean: Interval, chance: float, higher_is_better: bool) -> bool:
+    """Whether the interval of a clean score or error reaches the level of chance."""
+    return clean.ci_low <= chance if higher_is_better else clean.ci_high >= chance
+
+
 def kept(clean: Interval, attacked: Interval, chance: float, higher_is_better: bool) -> Estimate | None:
     """(attacked - chance) / (clean - chance), at least 0, with a 95 % interval.
 
