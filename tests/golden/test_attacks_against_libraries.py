@@ -34,11 +34,12 @@ from art.attacks.evasion import (
 )
 from art.estimators.classification import PyTorchClassifier
 from pyautoattack import AutoAttack
+from pyautoattack.autopgd_base import APGDAttack, L1_projection
 from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe.attacks._square import _side
-from robustprobe.core.threat import NORMS, Linf, image_generator
+from robustprobe.core.threat import L1, NORMS, Linf, image_generator
 from tests.digits import TEST_IMAGES, Digits, digits
 
 pytestmark = pytest.mark.golden
@@ -216,6 +217,34 @@ def test_apgd_fools_no_fewer_images_than_libraries_but_for_one_in_a_hundred(
     assert int(ours.sum()) <= int(theirs.sum()) + POINT
     # Starts differ, so single images may go either way.
     assert int((ours & ~theirs).sum()) <= 2 * POINT
+
+
+def test_l1_projection_is_that_of_its_authors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, moves = torch.rand(20, 3, 8, 8, generator=generator), torch.randn(20, 3, 8, 8, generator=generator)
+    for eps in (0.5, 5.0, 50.0):
+        theirs = images + moves + L1_projection(images, moves, eps)
+        torch.testing.assert_close(L1(eps).project(images + moves, images), theirs, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("eps", [4.0, 8.0, 12.0])
+def test_l1_apgd_fools_no_fewer_images_than_its_authors_program_but_for_one_in_a_hundred(
+    case: Digits, eps: float
+) -> None:
+    """Ours and theirs left 316 and 315, 141 and 145, 34 and 38 of 500 images."""
+    with torch.random.fork_rng(devices=[]):
+        attack = APGDAttack(
+            case.model, n_iter=APGD_STEPS, norm="L1", n_restarts=1, eps=eps, use_largereps=True, device="cpu"
+        )
+        theirs = keeps(case, attack.perturb(case.images, case.labels))
+    found = rp.attack(
+        case.model, case.images, case.labels, attack="apgd", norm="l1", eps=eps, steps=APGD_STEPS, task="classification"
+    )
+    ours = found.score.bool()
+    assert int(ours.sum()) <= int(theirs.sum()) + POINT
+    # Starts differ, so single images may go either way.
+    assert int((ours & ~theirs).sum()) <= 2 * POINT
+    assert (L1(eps).size(found.adversarial - case.images) <= eps).all()
 
 
 def test_targeted_apgd_fools_no_fewer_images_than_torchattacks_with_as_many_goals(case: Digits) -> None:

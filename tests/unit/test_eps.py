@@ -29,6 +29,9 @@ def test_every_norm_has_a_usual_eps() -> None:
         ("l2", (224, 224), 3.5),
         ("l2", (16, 64), 0.5),
         ("l2", (320, 448), 5.92),
+        ("l1", (32, 32), 12),
+        ("l1", (224, 224), 588),
+        ("l1", (16, 64), 12),
     ],
 )
 def test_the_usual_eps_follows_the_size_of_the_image(norm: Norm, size: tuple[int, int], eps: float) -> None:
@@ -54,6 +57,10 @@ def test_the_mean_change_of_a_pixel_is_the_same_at_every_size(norm: Norm) -> Non
         ("l2", 0.5, (224, 224), ""),
         ("l2", 36 / 255, (32, 32), ""),
         ("l2", 128, (64, 64), "turn any image grey"),
+        ("l1", 1.1, (32, 32), "too small to matter; usual at 32 x 32 pixels is 12"),
+        ("l1", 255, (224, 224), ""),
+        ("l1", 1536, (32, 32), "turn any image grey"),
+        ("l1", 1535, (32, 32), ""),
         ("linf", 0.5 / 255, (32, 32), "too small to matter; usual at 32 x 32 pixels is 8/255"),
         ("linf", 1 / 255, (32, 32), ""),
         ("linf", 64 / 255, (32, 32), ""),

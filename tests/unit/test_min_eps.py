@@ -40,6 +40,29 @@ def test_linear_classifier_breaks_where_its_margin_ends(norm: str, order: int) -
     assert 4 < survives.sum() < 10
 
 
+def test_linear_classifier_breaks_under_l1_where_the_steepest_values_have_reached_the_box() -> None:
+    weights, images, labels = case()
+    logits, difference = images.flatten(1) @ weights.T, weights[0] - weights[1]
+    side = torch.where(labels == 0, 1.0, -1.0)
+    margin = (side * (logits[:, 0] - logits[:, 1])).clamp(min=0)
+    slope = -side[:, None] * difference
+    order = slope.abs().argsort(1, descending=True)
+    room = torch.where(slope > 0, 1 - images.flatten(1), images.flatten(1)).gather(1, order)
+    steepness = slope.abs().gather(1, order)
+    gained = (room * steepness).cumsum(1)
+    used = torch.where(gained < margin[:, None], room, 0).sum(1)
+    last = (gained < margin[:, None]).sum(1, keepdim=True)
+    gained_before = (gained - room * steepness).gather(1, last)[:, 0]
+    exact = used + (margin - gained_before) / steepness.gather(1, last)[:, 0]
+    largest = float(exact.quantile(0.7))
+    found = rp.minimal_eps(lambda x: x.flatten(1) @ weights.T, images, labels, eps=largest, norm="l1")
+    survives, precision = found.isinf(), 1.001 * largest / LEVELS + 1e-5
+    assert (exact[survives] > largest - precision).all()
+    assert (exact[~survives] <= found[~survives] + 1e-5).all()
+    assert (found[~survives] <= exact[~survives] + precision).all()
+    assert 4 < survives.sum() < 10
+
+
 def test_minimal_eps_does_not_depend_on_the_batch() -> None:
     weights, images, labels = case()
     weights, images = weights.double(), images.double()

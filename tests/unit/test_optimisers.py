@@ -18,7 +18,7 @@ from robustprobe.attacks._square import square
 from robustprobe.attacks._staged import staged_apgd
 from robustprobe.core.registry import attacks
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.threat import L2, NORMS, Linf, Threat
+from robustprobe.core.threat import L1, L2, NORMS, Linf, Threat
 from robustprobe.core.types import LabelSpace, LossContext
 from robustprobe.tasks import load_task
 
@@ -290,6 +290,16 @@ def test_staged_apgd_visits_larger_balls_and_ends_in_the_one_asked_for(threat: T
     torch.testing.assert_close(watched.loss(found.images), inside)
 
 
+def test_under_l1_the_larger_balls_are_of_three_and_two_eps() -> None:
+    threat, watched = L1(1.0), Watched(lambda x: x.square().sum((1, 2, 3)))
+    images = 0.3 + 0.4 * torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    staged_apgd(search(watched, 20, threat), images, everything(images), randomness(2), None)
+    sizes = torch.stack([threat.size(x - images).amax() for x in watched.seen])
+    assert sizes[:7].max() == pytest.approx(3, rel=1e-5)
+    assert sizes[8:14].max() == pytest.approx(2, rel=1e-5)
+    assert sizes[14:].max() <= 1
+
+
 def test_staged_apgd_skips_the_larger_balls_from_a_warm_start() -> None:
     images, watched = torch.full((2, 3, 4, 4), 0.5), Watched(lambda x: x.square().sum((1, 2, 3)))
     staged_apgd(search(watched, 10), images, everything(images), randomness(2), images + EPS / 2)
@@ -297,7 +307,7 @@ def test_staged_apgd_skips_the_larger_balls_from_a_warm_start() -> None:
     assert len(watched.seen) == 11
 
 
-@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)])
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5), L1(4)])
 @pytest.mark.parametrize("stop", [False, True])
 def test_square_makes_of_an_image_alone_what_it_makes_of_it_among_others(threat: Threat, stop: bool) -> None:
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -327,7 +337,7 @@ def test_square_under_l2_empties_one_square_to_fill_another() -> None:
     assert (late == images).flatten(2).any(2).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)])
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5), L1(4)])
 def test_square_never_leaves_ball_or_box_and_keeps_the_best(threat: Threat) -> None:
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     weights = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""What the two norms have of their own: noise, surface, nearest point, other sizes."""
+"""What the norms have of their own: noise, surface, nearest point, other sizes."""
 
 import pytest
 import torch
@@ -108,6 +108,6 @@ def test_linf_ascent_moves_every_value_by_the_step_but_where_the_gradient_is_0()
 @pytest.mark.parametrize("norm", NORMS)
 def test_sizes_are_those_of_numpy(norm: str) -> None:
     perturbation = random_perturbation(1)
-    order = float("inf") if norm == "linf" else 2
+    order = {"linf": float("inf"), "l2": 2, "l1": 1}[norm]
     expected = torch.linalg.vector_norm(perturbation.flatten(1), ord=order, dim=1)
     torch.testing.assert_close(NORMS[norm](1).size(perturbation), expected)

@@ -21,7 +21,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.sizes import SizeUnit, parse_eps
+from robustprobe.core.sizes import Norm, SizeUnit, parse_eps
 from robustprobe.core.spec import AttackChoice, AttackSpec, validated
 from robustprobe.core.straight_through import StandIn
 from robustprobe.core.threat import NORMS
@@ -47,7 +47,7 @@ def attack(
     attack: str = "pgd",
     eps: str | float | None = None,
     severity: int | None = None,
-    norm: Literal["linf", "l2"] = "linf",
+    norm: Norm = "linf",
     objective: str = "",
     steps: int | None = None,
     step_size: str | float | None = None,
@@ -82,8 +82,8 @@ def attack(
             0 where unknown; a tensor, an array or a list.
         attack: a name from `robustprobe list attacks`, with its objective after a colon or as `objective`.
         eps: size of the ball in pixel units of [0, 1], as `8/255` or a number; by default what is usual for the
-            norm and the size of the images: 8/255 for Linf, 0.5 at 32 x 32 for L2. The step is a quarter of
-            it by default.
+            norm and the size of the images: 8/255 for Linf, at 32 x 32 0.5 for L2 and 12 for L1. The step is a quarter
+            of it by default.
         severity: of a corruption such as `corruption:fog`, from 1 to 5; by default 3. Corruptions have no eps.
         steps: by default what the attack asks for.
         early_exit: a classifier's images leave as soon as they are fooled: much cheaper, and no less fooled.
@@ -260,7 +260,7 @@ def minimal_eps(
     targets: Labels,
     *,
     eps: str | float | None = None,
-    norm: Literal["linf", "l2"] = "linf",
+    norm: Norm = "linf",
     steps: int = 50,
     seed: int = 0,
     ids: Sequence[str | int] | None = None,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustprobe.attacks._search import Best, Entries, PerImageRandom, Search, SearchResult
 from robustprobe.core.sums import image_sums
-from robustprobe.core.threat import L2, over_image
+from robustprobe.core.threat import L1, L2, over_image
 
 FIRST_SHARE = 0.8
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -30,7 +30,7 @@ def square(
 
     Starts from vertical stripes. Linf tries squares of +-eps with one sign per channel. L2 tries a bump in a
     square; its squared norm is the sum of those of the perturbation in this square and in a second one, which is set to
-    zero, and of the unused part of eps squared.
+    zero, and of the unused part of eps squared. L1 does the same with norms that are not squared (Croce & Hein 2021).
     """
     moves = _moves(images, search.steps, randomness.generators(entries))
     begin = _stripes(search, images, moves) if start is None else start
@@ -89,7 +89,7 @@ def _tried(search: Search, images: Tensor, current: Tensor, moves: Moves, step: 
     side = _side(step, search.steps, images)
     corners, signs = moves.corners[:, step - 1], moves.signs[:, step - 1, :, None, None]
     inside = _inside(images, corners[:, :2], side)
-    if not isinstance(search.threat, L2):
+    if not isinstance(search.threat, L2 | L1):
         return search.threat.project(torch.where(inside, images + search.threat.eps * signs, current), images)
     return _bumped(search, images, current, inside, _inside(images, corners[:, 2:], side) & ~inside, signs)
 
@@ -105,22 +105,22 @@ def _inside(images: Tensor, corner: Tensor, side: int) -> Tensor:
 
 
 def _bumped(search: Search, images: Tensor, current: Tensor, inside: Tensor, emptied: Tensor, signs: Tensor) -> Tensor:
-    delta = current - images
+    delta, power = current - images, 2 if isinstance(search.threat, L2) else 1
     here, there = torch.where(inside, delta, 0), torch.where(emptied, delta, 0)
-    left = (search.threat.eps**2 - _energy(delta)).clamp(min=0)
-    budget = (_energy(here) + _energy(there) + left).sqrt()
+    left = (search.threat.eps**power - _energy(delta, power)).clamp(min=0)
+    budget = (_energy(here, power) + _energy(there, power) + left) ** (1 / power)
     rows, columns = (_distance(inside.amax(axis).float()) for axis in (3, 2))
     bump = torch.where(inside, signs / (1 + torch.maximum(rows[:, :, :, None], columns[:, :, None, :])), 0)
-    bump = _unit(_unit(bump) + _unit(here)) * over_image(budget)
+    bump = _unit(_unit(bump, power) + _unit(here, power), power) * over_image(budget)
     return search.threat.project(images + torch.where(inside, bump, torch.where(emptied, 0, delta)), images)
 
 
-def _energy(values: Tensor) -> Tensor:
-    return image_sums(values.square())
+def _energy(values: Tensor, power: int) -> Tensor:
+    return image_sums(values.abs() ** power)
 
 
-def _unit(values: Tensor) -> Tensor:
-    return values / over_image(_energy(values).sqrt().clamp(min=1e-12))
+def _unit(values: Tensor, power: int) -> Tensor:
+    return values / over_image((_energy(values, power) ** (1 / power)).clamp(min=1e-12))
 
 
 def _distance(marked: Tensor) -> Tensor:

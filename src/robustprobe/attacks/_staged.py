@@ -12,8 +12,11 @@ from robustprobe.attacks._search import (
     all_passes,
     ascent_passes,
 )
+from robustprobe.core.threat import L1
 
 STAGES = ((2.0, 0.3), (1.5, 0.3), (1.0, 0.4))
+L1_FACTORS = (3.0, 2.0, 1.0)
+"""Under L1 (Croce & Hein 2021): for as many steps as in `STAGES`."""
 
 
 def staged_apgd(
@@ -21,11 +24,14 @@ def staged_apgd(
 ) -> SearchResult:
     """APGD at 2, 1.5 and 1 eps for 30, 30 and 40 % of the steps, each from the one before (Croce et al., ECCV 2024).
 
+    Under L1 at 3, 2 and 1 eps (Croce & Hein 2021).
+
     Only images of the last stage, inside the ball of the threat, count. With a warm start the larger balls are skipped.
     """
     if start is None:
         *wide_steps, steps = stage_steps(search.steps)
-        for (factor, _), stage in zip(STAGES, wide_steps, strict=False):
+        factors = L1_FACTORS if isinstance(search.threat, L1) else [factor for factor, _ in STAGES]
+        for factor, stage in zip(factors, wide_steps, strict=False):
             threat = search.threat.resized(factor)
             wide = search._replace(threat=threat, steps=stage, last=False, stop=False)
             if start is not None:

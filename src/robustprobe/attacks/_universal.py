@@ -49,6 +49,7 @@ class UniversalAttack(Attack):
 
     warm_start: ClassVar = False
     uses_training: ClassVar = True
+    norms: ClassVar = frozenset({"linf", "l2"})
     steps: ClassVar = 100
     tuning: ClassVar = frozenset({"judgements", "bpda", "eot_samples"})
 

@@ -6,14 +6,20 @@ from torch import Tensor
 
 from robustprobe.attacks._apgd import apgd
 from robustprobe.attacks._phases import SEARCH_TUNING, GradientAttack
-from robustprobe.attacks._search import Objective, Optimiser
+from robustprobe.attacks._search import Objective, Optimiser, Passes, ascent_passes
+from robustprobe.attacks._staged import staged_apgd, staged_passes
 from robustprobe.attacks._task_objectives import default_objective
-from robustprobe.attacks.base import Victim
+from robustprobe.attacks.base import LOOKS, Victim
+from robustprobe.core.threat import L1
+from robustprobe.core.types import AttackLosses
 
 
 @final
 class Apgd(GradientAttack):
-    """Adaptive steps on the first of the task's losses, the strongest alone: cross-entropy, CosPGD's, RMSE."""
+    """Adaptive steps on the first of the task's losses, the strongest alone: cross-entropy, CosPGD's, RMSE.
+
+    Under L1 it is l1-APGD (Croce & Hein, ICML 2021, "Mind the box"), from balls of 3, 2 and 1 eps.
+    """
 
     access: ClassVar = "task"
     citation: ClassVar = (
@@ -23,8 +29,16 @@ class Apgd(GradientAttack):
     steps: ClassVar = 50
     tuning: ClassVar = SEARCH_TUNING
 
+    def passes(self, losses: AttackLosses | None = None) -> Passes:
+        search = (staged_passes if self._staged else ascent_passes)(self.spec.steps).times(self.spec.restarts)
+        return search._replace(forwards=search.forwards + LOOKS)
+
     def optimiser(self) -> Optimiser:
-        return apgd
+        return staged_apgd if self._staged else apgd
+
+    @property
+    def _staged(self) -> bool:
+        return isinstance(self.threat, L1)
 
     def objective(self, victim: Victim, images: Tensor) -> Objective:
         return default_objective(victim, self.spec.objective, images)

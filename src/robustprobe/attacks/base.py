@@ -14,7 +14,7 @@ from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks
 from robustprobe.core.sizes import SEVERITY
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.threat import THREATS, Threat
+from robustprobe.core.threat import NORMS, THREATS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
 from robustprobe.results.records import AttackAccess
 
@@ -97,6 +97,9 @@ class Attack(ABC):
     by_severity: ClassVar[bool] = False
     """Whether its size is a severity from 1 to 5, as of corruptions, and not the eps of a ball."""
 
+    norms: ClassVar[frozenset[str]] = frozenset(NORMS)
+    """The norms that it takes, unless its size is a severity."""
+
     steps: ClassVar[int] = 20
     """The default number of steps."""
 
@@ -110,6 +113,8 @@ class Attack(ABC):
         if (spec.norm == SEVERITY) != self.by_severity:
             has, came = ("a severity from 1 to 5", "an eps") if self.by_severity else ("an eps", "a severity")
             raise UserError(f"attack {spec.name} has {has}; it got {came}.")
+        if not self.by_severity and spec.norm not in self.norms:
+            raise UserError(f"attack {spec.name} takes the norm {' or '.join(sorted(self.norms))}; it got {spec.norm}.")
         self.spec = spec
         self.threat: Threat = THREATS[spec.norm](spec.eps)
 

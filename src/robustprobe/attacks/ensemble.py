@@ -13,6 +13,7 @@ from robustprobe.attacks._staged import staged_apgd, staged_passes
 from robustprobe.attacks._task_objectives import task_objective
 from robustprobe.attacks.base import LOOKS, Victim
 from robustprobe.core.errors import UserError
+from robustprobe.core.threat import L1
 from robustprobe.core.types import AttackLosses, EnsembleMember
 
 
@@ -54,9 +55,9 @@ class Ensemble(PhasedAttack):
         losses = cast(AttackLosses, victim.attack_losses)
         return [
             Phase(
-                f"{member.loss} {OPTIMISERS[member.optimiser].run.__name__}",
+                f"{member.loss} {self._optimiser(member).run.__name__}",
                 task_objective(victim, member.loss, images),
-                OPTIMISERS[member.optimiser].run,
+                self._optimiser(member).run,
                 self._steps(member),
                 member.runs * self.spec.restarts,
             )
@@ -66,12 +67,17 @@ class Ensemble(PhasedAttack):
     def passes(self, losses: AttackLosses | None = None) -> Passes:
         """Of an image that no member breaks: broken ones leave sooner."""
         found = members(cast(AttackLosses, losses))
-        searches = [OPTIMISERS[m.optimiser].passes(self._steps(m)).times(m.runs * self.spec.restarts) for m in found]
+        searches = [self._optimiser(m).passes(self._steps(m)).times(m.runs * self.spec.restarts) for m in found]
         return all_passes([Passes(len(found) + LOOKS - 1, 0), *searches])
 
     def warm_passes(self, losses: AttackLosses | None = None) -> Passes:
         first = members(cast(AttackLosses, losses))[0]
-        return OPTIMISERS[first.optimiser].passes(self._steps(first))
+        return self._optimiser(first).passes(self._steps(first))
+
+    def _optimiser(self, member: EnsembleMember) -> MemberOptimiser:
+        """Under L1 Auto-PGD is published with larger balls first."""
+        staged = member.optimiser == "apgd" and isinstance(self.threat, L1)
+        return OPTIMISERS["staged-apgd" if staged else member.optimiser]
 
     def _steps(self, member: EnsembleMember) -> int:
         return max(1, round(member.share * self.spec.steps))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.sizes import Norm
 from robustprobe.core.spec import HeadKind, Suite, validated
 
 WHAT = Group("What to evaluate", sort_key=1)
@@ -49,11 +50,12 @@ class AttackOptions:
     clean, noise, embed and the standard attacks of each task."""
     eps: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None
     """Largest size of the perturbation, such as 8/255. Can be given several times; a larger eps starts from the result
-    of a smaller one. By default 8/255 for linf, and for l2 0.5 at 32 x 32 pixels, growing with the image's side."""
+    of a smaller one. By default 8/255 for linf; at 32 x 32 pixels 0.5 for l2, growing with the image's side, and 12
+    for l1, growing with its square."""
     severity: list[int] | None = None
     """Severity of corruptions, from 1 to 5. Can be given several times. By default 3."""
-    norm: Literal["linf", "l2"] | None = None
-    """Norm of the perturbation. linf: every pixel value changes by at most eps."""
+    norm: Norm | None = None
+    """Norm of the perturbation. linf: every pixel value changes by at most eps. l1: all changes sum to at most eps."""
     steps: int | None = None
     """Steps of each attack. By default what the attack asks for."""
     restarts: int | None = None
@@ -102,7 +104,7 @@ class HeadOptions:
 
     head_training: str | None = None
     """clean, or adversarial:EPS such as adversarial:4/255: heads are fitted on images that are attacked through encoder
-    and head, with the design and learning rate that were chosen on clean images. adversarial:0.5:l2 for the norm l2.
+    and head, with the design and learning rate that were chosen on clean images. adversarial:0.5:l2 for another norm.
     Takes seven passes through the encoder per image and epoch."""
 
     def fields(self) -> dict[str, Any]:

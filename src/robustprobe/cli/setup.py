@@ -26,7 +26,7 @@ attacks:           # clean comes once; the others at every eps
   - embed          # sees the encoder alone
   - ensemble       # the strongest: several attacks for each task; slow, see docs/concepts/attacks.md
 eps: [4/255, 8/255]   # pixel units of [0, 1]
-norm: linf         # or l2
+norm: linf         # or l2, l1
 # steps: 20        # by default what each attack asks for
 # restarts: 1
 

@@ -24,9 +24,9 @@ class UsualEps(NamedTuple):
     power: int
 
 
-USUAL: dict[SizeUnit, UsualEps] = {"linf": UsualEps(8 / 255, 0), "l2": UsualEps(0.5, 1)}
-"""Linf 8/255 and L2 0.5: RobustBench (Croce et al. 2021), on CIFAR-10. An L2 eps grows with the side of an image, so
-that the mean change of a pixel stays the same.
+USUAL: dict[SizeUnit, UsualEps] = {"linf": UsualEps(8 / 255, 0), "l2": UsualEps(0.5, 1), "l1": UsualEps(12.0, 2)}
+"""Linf 8/255 and L2 0.5: RobustBench (Croce et al. 2021), on CIFAR-10; L1 12: Croce and Hein 2021, there too. An L2 eps
+grows with the side of an image and an L1 eps with its square, so that the mean change of a pixel stays the same.
 """
 
 

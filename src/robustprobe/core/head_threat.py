@@ -49,7 +49,7 @@ def _training_text(text: object) -> str:
 
 _TRAINING_SCHEMA = {
     "type": "string",
-    "pattern": r"^(clean|adversarial(:[0-9.eE+-]+(/[0-9.eE+-]+)?(:(linf|l2))?)?)$",
-    "description": "clean, or adversarial:EPS such as adversarial:4/255; adversarial:0.5:l2 for the norm l2.",
+    "pattern": r"^(clean|adversarial(:[0-9.eE+-]+(/[0-9.eE+-]+)?(:(linf|l2|l1))?)?)$",
+    "description": "clean, or adversarial:EPS such as adversarial:4/255; adversarial:0.5:l2 for another norm.",
 }
 HeadTraining = Annotated[str, BeforeValidator(_training_text), WithJsonSchema(_TRAINING_SCHEMA, mode="validation")]

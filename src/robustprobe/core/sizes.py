@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from robustprobe.core.corruption_names import SEVERITIES, check_severity
 from robustprobe.core.errors import UserError
 
-Norm = Literal["linf", "l2"]
-SizeUnit = Literal["linf", "l2", "severity"]
+Norm = Literal["linf", "l2", "l1"]
+SizeUnit = Literal["linf", "l2", "l1", "severity"]
 """What the eps of an attack is: the size of a ball in a norm, or the severity of a corruption, which has no ball."""
 SEVERITY: Literal["severity"] = "severity"
 Severity = Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from robustprobe.core.l1_projection import nearest_sizes
 from robustprobe.core.sums import image_sums
 
 
@@ -48,9 +49,8 @@ class Threat(ABC):
     def resized(self, factor: float) -> "Threat":
         """The same threat with a ball `factor` times as large."""
 
-    @final
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
-        """The nearest images inside ball and box."""
+        """Images inside ball and box: moved into the ball, then into the box; the nearest, but for L2."""
         return (images + self.clip(adversarial - images)).clamp(0, 1)
 
     @final
@@ -124,6 +124,71 @@ class L2(Threat):
 
 
 @final
+class L1(Threat):
+    """The absolute changes of all pixel values of an image sum to at most eps."""
+
+    def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Uniform in the ball: exponential variables, divided by their sum and one more, with random signs."""
+        count = images[0].numel()
+        drawn = [torch.empty(count + 1, dtype=torch.float64).exponential_(generator=g) for g in generators]
+        signs = [torch.randint(0, 2, images.shape[1:], generator=g) * 2 - 1 for g in generators]
+        shares = torch.stack([(d / d.sum())[:count] for d in drawn]).reshape(images.shape)
+        return (self.eps * shares * torch.stack(signs)).to(images)
+
+    def stretch(self, perturbation: Tensor) -> Tensor:
+        return self.eps * perturbation / over_image(self.size(perturbation)).clamp(min=TINY)
+
+    def ascend(self, images: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """Steepest ascent in the box: values of largest gradient go to its end, one by one, until the step is spent.
+
+        Of all moves inside [0, 1] with an L1 norm of `step_size`, it raises a linear loss most.
+        """
+        room = torch.where(gradient > 0, 1 - images, images).clamp(min=0).masked_fill(gradient == 0, 0)
+        order = gradient.abs().flatten(1).argsort(1, descending=True)
+        ordered = room.double().flatten(1).gather(1, order)
+        length = torch.as_tensor(step_size, dtype=torch.float64, device=images.device).reshape(-1, 1)
+        spent = torch.minimum(ordered, (length - (ordered.cumsum(1) - ordered)).clamp(min=0))
+        sizes = torch.zeros_like(spent).scatter(1, order, spent).reshape(images.shape)
+        return images + (sizes * gradient.sign()).to(images.dtype)
+
+    def ascend_sparse(
+        self, images: Tensor, gradient: Tensor, step_size: float | Tensor, share: float | Tensor
+    ) -> Tensor:
+        """A step that changes the given share of the pixel values, those of largest gradient, all by as much.
+
+        `share` is one number or per image, (B,). Values without a gradient stay.
+        """
+        sizes = gradient.abs().flatten(1)
+        place = torch.as_tensor((1 - share) * sizes.shape[1], device=sizes.device).long().clamp(0, sizes.shape[1] - 1)
+        least = sizes.sort(1).values.gather(1, place.expand(len(sizes))[:, None])
+        signs = torch.where(gradient.abs() >= over_image(least[:, 0]), gradient.sign(), 0)
+        return images + step_size * signs / over_image(self.size(signs)).clamp(min=1)
+
+    def clip(self, perturbation: Tensor) -> Tensor:
+        return self._clip(perturbation, torch.full_like(perturbation, torch.inf, dtype=torch.float64))
+
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        """The nearest images inside ball and box: clipping to the box after the ball would waste a part of eps."""
+        moved = adversarial - images
+        clipped = self._clip(moved, torch.where(moved > 0, 1 - images, images).double())
+        found = images + clipped
+        outside = (found.double() - images.double()).abs() > clipped.double().abs()
+        return torch.where(outside, towards(found, images), found)
+
+    def size(self, perturbation: Tensor) -> Tensor:
+        return image_sums(perturbation.abs().double()).to(perturbation.dtype)
+
+    def resized(self, factor: float) -> "L1":
+        return L1(self.eps * factor)
+
+    def _clip(self, perturbation: Tensor, room: Tensor) -> Tensor:
+        # Sums are rounded to the type of the images, as under L2; those of many values even in double precision.
+        radius = self.eps * (1 - max(4 * torch.finfo(perturbation.dtype).eps, MANY_SUMMANDS))
+        sizes = nearest_sizes(perturbation.abs().double().flatten(1), room.flatten(1), radius)
+        return (sizes.reshape(perturbation.shape) * perturbation.sign()).to(perturbation.dtype)
+
+
+@final
 class WholeBox(Threat):
     """Every image of the box [0, 1] is allowed: a corruption has a severity in place of a ball.
 
@@ -150,9 +215,10 @@ class WholeBox(Threat):
         return WholeBox(self.eps * factor)
 
 
-NORMS: dict[str, type[Threat]] = {"linf": Linf, "l2": L2}
+NORMS: dict[str, type[Threat]] = {"linf": Linf, "l2": L2, "l1": L1}
 THREATS: dict[str, type[Threat]] = {**NORMS, "severity": WholeBox}
 TINY = 1e-30
+MANY_SUMMANDS = 1e-12
 
 
 def over_image(values: Tensor) -> Tensor:

@@ -144,7 +144,9 @@ def _size_text(found_board: Board) -> str:
         return (
             f" Eps {level.eps * 255:.3g}/255 is a change of at most {level.eps * 255:.3g} of 255 grey levels per pixel."
         )
-    return f" Eps is the L2 norm of all changes to an image: at most {level.eps:.3g}." if level.norm == "l2" else ""
+    if level.norm in ("l2", "l1"):
+        return f" Eps is the {level.norm.upper()} norm of all changes to an image: at most {level.eps:.3g}."
+    return ""
 
 
 def _corruption_text(records: Sequence[Record]) -> str:

@@ -39,7 +39,7 @@ _LATEX = {
 }
 
 
-_NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
+_NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
 
 
 class Row(NamedTuple):
@@ -221,7 +221,7 @@ def _latex_labels(sheets: Sequence[Sheet]) -> list[str]:
 
 def _latex_words(text: str) -> str:
     """A sentence for LaTeX, with the norms as the field writes them."""
-    return re.sub(r"(?<![\w/-])(linf|l2)(?![\w/-])", lambda found: _NORMS[found[0]], escape_latex(text))
+    return re.sub(r"(?<![\w/-])(linf|l2|l1)(?![\w/-])", lambda found: _NORMS[found[0]], escape_latex(text))
 
 
 def _latex_table(sheet: Sheet, label: str) -> str:
