@@ -50,7 +50,7 @@ def seen_by(case: str) -> str:
 
 # Each attack against each kind of victim it may see, as `apgd depth`.
 CASES = [f"{n} {v}".strip() for n in NAMES for v in target_tasks(n, fitting_attacks(tasks.names()))]
-MOVING = [n for n in CASES if n not in ("clean", "min-eps classification")]
+MOVING = [n for n in CASES if n.split()[0] not in ("clean", "min-eps")]
 WITH_MODEL = [n for n in CASES if access(n.split()[0]) != "nothing"]
 # Square tries at random: it may not get anywhere in a few queries.
 CLIMBING = [n for n in WITH_MODEL if n.split()[0] != "square"]

@@ -166,6 +166,8 @@ def test_a_suites_options_reach_the_attacks_that_take_them() -> None:
 
     assert spec(AttackChoice(name="clean")).tuned == {"judgements": 3}
     assert spec(AttackChoice(name="apgd")).tuned == {"eot_samples": 4, "judgements": 3}
+    assert spec(AttackChoice(name="min-eps")).tuned == {"eot_samples": 4, "judgements": 3, "lost_share": 0.5}
+    assert spec(AttackChoice(name="min-eps", lost_share=0.2)).lost_share == 0.2
     assert spec(AttackChoice(name="pgd", eot_samples=1)).tuned == {"momentum": 1.0, "judgements": 3}
 
 

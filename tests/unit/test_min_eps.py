@@ -1,4 +1,4 @@
-"""The smallest eps that breaks an image, against the closed form of a linear classifier."""
+"""The smallest eps that breaks an image, against closed forms: of linear classifiers, segmenters and depth models."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe.attacks.min_eps import LEVELS
+from robustprobe.core.errors import UserError
 
 pytestmark = pytest.mark.unit
 
@@ -56,11 +57,67 @@ def test_linear_classifier_breaks_under_l1_where_the_steepest_values_have_reache
     exact = used + (margin - gained_before) / steepness.gather(1, last)[:, 0]
     largest = float(exact.quantile(0.7))
     found = rp.minimal_eps(lambda x: x.flatten(1) @ weights.T, images, labels, eps=largest, norm="l1")
-    survives, precision = found.isinf(), 1.001 * largest / LEVELS + 1e-5
+    # A level, and what constant steps leave of the best image.
+    survives, precision = found.isinf(), 2 * largest / LEVELS
     assert (exact[survives] > largest - precision).all()
     assert (exact[~survives] <= found[~survives] + 1e-5).all()
     assert (found[~survives] <= exact[~survives] + precision).all()
     assert 4 < survives.sum() < 10
+
+
+def segmenter(images: Tensor) -> Tensor:
+    """Logits (B, 2, H, W): class 1 where the red value is above 0.5, surer the farther from it."""
+    return torch.stack([torch.full_like(images[:, 0], 0.5), images[:, 0]], 1) * 20
+
+
+def red(values: list[float]) -> Tensor:
+    """One image of 1 x 10 pixels whose red values these are."""
+    return torch.tensor(values).reshape(1, 1, 1, 10).repeat(1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.9])
+def test_a_segmented_image_breaks_where_enough_pixels_have_crossed(share: float) -> None:
+    """All is class 1, and a pixel crosses at its distance from 0.5. With k of 10 wrong the mIoU is (1 - k / 10) / 2."""
+    distances = [0.01 * (k + 1) for k in range(10)]
+    images, labels = red([0.5 + d for d in distances]), torch.ones(1, 1, 10, dtype=torch.int64)
+    found = rp.minimal_eps(segmenter, images, labels, eps=0.128, steps=30, task="segmentation", lost_share=share)
+    by_hand = [(10 - k) / 20 if k else 1.0 for k in range(11)]
+    needed = next(k for k, score in enumerate(by_hand) if score <= 1 - share)
+    assert float(found) == pytest.approx(distances[needed - 1], abs=1.01 * 0.128 / LEVELS + 1e-5)
+
+
+def depth_model(images: Tensor) -> Tensor:
+    return 1 + images.mean(1)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_a_depth_map_breaks_where_its_error_has_grown_by_the_share(share: float) -> None:
+    """Every depth is wrong by a; moved by eps away from the truth it is wrong by a + eps."""
+    error, images = 0.05, torch.full((2, 3, 4, 4), 0.5)
+    labels = depth_model(images) - error
+    labels[1] = 0
+    found = rp.minimal_eps(depth_model, images, labels, eps=0.128, steps=20, task="depth", lost_share=share)
+    assert float(found[0]) == pytest.approx(error / (1 - share) - error, abs=1.01 * 0.128 / LEVELS + 1e-5)
+    # Without a valid depth nothing can be lost.
+    assert found[1].isinf()
+
+
+def test_an_image_without_a_score_to_lose_breaks_at_once_and_what_does_not_break_is_infinite() -> None:
+    images = torch.cat([red([0.6] * 10), red([0.9] * 10)])
+    labels = torch.ones(2, 1, 10, dtype=torch.int64)
+    labels[0] = 0
+    found = rp.minimal_eps(segmenter, images, labels, eps=0.05, steps=5, task="segmentation")
+    assert found[0] == 0
+    assert found[1].isinf()
+
+
+def test_a_share_that_is_none_is_an_error() -> None:
+    images, labels = red([0.6] * 10), torch.ones(1, 1, 10, dtype=torch.int64)
+    for share in (0.0, 1.0, -0.5):
+        with pytest.raises(UserError, match=r"lost_share is .*; expected a share above 0 and below 1"):
+            rp.minimal_eps(segmenter, images, labels, task="segmentation", lost_share=share)
+    with pytest.raises(UserError, match="apgd does not take lost_share"):
+        rp.attack(segmenter, images, labels, attack="apgd", task="segmentation", lost_share=0.5)
 
 
 def test_minimal_eps_does_not_depend_on_the_batch() -> None:

@@ -232,6 +232,7 @@ CHANGES = {
     "momentum": 1.0,
     "input_diversity": 0.5,
     "translation_kernel": 15,
+    "lost_share": 0.25,
 }
 
 

@@ -13,7 +13,7 @@ from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, o
 from robustprobe.api.own_models import OwnModel, check_embedding, in_type_of, own_model
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
-from robustprobe.attacks.min_eps import MinEps
+from robustprobe.attacks.min_eps import broken
 from robustprobe.core.corruption_names import ATTACK, GROUP, USUAL_SEVERITY
 from robustprobe.core.device import device_of
 from robustprobe.core.eps import default_eps
@@ -22,7 +22,7 @@ from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks as known_attacks
 from robustprobe.core.sizes import Norm, SizeUnit, parse_eps
-from robustprobe.core.spec import AttackChoice, AttackSpec, validated
+from robustprobe.core.spec import LOST_SHARE, AttackChoice, AttackSpec, validated
 from robustprobe.core.straight_through import StandIn
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features, LabelSpace
@@ -66,6 +66,7 @@ def attack(
     momentum: float = 0.0,
     input_diversity: float = 0.0,
     translation_kernel: int = 0,
+    lost_share: float | None = None,
 ) -> AttackResult:
     """Attack a model, an encoder, or any callable from images to outputs.
 
@@ -100,6 +101,7 @@ def attack(
             to transfer to other models, as do the next two.
         input_diversity: probability that a step sees the image resized and padded at random (DI; Xie et al. 2019).
         translation_kernel: side in pixels of the Gaussian that smooths gradients, such as 15 (TI; Dong et al. 2019).
+        lost_share: share of an image's clean score that `min-eps` has to cost it, by default 0.5.
 
     Raises:
         UserError: unknown names, images outside [0, 1], labels out of range, a model that fails on an image, outputs of
@@ -135,12 +137,28 @@ def attack(
             "momentum": momentum,
             "input_diversity": input_diversity,
             "translation_kernel": translation_kernel,
+            "lost_share": _lost_share(kind, lost_share),
         }
         data = {key: plain(value) for key, value in data.items()}
         data |= {"name": choice.name, "objective": choice.objective}
         data |= _size_of_attack(kind, eps, norm, severity, size)
         spec = validated(AttackSpec, data, f"attack '{name}'")
         return _attacked(spec, given, task, _known_precision(precision), backward)
+
+
+def _task_of(model: Callable[[Tensor], Any], task: str | None) -> str | None:
+    """The named task, that of a `Model`, or else the one that `pgd` attacks."""
+    known = task or (model.task.name if isinstance(model, Model) else None)
+    return known or cast(type[Attack], known_attacks.get("pgd")).access
+
+
+def _lost_share(kind: type[Attack], given: float | None) -> float:
+    """The share as the spec takes it, 0 for attacks that take none. Raises UserError for one that makes no sense."""
+    if given is None:
+        return LOST_SHARE if "lost_share" in kind.tuning else 0.0
+    if not 0 < given < 1:
+        raise UserError(f"lost_share is {given:g}; expected a share above 0 and below 1, such as {LOST_SHARE}.")
+    return given
 
 
 def _size_of_attack(
@@ -190,21 +208,24 @@ def _attacked(
     """The attack in batches that fit into memory; images do not depend on each other."""
     model, images, _, goals, ids = given
     if not len(images):
-        return AttackResult(images.clone(), torch.zeros(0, device=images.device), images, spec)
+        none = torch.zeros(0, device=images.device)
+        return AttackResult(images.clone(), none, images, spec, damage=none)
     made = load_attack(spec)
     with frozen(model), fast_linear():
         judge = _judge(model, images, given.targets, task)
         victim_of = _victims(model, spec.name, images.device, precision, backward)
         most = largest_batch(victim_of(judge, images, goals).function, images, made.uses_gradient)
-        adversarial, scores = [], []
+        adversarial, scores, damage = [], [], []
         for start in range(0, len(images), most):
             part = slice(start, start + most)
             few = None if judge is None else judge._replace(targets=judge.targets[part])
             victim = victim_of(few, images[part], None if goals is None else goals[part])
-            adversarial.append(made(victim, images[part], ids[part]))
+            found = made.run(victim, images[part], ids[part])
+            adversarial.append(found.images)
+            damage.append(found.damage)
             scores.append(_worst_score(model, few, images[part], adversarial[-1], spec.judgements))
     metric = judge.task.metric if judge else "squared distance"
-    return AttackResult(torch.cat(adversarial), torch.cat(scores), images, spec, metric)
+    return AttackResult(torch.cat(adversarial), torch.cat(scores), images, spec, metric, torch.cat(damage))
 
 
 def _backward(bpda: Bpda) -> BackwardPass:
@@ -264,8 +285,14 @@ def minimal_eps(
     steps: int = 50,
     seed: int = 0,
     ids: Sequence[str | int] | None = None,
+    task: str | None = None,
+    lost_share: float = LOST_SHARE,
 ) -> Tensor:
-    """The smallest eps that breaks each image of a classifier, (B,): by bisection with Auto-PGD, to `eps` / 64.
+    """The smallest eps that breaks each image of a model, (B,): by bisection with Auto-PGD, to `eps` / 64.
+
+    `task` is by default that of a `Model`; any other callable is a classifier where no task is named.
+    A classifier's image breaks when its class changes. One of another task breaks when it has lost `lost_share` of its
+    clean score, or when its error is 1 / (1 - `lost_share`) times that of the clean image.
 
     `eps`, the largest size tried, is by default twice what is usual for the norm and the size of the images.
 
@@ -284,12 +311,12 @@ def minimal_eps(
     check_images(images)
     usual = 2 * default_eps(norm, (images.shape[-2], images.shape[-1]))
     largest = usual if eps is None else parse_eps(only(eps, "eps"))
-    options = {"eps": largest, "norm": norm, "steps": steps, "seed": seed, "ids": ids}
-    found = attack(model, images, targets, attack="min-eps", task=MinEps.access, **cast(Any, options))
+    options = {"eps": largest, "norm": norm, "steps": steps, "seed": seed, "ids": ids, "lost_share": lost_share}
+    found = attack(model, images, targets, attack="min-eps", task=_task_of(model, task), **cast(Any, options))
     if not len(images):
         return found.score
     size = NORMS[norm](largest).size(found.adversarial - images.to(found.adversarial))
-    return torch.where(found.score.to(size.device) > 0, torch.inf, size)
+    return torch.where(broken(cast(Tensor, found.damage)).to(size.device), size, torch.inf)
 
 
 class _Judge(NamedTuple):

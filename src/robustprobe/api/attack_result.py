@@ -31,12 +31,13 @@ class AttackResult(_AttackTensors):
 
     The score is in the task's metric (classification 1 or 0, segmentation IoU, depth RMSE in metres). Without a task it
     is the squared distance the embedding has moved. `images` are the clean ones, `spec` is the attack and `metric` what
-    the score is called.
+    the score is called. `damage` (B,) is what the attack itself measured, NaN where it measures nothing.
     """
 
     images: Tensor | None
     spec: AttackSpec | None
     metric: str
+    damage: Tensor | None
 
     def __new__(
         cls,
@@ -45,9 +46,10 @@ class AttackResult(_AttackTensors):
         images: Tensor | None = None,
         spec: AttackSpec | None = None,
         metric: str = "score",
+        damage: Tensor | None = None,
     ) -> "AttackResult":
         made = super().__new__(cls, adversarial, score)
-        made.images, made.spec, made.metric = images, spec, metric
+        made.images, made.spec, made.metric, made.damage = images, spec, metric, damage
         return made
 
     def facts(self) -> dict[str, str]:

@@ -58,6 +58,7 @@ def evaluate(
     judgements: int | None = None,
     momentum: float | None = None,
     input_diversity: float | None = None,
+    lost_share: float | None = None,
     translation_kernel: int | None = None,
     examples: int = 0,
     extreme_examples: int = 1,
@@ -95,6 +96,7 @@ def evaluate(
         bpda: modules of the encoder, by name, whose backward pass is taken to be the identity.
         judgements: answers for each image, of which the worst counts, for encoders that answer at random.
         momentum: for attacks that are to transfer, with `input_diversity` and `translation_kernel`; see `attack`.
+        lost_share: share of an image's clean score that `min-eps` has to cost it, by default 0.5.
         transfer_from: encoders on which adversarial images are made too, with heads of their own, for those of every
             `encoder` to judge; `transfer=True` shows these rows.
         attack_at: `served`: the ball is on images resized for the encoder; `native`: on images as the dataset stores
@@ -146,6 +148,7 @@ def evaluate(
             **{"seed": plain(seed), "examples": examples},
             **{"eot_samples": plain(eot_samples), "judgements": plain(judgements), "momentum": plain(momentum)},
             **{"input_diversity": plain(input_diversity), "translation_kernel": plain(translation_kernel)},
+            "lost_share": plain(lost_share),
             "bpda": None if bpda is None else _several(bpda),
             **{"extreme_examples": extreme_examples, "sanity_images": plain(sanity_images)},
         },

@@ -1,5 +1,6 @@
 """Losses of a task as objectives of attacks."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -8,7 +9,11 @@ from torch import Tensor
 from robustprobe.attacks._search import Entries, LossValues, Objective
 from robustprobe.attacks.base import Victim
 from robustprobe.core.errors import unknown_name
+from robustprobe.core.sums import mean_of
 from robustprobe.core.types import AttackLosses, LossContext
+
+Broken = Callable[[Tensor, LossContext, Tensor], Tensor]
+"""Which images an attack has succeeded on, (n,), of outputs, their `LossContext` and the rows of their images."""
 
 
 def default_objective(victim: Victim, name: str, images: Tensor) -> Objective:
@@ -16,9 +21,12 @@ def default_objective(victim: Victim, name: str, images: Tensor) -> Objective:
     return task_objective(victim, name or cast(AttackLosses, victim.attack_losses).default, images)
 
 
-def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
+def task_objective(victim: Victim, name: str, images: Tensor, broken: Broken | None = None) -> Objective:
     """The loss `name` of the victim's task; targeted losses aim at the likeliest wrong class, in
     each further run at the next one.
+
+    With `broken`, which tells what is a success, damage is the task's scaled into [0, 1), and 1 more for a success: the
+    worst visited image is one of success wherever there was any.
 
     Raises:
         UserError: the task has no such loss.
@@ -36,12 +44,38 @@ def task_objective(victim: Victim, name: str, images: Tensor) -> Objective:
         value = loss(output, aim)
         with torch.no_grad():
             step_loss = attack_losses.step_loss(output, aim) if attack_losses.step_loss else value
+            damage = attack_losses.damage(output, aim)
+            if broken:
+                success = broken(output, aim, entries.rows)
+                share = damage.double() / (1 + damage.double().abs())
+                return LossValues(value, step_loss, success + (1 + share) / 2, success)
             success = torch.zeros_like(value, dtype=torch.bool)
             if attack_losses.success:
                 success = attack_losses.success(output, aim)
-            return LossValues(value, step_loss, attack_losses.damage(output, aim), success)
+            return LossValues(value, step_loss, damage, success)
 
     return judge
+
+
+def lost_score(victim: Victim, images: Tensor, share: float, draws: int) -> Broken:
+    """Tells which images have lost a share of their clean score, mean over `draws` of a model that answers at random.
+
+    Their score is at most `1 - share` of the clean one; or their error, where the task has one, is above the clean one
+    and at least `1 / (1 - share)` of it.
+    """
+    losses, targets = cast(AttackLosses, victim.attack_losses), cast(Tensor, victim.targets)
+    measure = losses.score or losses.damage
+    with torch.no_grad():
+        aim = [LossContext(targets, victim.space) for _ in range(draws)]
+        clean = mean_of([measure(victim.function(images), one).double() for one in aim])
+
+    def broken(output: Tensor, aim: LossContext, rows: Tensor) -> Tensor:
+        now, before = measure(output, aim).double(), clean[rows]
+        if losses.score:
+            return now <= (1 - share) * before
+        return (now > before) & ((1 - share) * now >= before)
+
+    return broken
 
 
 def _likeliest(victim: Victim, images: Tensor, targets: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Smallest eps that changes a classifier's prediction, per image, by bisection with Auto-PGD"""
+"""Smallest eps that costs an image its class, or a share of its score on other tasks, by bisection with Auto-PGD"""
 
 import math
-from typing import ClassVar, final
+from typing import ClassVar, cast, final
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from robustprobe.attacks._apgd import apgd
 from robustprobe.attacks._phases import SEARCH_TUNING
 from robustprobe.attacks._search import (
     Entries,
+    Optimiser,
     Passes,
     PerImageRandom,
     Search,
@@ -18,8 +19,11 @@ from robustprobe.attacks._search import (
     everything,
     visited,
 )
-from robustprobe.attacks._task_objectives import task_objective
+from robustprobe.attacks._sign_gradient import sign_gradient
+from robustprobe.attacks._task_objectives import lost_score, task_objective
 from robustprobe.attacks.base import LOOKS, Attack, Victim
+from robustprobe.core.spec import LOST_SHARE
+from robustprobe.core.threat import L1, Threat
 from robustprobe.core.types import AttackLosses
 
 LEVELS = 64
@@ -32,25 +36,32 @@ class MinEps(Attack):
 
     The size of its perturbation is the number sought, to eps / 64: 0 for images that are wrong from the start. Each
     level is tried from the larger ball's image, drawn into the smaller one, and then from a random start.
+
+    An image breaks when its score falls to `1 - lost_share` of its clean one: a classifier's when its class changes. An
+    error, such as a depth's, has to rise to `1 / (1 - lost_share)` of its clean one. Images without a valid label never
+    break. `damage` is above 1 for broken images.
     """
 
-    access: ClassVar = "classification"
+    access: ClassVar = "task"
     warm_start: ClassVar = False
     keeps_wrong_images: ClassVar = True
     survivors_only: ClassVar = True
     steps: ClassVar = 50
-    tuning: ClassVar = SEARCH_TUNING
+    tuning: ClassVar = SEARCH_TUNING | {"lost_share"}
 
     def passes(self, losses: AttackLosses | None = None) -> Passes:
         """The whole ball, then each halving of the bracket from both starts."""
-        search = ascent_passes(self.spec.steps).times(1 + 2 * int(math.log2(LEVELS)))
+        whole = len(set(optimisers(self.threat)))
+        search = ascent_passes(self.spec.steps).times(whole + 2 * int(math.log2(LEVELS)))
         return search._replace(forwards=search.forwards + LOOKS)
 
     def perturb(
         self, victim: Victim, images: Tensor, randomness: PerImageRandom, previous: Tensor | None
     ) -> SearchResult:
         spec = self.spec
-        objective = task_objective(victim, spec.objective or "ce", images)
+        lost = lost_score(victim, images, spec.lost_share or LOST_SHARE, spec.eot_samples)
+        name = spec.objective or cast(AttackLosses, victim.attack_losses).default
+        objective = task_objective(victim, name, images, lost)
         search = Search(self.threat, objective, spec.steps, spec.step_size, spec.random_start, stop=True)
         search = search._replace(draws=spec.eot_samples)
         clean = visited(search, images, everything(images))
@@ -71,27 +82,46 @@ class MinEps(Attack):
         threat = self.threat.resized(level / LEVELS)
         inner = search._replace(threat=threat, step_size=search.step_size * level / LEVELS)
         won = torch.zeros(len(rows), dtype=torch.bool, device=images.device)
-        for run, warm in enumerate((True, False)):
+        for run, (warm, optimiser) in enumerate(zip((True, False), optimisers(threat), strict=True)):
             index = rows[~won]
             if not len(index):
                 break
             clean = images[index]
             start = threat.project(clean + threat.stretch(result.images[index] - clean), clean) if warm else None
             entries = Entries(index, torch.full_like(index, run))
-            found = apgd(inner, clean, entries, randomness.named(str(level)), start)
+            found = optimiser(inner, clean, entries, randomness.named(str(level)), start)
             for value, new in zip(result.values, found.values, strict=True):
                 value[index[found.success]] = new[found.success]
             won[~won] = found.success
         return won.cpu()
 
 
+def optimisers(threat: Threat) -> tuple[Optimiser, Optimiser]:
+    """What searches a ball from each start: Auto-PGD; under L1, where its steps change values alike, also PGD."""
+    return (apgd, short_steps) if isinstance(threat, L1) else (apgd, apgd)
+
+
+def short_steps(
+    search: Search, images: Tensor, entries: Entries, randomness: PerImageRandom, start: Tensor | None
+) -> SearchResult:
+    """PGD with a quarter of the step: with constant steps it ends about half a step beside the best image."""
+    return sign_gradient(search._replace(step_size=search.step_size / 4), images, entries, randomness, start)
+
+
+def broken(damage: Tensor) -> Tensor:
+    """Which images lost what they had to, (B,), by the damage that `MinEps` gives them."""
+    return damage >= 1
+
+
 def _in_whole_ball(clean: SearchResult, search: Search, images: Tensor, randomness: PerImageRandom) -> SearchResult:
     """The clean images where they are broken already, and what the whole ball makes of the others."""
     result = SearchResult(*(value.clone() for value in clean.values))
-    index = (~clean.success).nonzero()[:, 0]
-    if len(index):
-        entries = Entries(index, torch.zeros_like(index))
-        found = apgd(search, images[index], entries, randomness.named(str(LEVELS)), None)
+    for run, optimiser in enumerate(dict.fromkeys(optimisers(search.threat))):
+        index = (~result.success).nonzero()[:, 0]
+        if not len(index):
+            break
+        entries = Entries(index, torch.full_like(index, run))
+        found = optimiser(search, images[index], entries, randomness.named(str(LEVELS)), None)
         for value, new in zip(result.values, found.values, strict=True):
             value[index] = new
     return result

@@ -73,6 +73,8 @@ class AttackOptions:
     """Probability that a step sees the image resized and padded at random, such as 0.5 (DI-FGSM)."""
     translation_kernel: int | None = None
     """Side of the Gaussian, in pixels, that smooths the gradients of sign steps, such as 15 (TI-FGSM)."""
+    lost_share: float | None = None
+    """Share of an image's clean score that min-eps has to cost it. By default 0.5."""
     attack_at: Literal["served", "native"] | None = None
     """Whose pixels the ball is on. served: of the image resized for the encoder. native: of the image as the dataset
     stores it, such as CIFAR's 32 x 32; the model resizes it, as in RobustBench."""

@@ -46,6 +46,7 @@ def _odd(side: int) -> int:
     return side
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 OddSide = Annotated[int, Field(ge=0, le=255), AfterValidator(_odd)]
 
 
@@ -98,7 +99,8 @@ class AttackTuning(Spec):
     `bpda` names modules of the encoder whose backward pass is taken to be the identity. `judgements` answers are asked
     for each image, and the worst counts. `momentum` is MI's decay (Dong et al. 2018), `input_diversity` the probability
     that a step sees the image resized and padded (Xie et al. 2019), and `translation_kernel` the side in pixels of the
-    Gaussian that smooths gradients (Dong et al. 2019).
+    Gaussian that smooths gradients (Dong et al. 2019). `lost_share` is the share of an image's score that has to be
+    lost for `min-eps` to have succeeded.
     """
 
     eot_samples: int | None = Field(default=None, ge=1)
@@ -107,10 +109,13 @@ class AttackTuning(Spec):
     momentum: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     input_diversity: float | None = Field(default=None, ge=0, le=1)
     translation_kernel: OddSide | None = None
+    lost_share: Share | None = None
 
 
 TUNING = tuple(AttackTuning.model_fields)
 """Names of the options of `AttackTuning`."""
+LOST_SHARE = 0.5
+"""The share of its score that `min-eps` costs an image where nothing else is said."""
 
 
 class AttackSpec(Spec):
@@ -119,7 +124,7 @@ class AttackSpec(Spec):
     A corruption has a severity from 1 to 5 for its eps, and `severity` for its norm; `severity=3` sets both.
     `objective` is the loss to raise, the attack's own where empty; `apgd:dlr` as a name sets both. `early_exit` lets
     images go once they are broken. `warm` lists the smaller eps, ascending, that the attack was started from. The last
-    six are those of `AttackTuning`.
+    seven are those of `AttackTuning`.
     """
 
     name: str
@@ -140,6 +145,7 @@ class AttackSpec(Spec):
     momentum: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     input_diversity: float = Field(default=0.0, ge=0, le=1)
     translation_kernel: OddSide = 0
+    lost_share: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -398,7 +404,7 @@ class Suite(AttackTuning):
         steps: int,
         warm_start: bool = True,
         usual_eps: float = 8 / 255,
-        tuning: Collection[str] = TUNING,
+        tuning: Collection[str] | None = None,
         by_severity: bool = False,
     ) -> tuple[AttackSpec, ...]:
         """An attack at each of its eps, ascending, each started from the one before; `clean` once, at eps 0.
@@ -407,7 +413,7 @@ class Suite(AttackTuning):
             steps: what the attack asks for where neither choice nor suite says.
             warm_start: whether the attack takes a start from a smaller eps; the image itself, of eps 0, is none.
             usual_eps: what is attacked with where the suite names no eps.
-            tuning: options of the suite that the attack takes; those of the choice itself are all passed on.
+            tuning: options of the suite that the attack takes, None: all; those of the choice itself are all passed on.
             by_severity: whether its size is a severity, not an eps.
 
         Raises:
@@ -437,7 +443,7 @@ class Suite(AttackTuning):
             for position, eps in enumerate(sizes)
         )
 
-    def _at_severities(self, choice: AttackChoice, tuning: Collection[str]) -> tuple[AttackSpec, ...]:
+    def _at_severities(self, choice: AttackChoice, tuning: Collection[str] | None) -> tuple[AttackSpec, ...]:
         if choice.eps is not None:
             raise UserError(f"attack {choice.name} has a severity from 1 to 5, not an eps; write severity: 3.")
         named = {"name": choice.name, "objective": choice.objective, "steps": 1, "seed": self.seed}
@@ -445,10 +451,12 @@ class Suite(AttackTuning):
         severities = sorted(set(choice.severity or self.severity or (USUAL_SEVERITY,)))
         return tuple(AttackSpec.model_validate({**named, "severity": severity}) for severity in severities)
 
-    def _tuned(self, choice: AttackChoice, tuning: Collection[str]) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in TUNING if name in tuning}
+    def _tuned(self, choice: AttackChoice, tuning: Collection[str] | None) -> dict[str, Any]:
+        own: dict[str, Any] = {"lost_share": LOST_SHARE} if "lost_share" in (tuning or ()) else {}
+        given = {name: getattr(self, name) for name in TUNING if tuning is None or name in tuning}
+        own |= {name: value for name, value in given.items() if value is not None}
         own |= {name: value for name in TUNING if (value := getattr(choice, name)) is not None}
-        return {name: value for name, value in own.items() if value is not None}
+        return own
 
 
 class ExecutorOptions(Spec):

@@ -129,7 +129,8 @@ class AttackLosses(NamedTuple):
     for tasks where that exists. `black_box` names the loss of `square`, and `ensemble` lists the members of the attack
     `ensemble`, cheap ones first; by default both use the default loss, `ensemble` with Auto-PGD. Losses in `balanced`
     need `LabelSpace.class_shares`. `of_set` says that the score is one of the whole set rather than a mean over images:
-    `Task.worst_choice` then tells which of several images counts.
+    `Task.worst_choice` then tells which of several images counts. `score` is the score of each image, from 0 up, higher
+    is better, of which `min-eps` takes a share; without it `damage` is an error from 0 up, which grows.
     """
 
     losses: Mapping[str, AttackLoss]
@@ -141,6 +142,7 @@ class AttackLosses(NamedTuple):
     ensemble: tuple[EnsembleMember, ...] = ()
     balanced: frozenset[str] = frozenset()
     of_set: bool = False
+    score: AttackLoss | None = None
 
     @property
     def default(self) -> str:

@@ -50,12 +50,16 @@ def ranking_losses(
         tie = TIE * soft_neighbour(output, context).double().sigmoid()
         return 1 - precision(output, context.target).nan_to_num(1) + tie
 
+    def score(output: Tensor, context: LossContext) -> Tensor:
+        return precision(output, context.target)
+
     named = {
         "soft-neighbour": soft_neighbour,
         "mean-similarity": on_items(losses.mean_similarity),
         "fast-ap": on_items(losses.fast_ap),
     }
-    return AttackLosses(losses=named, damage=damage, ensemble=tuple(EnsembleMember(name) for name in named))
+    members = tuple(EnsembleMember(name) for name in named)
+    return AttackLosses(losses=named, damage=damage, ensemble=members, score=score)
 
 
 class RankingTask(Task, ABC):

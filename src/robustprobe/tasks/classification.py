@@ -134,6 +134,7 @@ LOSSES = AttackLosses(
         "targeted-ce": _targeted_ce,
     },
     damage=_damage,
+    score=lambda output, context: (~_fooled(output, context)).double(),
     success=_fooled,
     targeted=frozenset({"targeted-dlr", "targeted-ce"}),
     black_box="margin",

@@ -93,6 +93,16 @@ def _damage(output: Tensor, context: LossContext) -> Tensor:
     return losses.wrong_share(pixels).double() + loss / (1 + loss) / context.target[0].numel()
 
 
+def _mean_iou(output: Tensor, context: LossContext) -> Tensor:
+    classes, ignored = len(context.space.classes), context.space.ignore_index
+    counts = confusion_counts(output.argmax(1), context.target, classes, ignored)
+    return _scores(counts).to(output.device)
+
+
+def _scores(rows: Mapping[str, Tensor]) -> Tensor:
+    return torch.from_numpy(mean_iou(*(rows[c].cpu().double().numpy() for c in COUNTS)))
+
+
 def _nothing_left(output: Tensor, context: LossContext) -> Tensor:
     return ~_pixels(output, context).correct.any(1)
 
@@ -108,6 +118,7 @@ LOSSES = AttackLosses(
         "mask-logit": _masked_logit,
     },
     damage=_damage,
+    score=_mean_iou,
     step_loss=_ce,
     success=_nothing_left,
     black_box="ce",
@@ -182,8 +193,7 @@ class Segmentation(Task):
         return confusion_counts(prediction, target, len(self.space.classes), self.space.ignore_index)
 
     def score(self, rows: Mapping[str, Tensor]) -> Tensor:
-        counts = (rows[c].cpu().double().numpy() for c in COUNTS)
-        return torch.from_numpy(mean_iou(*counts)).float()
+        return _scores(rows).float()
 
     def worst_choice(self, rows: Sequence[Columns]) -> NDArray[np.int64]:
         """Greedy: one image after another takes the choice with which the mIoU of the set is lowest."""
