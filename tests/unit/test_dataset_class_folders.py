@@ -150,3 +150,53 @@ def test_only_train_cannot_be_reported_on(tmp_path: Path) -> None:
     write_classes(tmp_path, {"train": 4})
     with pytest.raises(UserError, match=r"no .*val; .*expected in"):
         own(tmp_path)
+
+
+def doubts(folder: Path, split: str = "train") -> list[str]:
+    return load_dataset(f"imagefolder:{folder}", split=split).doubts()
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "validation"), ("cat", "dog")])
+def test_folders_of_other_names_are_told_where_splits_are_missing(tmp_path: Path, names: tuple[str, str]) -> None:
+    write_classes(tmp_path, dict.fromkeys(names, 1))
+    found = ", ".join(sorted(names))
+    with pytest.raises(UserError, match=rf"one of val and test may be missing\. Found there: {found}\.$"):
+        load_dataset(f"imagefolder:{tmp_path}")
+
+
+def test_a_split_that_is_spelled_otherwise_is_told(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 2, "valid": 1})
+    with pytest.raises(UserError, match=r"no .*val; .*Found there: train, valid\.$"):
+        load_dataset(f"imagefolder:{tmp_path}")
+
+
+def test_images_beside_the_folders_of_classes_are_counted(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 2, "test": 1})
+    assert doubts(tmp_path) == []
+    (tmp_path / "train" / "dog" / "dog_train_0.JPEG").rename(tmp_path / "train" / "loose.JPEG")
+    (tmp_path / "train" / "notes.txt").touch()
+    assert doubts(tmp_path) == ["1 images in train lie beside the folders of classes and are not read"]
+
+
+def test_classes_below_classes_are_told(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"cat": 1}, ("lynx", "puma"))
+    write_classes(tmp_path / "train", {"dog": 1}, ("images",))
+    write_classes(tmp_path, {"val": 1, "test": 1})
+    shown = "train: 1 classes hold images in several folders each, which are read as one class: cat in lynx, puma"
+    assert doubts(tmp_path) == [shown]
+    assert doubts(tmp_path, "test") == []
+
+
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_to_a_folder_above_brings_no_images_of_other_classes(tmp_path: Path, target: str) -> None:
+    write_classes(tmp_path, {"train": 2, "test": 1})
+    (tmp_path / "test" / "cat" / "again").symlink_to(target)
+    assert load_dataset(f"imagefolder:{tmp_path}").kept_ids == [
+        "test/cat/cat_test_0.JPEG", "test/dog/dog_test_0.JPEG"
+    ]  # fmt: skip
+
+
+def test_two_folders_of_one_name_in_two_forms_are_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"train": 1, "test": 1}, ("caf\u00e9", "cafe\u0301", "bar"))
+    with pytest.raises(UserError, match=r"has two folders of the name caf.*NFC, NFD"):
+        load_dataset(f"imagefolder:{tmp_path}")

@@ -215,3 +215,11 @@ def test_floating_point_depth_is_in_metres_unless_depth_json_says_otherwise(
         (tmp_path / "depth.json").write_text(f'{{"scale": {scale}}}')
     [sample] = load_dataset(f"depthfolder:{tmp_path}")
     assert float(sample.targets["depth"].max()) == pytest.approx(largest)
+
+
+@pytest.mark.parametrize("name", ["min_depth", "Scale", "unit"])
+def test_a_setting_of_depth_that_is_not_known_is_named(tmp_path: Path, name: str) -> None:
+    write_depthfolder(tmp_path, {"test": 1})
+    (tmp_path / "depth.json").write_text(f'{{"scale": 256, "{name}": 80}}')
+    with pytest.raises(UserError, match=rf"depth\.json holds {name}; expected such as .*max_depth"):
+        load_dataset(f"depthfolder:{tmp_path}")[0]

@@ -1,5 +1,6 @@
 """Images of every mode, orientation and size."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustprobe import UserError, load_dataset
+from robustprobe.core.images import opened
 from robustprobe.datasets._images import as_rgb, centre_crop, open_matching, read_mask, to_tensor
 from tests.folders import noise, photo, save, turned, write_classes
 
@@ -166,3 +168,33 @@ def test_resized_images_of_any_size_are_served_at_one(tmp_path: Path) -> None:
         save(tmp_path / "test" / "ab"[i % 2] / f"{i}.png", photo(i))
     images = [sample.image for sample in load_dataset(f"imagefolder:{tmp_path}", size=(16, 16))]
     assert torch.stack(images).shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"", "is empty"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3456\n", "is a Git LFS pointer.*git lfs pull"),
+    (b"\n <!DOCTYPE html><html>Not found</html>", "is a web page or XML"),
+    (b"\0\0\0\x1cftypheix\0\0\0\0mif1heix" + bytes(80), "is HEIC or a video.*convert it"),
+    (b"\x93NUMPY\x01\0v\0" + bytes(80), "is an array of NumPy"),
+    (b"not known", "cannot identify image file"),
+])  # fmt: skip
+def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    path = tmp_path / "test" / "a" / "x.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"image test/a/x\.jpg cannot be read: .*{words}"):
+        load_dataset(f"imagefolder:{tmp_path}")[0]
+    with pytest.raises(OSError, match=words):
+        opened(io.BytesIO(content))
+
+
+def test_every_error_of_an_image_names_it(tmp_path: Path) -> None:
+    for name in ("deep", "long"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+    Image.fromarray(np.full((8, 8), -0.5, np.float32)).save(tmp_path / "test" / "deep" / "x.tif")
+    Image.new("L", (100_000, 1)).save(tmp_path / "test" / "long" / "y.png")
+    data = load_dataset(f"imagefolder:{tmp_path}")
+    with pytest.raises(UserError, match=r"image test/deep/x\.tif: .* holds values outside 16 bits"):
+        data[0]
+    with pytest.raises(UserError, match=r"image test/long/y\.png: an image of 1 x 100000, resized, would have"):
+        data[1]

@@ -328,3 +328,12 @@ def test_classes_in_shards_that_are_counted_from_1_are_an_error(tmp_path: Path) 
         path.write_bytes(path.read_bytes().replace(b"1" + bytes(511), b"2" + bytes(511)))
     with pytest.raises(UserError, match=r"train has classification label 2; expected 0 to 1\. Correct the labels"):
         said(f"webdataset:{tmp_path}", "classification")
+
+
+def test_masks_in_jpeg_are_doubted(tmp_path: Path) -> None:
+    spec = masks(tmp_path, 0, 1)
+    path = tmp_path / "masks" / "test" / "1.png"
+    save(path.with_suffix(".jpg"), np.zeros_like(np.array(Image.open(path))))
+    path.unlink()
+    found = [text for text in said(spec, "segmentation") if "JPEG" in text]
+    assert [text.partition(",")[0] for text in found] == ["test: 1 of 3 sampled masks are JPEG"]

@@ -160,3 +160,21 @@ def test_masks_of_one_bit_and_palettes_of_few_bits(tmp_path: Path) -> None:
         few = noise(bits, 9, 13) % 2**bits
         path = save(tmp_path / f"{bits}.png", palette(few), bits=bits)
         assert np.array_equal(read_mask(path), few)
+
+
+@pytest.mark.parametrize("name", ["1.npy", "1_mask.png", "1.exr"])
+def test_a_map_of_another_name_or_ending_is_told(tmp_path: Path, name: str) -> None:
+    write_segfolder(tmp_path, {"test": 12})
+    (tmp_path / "masks" / "test" / "1.png").rename(tmp_path / "masks" / "test" / name)
+    with pytest.raises(UserError, match=rf"1\.jpg has no label map .*1\.png\. .*{name} is there: another name"):
+        load_dataset(f"segfolder:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", ["segfolder", "depthfolder"])
+def test_maps_without_an_image_are_counted(tmp_path: Path, kind: str) -> None:
+    (write_segfolder if kind == "segfolder" else write_depthfolder)(tmp_path, {"train": 3, "test": 3})
+    assert load_dataset(f"{kind}:{tmp_path}").doubts() == []
+    for number in (0, 2):
+        (tmp_path / "images" / "test" / f"{number}.jpg").unlink()
+    maps = "masks" if kind == "segfolder" else "depth"
+    assert load_dataset(f"{kind}:{tmp_path}").doubts() == [f"2 files in {maps}/test have no image and are not read"]

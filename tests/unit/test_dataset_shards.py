@@ -1,6 +1,9 @@
 """WebDataset shards: every image once, by an id that stays, read in place; nothing strange is taken for one."""
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -166,3 +169,33 @@ def test_a_missing_shard_and_missing_classes_are_said(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(UserError, match=r"no .*classes\.txt; expected"):
         _ = load_dataset(f"webdataset:{tmp_path}").labels
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_shards_are_named_so(tmp_path: Path, packed: Callable[[bytes], bytes]) -> None:
+    write_shards(tmp_path, {"train": 2, "test": 2})
+    shard = tmp_path / "test-0000.tar"
+    shard.write_bytes(packed(shard.read_bytes()))
+    with pytest.raises(
+        UserError, match=r"test-0000\.tar cannot be read .*it is compressed \((gzip|bzip2|xz)\); uncompress"
+    ):
+        load_dataset(f"webdataset:{tmp_path}")
+
+
+def test_shards_of_other_names_are_told(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"train": 2})
+    (tmp_path / "train-0000.tar").rename(tmp_path / "train-0000.tar.gz")
+    with pytest.raises(UserError, match=r"no shards of .*Found there: train-0000\.tar\.gz\.$"):
+        load_dataset(f"webdataset:{tmp_path}")
+
+
+def test_members_of_a_sample_that_lie_apart_are_told_to_lie_together(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"train": 2})
+    content = {f"{i}.png": encoded(photo(i)) for i in range(2)} | {f"{i}.cls": b"1" for i in range(2)}
+    with tarfile.open(tmp_path / "test-0000.tar", "w") as tar:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    with pytest.raises(UserError, match=r"holds 0 without \.cls beside it; expected both, one after the other"):
+        load_dataset(f"webdataset:{tmp_path}")

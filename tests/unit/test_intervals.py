@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from robustprobe.core.spec import Statistic
 from robustprobe.metrics import intervals as stats
 from robustprobe.metrics.intervals import Estimate, bootstrap, wilson
+from robustprobe.metrics.statistics import estimate
 
 pytestmark = pytest.mark.unit
 
@@ -100,3 +102,11 @@ def test_wilson_contains_the_share_and_always_has_a_width(count: int, share: flo
     found = wilson(round(share * count), count)
     assert 0 <= found.ci_low <= found.value <= found.ci_high <= 1
     assert found.ci_high - found.ci_low > 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_on_which_nothing_counts_make_no_noise() -> None:
+    rows = {"above": np.array([[3.0], [0.0], [0.0]]), "below": np.array([[4.0], [0.0], [0.0]])}
+    share = Statistic(kind="ratio", columns=("above", "below"))
+    assert estimate(share, rows) == Estimate(0.75, 0.75, 0.75)
+    assert np.isnan(estimate(share, {name: values[1:] for name, values in rows.items()}).value)

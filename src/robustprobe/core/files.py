@@ -10,6 +10,8 @@ from typing import final
 
 from platformdirs import user_cache_path
 
+LFS_POINTER = b"version https://git-lfs"
+"""The first bytes of what Git LFS leaves in place of a file."""
 ATTEMPTS = 3
 # Files open at once while they are written together; systems begin to refuse at 256 or 1024.
 TOGETHER = 200

@@ -4,14 +4,23 @@ import warnings
 from pathlib import Path
 from typing import IO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.files import LFS_POINTER
 
 # Pillow's other formats start other programs (EPS) or are not needed.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000")
 # 89 million, from where Pillow warns: an RGB image of a quarter of a GiB.
 MOST_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+
+LONGEST_MARK = 64
+OTHER_KINDS = {
+    LFS_POINTER: "is a Git LFS pointer, which stands for a file; `git lfs pull` in its repository gets that",
+    b"<": "is a web page or XML",
+    b"\x93NUMPY": "is an array of NumPy, which is not read; save it as PNG or TIFF",
+    b"\x76\x2f\x31\x01": "is OpenEXR, which is not read; save it as TIFF",
+}
 
 # `check_pixels` raises an error instead of Pillow's warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -26,6 +35,10 @@ def opened(source: Path | IO[bytes], formats: tuple[str, ...] = FORMATS) -> Imag
     """
     try:
         image = Image.open(source, formats=formats)
+    except UnidentifiedImageError as error:
+        if kind := _kind(source):
+            raise OSError(f"{_called(source)} {kind}") from error
+        raise
     except Image.DecompressionBombError as error:
         raise UserError(f"{_called(source)} is refused: {error}") from error
     check_pixels(image.height, image.width, _called(source))
@@ -39,6 +52,21 @@ def check_pixels(height: int, width: int, what: str) -> None:
             f"{what} would have {height} x {width} pixels; at most {MOST_PIXELS:,} are read, because a small file can "
             "declare any number. Replace it, or reduce its size."
         )
+
+
+def _kind(source: Path | IO[bytes]) -> str:
+    """What a file that is no image is instead, where its first bytes say so."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            start = file.read(LONGEST_MARK)
+    else:
+        source.seek(0)
+        start = source.read(LONGEST_MARK)
+    if not start:
+        return "is empty"
+    if start[4:8] == b"ftyp":
+        return "is HEIC or a video, which are not read; convert it to PNG"
+    return next((text for mark, text in OTHER_KINDS.items() if start.lstrip().startswith(mark)), "")
 
 
 def _called(source: Path | IO[bytes]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, NamedTuple, final
 
@@ -9,7 +10,7 @@ from robustprobe.core.content import FilePart
 from robustprobe.core.errors import UserError
 from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import composed, image_names, is_hidden
+from robustprobe.datasets._folders import MOST_SHOWN, composed, folders_found, image_names, is_hidden, loose_images
 from robustprobe.datasets._images import upright
 from robustprobe.datasets._splits import read_split
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
@@ -67,11 +68,32 @@ class ClassFolderDataset(Dataset):
     def settings(self) -> list[str]:
         return list(self._classes)
 
+    @final
+    def folder_doubts(self) -> list[str]:
+        """Warnings about images beside the folders of classes, and folders below them that may be classes."""
+        names = [self.folder_names[split] for split in self.splits if (self.folder / self.folder_names[split]).is_dir()]
+        loose = {name: len(loose_images(self.folder / name)) for name in names}
+        found = [
+            f"{n} images in {name} lie beside the folders of classes and are not read" for name, n in loose.items() if n
+        ]
+        below: dict[str, set[str]] = {}
+        for member in self._members:
+            _, name, *folders, _ = member.id.split("/")
+            below.setdefault(name, set()).add(folders[0] if folders else "")
+        several = {name: sorted(folders) for name, folders in below.items() if len(folders) > 1 and "" not in folders}
+        if several:
+            name, folders = next(iter(several.items()))
+            found.append(
+                f"{self.split}: {len(several)} classes hold images in several folders each, which are read as one "
+                f"class: {name} in {', '.join(folders[:MOST_SHOWN])}{' ...' * (len(folders) > MOST_SHOWN)}"
+            )
+        return found
+
     @cached_property
     def _official(self) -> list[Split]:
         found = [split for split in self.splits if (self.folder / self.folder_names[split]).is_dir()]
         if not found:
-            raise UserError(f"no images of {self.kind} in {self.folder}; {self.how_to_get}")
+            raise UserError(f"no images of {self.kind} in {self.folder}; {self.how_to_get}{folders_found(self.folder)}")
         return found
 
     @cached_property
@@ -82,9 +104,15 @@ class ClassFolderDataset(Dataset):
     def _class_folders(self, split: Split) -> list[str]:
         folder = self.folder / self.folder_names[split]
         if not folder.is_dir():
-            raise UserError(f"no {folder}; {self.how_to_get}")
+            raise UserError(f"no {folder}; {self.how_to_get}{folders_found(self.folder)}")
         found = (entry.name for entry in folder.iterdir() if not is_hidden(entry.name) and entry.is_dir())
         names = sorted(found, key=composed)
+        twice = next((b for a, b in pairwise(names) if composed(a) == composed(b)), None)
+        if twice:
+            raise UserError(
+                f"{folder} has two folders of the name {twice}, whose accents are stored differently (NFC, NFD); "
+                "expected one. Move the images into one of them."
+            )
         if not names:
             raise UserError(f"{folder} has no folders of classes; {self.how_to_get}")
         return names

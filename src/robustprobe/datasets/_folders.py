@@ -1,5 +1,6 @@
 """Listing of images and label maps in folders, without opening a file."""
 
+import glob
 import os
 import unicodedata
 from collections import Counter
@@ -31,6 +32,16 @@ def require(path: Path, layout: str) -> Path:
     return path
 
 
+def folders_found(folder: Path) -> str:
+    """The first folders in a folder, for messages about the one that is missing; empty where there are none."""
+    if not folder.is_dir():
+        return ""
+    names = sorted(entry.name for entry in folder.iterdir() if not is_hidden(entry.name) and entry.is_dir())
+    shown = ", ".join(names[:MOST_SHOWN]) + " ..." * (len(names) > MOST_SHOWN)
+    return f" Found there: {shown}." if names else ""
+
+
+MOST_SHOWN = 6
 # What systems and programs leave in folders of images.
 SYSTEM_FOLDERS = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
@@ -61,21 +72,32 @@ def stored_path(path: Path) -> Path:
 
 
 def image_names(folder: Path) -> list[str]:
-    """Sorted paths of the images below a folder, relative to it. Links are followed; hidden files and those in folders
-    of the system are left out.
+    """Sorted paths of the images below a folder, relative to it. Links are followed, but to a folder that contains
+    this one; hidden files and those in folders of the system are left out.
     """
-    return sorted((name for name in _walk(folder, "", set()) if _ending(name) in IMAGE_SUFFIXES), key=composed)
+    return sorted((name for name in _walk_below(folder) if _ending(name) in IMAGE_SUFFIXES), key=composed)
+
+
+def loose_images(folder: Path) -> list[str]:
+    """Images in a folder itself, not below it."""
+    with os.scandir(folder) as entries:
+        files = [entry.name for entry in entries if not is_hidden(entry.name) and not entry.is_dir()]
+    return [name for name in files if _ending(name) in IMAGE_SUFFIXES]
 
 
 def skipped_images(folder: Path) -> str:
     """How many files below a folder are neither read nor known to lie beside images, by ending; empty where none."""
-    found = Counter(_ending(name) for name in _walk(folder, "", set()))
+    found = Counter(_ending(name) for name in _walk_below(folder))
     skipped = {ending: count for ending, count in found.items() if ending not in IMAGE_SUFFIXES | BESIDE_IMAGES}
     return ", ".join(f"{count} of {ending}" for ending, count in sorted(skipped.items()) if ending)
 
 
 def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
+
+
+def _walk_below(folder: Path) -> Iterator[str]:
+    return _walk(folder, "", {os.path.realpath(parent) for parent in Path(os.path.abspath(folder)).parents})
 
 
 def _walk(folder: Path, prefix: str, above: set[str]) -> Iterator[str]:
@@ -102,7 +124,11 @@ def same_stems(images: Path, labels: Path, prefix: str = "") -> list[ImageAndLab
     pairs = []
     for stem, name in _by_stem(images).items():
         if stem not in maps:
-            raise UserError(f"{images / name} has no label map {labels / stem}.png. Add it, or remove the image.")
+            other = next(iter(sorted(labels.glob(f"{glob.escape(stem)}[._-]*"))), None)
+            found = f" {other} is there: another name, or an ending that is not read." if other else ""
+            raise UserError(
+                f"{images / name} has no label map {labels / stem}.png.{found} Add it, or remove the image."
+            )
         pairs.append(ImageAndLabel(prefix + stem, images / name, labels / maps[stem], prefix + stem))
     return pairs
 

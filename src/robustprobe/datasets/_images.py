@@ -136,6 +136,14 @@ def has_unclear_orientation(path: Path) -> bool:
     return orientation in MIRRORED or (orientation in QUARTER_TURNS and image.height == image.width)
 
 
+def is_jpeg(path: Path) -> bool:
+    """Whether a file is a JPEG image. False for a file that is no image."""
+    try:
+        return opened(path).format == "JPEG"
+    except (UserError, OSError):
+        return False
+
+
 def read_mask(path: Path) -> NDArray[Any]:
     """Class indices (h, w) of a grey or palette image, as stored: a palette's indices, not its colours, and grey of few
     bits or with white at 0 not as decoders spread it over 0 to 255.

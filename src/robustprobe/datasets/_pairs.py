@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from robustprobe.core.content import FilePart
 from robustprobe.core.errors import UserError
 from robustprobe.datasets._folders import ImageAndLabel, require, stored_path
-from robustprobe.datasets._images import has_unclear_orientation, open_matching, read_mask
+from robustprobe.datasets._images import has_unclear_orientation, is_jpeg, open_matching, read_mask
 from robustprobe.datasets._splits import read_split
 from robustprobe.datasets.base import Dataset, RawSample, Split
 
@@ -79,6 +79,17 @@ class MaskDataset(PairDataset):
     @abstractmethod
     def table(self, mask: Path) -> Sequence[int]:
         """The class of every stored value, 255 for ignored ones. The stored value 255 is always ignored."""
+
+    @final
+    def lossy_doubts(self) -> list[str]:
+        """A warning where sampled masks are JPEG."""
+        count = sum(is_jpeg(self.listed[index].label) for index in self.sampled)
+        if not count:
+            return []
+        return [
+            f"{self.split}: {count} of {len(self.sampled)} sampled masks are JPEG, whose compression puts other "
+            "classes near edges: store masks as PNG"
+        ]
 
     @final
     def read(self, index: int) -> RawSample:

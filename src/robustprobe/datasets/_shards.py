@@ -12,6 +12,7 @@ from robustprobe.datasets._folders import is_hidden
 MOST_MEMBER_BYTES = 2**28
 MOST_SHARDS = 100_000
 BLOCK = 512
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class ShardMember(NamedTuple):
@@ -62,11 +63,18 @@ def members(shard: Path) -> Iterator[ShardMember]:
     except (OSError, tarfile.TarError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{shard} cannot be read as an uncompressed tar archive: {error}. Download it again."
-        ) from error
+        packed = _compression(shard)
+        remedy = f"it is compressed ({packed}); uncompress it, as images are read in place" if packed else f"{error}"
+        remedy += "." if packed else ". Download it again."
+        raise UserError(f"{shard} cannot be read as an uncompressed tar archive: {remedy}") from error
     if read_at(shard, end, BLOCK) != bytes(BLOCK):
         raise UserError(f"{shard} is truncated or damaged after {end:,} bytes. Download it again.")
+
+
+def _compression(shard: Path) -> str:
+    """The program that compressed a file, by its first bytes; empty where it is none of the usual ones."""
+    start = read_at(shard, 0, 6) if shard.is_file() else b""
+    return next((name for mark, name in COMPRESSED.items() if start.startswith(mark)), "")
 
 
 def read_at(shard: Path, start: int, size: int) -> bytes:

@@ -225,14 +225,14 @@ class Dataset(ABC):
         identity = self._ids[index]
         try:
             raw = self.read(index)
-            pixels = as_rgb(raw.image)
-        except UserError:
-            raise
+            served = self._served(as_rgb(raw.image))
+        except UserError as error:
+            raise UserError(f"{self.name}: image {identity}: {error}") from error
         except Exception as error:
             raise UserError(f"{self.name}: image {identity} cannot be read: {error}. Replace the file.") from error
         labels = {**raw.labels, **{task: raw.labels[source] for task, source in self.borrowed.items()}}
         targets = {task: self._target(task, value, identity) for task, value in labels.items()}
-        return Sample(identity, self._served(pixels), targets)
+        return Sample(identity, served, targets)
 
     def _served(self, pixels: Image.Image) -> Tensor:
         size = served_size(self.size, (pixels.height, pixels.width))

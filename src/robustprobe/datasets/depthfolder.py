@@ -13,7 +13,7 @@ from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import ImageAndLabel
 from robustprobe.datasets._images import Size, open_matching, read_depth
 from robustprobe.datasets._lists import text_of
-from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs, skipped_files
+from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs, skipped_files, unpaired_maps
 from robustprobe.datasets._pairs import PairDataset
 from robustprobe.datasets.base import SPLITS, RawSample, Split
 
@@ -34,7 +34,8 @@ class DepthFolder(PairDataset):
     licence: ClassVar = "unknown; the user's own images"
     citation: ClassVar = "the user's own images"
     layout: ClassVar = (
-        "images/{train,val,test}/*.jpg and depth/{train,val,test}/*.png with the same names; val or test may be missing"
+        "images/{train,val,test}/*.jpg and depth/{train,val,test}/*.png with the same names; one of val and test may "
+        "be missing"
     )
 
     @cached_property
@@ -53,7 +54,8 @@ class DepthFolder(PairDataset):
 
     def doubts(self) -> list[str]:
         folders = [self.folder / kind / split for kind in ("images", "depth") for split in SPLITS]
-        return [*skipped_files(folders), *self.orientation_doubts(), *self._range_doubts()]
+        found = [*skipped_files(folders), *unpaired_maps(self.folder, "depth")]
+        return [*found, *self.orientation_doubts(), *self._range_doubts()]
 
     def _range_doubts(self) -> list[str]:
         """A warning where many depths of sampled maps are beyond a cap that nobody chose: the unit may be another."""
@@ -97,7 +99,10 @@ class DepthFolder(PairDataset):
             units = {name: float(number) for name, number in given.items()}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read: {error}. Expected content such as {json.dumps(UNITS)}.") from error
-        if not units.keys() <= UNITS.keys() or not all(0 < number < float("inf") for number in units.values()):
+        unknown = sorted(units.keys() - UNITS.keys())
+        if unknown:
+            raise UserError(f"{path} holds {', '.join(unknown)}; expected such as {json.dumps(UNITS)}. Correct it.")
+        if not all(0 < number < float("inf") for number in units.values()):
             raise UserError(f"{path} holds {given}; expected positive numbers such as {json.dumps(UNITS)}. Correct it.")
         return units
 

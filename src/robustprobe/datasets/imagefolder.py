@@ -15,7 +15,7 @@ class ImageFolder(ClassFolderDataset):
     by_path: ClassVar = True
     licence: ClassVar = "unknown; the user's own images"
     citation: ClassVar = "the user's own images"
-    layout: ClassVar = "{train,val,test}/CLASS/*.jpg; val or test may be missing"
+    layout: ClassVar = "{train,val,test}/CLASS/*.jpg; one of val and test may be missing"
 
     def doubts(self) -> list[str]:
-        return skipped_files([self.folder / split for split in SPLITS])
+        return [*skipped_files([self.folder / split for split in SPLITS]), *self.folder_doubts()]

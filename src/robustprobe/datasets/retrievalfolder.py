@@ -20,4 +20,5 @@ class RetrievalFolder(ClassFolderDataset):
     layout: ClassVar = "{gallery,queries}/ITEM/*.jpg"
 
     def doubts(self) -> list[str]:
-        return skipped_files([self.folder / name for name in self.folder_names.values()])
+        folders = [self.folder / name for name in self.folder_names.values()]
+        return [*skipped_files(folders), *self.folder_doubts()]

@@ -9,7 +9,7 @@ from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import ImageAndLabel
 from robustprobe.datasets._images import Size
 from robustprobe.datasets._lists import class_names
-from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs, skipped_files
+from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs, skipped_files, unpaired_maps
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.datasets.base import SPLITS, Split
 
@@ -27,7 +27,7 @@ class SegFolder(MaskDataset):
     citation: ClassVar = "the user's own images"
     layout: ClassVar = (
         "images/{train,val,test}/*.jpg, masks/{train,val,test}/*.png with the same names, and classes.txt with one "
-        "name per line; val or test may be missing"
+        "name per line; one of val and test may be missing"
     )
 
     @cached_property
@@ -47,7 +47,8 @@ class SegFolder(MaskDataset):
 
     def doubts(self) -> list[str]:
         folders = [self.folder / kind / split for kind in ("images", "masks") for split in SPLITS]
-        return [*skipped_files(folders), *self.orientation_doubts()]
+        found = [*skipped_files(folders), *unpaired_maps(self.folder, "masks")]
+        return [*found, *self.orientation_doubts(), *self.lossy_doubts()]
 
     def settings(self) -> list[str]:
         return list(self.labels["segmentation"].classes)

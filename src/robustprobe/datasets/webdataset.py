@@ -11,7 +11,7 @@ from robustprobe.core.content import FilePart
 from robustprobe.core.errors import UserError
 from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import require
+from robustprobe.datasets._folders import MOST_SHOWN, require
 from robustprobe.datasets._images import IMAGE_SUFFIXES, Size, upright
 from robustprobe.datasets._lists import class_names
 from robustprobe.datasets._shards import ShardMember, expanded, members, read_at
@@ -111,7 +111,11 @@ class WebDataset(Dataset):
 
     def _listed(self, shards: list[Path]) -> list[Item]:
         if not shards:
-            raise UserError(f"no shards of {self.root}; expected {self.layout}.")
+            names = sorted(path.name for path in self.root.glob("*.tar*"))
+            there = (
+                f" Found there: {', '.join(names[:MOST_SHOWN])}{' ...' * (len(names) > MOST_SHOWN)}." if names else ""
+            )
+            raise UserError(f"no shards of {self.root}; expected {self.layout}.{there}")
         return [item for shard in shards for item in items_of(shard, self._shard_id(shard))]
 
     def _shard_id(self, shard: Path) -> str:
@@ -156,7 +160,11 @@ def items_of(shard: Path, name: str) -> Iterator[Item]:
 def _item(shard: Path, name: str, key: str, parts: dict[str, ShardMember]) -> Item:
     missing = {"image", "cls"} - parts.keys()
     if missing:
-        raise UserError(f"{shard} holds {key} without {'.cls' if 'cls' in missing else 'an image'}. Write it again.")
+        lacking = ".cls" if "cls" in missing else "an image"
+        raise UserError(
+            f"{shard} holds {key} without {lacking} beside it; expected both, one after the other. Write the shard "
+            "again, with the members of each sample together."
+        )
     image, label = parts["image"], parts["cls"]
     text = read_at(shard, label.start, min(label.size, LONGEST_LABEL + 1)).strip()
     if len(text) > LONGEST_LABEL or not text.isdigit():

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.files import LFS_POINTER
 
-POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 _MOST_INDEX_BYTES = 2**26
 
@@ -20,7 +20,7 @@ def check_is_weights(path: Path) -> None:
     """Raises UserError for a Git LFS pointer, the index of a checkpoint in shards, or a web page in place of a file."""
     with path.open("rb") as file:
         start = file.read(200).lstrip()
-    if start.startswith(POINTER):
+    if start.startswith(LFS_POINTER):
         size = re.search(rb"size (\d+)", start)
         stands = f" of {int(size[1]):,} bytes" if size else ""
         raise UserError(

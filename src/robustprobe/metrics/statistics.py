@@ -38,7 +38,7 @@ def parts(statistic: Statistic, rows: Columns) -> Parts:
         return Parts({"value": np.where(counted, values, 0), "counted": counted.astype(float)}, _mean)
     if statistic.kind == "ratio":
         above, below = statistic.columns
-        return Parts(columns, lambda sums: _summed(sums[above]) / _summed(sums[below]))
+        return Parts(columns, lambda sums: _ratio(_summed(sums[above]), _summed(sums[below])))
     return Parts(columns, lambda sums: mean_iou(*(sums[name] for name in statistic.columns)))
 
 
@@ -80,13 +80,18 @@ def image_scores(statistic: Statistic | None, rows: Mapping[str, Any], ending: s
         return columns[0]
     if statistic.kind == "ratio":
         above, below = (column.reshape(len(column), -1).sum(1) for column in columns)
-        ratios: Floats = np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
-        return ratios
+        return _ratio(above, below)
     return np.asarray(mean_iou(*columns), dtype=float)
 
 
 def _mean(sums: Sums) -> Floats:
-    return np.divide(sums["value"], sums["counted"], out=np.full_like(sums["value"], np.nan), where=sums["counted"] > 0)
+    return _ratio(sums["value"], sums["counted"])
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """`above / below`, NaN where nothing counts."""
+    above = np.asarray(above, dtype=float)
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=np.asarray(below) != 0)
 
 
 def _summed(sums: Floats) -> Floats:
