@@ -99,3 +99,14 @@ def test_a_reader_that_leaves_early_is_no_fault(named: Path, command: list[str])
     os.close(write)
     assert done.stderr == b""
     assert done.returncode in (0, 1, 141)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("command", [["list", "attacks", "--format", "json"], ["table", "RESULTS"], ["--help"]])
+def test_an_output_that_is_full_is_one_message(named: Path, command: list[str]) -> None:
+    arguments = [str(named) if word == "RESULTS" else word for word in command]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*PROGRAM, *arguments], stdout=full, stderr=subprocess.PIPE, timeout=300, check=False)
+    [line] = done.stderr.decode().splitlines()
+    assert line.startswith("robustprobe: the output cannot be written: No space left on device")
+    assert done.returncode == 1

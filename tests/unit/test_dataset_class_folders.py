@@ -200,3 +200,18 @@ def test_two_folders_of_one_name_in_two_forms_are_refused(tmp_path: Path) -> Non
     write_classes(tmp_path, {"train": 1, "test": 1}, ("caf\u00e9", "cafe\u0301", "bar"))
     with pytest.raises(UserError, match=r"has two folders of the name caf.*NFC, NFD"):
         load_dataset(f"imagefolder:{tmp_path}")
+
+
+def test_a_file_or_nothing_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"{tmp_path}/file is a file\.$"):
+        load_dataset(f"imagefolder:{tmp_path}/file")
+    with pytest.raises(UserError, match=rf"There is no {tmp_path}/none\.$"):
+        load_dataset(f"imagefolder:{tmp_path}/none")
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_classes(tmp_path / "photos", {"test": 1})
+    by_tilde, whole = (load_dataset(f"imagefolder:{home}/photos") for home in ("~", tmp_path))
+    assert (by_tilde.name, by_tilde.digest()) == (whole.name, whole.digest())

@@ -1,5 +1,6 @@
 """The command line: thin, and without torch until a command needs it."""
 
+import errno
 import shlex
 import signal
 import sys
@@ -132,6 +133,12 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         end_quietly()
+    except OSError as error:
+        # Of a file the error would hold the name: this is the output itself, on a full disk for instance.
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise
+        print(f"robustprobe: the output cannot be written: {error.strerror}. Send it elsewhere.", file=sys.stderr)
+        end_quietly(1)
 
 
 def _main() -> None:

@@ -68,11 +68,11 @@ def print_for_programs(text: str, format: str) -> None:
     print(text, end="")
 
 
-def end_quietly() -> NoReturn:
-    """End the program without a word: nobody reads its output any more."""
+def end_quietly(code: int = CLOSED) -> NoReturn:
+    """End the program without a word on its output, which nobody reads or can be written any more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
-    sys.exit(CLOSED)
+    sys.exit(code)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

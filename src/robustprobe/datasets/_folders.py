@@ -33,9 +33,9 @@ def require(path: Path, layout: str) -> Path:
 
 
 def folders_found(folder: Path) -> str:
-    """The first folders in a folder, for messages about the one that is missing; empty where there are none."""
+    """The first folders in a folder, or that it is none, for messages about what is missing in it."""
     if not folder.is_dir():
-        return ""
+        return f" {folder} is a file." if folder.exists() else f" There is no {folder}."
     names = sorted(entry.name for entry in folder.iterdir() if not is_hidden(entry.name) and entry.is_dir())
     shown = ", ".join(names[:MOST_SHOWN]) + " ..." * (len(names) > MOST_SHOWN)
     return f" Found there: {shown}." if names else ""

@@ -393,6 +393,8 @@ def find_dataset(
     head, _, path = name.partition(":")
     if head not in datasets.names():
         head, path = name, ""
+    # A shell leaves the `~` of imagefolder:~/photos as it is.
+    path = os.path.expanduser(path)
     kind = cast(type[Dataset], datasets.get(head))
     if kind.by_path and not path:
         raise UserError(f"{head} reads a folder of yours; name it, as {head}:PATH. Expected in it: {kind.layout}.")
