@@ -227,6 +227,8 @@ class Dataset(ABC):
             raw = self.read(index)
             served = self._served(as_rgb(raw.image))
         except UserError as error:
+            if identity in str(error):
+                raise
             raise UserError(f"{self.name}: image {identity}: {error}") from error
         except Exception as error:
             raise UserError(f"{self.name}: image {identity} cannot be read: {error}. Replace the file.") from error
