@@ -103,7 +103,7 @@ def test_an_image_in_two_splits_is_wrong(tmp_path: Path) -> None:
 def test_an_image_that_is_listed_twice_is_wrong(tmp_path: Path) -> None:
     lists = write_voc2012(tmp_path / "voc2012") / "ImageSets" / "Segmentation"
     (lists / "val.txt").write_text("2008_000000\n2008_000001\n2008_000000\n")
-    assert check("voc2012", tmp_path).wrong == ["test: 1 images are listed more than once. Correct the list."]
+    assert check("voc2012", tmp_path).wrong == ["test: voc2012: 1 images are listed more than once. Correct the list."]
 
 
 def test_missing_files_are_found_outside_the_sample_too(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustprobe import Dataset, LabelSpace, UserError, load_dataset
+from robustprobe.datasets import label_report
 from robustprobe.datasets._images import to_tensor
 from robustprobe.datasets._splits import held_out
 from robustprobe.datasets.base import RawSample, Split, batches
@@ -287,3 +288,29 @@ def test_labels_of_other_sizes_than_the_image_part_batches_too() -> None:
         (1, 40, 20),
         (1, 16, 16),
     ]
+
+
+PIXELS = np.zeros((4, 6, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("raw", "message"), [
+    ((Image.fromarray(PIXELS), 1), r"`read` gave a tuple; expected RawSample\(image, labels by task\)"),
+    (RawSample(PIXELS, {}), "`read` gave an image that is a ndarray; expected one of Pillow"),  # type: ignore[arg-type]
+    (RawSample(torch.rand(3, 4, 6), {}), "`read` gave an image that is a Tensor"),  # type: ignore[arg-type]
+    (RawSample(Image.fromarray(PIXELS), {"boxes": 1}), "`read` gave labels for boxes, which .* lacks: classification"),
+])  # fmt: skip
+def test_what_a_dataset_reads_is_checked(raw: Any, message: str) -> None:
+    data = memory(type("Wrong", (Memory,), {"read": lambda self, index: raw}))
+    with pytest.raises(UserError, match=f"image test-0: {message}"):
+        data[0]
+
+
+def test_a_task_without_a_label_is_named() -> None:
+    with pytest.raises(UserError, match="image test-0 has no depth label"):
+        label_report(memory(split="test"), memory(split="test"), ["depth"])
+
+
+def test_images_that_are_listed_twice_are_an_error() -> None:
+    twice = type("Twice", (Memory,), {"ids": lambda self: ["a", "b", "a", "a"]})
+    with pytest.raises(UserError, match=r"2 images are listed more than once\. Correct the list"):
+        memory(twice)

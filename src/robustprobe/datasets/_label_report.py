@@ -79,6 +79,8 @@ def _findings(data: Dataset, tasks: Sequence[str]) -> tuple[dict[str, LabelFindi
             faults.append(error)
             continue  # the run says so, and does the rest
         for name in unread:
+            if name not in targets:
+                raise UserError(f"{data.name}: image {data.kept_ids[position]} has no {name} label. Add it.")
             found[name].add(targets[name])
             read[name] += 1
     if faults and not all(read.values()):

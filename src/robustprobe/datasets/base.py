@@ -224,7 +224,7 @@ class Dataset(ABC):
         index = self.indices[position]
         identity = self._ids[index]
         try:
-            raw = self.read(index)
+            raw = _checked(self.read(index), self.labels)
             served = self._served(as_rgb(raw.image))
         except UserError as error:
             if identity in str(error):
@@ -259,6 +259,9 @@ class Dataset(ABC):
             self._ids = self.ids()
         except OSError as error:
             raise UserError(f"{self.name}: {self.folder} cannot be listed: {error}. Correct the folder.") from error
+        repeated = len(self._ids) - len(set(self._ids))
+        if repeated:
+            raise UserError(f"{self.name}: {repeated} images are listed more than once. Correct the list.")
         if not self._ids:
             raise UserError(f"{self.name} has no {self.split} images under {self.root}; check the folder.")
         self.indices = range(len(self._ids)) if limit is None or limit >= len(self._ids) else self._subset(limit)
@@ -320,6 +323,18 @@ class Dataset(ABC):
         if name not in self._tasks:
             self._tasks[name] = load_task(name, self.spaces[name])
         return self._tasks[name]
+
+
+def _checked(raw: object, labels: Mapping[str, LabelSpace]) -> RawSample:
+    """What `read` of a dataset gave. Raises UserError where it is something else than an image and known labels."""
+    if not isinstance(raw, RawSample):
+        raise UserError(f"`read` gave a {type(raw).__name__}; expected RawSample(image, labels by task).")
+    if not isinstance(raw.image, Image.Image):
+        kind = type(raw.image).__name__
+        raise UserError(f"`read` gave an image that is a {kind}; expected one of Pillow, as Image.fromarray makes it.")
+    if unknown := ", ".join(raw.labels.keys() - labels.keys()):
+        raise UserError(f"`read` gave labels for {unknown}, which the dataset's `labels` lacks: {', '.join(labels)}.")
+    return raw
 
 
 # Dense datasets are served with about this many times the pixels an encoder prefers.
