@@ -275,7 +275,8 @@ def test_extreme_examples_come_later_and_their_failure_costs_no_cell(
     assert "Traceback" not in answer.err
     answer = call(*command)
     assert answer.code == 0
-    assert "images are attacked again, for examples" in answer.out
+    assert "attacked again, for examples" in answer.out
+    assert "1 images" not in answer.out
     assert Store(tmp_path).records() == records
     assert all(
         {choice.kind for example in group.examples for choice in example.chosen} >= {"random", "most damaged"}

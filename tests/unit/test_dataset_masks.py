@@ -149,6 +149,15 @@ def test_voc2012_train_is_augmented_where_the_list_and_the_masks_are_there(tmp_p
 # One's own
 
 
+def test_a_value_without_a_class_is_named_with_both_ways_out(tmp_path: Path) -> None:
+    write_segfolder(tmp_path, {"train": 1, "test": 1}, classes=3)
+    (tmp_path / "classes.txt").write_text("one\ntwo\n")
+    with pytest.raises(UserError, match=r"holds the value 2; expected 0 to 1, or 255 \(ignored\)") as caught:
+        masks_of(f"segfolder:{tmp_path}", tmp_path)
+    assert "Correct the mask: 255 where no class is meant" in str(caught.value)
+    assert "classes.txt" in str(caught.value)
+
+
 def test_segfolder_pairs_files_by_name_below_folders_too(tmp_path: Path) -> None:
     write_segfolder(tmp_path, {"train": 10, "val": 2, "test": 3})
     save(tmp_path / "images" / "test" / "street" / "a.png", photo(1))

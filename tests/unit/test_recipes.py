@@ -13,7 +13,7 @@ from robustprobe import Dataset, Sample, UserError, load_dataset, probing
 from robustprobe.core.spec import HeadSpec
 from robustprobe.core.types import FeatureDims, HeadDesign, LabelSpace
 from robustprobe.core.views import Padded, Resized, View, Windows
-from robustprobe.encoders import Encoder
+from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.encoders._timm import create
 from robustprobe.encoders._timm import wrap as timm_encoder
 from robustprobe.encoders.file import Architecture, build
@@ -27,6 +27,7 @@ from robustprobe.probing.recipes import multiple, preprocessing, recipe_for, rec
 from robustprobe.tasks import Augment, TaskRecipe, load_task, task_kind
 from robustprobe.tasks.segmentation import Segmentation
 from tests.conftest import whole
+from tests.folders import write_segfolder
 
 pytestmark = pytest.mark.unit
 
@@ -350,3 +351,17 @@ def test_features_too_large_for_memory_are_kept_in_a_file_and_are_the_same(
     assert torch.equal(within.patches, on_disk.patches)
     assert torch.equal(within.cls, on_disk.cls)
     assert within.targets["depth"].equal(on_disk.targets["depth"])
+
+
+@pytest.mark.parametrize(("recipe", "free"), [("fast", (44, 68)), ("standard", (64, 64)), ("paper", (32, 32))])
+def test_an_encoder_of_one_size_is_shown_that_size_alone(recipe: Any, free: tuple[int, int], tmp_path: Path) -> None:
+    card = EncoderCard(name="one", patch_size=4, input_size=(32, 32), widths=FeatureDims(8, 8), fixed_size=True)
+    write_segfolder(tmp_path, {"train": 2, "test": 1})
+    data = load_dataset(f"segfolder:{tmp_path}")
+
+    def seen(card: EncoderCard) -> tuple[int, int]:
+        found = probing.preprocessing_for(card, data, HeadSpec(recipe=recipe), tasks=["segmentation"])
+        return found.views["segmentation"].part_size(data.typical_size)
+
+    assert seen(card) == (32, 32)
+    assert seen(card.model_copy(update={"fixed_size": False})) == free

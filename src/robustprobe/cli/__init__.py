@@ -63,7 +63,10 @@ _COMMANDS = {
     "Set up": {
         "init": ("setup:init", "Write a commented suite file to start from."),
         "schema": ("setup:schema", "Print the JSON Schema of suite files or records, for editors and programs."),
-        "list": ("listing:list_things", "List encoders, datasets, tasks, attacks, defences or suites by name."),
+        "list": (
+            "listing:list_things",
+            "List encoders, datasets, tasks, attacks, defences, suites, trackers or references by name.",
+        ),
         "check encoder": ("check:encoder", "Check that an encoder meets the contract that attacks and heads rely on."),
         "fetch": ("fetch:fetch", "Download the weights that a suite needs, and say which of its datasets are there."),
         "check results": ("check:results", "Compare clean scores of known encoders with the published ones."),

@@ -109,7 +109,7 @@ def look_up(table: Sequence[int], stored: NDArray[Any], path: Path) -> NDArray[n
     if wrong.any():
         raise UserError(
             f"{path} holds the value {stored[wrong][0]}; expected 0 to {len(table) - 1}, or {IGNORE} (ignored). "
-            "Download the mask again, or correct it."
+            f"Correct the mask: {IGNORE} where no class is meant; or name more classes, in classes.txt of a segfolder."
         )
     full = np.full(IGNORE + 1, IGNORE, np.int64)
     full[: len(table)] = table

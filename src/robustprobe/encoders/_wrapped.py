@@ -71,7 +71,7 @@ def wrap(
         raise UserError(f"std is {scale.tolist()}; expected numbers above 0, such as 0.229.")
     with frozen(network):
         found = _find(network, (shift, scale), size, patch_size, layer)
-    notes = f"features of {found.layer or 'its output'}"
+    notes = f"features are read from {found.layer or 'its output'}"
     if mean is None and std is None:
         notes += "; images in [0, 1] are not normalised, as no mean and std were given"
     card = EncoderCard(

@@ -98,7 +98,8 @@ class Encoder(nn.Module, ABC):
         if self.card.fixed_size and images.shape[2:] != self.card.input_size:
             raise UserError(
                 f"{self.card.name} got images of shape {tuple(images.shape)}; its position embeddings are for "
-                f"{self.card.input_size} only. Resize the images to that, or take an encoder of variable size."
+                f"{self.card.input_size} only. Resize the images to that (--image-size {self.card.input_size[0]}, or "
+                f"size={self.card.input_size[0]} in Python), or take an encoder of variable size."
             )
         # A copy: code that writes into its input must not change the caller's images.
         given = images.clone()

@@ -41,7 +41,8 @@ class ImageRemaker:
         """Images at `positions` of the dataset under the job of a `number`, an entry per eps; `purpose` is shown."""
         if (pair.key, purpose) not in self.told:
             self.told.add((pair.key, purpose))
-            self.say(f"{pair.label}: {len(positions)} images are attacked again, for {purpose}")
+            count = f"{len(positions)} images are" if len(positions) > 1 else "1 image is"
+            self.say(f"{pair.label}: {count} attacked again, for {purpose}")
         task, names = _task(pair, number, positions), tuple(pair.data.kept_ids[p] for p in positions)
 
         def notify(stage: str, done: int, total: int) -> None:

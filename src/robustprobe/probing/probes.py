@@ -55,6 +55,8 @@ def preprocessing_for(
 ) -> Preprocessing:
     """How a recipe serves the images of a dataset to an encoder, at `size` (H, W) if given.
 
+    An encoder that takes one size only gets whole images resized to it where the recipe would serve another.
+
     Args:
         tasks: those that are evaluated together; by default all tasks that the dataset has labels for.
     """
@@ -63,7 +65,10 @@ def preprocessing_for(
         spec.recipe, list(tasks or data.spaces), card.input_size, card.patch_size, data.native_size, fitted
     )
     if size is None:
-        return found
+        seen = {view.part_size(data.typical_size) for view in found.views.values()}
+        if not card.fixed_size or seen == {card.input_size}:
+            return found
+        return Preprocessing(card.input_size, dict.fromkeys(found.views, Resized(size=card.input_size)))
     views = {t: replace(v, size=size) if isinstance(v, Resized) else v for t, v in found.views.items()}
     return Preprocessing(size, views)
 
