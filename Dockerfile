@@ -15,9 +15,9 @@ COPY pyproject.toml README.md LICENSE /source/
 COPY src /source/src
 # The versions are those of pyproject.toml.
 # hadolint ignore=DL3013
-RUN pip install --no-cache-dir "/source[${EXTRAS}]" && rm -r /source && useradd --create-home robustprobe
+RUN pip install --no-cache-dir "/source[${EXTRAS}]" && rm -r /source && useradd --create-home --uid 1000 robustprobe
 
-USER robustprobe
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["robustprobe"]
 CMD ["--help"]

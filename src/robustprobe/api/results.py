@@ -83,7 +83,8 @@ class Results(pd.DataFrame):
         """One row per image and number: `encoder`, `encoder_digest`, `attack`, `eps`, `id`, `score`, `iou`, ...
 
         `score` is in the unit of the task's metric (1 or 0, IoU, RMSE, angle), `score_8bit` the same after rounding to
-        8 bits, `perturbation` the size in the attack's norm.
+        8 bits, `perturbation` the size in the attack's norm. The mIoU of a table comes from the pixels of all images
+        together, so it is not the mean of `score`.
 
         Args:
             transfer: as for `table`.

@@ -16,7 +16,10 @@ COLUMNS = {
     "patch_covariance": "patch tokens, covariance",
     "patch_variance": "patch tokens, variance",
 }
-TITLE = "Features under attack: change of their covariance, and of their variances, relative to clean ones; 0: none"
+TITLE = (
+    "Features under attack, covariance gap: change of their covariance, and of their variances, "
+    "relative to clean ones; 0: none"
+)
 
 
 def feature_gap_rows(records: Iterable["Record"]) -> list["Record"]:
