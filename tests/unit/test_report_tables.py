@@ -426,3 +426,14 @@ def test_a_score_of_nothing_cannot_be_too_high(task: str, value: float, name: st
     assert ("†" in Notes().value(record)) is doubted
     assert bool(failed_checks([record])) is doubted
     assert trusted(record) is not doubted
+
+
+@pytest.mark.parametrize("names", [("fog",), ("fog", "gaussian_noise")])
+def test_how_a_mean_over_corruptions_is_made_is_said_where_there_is_one(names: tuple[str, ...]) -> None:
+    harms = [attack("corruption", 3.0, norm="severity", objective=name) for name in names]
+    made = [make_record(attack("clean"), 0.9), *(make_record(harm, 0.5, target_task="") for harm in harms)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_rich(made, False, console)
+    shown = console.export_text()
+    assert ("Mean of corruptions:" in shown) == (len(names) > 1)
+    assert not re.search(r"no label\.\n\S", shown)

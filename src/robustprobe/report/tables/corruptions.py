@@ -150,9 +150,11 @@ def corruption_sheet(table: CorruptionTable, text: Callable[[Record | None], str
 
 
 def corruption_sheets(records: Iterable[Record], text: Callable[[Record | None], str]) -> list[Sheet]:
-    """Every table of corruptions as text; the last one says below how its means are made."""
-    sheets = [corruption_sheet(table, text) for table in corruption_tables(records)]
-    return [*sheets[:-1], *(sheet._replace(notes=[NOTE]) for sheet in sheets[-1:])]
+    """Every table of corruptions as text; the last one says below how means are made, where there are any."""
+    tables = corruption_tables(records)
+    sheets = [corruption_sheet(table, text) for table in tables]
+    notes = [NOTE] if any(len(table.names) > 1 for table in tables) else []
+    return [*sheets[:-1], *(sheet._replace(notes=notes) for sheet in sheets[-1:])]
 
 
 def attack_tables(tables: Iterable[TaskTable]) -> list[TaskTable]:

@@ -243,7 +243,7 @@ def print_rich(
     for one in corruption_sheets(known, notes.value):
         print_fitting(one, console)
         for text in one.notes:
-            console.print(text, markup=False, highlight=False)
+            console.print(f"{text}\n", markup=False, highlight=False)
     for one in transfer_sheets(known, notes) if transfer else []:
         print_fitting(one, console)
     for matrix in encoder_transfers(known):
