@@ -320,7 +320,7 @@ def test_a_wrong_part_of_a_list_is_no_empty_list() -> None:
         rp.evaluate("bundled:scenes", None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"size is '32'; give one number of pixels"):
         rp.evaluate("bundled:scenes", "scenes", size="32")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="out is a int; give the folder that keeps the results"):
+    with pytest.raises(UserError, match="out is 3; give the folder that keeps the results, as a path"):
         rp.evaluate("bundled:scenes", "scenes", out=3)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="device is a list; give a name, such as cpu"):
         rp.evaluate("bundled:scenes", "scenes", device=[3])  # type: ignore[arg-type]

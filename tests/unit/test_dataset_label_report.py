@@ -208,7 +208,7 @@ def test_an_orientation_that_a_map_may_not_share_is_named(
 @pytest.mark.parametrize("root", [None, 3])
 def test_a_root_that_is_no_path_is_one_clear_error(root: Any) -> None:
     for call in (rp.evaluate, rp.fit_probe):
-        with pytest.raises(UserError, match=f"root is a {type(root).__name__}; give the folder"):
+        with pytest.raises(UserError, match=f"root is {root}; give the folder that holds the datasets, as a path"):
             call("bundled:scenes", "scenes", root=root)
 
 

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustprobe.api.attack_result import AttackResult
-from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, only, plain
+from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, only
 from robustprobe.api.own_models import OwnModel, check_embedding, in_type_of, own_model
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.attacks.min_eps import broken
+from robustprobe.core.arguments import came, checked_types
 from robustprobe.core.corruption_names import ATTACK, GROUP, USUAL_SEVERITY
 from robustprobe.core.device import device_of
 from robustprobe.core.eps import default_eps
@@ -38,7 +39,10 @@ Images = Tensor | NDArray[Any] | Sequence[Any]
 Labels = Tensor | NDArray[Any] | Sequence[Any] | int
 Bpda = str | Sequence[str] | Mapping[str, StandIn | None] | StandIn
 
+_OWN = ("model", "images", "targets", "attack", "eps", "severity", "ids", "goals", "bpda")
 
+
+@checked_types(*_OWN, "task")
 def attack(
     model: Callable[[Tensor], Any],
     images: Images,
@@ -139,7 +143,6 @@ def attack(
             "translation_kernel": translation_kernel,
             "lost_share": _lost_share(kind, lost_share),
         }
-        data = {key: plain(value) for key, value in data.items()}
         data |= {"name": choice.name, "objective": choice.objective}
         data |= _size_of_attack(kind, eps, norm, severity, size)
         spec = validated(AttackSpec, data, f"attack '{name}'")
@@ -171,7 +174,7 @@ def _size_of_attack(
         return {"norm": norm, "eps": default_eps(cast(SizeUnit, norm), size) if eps is None else only(eps, "eps")}
     if eps is not None:
         raise UserError("corruptions have no eps; give severity, from 1 to 5.")
-    return {"severity": USUAL_SEVERITY if severity is None else plain(only(severity, "severity"))}
+    return {"severity": USUAL_SEVERITY if severity is None else only(severity, "severity")}
 
 
 class _Given(NamedTuple):
@@ -230,11 +233,14 @@ def _attacked(
 
 def _backward(bpda: Bpda) -> BackwardPass:
     """What stands in for parts of a model in the backward pass, as `attack` was told it."""
-    if callable(bpda):
+    if callable(bpda) and not isinstance(bpda, type):
         return BackwardPass(whole=bpda)
     if isinstance(bpda, Mapping):
         return BackwardPass(bpda)
-    return BackwardPass(dict.fromkeys([bpda] if isinstance(bpda, str) else bpda))
+    names = [bpda] if isinstance(bpda, str) else bpda
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"bpda is {came(bpda)}; give names of modules, or functions that stand in for them.")
+    return BackwardPass(dict.fromkeys(names))
 
 
 def _beside(
@@ -275,6 +281,7 @@ def _victims(
     return victim
 
 
+@checked_types(*_OWN)
 def minimal_eps(
     model: Callable[[Tensor], Any],
     images: Images,

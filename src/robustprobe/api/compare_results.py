@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from robustprobe.api.folders import as_stores
+from robustprobe.core.arguments import checked_types
 from robustprobe.core.errors import UserError
 from robustprobe.report.comparisons import compare_results
 from robustprobe.report.page.notebook import document_html
@@ -48,6 +50,7 @@ class ComparedResults:
         return document_html(document._replace(notes=notes), " ".join(heading))
 
 
+@checked_types("first", "second")
 def compare(
     first: "Results | str | Path",
     second: "Results | str | Path | None" = None,
@@ -78,8 +81,7 @@ def compare(
 
 
 def _store(results: "Results | str | Path") -> Store:
-    if isinstance(results, str | Path):
-        return Store(Path(results))
-    if len(results.stores) != 1:
-        raise UserError(f"compare takes one folder a side, not {len(results.stores)}; join them: `robustprobe merge`.")
-    return results.stores[0]
+    stores = as_stores(results, "compare")
+    if len(stores) != 1:
+        raise UserError(f"compare takes one folder a side, not {len(stores)}; join them: `robustprobe merge`.")
+    return stores[0]

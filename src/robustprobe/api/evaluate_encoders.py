@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import nn
 
-from robustprobe.api.inputs import as_folder, as_size, plain
-from robustprobe.api.own_models import check_weights
+from robustprobe.api.inputs import HOLDS_DATASETS, as_encoder, as_size
 from robustprobe.api.progress import run_progress
+from robustprobe.core.arguments import checked_types
 from robustprobe.core.device import device_of, find_device
 from robustprobe.core.errors import UserError
 from robustprobe.core.sizes import Norm
 from robustprobe.core.spec import AttackAt, DatasetSpec, ExecutorOptions, HeadKind, HeadSpec, Iterate, Suite, validated
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import Dataset
-from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.encoders import Encoder
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.evaluation.run import Failure, execute
 from robustprobe.results.store import Store
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Names = str | Sequence[str]
+KEEPS_RESULTS = "the folder that keeps the results, as a path"
 
 
+@checked_types("encoder", "transfer_from", "datasets", "head", "size", "device", root=HOLDS_DATASETS, out=KEEPS_RESULTS)
 @usual_mode()
 def evaluate(
     encoder: Encoder | str | Sequence[Encoder | str],
@@ -126,10 +128,9 @@ def evaluate(
         >>> result.rows()[["id", "attack", "eps", "score"]]
     """
     loaded, sources = (
-        [load_encoder(e) if isinstance(e, str) else _checked(e).freeze() for e in _several(some, nn.Module)]
-        for some in (encoder, transfer_from)
+        [as_encoder(one, "evaluate") for one in _several(some, nn.Module)] for some in (encoder, transfer_from)
     )
-    served = {"limit": plain(limit), "split": split, "size": as_size(size)}
+    served = {"limit": limit, "split": split, "size": as_size(size)}
     suite = validated(
         Suite,
         {
@@ -140,17 +141,17 @@ def evaluate(
             ],
             "attacks": None if attacks is None else _several(attacks),
             "tasks": None if tasks is None else _several(tasks),
-            "eps": None if eps is None else [plain(e) for e in _several(eps)],
-            "severity": None if severity is None else [plain(s) for s in _several(severity)],
+            "eps": None if eps is None else _several(eps),
+            "severity": None if severity is None else _several(severity),
             "head": HeadSpec() if head is None else head,
-            **{"norm": norm, "steps": plain(steps), "restarts": plain(restarts), "iterate": iterate},
-            **{"batch_size": plain(batch_size), "precision": precision, "attack_at": attack_at},
-            **{"seed": plain(seed), "examples": examples},
-            **{"eot_samples": plain(eot_samples), "judgements": plain(judgements), "momentum": plain(momentum)},
-            **{"input_diversity": plain(input_diversity), "translation_kernel": plain(translation_kernel)},
-            "lost_share": plain(lost_share),
+            **{"norm": norm, "steps": steps, "restarts": restarts, "iterate": iterate},
+            **{"batch_size": batch_size, "precision": precision, "attack_at": attack_at},
+            **{"seed": seed, "examples": examples},
+            **{"eot_samples": eot_samples, "judgements": judgements, "momentum": momentum},
+            **{"input_diversity": input_diversity, "translation_kernel": translation_kernel},
+            "lost_share": lost_share,
             "bpda": None if bpda is None else _several(bpda),
-            **{"extreme_examples": extreme_examples, "sanity_images": plain(sanity_images)},
+            **{"extreme_examples": extreme_examples, "sanity_images": sanity_images},
         },
         "evaluation",
     )
@@ -160,9 +161,9 @@ def evaluate(
 
     with _folder(out) as folder, _put_back([*loaded, *sources]):
         store = Store(folder).prepare()
-        plan = make_plan(suite, store, as_folder(root), find_device(device), loaded, sources=sources)
+        plan = make_plan(suite, store, Path(root), find_device(device), loaded, sources=sources)
         for text in plan.warnings:
-            warnings.warn(text, stacklevel=3)
+            warnings.warn(text, stacklevel=4)
         _raise_failures(_executed(plan, store, options, progress))
         # A temporary folder names nothing.
         name = "" if out else f"results of {', '.join(dict.fromkeys(e.card.name for e in loaded))}"
@@ -174,7 +175,7 @@ def evaluate(
 def _folder(out: str | Path | None) -> Iterator[Path]:
     """Where results go; a temporary folder is removed again where nothing comes of them."""
     if out:
-        yield as_folder(out, "out", "that keeps the results")
+        yield Path(out)
         return
     folder = Path(tempfile.mkdtemp(prefix="robustprobe-"))
     try:
@@ -188,14 +189,6 @@ def _several(given: Any, *also: type) -> list[Any]:
     """What is given as a list: one name or number stands for a list of one."""
     one = isinstance(given, str | DatasetSpec | Dataset) or not hasattr(given, "__iter__") or isinstance(given, also)
     return [given] if one or getattr(given, "ndim", 1) == 0 else list(given)
-
-
-def _checked(encoder: object) -> Encoder:
-    if isinstance(encoder, Encoder):
-        check_weights(encoder)
-        return encoder
-    wrap = "; wrap it: robustprobe.wrap(network, mean=..., std=...)" if isinstance(encoder, nn.Module) else ""
-    raise UserError(f"evaluate takes encoders or their names, not a {type(encoder).__name__}{wrap}.")
 
 
 def _named(dataset: object) -> object:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 from robustprobe import probing
-from robustprobe.api.inputs import as_folder, as_size, only, plain
-from robustprobe.api.own_models import check_weights
+from robustprobe.api.inputs import HOLDS_DATASETS, as_encoder, as_size, only
+from robustprobe.core.arguments import checked_types
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.spec import DatasetSpec, HeadKind, HeadSpec, validated
 from robustprobe.core.types import Sample
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import find_dataset, label_report, load_dataset
-from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.encoders import Encoder
 from robustprobe.tasks import Model
 
 SHOWN = 4
@@ -37,6 +37,7 @@ class HeadFields(TypedDict, total=False):
     seed: int
 
 
+@checked_types("encoder", "dataset", "task", "size", "device", root=HOLDS_DATASETS)
 @usual_mode()
 def fit_probe(
     encoder: Encoder | str,
@@ -71,29 +72,23 @@ def fit_probe(
         >>> model = rp.fit_probe("bundled:photos", "scenes", task="classification", train_limit=64)
         >>> logits = model(images)  # (B, 3, H, W) in [0, 1] to (B, C)
     """
-    if not isinstance(encoder, Encoder | str):
-        raise UserError(
-            f"fit_probe takes an encoder or its name, not a {type(encoder).__name__}; see robustprobe.wrap."
-        )
-    check_weights(encoder)
     dataset, task = only(dataset, "dataset"), only(task, "task")
     if not isinstance(dataset, str):
         raise UserError(f"fit_probe takes the name of a dataset, not a {type(dataset).__name__}.")
-    encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder.freeze()
-    root = as_folder(root)
+    encoder, root = as_encoder(encoder, "fit_probe"), Path(root)
     found = find_dataset(dataset, root=root, tasks=[task] if isinstance(task, str) else ())
     tasks = list(found.spaces)
     if task is None and len(tasks) == 1:
         task = tasks[0]
     if task not in tasks:
         raise unknown_name(f"task of {dataset}", str(task), tasks)
-    spec = validated(HeadSpec, {"train_limit": plain(train_limit), **recipe}, "head recipe")
+    spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
     wanted, where = validated(DatasetSpec, {"name": dataset, "size": as_size(size)}, "dataset"), find_device(device)
     heads = probing.plan_heads(
         encoder.to(where), wanted, spec, root=root, tasks=[task] if task in found.borrowed else tasks
     )
     for doubt in label_report(heads.data.train, heads.data.train, [task]).doubts:
-        warnings.warn(f"{dataset}, {task}: {doubt.text}", stacklevel=3)
+        warnings.warn(f"{dataset}, {task}: {doubt.text}", stacklevel=4)
     model = heads.fit(where, [task])[task][0]
     model.sample_source = partial(_held_out, dataset, root, model.size, task)
     return model

@@ -1,25 +1,23 @@
 """What people hand in, as the rest of the package takes it: numbers, images, labels and names."""
 
 from collections.abc import Sequence
-from os import PathLike
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustprobe.api.own_models import check_weights
+from robustprobe.core.arguments import came, plain
 from robustprobe.core.errors import UserError
+from robustprobe.encoders import Encoder, load_encoder
 
 IMAGES = "a floating-point tensor or array (B, 3, H, W) in [0, 1]"
 EXPECTED = {"targets": "a class for each image, or a map (B, H, W) or (B, C, H, W)"}
 """What is expected of anything that is not images."""
-
-
-def plain(value: Any) -> Any:
-    """A number of NumPy's or torch's as Python's; anything else as it is."""
-    return value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0 else value
+HOLDS_DATASETS = "the folder that holds the datasets, as a path"
+"""What is wanted of `root`, for messages."""
 
 
 def only(value: Any, what: str) -> Any:
@@ -36,11 +34,25 @@ def only(value: Any, what: str) -> Any:
     raise UserError(f"{what} is a list of {len(value)}; give one. Call it once for each, or use robustprobe.evaluate.")
 
 
-def as_folder(given: Any, what: str = "root", use: str = "that holds the datasets") -> Path:
-    """A folder, by default that of the datasets. Raises UserError for what is no path."""
-    if not isinstance(given, str | PathLike):
-        raise UserError(f"{what} is a {type(given).__name__}; give the folder {use}, as a path.")
-    return Path(given)
+def as_encoder(given: Any, caller: str) -> Encoder:
+    """A frozen encoder, of itself or its name.
+
+    Args:
+        caller: the function that takes it, for the message.
+
+    Raises:
+        UserError: anything else, or weights that were made in inference mode.
+    """
+    if isinstance(given, str):
+        return load_encoder(given)
+    if not isinstance(given, Encoder):
+        network = isinstance(given, nn.Module)
+        hint = (
+            "wrap it: robustprobe.wrap(network, mean=..., std=...)" if network else "give one, such as bundled:photos"
+        )
+        raise UserError(f"{caller} takes an encoder or its name, not {came(given)}; {hint}.")
+    check_weights(given)
+    return given.freeze()
 
 
 def as_size(given: Any) -> Any:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
+from robustprobe.api.folders import as_stores
+from robustprobe.core.arguments import checked_types
 from robustprobe.report.charts.plot import draw, rendered, save_plot
-from robustprobe.results.store import Store
 
 if TYPE_CHECKING:
     import altair as alt
@@ -34,6 +35,7 @@ class ResultsPlot:
         return rendered(self.chart, ".svg").decode()
 
 
+@checked_types("results")
 def plot(
     results: "Results | str | Path | Sequence[str | Path]",
     kind: PlotKind = "eps",
@@ -58,12 +60,13 @@ def plot(
         >>> result = rp.evaluate("bundled:scenes", "scenes", "pgd", tasks="classification", eps=["2/255", "8/255"])
         >>> rp.plot(result, "eps", "eps.svg")
     """
-    drawn = ResultsPlot(draw(_stores(results), kind, samples), kind)
+    drawn = ResultsPlot(draw(as_stores(results, "plot"), kind, samples), kind)
     if out is not None:
         drawn.save(out)
     return drawn
 
 
+@checked_types("results")
 def write_report(
     results: "Results | str | Path | Sequence[str | Path]",
     path: str | Path,
@@ -85,17 +88,7 @@ def write_report(
         >>> result = rp.evaluate("bundled:scenes", "scenes", "pgd", tasks="classification", limit=8)
         >>> rp.write_report(result, "page.html")  # the same as result.report("page.html")
     """
-    from robustprobe.api.results import Results, load_results
+    from robustprobe.api.results import Results
 
-    folders = results if isinstance(results, Results) else load_results(*_folders(results))
-    return folders.report(path, samples=samples)
-
-
-def _stores(results: "Results | str | Path | Sequence[str | Path]") -> list[Store]:
-    if hasattr(results, "stores"):
-        return list(results.stores)
-    return [Store(Path(folder)) for folder in _folders(results)]
-
-
-def _folders(folders: "str | Path | Sequence[str | Path]") -> "list[str | Path]":
-    return [folders] if isinstance(folders, str | Path) else list(folders)
+    found = results if isinstance(results, Results) else Results(as_stores(results, "write_report"))
+    return found.report(path, samples=samples)

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, final
 
 import pandas as pd
 
+from robustprobe.core.arguments import checked_types
 from robustprobe.core.errors import UserError
 from robustprobe.report.page.examples import ImageLimit
 from robustprobe.report.page.lead import lead
@@ -113,6 +114,7 @@ class Results(pd.DataFrame):
         """
         return render(self.records, "latex", self._wanted(transfer) and layout != "paper", layout)
 
+    @checked_types("self")
     def report(self, path: str | Path, *, samples: int | Literal["all"] | None = None) -> Path:
         """Write the page of results: one HTML file with the headline, tables, charts, images and sanity checks.
 
@@ -140,6 +142,7 @@ class Results(pd.DataFrame):
         return results_html(self.found, self._wanted(None))
 
 
+@checked_types()
 def load_results(folder: str | Path, *more: str | Path, transfer: bool = False) -> Results:
     """The results of one or more folders, as `evaluate` gives them.
 

@@ -8,13 +8,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from robustprobe.api.own_models import check_weights
+from robustprobe.api.inputs import as_encoder
+from robustprobe.core.arguments import checked_types
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.core.views import Resized
-from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.encoders import Encoder
 from robustprobe.tasks import Model, load_task
 from robustprobe.tasks.classification import ZeroShotHead
 
@@ -28,6 +29,7 @@ class _Texts(NamedTuple):
     tensors: dict[str, Tensor]
 
 
+@checked_types("encoder", "device", texts=EXPECTED)
 @usual_mode()
 def zero_shot(encoder: Encoder | str, texts: str | Path, *, device: str = "auto") -> Model:
     """A zero-shot classifier: logits are `scale` times the cosine of the projected class token and each text, + `bias`.
@@ -52,13 +54,7 @@ def zero_shot(encoder: Encoder | str, texts: str | Path, *, device: str = "auto"
         >>> model = rp.zero_shot(encoder, "texts.safetensors")
         >>> logits = model(images)  # (B, 3, H, W) in [0, 1] to (B, C)
     """
-    if not isinstance(encoder, Encoder | str):
-        raise UserError(
-            f"zero_shot takes an encoder or its name, not a {type(encoder).__name__}; see robustprobe.wrap."
-        )
-    check_weights(encoder)
-    found = _read(Path(texts))
-    encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder.freeze()
+    encoder, found = as_encoder(encoder, "zero_shot"), _read(Path(texts))
     text, projection = found.tensors["text"], found.tensors.get("projection")
     _check_widths(encoder, text, projection)
     scale, bias = (found.tensors.get(name, torch.tensor(usual)) for name, usual in (("scale", SCALE), ("bias", 0.0)))

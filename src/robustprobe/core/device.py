@@ -13,6 +13,7 @@ from typing import NamedTuple, final
 import torch
 from torch import nn
 
+from robustprobe.core.arguments import came
 from robustprobe.core.errors import UserError
 
 # A measurement that takes longer is not repeated.
@@ -98,14 +99,14 @@ def find_device(name: str) -> torch.device:
     Raises:
         UserError: the device is not available on this machine.
     """
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not isinstance(name, str | int | torch.device):
-        raise UserError(f"device is a {type(name).__name__}; give a name, such as cpu, cuda or cuda:1.")
+    if not isinstance(name, str | int | torch.device) or isinstance(name, bool):
+        raise UserError(f"device is {came(name)}; give a name, such as cpu, cuda or cuda:1.")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
             f"device '{name}' is not available on this machine: {str(error).splitlines()[0]}. Use cpu."
         ) from error

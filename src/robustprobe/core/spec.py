@@ -1,6 +1,7 @@
 """What to run: frozen descriptions, and the fingerprints that name results."""
 
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -15,11 +16,14 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from robustprobe.core.arguments import plain
 from robustprobe.core.corruption_names import ATTACK, GROUP, USUAL_SEVERITY, group_names
 from robustprobe.core.errors import UserError
 from robustprobe.core.faults import faults_text
@@ -50,10 +54,30 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 OddSide = Annotated[int, Field(ge=0, le=255), AfterValidator(_odd)]
 
 
+@cache
+def _takes_truth(kind: type[BaseModel], field: str) -> bool:
+    """Whether a field may be True or False."""
+
+    def inside(hint: Any) -> bool:
+        return hint in (bool, Any, object) or any(inside(part) for part in get_args(hint))
+
+    return inside(kind.model_fields[field].annotation)
+
+
 class Spec(BaseModel):
     """A frozen description; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """NumPy's numbers as Python's. True and False are no numbers, whatever Python says."""
+        value = [plain(part) for part in value] if isinstance(value, list | tuple) else plain(value)
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, bool) for part in parts) and not _takes_truth(cls, str(info.field_name)):
+            raise ValueError(f"expected a number, got {value}")
+        return value
 
     def fingerprint(self) -> str:
         """Names the content of this description."""
@@ -153,7 +177,7 @@ class AttackSpec(Spec):
         if isinstance(data, dict):
             data = _with_severity(_split_objective(data))
             if data.get("step_size") is None:
-                data = {**data, "step_size": parse_eps(data.get("eps", 8 / 255)) * STEP_SHARE}
+                data = {**data, "step_size": parse_eps(plain(data.get("eps", 8 / 255))) * STEP_SHARE}
         return data
 
     @model_validator(mode="after")
@@ -289,7 +313,7 @@ class HeadSpec(Spec):
     batch_size: int | None = Field(default=None, ge=2)
     layers: Literal[1, 4] | None = None
     label_stride: int | None = Field(default=None, ge=1)
-    learning_rates: OneOrMore[float] | None = None
+    learning_rates: OneOrMore[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
     knn: int = Field(default=20, ge=0)
     seed: int = 0
 

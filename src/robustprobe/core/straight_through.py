@@ -108,7 +108,7 @@ def _valued(forward: StandIn, stand_in: StandIn | None, what: str, images: Tenso
         return forward(images)
     with torch.no_grad():
         answer = forward(images.detach())
-    path = images if stand_in is None else stand_in(images)
+    path = images if stand_in is None else _stood_in(stand_in, images, what)
     if isinstance(answer, Tensor) and isinstance(path, Tensor):
         return _with_value(path, answer, what)
     if isinstance(answer, tuple) and isinstance(path, tuple) and len(answer) == len(path):
@@ -117,6 +117,16 @@ def _valued(forward: StandIn, stand_in: StandIn | None, what: str, images: Tenso
     raise UserError(
         f"{what} answers a {type(answer).__name__}, its stand-in a {type(path).__name__}; both have to answer alike."
     )
+
+
+def _stood_in(stand_in: StandIn, images: Tensor, what: str) -> Any:
+    try:
+        return stand_in(images)
+    except Exception as error:
+        raise UserError(
+            f"the stand-in of {what} fails on {tuple(images.shape)}: {type(error).__name__}: {error}. It has to take "
+            "what that takes."
+        ) from error
 
 
 def _with_value(path: Tensor, answer: Tensor, what: str) -> Tensor:

@@ -368,9 +368,9 @@ def load_dataset(
         >>> sample = data[0]  # Sample(id, image (3, H, W) in [0, 1], targets by task)
     """
     wanted = [tasks] if isinstance(tasks, str) else tasks
-    given = {"name": name, "root": root, "limit": limit, "size": size, "tasks": wanted}
+    given = {"name": name, "root": root, "split": split, "limit": limit, "size": size, "tasks": wanted}
     asked = validated(_Asked, given, f"dataset {name!r}")
-    found = find_dataset(asked.name, root=asked.root, split=split, size=asked.size, tasks=asked.tasks)
+    found = find_dataset(asked.name, root=asked.root, split=asked.split, size=asked.size, tasks=asked.tasks)
     return found.select(asked.limit)
 
 
@@ -387,6 +387,7 @@ class _Asked(Spec):
 
     name: str
     root: Path
+    split: str
     limit: int | None
     size: Annotated[Size | int | None, BeforeValidator(_one_or_two)]
     tasks: tuple[str, ...]

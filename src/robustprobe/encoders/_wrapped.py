@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from robustprobe.core.arguments import checked_types
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.freeze import frozen
 from robustprobe.core.types import FeatureDims, Features
@@ -16,6 +17,8 @@ from robustprobe.encoders.base import Encoder, EncoderCard
 Grid = tuple[int, int]
 # Networks that take any size are asked with this many patches more.
 MORE = 2
+MOST_PIXELS = 8192
+"""Of a side of an image, as in the card of an encoder folder."""
 
 
 class _Layout(NamedTuple):
@@ -26,6 +29,7 @@ class _Layout(NamedTuple):
     ahead: int = 0
 
 
+@checked_types("network")
 @usual_mode()
 def wrap(
     network: nn.Module,
@@ -65,7 +69,9 @@ def wrap(
         raise UserError(f"wrap takes a network (nn.Module), not a {type(network).__name__}; give the network itself.")
     if isinstance(network, Encoder):
         return network
-    size = (input_size, input_size) if isinstance(input_size, int) else (int(input_size[0]), int(input_size[1]))
+    size = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if wrong := [side for side in (*size, 1 if patch_size is None else patch_size) if not 1 <= side <= MOST_PIXELS]:
+        raise UserError(f"a side of {wrong[0]} pixels is none; give 1 to {MOST_PIXELS}, such as input_size=224.")
     shift, scale = _channels(mean, 0.0, "mean"), _channels(std, 1.0, "std")
     if not bool((scale > 0).all()):
         raise UserError(f"std is {scale.tolist()}; expected numbers above 0, such as 0.229.")

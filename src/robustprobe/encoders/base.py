@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from robustprobe.core.arguments import checked_types
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.registry import sources
 from robustprobe.core.shared_names import split_name
@@ -176,6 +177,7 @@ def full_name(spec: str) -> str:
     return f"{architecture}{parts[2] or '.' + tag}{parts[3] or ''}"
 
 
+@checked_types(spec="the name of an encoder, such as bundled:photos")
 @usual_mode()
 def load_encoder(spec: str) -> Encoder:
     """The frozen encoder a spec names.

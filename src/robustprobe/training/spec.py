@@ -1,9 +1,11 @@
 """The specification of a hardening run: everything that its result depends on."""
 
+from types import NoneType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
+from robustprobe.core.arguments import came
 from robustprobe.core.errors import UserError
 from robustprobe.core.sizes import Eps, check_eps
 from robustprobe.core.spec import Spec, validated
@@ -17,6 +19,8 @@ def parse_options(given: Any) -> Any:
     """Options such as `gamma=2` as a dictionary. Raises UserError for text that is not NAME=VALUE."""
     if isinstance(given, dict):
         return given
+    if not isinstance(given, list | tuple | NoneType):
+        raise UserError(f"options are {came(given)}; give a dictionary, such as {{'gamma': 2}}.")
     pairs = [str(item).partition("=") for item in given or ()]
     for name, equals, value in pairs:
         if not (name and equals and value):
@@ -50,7 +54,7 @@ class HardenSpec(Spec):
     tokens: Tokens
     layers: tuple[int, ...] = (-1,)
     optimiser: Literal["sgd", "adamw"]
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
     weight_decay: float = Field(ge=0)
     momentum: float = Field(ge=0, lt=1)
     betas: tuple[float, float]
