@@ -1,5 +1,6 @@
 """`robustprobe.attack` and `robustprobe.minimal_eps`: attack any model, encoder or callable."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from robustprobe.api.attack_result import AttackResult
 from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, only
-from robustprobe.api.own_models import OwnModel, check_embedding, in_type_of, own_model
+from robustprobe.api.own_models import OwnModel, check_embedding, check_real, in_type_of, own_model
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.attacks.min_eps import broken
@@ -28,6 +29,7 @@ from robustprobe.core.straight_through import StandIn
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features, LabelSpace
 from robustprobe.core.usual_mode import recording
+from robustprobe.datasets import batch_doubts
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.memory import largest_batch
 from robustprobe.evaluation.victims import BackwardPass, encoder_victim, task_victim
@@ -35,6 +37,8 @@ from robustprobe.losses.embedding import embedding_distance, squared_distance
 from robustprobe.probing.surrogate_heads import SurrogateHeads
 from robustprobe.tasks import Model, Task, resize, task_kind
 
+USER = 5
+"""Calls from where an answer is judged up to that of the user, for warnings."""
 Images = Tensor | NDArray[Any] | Sequence[Any]
 Labels = Tensor | NDArray[Any] | Sequence[Any] | int
 Bpda = str | Sequence[str] | Mapping[str, StandIn | None] | StandIn
@@ -110,6 +114,8 @@ def attack(
     Raises:
         UserError: unknown names, images outside [0, 1], labels out of range, a model that fails on an image, outputs of
             the wrong shape, NaN.
+        UserWarning: labels that are legal but make little sense, images without a label that counts (their score is
+            NaN), and outputs that are probabilities.
 
     Example:
         >>> import robustprobe as rp
@@ -214,6 +220,8 @@ def _attacked(
         none = torch.zeros(0, device=images.device)
         return AttackResult(images.clone(), none, images, spec, damage=none)
     made = load_attack(spec)
+    if isinstance(model, OwnModel):
+        model.look(images)
     with frozen(model), fast_linear():
         judge = _judge(model, images, given.targets, task)
         victim_of = _victims(model, spec.name, images.device, precision, backward)
@@ -274,6 +282,8 @@ def _victims(
             has = f"a model for {judge.task.name}" if judge else "no task; name it with task="
             needs = "a task" if kind.access == "task" else kind.access
             raise UserError(f"attack {name} needs a model for {needs} and its labels; it got {has}.")
+        if isinstance(model, OwnModel):
+            check_real(model.answer)
         size = (images.shape[-2], images.shape[-1])
         seen = task_victim(judge.function, judge.task, judge.targets, size, precision=precision, bpda=bpda)
         return seen._replace(space=judge.space)
@@ -342,17 +352,22 @@ def _judge(model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | Non
         judged, function = model.task, model
     elif task is None:
         if isinstance(model, OwnModel):
-            check_embedding(model.look(images))
+            check_embedding(model.answer)
         return None
     else:
         kind = task_kind(task)
-        answer = model.look(images) if isinstance(model, OwnModel) else model(images[:1])
+        answer = model.answer if isinstance(model, OwnModel) else model(images[:1])
         function = _at_image_size(model, kind) if kind.label_axes else model
         output = kind.check_output(_at_size(answer, kind, images), task)
         judged = kind(kind.implied_space(output), task)
+        for check in judged.output_checks(output):
+            if not check.passed:
+                warnings.warn(f"the model's outputs: {check.meaning}.", stacklevel=USER)
     if targets is None:
         raise UserError(f"targets are missing; a score for {judged.name} needs the labels of the images.")
     labels = judged.check_targets(targets, len(images))
+    for text in batch_doubts(judged, labels):
+        warnings.warn(text, stacklevel=USER)
     return _Judge(function, judged, labels, judged.space_of_set([labels]))
 
 

@@ -74,10 +74,12 @@ def as_images(given: Any, what: str = "images") -> Tensor:
         UserError: anything else, images of several sizes, or a tensor without values.
     """
     images = _tensor(given, what)
-    if images.is_meta or images.layout != torch.strided:
-        kind = "on the device meta, which holds no values" if images.is_meta else f"stored as {images.layout}"
+    if images.is_meta or images.layout != torch.strided or images.is_nested:
+        stored = "a nested tensor" if images.is_nested else f"stored as {images.layout}"
+        kind = "on the device meta, which holds no values" if images.is_meta else stored
         raise UserError(f"{what} are {kind}; expected {IMAGES}.")
-    images = images.detach()
+    # Of a plain type: torchvision's and others' change what operations mean.
+    images = images.detach().as_subclass(Tensor)
     # A tensor made in inference mode cannot take part in gradients; its copy can.
     return images.clone() if images.is_inference() else images
 
@@ -86,6 +88,8 @@ def _tensor(given: Any, what: str) -> Tensor:
     if isinstance(given, Tensor):
         return given
     expected = EXPECTED.get(what, f"{IMAGES}, or a list of such images")
+    if hasattr(given, "__array__") and not isinstance(given, Image.Image | np.ndarray | type):
+        given = np.asarray(given)
     if not isinstance(given, np.ndarray | list | tuple):
         raise UserError(f"{what} are a {type(given).__name__}; expected {expected}.{_from_pictures(given, what)}")
     parts = [] if isinstance(given, np.ndarray) else list(given)
@@ -99,7 +103,8 @@ def _tensor(given: Any, what: str) -> Tensor:
             return torch.stack([cast(Tensor, part).detach() for part in parts])
         array = np.asarray(given)
         # Python's numbers and NumPy's default are float64 by no one's choice.
-        return torch.tensor(array.astype(np.float32) if array.dtype == np.float64 else array)
+        kind = np.dtype(np.float32) if array.dtype == np.float64 else array.dtype.newbyteorder("=")
+        return torch.tensor(array.astype(kind, order="C"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{what} cannot be read as numbers: {error}. Expected {expected}.") from error
 

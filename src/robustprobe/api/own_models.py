@@ -1,6 +1,7 @@
 """A model of the user's own as attacks call it: it never writes into their images, and its answer is a tensor."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, final
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.freeze import held_networks
+from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.freeze import frozen, held_networks, running_networks
 from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
 from robustprobe.tasks import Model
@@ -27,18 +29,38 @@ class OwnModel:
     """
 
     def __init__(self, model: Callable[[Tensor], Any]) -> None:
-        self.__wrapped__ = self.model = model
+        self.model = model
+        self.__wrapped__: list[Any] = [model]
         weights = weight_type(model) if isinstance(model, nn.Module) else None
         self.cast = weights if weights in HALF else None
+        self.answer: Any = None
+        """To one image, once it was looked at."""
 
     def __call__(self, images: Tensor) -> Any:
+        answer = self._asked(images)
+        if not _fits(answer, images):
+            raise UserError(
+                f"the model answers {tuple(answer.shape)} for {len(images)} image{'' if len(images) == 1 else 's'}; "
+                "the first axis must be that of the images. Do not average over it, and take care of squeeze()."
+            )
+        return answer
+
+    def _asked(self, images: Tensor) -> Any:
         return answer_of(self.model(images.to(self.cast or images.dtype, copy=True)))
 
-    def look(self, images: Tensor) -> Any:
-        """Its answer to one of the images (B, 3, H, W). Raises UserError where it fails on it."""
+    def look(self, images: Tensor) -> None:
+        """Keep its answer to one of the images (B, 3, H, W), and learn which networks it uses.
+
+        Raises:
+            UserError: it fails on the image.
+        """
         try:
-            with torch.no_grad():
-                return self(images[:1])
+            with torch.no_grad(), frozen(self.model), fast_linear(), self._watched() as networks:
+                self.answer = self._asked(images[:1])
+                # A constant has as many answers as there are images, whatever it is asked.
+                if not _fits(self.answer, images[:1]) and self.answer.shape != self(images).shape:
+                    self(images[:1])
+            self.__wrapped__ = [self.model, *networks]
         except UserError:
             raise
         except Exception as error:
@@ -47,6 +69,15 @@ class OwnModel:
                 f"{error}. It must take images (B, 3, H, W) in [0, 1] as they are handed to attack; put resizing, "
                 "normalisation and conversion into it, for instance with a lambda."
             ) from error
+
+    def _watched(self) -> AbstractContextManager[list[nn.Module]]:
+        # A module knows its networks, and a compiled one would be compiled again under hooks.
+        return nullcontext([]) if isinstance(self.model, nn.Module) else running_networks()
+
+
+def _fits(answer: object, images: Tensor) -> bool:
+    """Whether the first axis of a tensor is that of the images."""
+    return not isinstance(answer, Tensor) or (answer.ndim > 0 and len(answer) == len(images))
 
 
 def own_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
@@ -66,7 +97,9 @@ def own_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
 
 
 def check_weights(model: object) -> None:
-    """Raises UserError where a callable holds weights that were made in inference mode: they give no gradient."""
+    """Raises UserError where a callable holds weights that were made in inference mode, or on the device meta."""
+    if any(tensor.is_meta for network in held_networks(model) for tensor in _tensors(network)):
+        raise UserError("the model has weights on the device meta, which holds no values; load them first.")
     if any(tensor.is_inference() for network in held_networks(model) for tensor in _tensors(network)):
         raise UserError(
             "the model's weights were made inside torch.inference_mode, where no gradient can pass. Load it outside, "
@@ -101,6 +134,12 @@ def answer_of(answer: Any) -> Any:
         if isinstance(found, Tensor):
             return found
     return answer
+
+
+def check_real(answer: object) -> None:
+    """Raises UserError for whole numbers, which no attack can raise or lower a little."""
+    if isinstance(answer, Tensor) and not answer.is_floating_point():
+        raise UserError(f"the model answers {answer.dtype}; an attack needs floating point, such as logits.")
 
 
 def check_embedding(answer: Any) -> None:

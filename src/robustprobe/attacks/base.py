@@ -263,9 +263,10 @@ def load_attack(spec: AttackSpec) -> Attack:
 def check_images(images: Tensor) -> None:
     """Raises UserError unless images are a floating-point batch (B, 3, H, W) in [0, 1] without NaN."""
     if images.ndim != 4 or not images.is_floating_point():
+        remedy = "Divide 8-bit images by 255" if images.dtype == torch.uint8 else "Give a batch of images in that form"
         raise UserError(
             f"images have shape {tuple(images.shape)} and type {images.dtype}; expected floating point (B, 3, H, W) in "
-            "[0, 1]. Divide 8-bit images by 255."
+            f"[0, 1]. {remedy}."
         )
     if images.isnan().any():
         raise UserError("images hold NaN; expected values in [0, 1]. Find the image that was read incorrectly.")

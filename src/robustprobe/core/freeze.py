@@ -1,12 +1,14 @@
 """Models that stay as they are while they are attacked."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import Lock, get_ident
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 # Where a search for networks ends: so many objects, and so many items of a list.
 MOST_OBJECTS, MOST_ITEMS = 2000, 100
@@ -25,18 +27,62 @@ def frozen(function: Callable[..., Any]) -> Iterator[None]:
     modules = list({id(m): m for network in networks for m in network.modules()}.values())
     # The flag of a parameter that was made in inference mode cannot be set back outside of it.
     parameters = list({id(p): p for n in networks for p in n.parameters() if not p.is_inference()}.values())
-    modes, flags = [m.training for m in modules], [p.requires_grad for p in parameters]
+    with _held(modules, "training"), _held(parameters, "requires_grad"):
+        yield
+
+
+class _Hold(NamedTuple):
+    """A module or parameter whose flag is False as long as anybody needs it so, and what it was before."""
+
+    thing: object
+    before: bool
+    users: int
+
+
+_holds: dict[int, _Hold] = {}
+_lock = Lock()
+
+
+@contextmanager
+def _held(things: Sequence[object], flag: str) -> Iterator[None]:
+    """A flag of things is False inside. Of several threads the last to leave puts it back."""
+    with _lock:
+        for thing in things:
+            hold = _holds.get(id(thing)) or _Hold(thing, getattr(thing, flag), 0)
+            _holds[id(thing)] = hold._replace(users=hold.users + 1)
+            setattr(thing, flag, False)
     try:
-        for module in modules:
-            module.training = False
-        for parameter in parameters:
-            parameter.requires_grad_(False)
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for parameter, flag in zip(parameters, flags, strict=True):
-            parameter.requires_grad_(flag)
+        with _lock:
+            for thing in things:
+                hold = _holds.pop(id(thing))
+                if hold.users > 1:
+                    _holds[id(thing)] = hold._replace(users=hold.users - 1)
+                else:
+                    setattr(thing, flag, hold.before)
+
+
+@contextmanager
+def running_networks() -> Iterator[list[nn.Module]]:
+    """The networks that run inside, which is in evaluation mode; the list is complete at the end.
+
+    It finds those that a callable gets from where `held_networks` does not look.
+    """
+    found: list[nn.Module] = []
+    inside: set[int] = set()
+    thread = get_ident()
+    with ExitStack() as stack:
+
+        def look(module: nn.Module, arguments: Any) -> None:
+            if get_ident() == thread and id(module) not in inside:
+                found.append(module)
+                parts = list(module.modules())
+                inside.update(id(part) for part in parts)
+                stack.enter_context(_held(parts, "training"))
+
+        stack.callback(register_module_forward_pre_hook(look).remove)
+        yield found
 
 
 def held_networks(function: object) -> list[nn.Module]:

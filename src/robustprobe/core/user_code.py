@@ -76,7 +76,7 @@ def _executed(path: Path) -> ModuleType:
     try:
         with _own_helpers(name, path.parent):
             spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}. Correct the file.") from error
     _sources_below(module)

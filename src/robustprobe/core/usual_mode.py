@@ -1,18 +1,18 @@
 """torch's modes as the package expects them, whatever its caller has set."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
 
 @contextmanager
 def usual_mode() -> Iterator[None]:
-    """Gradients are recorded and new tensors are float32 inside, also for callers in `inference_mode`, `no_grad`,
-    autocast, or with another default type; all of it is put back afterwards.
+    """Gradients are recorded and new tensors are float32 on the CPU inside, also for callers in `inference_mode`,
+    `no_grad`, autocast, or with another default type or device; all of it is put back afterwards.
     """
     before = torch.get_default_dtype()
-    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+    with recording():
         torch.set_default_dtype(torch.float32)
         try:
             yield
@@ -22,8 +22,11 @@ def usual_mode() -> Iterator[None]:
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """Gradients are recorded and nothing is rounded by autocast inside; the default type stays the caller's."""
-    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+    """Gradients are recorded, nothing is rounded by autocast and new tensors are on the CPU inside; the default type
+    stays the caller's.
+    """
+    device = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast(), device:
         yield
 
 

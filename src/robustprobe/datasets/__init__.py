@@ -2,7 +2,7 @@
 
 from robustprobe.datasets._check import SAMPLE, Findings, SplitFindings
 from robustprobe.datasets._check import check as check_dataset
-from robustprobe.datasets._label_report import LabelReport, label_report
+from robustprobe.datasets._label_report import LabelReport, batch_doubts, label_report
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split, batches, find_dataset, load_dataset
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "RawSample",
     "Split",
     "SplitFindings",
+    "batch_doubts",
     "batches",
     "check_dataset",
     "find_dataset",

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from robustprobe.core.errors import UserError
 from robustprobe.datasets._check import LabelFindings, copied_images
 from robustprobe.datasets.base import Dataset
-from robustprobe.tasks import load_task
+from robustprobe.tasks import Task, load_task
 
 SAMPLE = 24
 
@@ -51,6 +52,20 @@ def label_report(train: Dataset, reported: Dataset, tasks: Sequence[str]) -> Lab
             if not data.generated:
                 doubts += [LabelDoubt(name, text) for text in _warnings(data, label, read[name], data is train)]
     return LabelReport({name: "; ".join(texts) for name, texts in told.items()}, tuple(dict.fromkeys(doubts)))
+
+
+def batch_doubts(task: Task, labels: Tensor) -> list[str]:
+    """What is implausible about the checked label maps (B, ...) of a batch, a sentence each."""
+    if not task.label_axes:
+        return []
+    empty = [str(position) for position, label in enumerate(labels) if not task.counted(label).numel()]
+    named = f"{', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}"
+    found = LabelFindings(task)
+    for label in labels.cpu():
+        found.add(label)
+    texts = task.label_warnings(found.statistics, False) if found.used else []
+    nothing = f"of images {named} no label counts, so that their score is NaN: {task.nothing_valid}"
+    return [f"{task.name} labels: {text}." for text in [*[nothing] * bool(empty), *texts]]
 
 
 def _warnings(data: Dataset, label: LabelFindings, read: int, is_train: bool) -> list[str]:

@@ -14,6 +14,10 @@ from robustprobe.encoders.base import Encoder
 GRID = 6
 NEARLY = 1e-3
 REACHED = 0.9
+WIDEST, BYTES = 12.0, 100.0
+"""No usual normalisation spreads black and white as far as the first, where images are not in 0 to 255."""
+OFF_CENTRE = 0.2
+"""Usual normalisations leave mid grey near 0; a second one moves it below by more than this share of the width."""
 
 
 class ContractCheck(NamedTuple):
@@ -65,7 +69,9 @@ def _frozen(encoder: Encoder) -> tuple[bool, str]:
 
 
 def _shapes(encoder: Encoder) -> tuple[bool, str]:
-    return _fits(encoder, encoder.card.input_size)
+    passed, seen = _fits(encoder, encoder.card.input_size)
+    wrong = _not_finite(encoder) if passed else []
+    return passed and not wrong, f"NaN or infinity on {', '.join(wrong)} images" if wrong else seen
 
 
 def _sizes(encoder: Encoder) -> tuple[bool, str]:
@@ -108,6 +114,14 @@ def _alone(encoder: Encoder) -> tuple[bool, str]:
     return gap < NEARLY, f"relative difference {gap:.1e}"
 
 
+@torch.no_grad()
+def _not_finite(encoder: Encoder) -> list[str]:
+    """Of black, white and grey images, which have no contrast that code could divide by, those with wrong features."""
+    images = _images(encoder)
+    plain = {"black": 0.0, "white": 1.0, "grey": 0.5}
+    return [k for k, v in plain.items() if not all(f.isfinite().all() for f in encoder(torch.full_like(images, v)))]
+
+
 def _gradient(encoder: Encoder) -> tuple[bool, str]:
     images = _images(encoder).requires_grad_(True)
     with torch.enable_grad():
@@ -131,6 +145,9 @@ def _normalised(encoder: Encoder) -> tuple[bool, str]:
     seen = f"the first layer gets black as {black:.2f} and white as {white:.2f}"
     if abs(white - black) < 0.1:
         return False, f"{seen}: the encoder seems to expect values up to 255"
+    middle, width = (black + white) / 2, white - black
+    if WIDEST < width < BYTES or (width < BYTES and middle < -OFF_CENTRE * width):
+        return False, f"{seen}: images seem to be normalised twice"
     if abs(black) < NEARLY and abs(white - 1) < NEARLY:
         return True, f"{seen}: nothing is normalised inside, which is right for weights that were trained so"
     return True, seen

@@ -4,7 +4,7 @@ import argparse
 import pickle  # for its exception only
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from robustprobe.core.arguments import came
 from robustprobe.core.errors import UserError, unknown_name
-from robustprobe.encoders._file_kinds import check_is_weights, is_shard
-from robustprobe.encoders._keys import find_prefix, flatten, match
+from robustprobe.encoders._file_kinds import is_shard, unsafe_classes, weights_format
+from robustprobe.encoders._keys import find_prefix, flatten, hint, match
 from robustprobe.encoders._layouts import converted
 from robustprobe.encoders._timm import Norm, create, create_at, wrap
 from robustprobe.encoders.base import SHORT_NAMES, Encoder
@@ -76,10 +77,16 @@ def load_checkpoint(path: Path, spec: str, options: Mapping[str, str]) -> Encode
 
 def _fitted(path: Path, spec: str, options: Mapping[str, str], name: str, norm: Norm | None) -> Encoder:
     """The encoder of that architecture with the weights of a file; every key of the encoder is matched."""
-    tensors = flatten(read_tensors(path))
+    content = read_tensors(path)
+    tensors = flatten(content)
+    if not tensors:
+        raise UserError(
+            f"{path} holds {_without_tensors(content)}, so it has no weights of this architecture. Give a file with a "
+            "state dict: names and tensors."
+        )
     check_stored(tensors, path)
     model = create(name)
-    anchors = list(dict.fromkeys([_first_weight(model), *_official_first_weights(model)]))
+    anchors = _anchors(model, tensors)
     prefix, note = find_prefix(tensors, anchors, branch=options.get("branch", ""), source=str(path))
     inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     inside, layout = converted(inside, model)
@@ -89,10 +96,10 @@ def _fitted(path: Path, spec: str, options: Mapping[str, str], name: str, norm: 
     outside = [n for n in tensors if not n.startswith(prefix)]
     report = match(model.state_dict(), inside, prefix=prefix, outside=outside, layout=layout, note=note)
     if not report.complete:
+        remedy = hint(tensors) or "Name the architecture it was trained with."
         part = " It is one of the shards of a checkpoint; give a file with all of it." if is_shard(path) else ""
-        raise UserError(
-            f"{path} does not fit {options['arch']}: {report}. Name the architecture it was trained with.{part}"
-        )
+        raise UserError(f"{path} does not fit {options['arch']}: {report}. {remedy}{part}")
+    check_values({n: t for n, t in inside.items() if n in model.state_dict()}, model.state_dict(), path)
     model.load_state_dict({**model.state_dict(), **{n: inside[n] for n in model.state_dict() if n in inside}})
     return wrap(spec, model, source="file", notes=str(report), norm=norm)
 
@@ -105,20 +112,23 @@ def read_tensors(path: Path) -> Any:
     """
     if not path.is_file():
         raise UserError(f"no file {path}; give a checkpoint, or a folder with card.json and encoder.safetensors.")
-    check_is_weights(path)
+    kind = weights_format(path)
     try:
-        if path.suffix == ".safetensors":
+        if kind == "safetensors":
             return load_file(path)
         check_not_swelling(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # Of a path torch would look at its ending.
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}. Download it again.") from error
     except pickle.UnpicklingError as error:
+        classes = unsafe_classes(path)
+        shown = f"objects of {', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''}" if classes else "objects"
         raise UserError(
-            f"{path} holds more than weights, and robustprobe runs no code of a file: "
-            f"{str(error).strip().split(chr(10))[0]} If you trust it, read it yourself with torch.load(..., "
-            "weights_only=False) and write its state dict with safetensors.torch.save_file; then give that file."
+            f"{path} holds more than weights ({shown}), and robustprobe runs no code of a file. If you trust it, read "
+            "it yourself with torch.load(..., weights_only=False) and write its state dict with "
+            "safetensors.torch.save_file; then give that file."
         ) from error
     except UserError:
         raise
@@ -144,9 +154,36 @@ def check_not_swelling(path: Path) -> None:
 def check_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raises UserError for tensors that are not plain arrays, or that declare more values than the file holds."""
     for name, tensor in tensors.items():
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if tensor.is_quantized:
+            raise UserError(f"{path} holds {name} quantised ({tensor.dtype}); give the weights before quantisation.")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise UserError(f"{path} holds {name} not as a plain array; expected weights as torch.save writes them.")
+
+
+def check_values(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
+    """Raises UserError for weights that no training leaves: NaN, infinity, or whole numbers in place of real ones."""
+    for name, tensor in weights.items():
+        if own[name].is_floating_point() and not tensor.is_floating_point():
+            raise UserError(
+                f"{path} holds {name} as {tensor.dtype}, where {own[name].dtype} is expected: quantised weights "
+                "without their scales. Give the weights before quantisation."
+            )
+        # Types of 8 bits have no such test.
+        wide = tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+        if not torch.isfinite(wide).all():
+            count = int((~torch.isfinite(wide)).sum())
+            raise UserError(
+                f"{path} holds NaN or infinity in {name} ({count:,} of {tensor.numel():,} values): the training that "
+                "wrote it diverged, or the file is damaged. Take an earlier checkpoint."
+            )
+
+
+def _without_tensors(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f"{came(content)} and no dictionary"
+    names = ", ".join(str(key) for key in list(content)[:4])
+    return f"a dictionary of {names} without one tensor" if names else "an empty dictionary"
 
 
 def architecture_name(name: str) -> str:
@@ -211,6 +248,15 @@ def _to_timm(model: Any, state: dict[str, Tensor], path: Path) -> dict[str, Tens
     # Weights that timm drops are returned, so that they are reported; not zero biases, which some models lack.
     dropped = {n: t for n, t in state.items() if n not in translated and t.untyped_storage().data_ptr() not in kept}
     return translated | {n: t for n, t in dropped.items() if not n.endswith("bias") or t.any()}
+
+
+def _anchors(model: Any, names: Iterable[str]) -> list[str]:
+    """Keys of which every such encoder has one; of a file that lacks them but has others, one of these."""
+    known = list(dict.fromkeys([_first_weight(model), *_official_first_weights(model)]))
+    endings = {".".join(parts[start:]) for n in names for parts in [n.split(".")] for start in range(len(parts))}
+    own = [name for name in model.state_dict() if "." in name]
+    there = [name for name in own if name in endings]
+    return known if endings & set(known) or len(there) < len(own) / 4 else there[:1]
 
 
 def _first_weight(model: Any) -> str:

@@ -73,18 +73,57 @@ def _remedy(seen: tuple[int, ...], wanted: tuple[int, ...]) -> str:
 
 
 @contextmanager
-def type_errors(encoder: nn.Module, name: str, images: torch.dtype) -> Iterator[None]:
-    """Errors of torch inside are UserErrors where the weights have another type than the images."""
+def failures(encoder: nn.Module, name: str, images: Tensor) -> Iterator[None]:
+    """Errors of an encoder's own code are UserErrors; that there is no memory left is not one."""
     try:
         yield
-    except RuntimeError as error:
-        kinds = {p.dtype for p in encoder.parameters() if p.is_floating_point()} - {images}
-        if not kinds or "type" not in str(error):
-            raise
+    except (UserError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        kinds = {p.dtype for p in encoder.parameters() if p.is_floating_point()} - {images.dtype}
+        if isinstance(error, RuntimeError) and kinds and "type" in str(error):
+            raise UserError(
+                f"{name} has weights of {', '.join(sorted(map(str, kinds)))} and got images of {images.dtype}: "
+                f"{error}. Convert the weights, encoder.float(), or the images inside `features`."
+            ) from error
+        said = f"{type(error).__name__}: {str(error).strip()}".removesuffix(": ")
         raise UserError(
-            f"{name} has weights of {', '.join(sorted(map(str, kinds)))} and got images of {images}: {error}. Convert "
-            "the weights, encoder.float(), or the images inside `features`."
+            f"{name} fails on images of {tuple(images.shape)}: {said}. Its features must take a batch of any number of "
+            "images in [0, 1]."
         ) from error
+
+
+def check_usable(encoder: nn.Module, name: str, own_forward: bool) -> None:
+    """Raises UserError for an encoder that one call would not show to be wrong.
+
+    That is another `forward`, layers that stay in training mode, networks that torch does not know of, and weights
+    without values.
+    """
+    if not own_forward:
+        raise UserError(f"{name} has a `forward` of its own, past all checks; call it `features`.")
+    training = next((key or "itself" for key, module in encoder.named_modules() if module.training), None)
+    if training is not None:
+        raise UserError(
+            f"{name}: the layer {training} stays in training mode after .eval(), so that one image would depend on "
+            "others. Leave train() as torch has it."
+        )
+    if any(tensor.is_meta for tensor in chain(encoder.parameters(), encoder.buffers())):
+        raise UserError(f"{name} has weights on the device meta, which holds no values; load them first.")
+    known = {id(module) for module in encoder.modules()}
+    for key, module in encoder.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute.startswith("_") or not any(id(one) not in known for one in _networks(value)):
+                continue
+            raise UserError(
+                f"{name} keeps networks in {f'{key}.' if key else ''}{attribute}, where torch does not find them: they "
+                "would stay in training mode, and their weights would not count. Use nn.ModuleList or nn.ModuleDict."
+            )
+
+
+def _networks(value: object) -> list[nn.Module]:
+    """The networks in a list or dictionary."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 @contextmanager

@@ -140,7 +140,8 @@ def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "
     if not prefixes:
         raise UserError(
             f"{source} has no weights of this architecture, such as {' or '.join(anchors)}; it has "
-            f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)} in all). Name the right one."
+            f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)} in all). "
+            f"{hint(names) or 'Name the right one.'}"
         )
     if branch:
         prefixes = [p for p in prefixes if branch in p.split(".")]
@@ -155,6 +156,21 @@ def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "
             "&branch=student for a distilled or hardened one, &branch=teacher for DINO."
         )
     return FoundPrefix(best[0], _beside(best[0], prefixes))
+
+
+_SIGNS = {
+    "lora_": "It holds LoRA adapters: merge them into the weights (peft: model.merge_and_unload()), and give those.",
+    "embeddings.patch_embeddings.projection": "These are names of transformers: give its folder or repository as hf:.",
+    "embeddings.patch_embedding.": "These are names of transformers: give its folder or repository as hf:.",
+    "encoder_layer_0.": "These are names of torchvision: load its network yourself and use robustprobe.wrap.",
+    "patch_embed.projection": "These are names of MMPretrain: convert them to timm's names, as in patch_embed.proj.",
+}
+
+
+def hint(names: Iterable[str]) -> str:
+    """What to do with a file, by the code that gave its keys their names; empty where that is not known."""
+    names = list(names)
+    return next((text for sign, text in _SIGNS.items() if any(sign in name for name in names)), "")
 
 
 def _trained_together(prefixes: Iterable[str]) -> bool:

@@ -39,17 +39,18 @@ def transformer_names(state: Mapping[str, Tensor], model: VisionTransformer) -> 
         names = "open_clip (with QuickGELU)" if quick else f"open_clip ({WITHOUT_QUICK_GELU})"
         return Converted({_clip_name(n): _clip_shape(n, t) for n, t in state.items()}, names)
     state, chunked = unchunked(state)
-    return Converted(dinov2_names(state), "DINOv2 in chunks of blocks" if chunked else "")
+    registers = getattr(model, "reg_token", None) is not None
+    return Converted(dinov2_names(state, registers), "DINOv2 in chunks of blocks" if chunked else "")
 
 
-def dinov2_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def dinov2_names(state: Mapping[str, Tensor], registers: bool) -> dict[str, Tensor]:
     """Weights with the names of DINOv2's code, converted to those of timm.
 
-    Renames the registers and the two matrices of SwiGLU; with registers, adds the class token's position embedding to
-    the class token, because timm then has position embeddings of patches alone.
+    Renames the registers and the two matrices of SwiGLU; for a model with registers, adds the class token's position
+    embedding to the class token, because timm then has position embeddings of patches alone.
     """
     state = {n.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2."): t for n, t in state.items()}
-    if "register_tokens" in state and {"cls_token", "pos_embed"} <= state.keys():
+    if registers and "register_tokens" in state and {"cls_token", "pos_embed"} <= state.keys():
         state["reg_token"] = state.pop("register_tokens")
         state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
         state["pos_embed"] = state["pos_embed"][:, 1:]

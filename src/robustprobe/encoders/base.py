@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast, final
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from robustprobe.core.arguments import checked_types
@@ -17,7 +17,7 @@ from robustprobe.core.shared_names import split_name
 from robustprobe.core.types import FeatureDims, Features
 from robustprobe.core.user_code import source_digest
 from robustprobe.core.usual_mode import usual_mode
-from robustprobe.encoders._contract import checked_features, identity, type_errors, unchanged
+from robustprobe.encoders._contract import check_usable, checked_features, failures, identity, unchanged
 from robustprobe.encoders._meant import meant
 
 
@@ -33,7 +33,7 @@ class EncoderCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(min_length=1)
     spec: str = ""
     source: str = ""
     licence: str = "unknown"
@@ -105,18 +105,23 @@ class Encoder(nn.Module, ABC):
         # A copy: code that writes into its input must not change the caller's images.
         given = images.clone()
         if self.training or torch.is_grad_enabled() in self._seen:
-            with type_errors(self, self.card.name, images.dtype):
+            with failures(self, self.card.name, images):
                 found = self.features(given)
         else:
-            with unchanged(self, self.card.name), type_errors(self, self.card.name, images.dtype):
+            with unchanged(self, self.card.name), failures(self, self.card.name, images):
                 found = self.features(given)
             self._seen.add(torch.is_grad_enabled())
         return checked_features(found, images, self.card.name, patch, self.card.widths)
 
     @final
     def freeze(self) -> "Encoder":
-        """Evaluation mode, and no parameter that asks for a gradient."""
+        """Evaluation mode, and no parameter that asks for a gradient.
+
+        Raises:
+            UserError: it could not be attacked so, see `check_usable`.
+        """
         self.eval().requires_grad_(False)
+        check_usable(self, self.card.name, type(self).forward is Encoder.forward)
         return self
 
     def settings(self) -> list[int | float | str]:

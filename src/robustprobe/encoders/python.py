@@ -4,9 +4,12 @@ import inspect
 from pathlib import Path
 from typing import final
 
+from pydantic import ValidationError
 from torch import nn
 
+from robustprobe.core.arguments import came
 from robustprobe.core.errors import UserError
+from robustprobe.core.faults import faults_text
 from robustprobe.core.user_code import load_attribute
 from robustprobe.encoders.base import Encoder, Source
 
@@ -19,12 +22,12 @@ class PythonSource(Source):
         path, _, attribute = name.rpartition(":")
         thing = load_attribute(Path(path), attribute)
         if inspect.isclass(thing) and not issubclass(thing, Encoder):
-            raise UserError(_advice(name, f"the class {thing.__name__}"))
+            raise UserError(_advice(name, came(thing)))
         if inspect.isabstract(thing):
             raise UserError(f"{name} has no `features` method; implement one that returns robustprobe.Features.")
         made = thing if isinstance(thing, nn.Module) else _called(thing, name)
         if not isinstance(made, Encoder):
-            raise UserError(_advice(name, f"a {type(made).__name__}"))
+            raise UserError(_advice(name, came(made)))
         if not hasattr(made, "card"):
             raise UserError(f"{name} has no card; call super().__init__(EncoderCard(...)) in its constructor.")
         return made
@@ -32,7 +35,7 @@ class PythonSource(Source):
 
 def _called(thing: object, name: str) -> object:
     if not callable(thing):
-        raise UserError(_advice(name, f"a {type(thing).__name__}"))
+        raise UserError(_advice(name, came(thing)))
     try:
         needed = [p.name for p in inspect.signature(thing).parameters.values() if _is_needed(p)]
     except (TypeError, ValueError):
@@ -47,6 +50,8 @@ def _called(thing: object, name: str) -> object:
         return thing()
     except UserError:
         raise
+    except ValidationError as error:
+        raise UserError(f"{name} cannot be made: {error.title}: {faults_text(error)}. Correct the file.") from error
     except Exception as error:
         raise UserError(f"{name} cannot be made: {type(error).__name__}: {error}. Correct the file.") from error
 

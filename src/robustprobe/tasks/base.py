@@ -287,6 +287,8 @@ class Task(ABC):
     @classmethod
     def check_output(cls, output: object, name: str) -> Tensor:
         """An answer of a user's own model. Raises UserError where it has another shape than the task's outputs."""
+        if hasattr(output, "__array__") and not isinstance(output, Tensor):
+            raise UserError("the model answers an array, which has no gradient; return a tensor of torch.")
         if not isinstance(output, Tensor) or output.ndim != cls.output_axes:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             remedy = "" if isinstance(output, Tensor) else " Choose it: lambda images: model(images)[...]."

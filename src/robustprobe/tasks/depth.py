@@ -91,6 +91,8 @@ _DESIGN = HeadDesign(pooling="patch")
 FEW_DEPTHS = 512
 MOST_SATURATED = 0.05
 # Depths of a room or street reach far more of the range they are scored in; of KITTI's pixels, 4 % have one.
+FARTHEST = 1000.0
+"""Metres; no depth sensor reaches so far."""
 LEAST_REACH, LEAST_VALID = 0.15, 0.01
 EXAMPLE_UNKNOWN, LARGEST_EXAMPLE = 0.1, 100.0
 
@@ -204,6 +206,8 @@ class Depth(Task):
         if 0 < largest < LEAST_REACH * self.space.max_depth < float("inf"):
             wanted = f"depths go up to {largest:.3g} m, where up to {self.space.max_depth:g} m is expected"
             warnings.append(f"{wanted}: check the unit (scale) and max_depth")
+        if largest > FARTHEST:
+            warnings.append(f"depths go up to {largest:.4g} m: check the unit; millimetres are divided by 1000")
         if 0 < found.used < LEAST_VALID * found.total:
             share = f"{found.used / found.total:.2%} of the pixels have a depth up to {self.space.max_depth:g} m"
             warnings.append(f"{share}: check the unit (scale) and max_depth")
