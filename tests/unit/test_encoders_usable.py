@@ -156,3 +156,36 @@ def test_files_that_make_no_encoder_are_told_in_one_line(tmp_path: Path, code: s
     with pytest.raises(UserError, match=says) as found:
         rp.load_encoder(f"{tmp_path}/mine.py:{attribute}")
     assert "\n" not in str(found.value)
+
+
+class Standardises(Plain):
+    def features(self, images: Tensor) -> Features:
+        patches = torch.nn.functional.batch_norm(self.conv(images), None, None, training=True)
+        return Features(patches.mean((2, 3)), patches)
+
+
+class LessTheirMean(Plain):
+    def features(self, images: Tensor) -> Features:
+        cls, patches = super().features(images)
+        return Features(cls - 0.2 * cls.mean(0), patches)
+
+
+class Draws(Plain):
+    def features(self, images: Tensor) -> Features:
+        cls, patches = super().features(images)
+        return Features(cls + torch.rand_like(cls), patches)
+
+
+@pytest.mark.parametrize("kind", [Standardises, LessTheirMean])
+def test_heads_are_not_fitted_on_features_that_depend_on_the_batch(kind: type[Plain]) -> None:
+    """Attacks on a CPU show images one by one, so that no check of the attack would see it."""
+    says = "plain: features of an image depend on the other images of its batch; alone they differ by .*%"
+    with pytest.raises(UserError, match=says):
+        rp.fit_probe(kind(), "scenes", task="classification", train_limit=8, epochs=1)
+    with pytest.raises(UserError, match=says):
+        rp.evaluate(kind(), "scenes", "clean", tasks="depth", limit=2, head={"train_limit": 8, "epochs": 1})
+
+
+@pytest.mark.parametrize("kind", [Plain, Draws])
+def test_features_of_one_image_or_of_chance_are_none_of_that(kind: type[Plain]) -> None:
+    assert rp.fit_probe(kind(), "scenes", task="classification", train_limit=8, epochs=1)
