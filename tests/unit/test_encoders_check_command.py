@@ -57,3 +57,9 @@ def test_offline_is_said_once_for_everything(monkeypatch: pytest.MonkeyPatch, tm
     assert offline()
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("name", ["[/x]", "runs[3]", "[bold]"])
+def test_names_with_brackets_are_shown_as_they_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder(f"{name}=bundled:scenes")
+    assert capsys.readouterr().out.startswith(f"{name}: patch size")

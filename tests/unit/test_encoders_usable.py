@@ -189,3 +189,13 @@ def test_heads_are_not_fitted_on_features_that_depend_on_the_batch(kind: type[Pl
 @pytest.mark.parametrize("kind", [Plain, Draws])
 def test_features_of_one_image_or_of_chance_are_none_of_that(kind: type[Plain]) -> None:
     assert rp.fit_probe(kind(), "scenes", task="classification", train_limit=8, epochs=1)
+
+
+class AnswersNan(Plain):
+    def features(self, images: Tensor) -> Features:
+        return Features(*(part * torch.nan for part in super().features(images)))
+
+
+def test_nan_is_not_said_to_depend_on_the_batch() -> None:
+    with pytest.raises(UserError, match="NaN"):
+        rp.evaluate(AnswersNan(), "scenes", "clean", tasks="depth", limit=2, head={"train_limit": 8, "epochs": 1})

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from robustprobe.cli._console import new_console
@@ -27,7 +28,8 @@ def encoder(spec: str, /, *, arch: str | None = None, offline: bool = False) -> 
     loaded = load_encoder(with_arch(spec, arch) if arch else spec)
     card = loaded.card
     console = new_console()
-    console.print(f"{card.name}: patch size {card.patch_size}, images of {card.input_size}, licence {card.licence}")
+    named = escape(card.name)
+    console.print(f"{named}: patch size {card.patch_size}, images of {card.input_size}, licence {escape(card.licence)}")
     console.print(f"weights {loaded.digest}{f', revision {card.revision}' if card.revision else ''}", highlight=False)
     if card.notes:
         console.print(card.notes, markup=False)
@@ -36,7 +38,7 @@ def encoder(spec: str, /, *, arch: str | None = None, offline: bool = False) -> 
         table.add_column(column, overflow="fold")
     found = check_encoder(loaded)
     for one in found:
-        table.add_row(one.name, "passed" if one.passed else "[red]failed[/red]", one.seen)
+        table.add_row(one.name, "passed" if one.passed else "[red]failed[/red]", escape(one.seen))
     console.print(table)
     failed = sum(not one.passed for one in found)
     if failed:
@@ -73,8 +75,8 @@ def results(folder: Path, /, *, deacl: str | None = None) -> None:
         table.add_column(column, overflow="fold")
     for one in found:
         table.add_row(
-            *(one.record.dataset, one.record.encoder),
-            *("plausible" if one.plausible else "[red]off[/red]", one.text),
+            *(escape(one.record.dataset), escape(one.record.encoder)),
+            *("plausible" if one.plausible else "[red]off[/red]", escape(one.text)),
         )
     new_console().print(table)
     print(f"Published: {'; '.join(dict.fromkeys(one.source for one in found))}.")

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from robustprobe.cli._console import new_console
@@ -36,7 +37,7 @@ def fetch(
     for column in ("needed", "state"):
         table.add_column(column, overflow="fold", no_wrap=column == "needed")
     for name, state, there in [*_weights(wanted), *_data(wanted, data_root, download)]:
-        table.add_row(name, state if there else f"[red]missing[/red]: {state}")
+        table.add_row(escape(name), escape(state) if there else f"[red]missing[/red]: {escape(state)}")
         missing += [] if there else [name]
     console.print(table)
     if missing:

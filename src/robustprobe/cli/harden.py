@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
+from rich.markup import escape
 
 from robustprobe.cli._console import new_console
 from robustprobe.cli._options import OUTPUT, WHERE
@@ -135,7 +136,7 @@ def harden(
     leads = os.environ.get("RANK", "0") == "0"
     told = GuardedTrackers((tracker or ()) if leads else (), out)
     if leads:
-        console.print(f"[bold]robustprobe[/] harden {method.method}: loading torch and {source.encoder} ...")
+        console.print(f"[bold]robustprobe[/] harden {method.method}: loading torch and {escape(source.encoder)} ...")
     from robustprobe.cli._training import TrainingCurves, TrainingDisplay
     from robustprobe.training.distributed import find_processes
     from robustprobe.training.loop import DivergedError, TrainingProgress

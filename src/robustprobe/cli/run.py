@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from rich.markup import escape
 
 from robustprobe.cli._console import new_console
 from robustprobe.cli._gates import check_baseline, check_planned, judge_run, parse_rules
@@ -214,7 +215,7 @@ def _run(
         check_baseline(gates.fail_on_regression, out)
     told = GuardedTrackers(trackers, out)
     console = new_console()
-    console.print(f"[bold]robustprobe[/] {suite.name}: loading torch and encoders ...")
+    console.print(f"[bold]robustprobe[/] {escape(suite.name)}: loading torch and encoders ...")
     from robustprobe.cli._display import RunDisplay, show_plan
     from robustprobe.cli._outcome import PAGE, show_outcome
     from robustprobe.core.device import find_device
