@@ -218,7 +218,7 @@ def test_threats_of_heads_are_read_and_one_ball_has_one_name() -> None:
     assert training("adversarial") == training("adversarial:4/255") == training("adversarial:4/255:linf")
     assert HeadSpec(training="adversarial:8/255").threat == (8 / 255, "linf")
     assert HeadSpec(training="adversarial:0.5:l2").threat == (0.5, "l2")
-    for text in ("clean", "adversarial:3/255", "adversarial:0.013", "adversarial:0.5:l2"):
+    for text in ("clean", "adversarial:3/255", "adversarial:0.013", "adversarial:0.5:l2", "adversarial:12:l1"):
         assert training(training(text)) == training(text) == text
     assert HeadSpec(training="adversarial").on_clean_images == HeadSpec()
 

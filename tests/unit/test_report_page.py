@@ -287,12 +287,13 @@ def test_the_strongest_attack_at_the_largest_eps_counts() -> None:
     assert finding.robust == pytest.approx(0.125)
 
 
-def test_an_l2_ball_is_not_told_in_grey_levels() -> None:
-    made = [make_record(attack("clean"), 0.8), make_record(attack("pgd", 0.5, norm="l2"), 0.2)]
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_an_l2_or_l1_ball_is_not_told_in_grey_levels(norm: str) -> None:
+    made = [make_record(attack("clean"), 0.8), make_record(attack("pgd", 0.5, norm=norm), 0.2)]
     lead = headline(made, board(made)).lead
     assert lead == (
-        f"{PLAIN} reaches 25\N{NO-BREAK SPACE}% [19, 31] of its clean score above chance under attack at eps 0.5 (l2) "
-        "for classification. Eps is the L2 norm of all changes to an image: at most 0.5."
+        f"{PLAIN} reaches 25\N{NO-BREAK SPACE}% [19, 31] of its clean score above chance under attack at "
+        f"eps 0.5 ({norm}) for classification. Eps is the {norm.upper()} norm of all changes to an image: at most 0.5."
     )
 
 

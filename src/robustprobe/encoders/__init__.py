@@ -5,9 +5,11 @@ from robustprobe.encoders._downloads import go_offline, offline
 from robustprobe.encoders._options import with_arch
 from robustprobe.encoders._wrapped import wrap
 from robustprobe.encoders.base import SHORT_NAMES, Encoder, EncoderCard, Source, full_name, load_encoder
+from robustprobe.encoders.defended import Defended
 
 __all__ = [
     "SHORT_NAMES",
+    "Defended",
     "Encoder",
     "EncoderCard",
     "Source",
