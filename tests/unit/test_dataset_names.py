@@ -1,7 +1,9 @@
 """Names, lists and endings as people have them."""
 
 import io
+import os
 import struct
+import sys
 import tarfile
 import unicodedata
 import zlib
@@ -178,3 +180,12 @@ def test_maps_without_an_image_are_counted(tmp_path: Path, kind: str) -> None:
         (tmp_path / "images" / "test" / f"{number}.jpg").unlink()
     maps = "masks" if kind == "segfolder" else "depth"
     assert load_dataset(f"{kind}:{tmp_path}").doubts() == [f"2 files in {maps}/test have no image and are not read"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_in_another_coding_is_one_error(tmp_path: Path) -> None:
+    path = save(tmp_path / "test" / "caf\u00e9" / "x.png", photo(0))
+    assert len(load_dataset(f"imagefolder:{tmp_path}")) == 1
+    path.rename(path.parent / os.fsdecode("m\u00fcde.png".encode("latin-1")))
+    with pytest.raises(UserError, match=r"the name of image test/caf\u00e9/m\?de.png is not in UTF-8"):
+        load_dataset(f"imagefolder:{tmp_path}")

@@ -259,6 +259,7 @@ class Dataset(ABC):
             self._ids = self.ids()
         except OSError as error:
             raise UserError(f"{self.name}: {self.folder} cannot be listed: {error}. Correct the folder.") from error
+        _check_names(self._ids, self.name)
         repeated = len(self._ids) - len(set(self._ids))
         if repeated:
             raise UserError(f"{self.name}: {repeated} images are listed more than once. Correct the list.")
@@ -323,6 +324,15 @@ class Dataset(ABC):
         if name not in self._tasks:
             self._tasks[name] = load_task(name, self.spaces[name])
         return self._tasks[name]
+
+
+def _check_names(ids: Sequence[str], name: str) -> None:
+    """Raises UserError for an id that is no Unicode, as that of a file from an archive in another coding."""
+    try:
+        "\n".join(ids).encode()
+    except UnicodeEncodeError:
+        shown = next(text for i in ids if (text := i.encode(errors="replace").decode()) != i)
+        raise UserError(f"{name}: the name of image {shown} is not in UTF-8. Rename the file.") from None
 
 
 def _checked(raw: object, labels: Mapping[str, LabelSpace]) -> RawSample:
