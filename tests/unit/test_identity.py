@@ -103,3 +103,15 @@ def test_files_that_change_while_they_are_read_leave_no_number(tmp_path: Path, m
     with pytest.raises(UserError, match="changed while they were read"):
         value(spec, tmp_path / "new")
     assert not list((tmp_path / "new").rglob("*.parquet"))
+
+
+def test_content_is_the_same_at_every_size_and_another_for_other_images(tmp_path: Path) -> None:
+    folders.write_segfolder(tmp_path, {"train": 2, "test": 3})
+    name = f"segfolder:{tmp_path}"
+    small, large = (load_dataset(name, size=size).digests() for size in ((16, 16), (32, 32)))
+    assert small[1] == large[1] != small[0] != large[0]
+    assert load_dataset(name, size=(16, 16)).digest() == small[0]
+    assert load_dataset(name, size=(16, 16), limit=2).digests()[1] != small[1]
+    mask = tmp_path / "masks" / "test" / "0.png"
+    Image.fromarray(1 - np.minimum(np.array(Image.open(mask)), 1)).save(mask)
+    assert load_dataset(name, size=(32, 32)).digests()[1] != large[1]

@@ -390,3 +390,17 @@ def test_long_names_are_shortened_and_stay_apart() -> None:
     assert len(set(shorts)) == 4
     assert all(len(short) <= 30 for short in shorts)
     assert shortened("short") == "short"
+
+
+def test_encoders_that_prefer_other_sizes_are_ranked_on_the_same_images() -> None:
+    made = [
+        make_record(attack(name), value, encoder=encoder, dataset_digest=digest, image_size=size, dataset_content="c")
+        for encoder, digest, size in (("small", "a", (64, 64)), ("large", "b", (224, 224)))
+        for name, value in (("clean", 0.9), ("pgd", 0.4))
+    ]
+    found = board(made, {benchmark_key(made[0]): 0.1})
+    assert len(found.benchmarks) == 1
+    assert [row.encoder for row in found.ranked] == ["large", "small"]
+    assert found.benchmarks[0].dataset == "scenes"
+    other = [r.model_copy(update={"dataset_content": r.encoder}) for r in made]
+    assert len(board(other).benchmarks) == 2

@@ -291,13 +291,20 @@ class Dataset(ABC):
 
         Files that are unchanged since they were read last are not read again: see `core/content`.
         """
+        return self.digests()[0]
+
+    @final
+    def digests(self) -> tuple[str, str]:
+        """`digest`, and the same without the image size, which encoders of different sizes have in common."""
         # `Path.relative_to` would take most of the time of a million files.
         prefix = os.path.join(self.root, "")
         parts = self.parts()
         names = [os.fspath(part.path).removeprefix(prefix) for part in parts]
         content = list(zip(names, self._digests(parts), strict=True))
         source = source_digest(type(self))
-        return fingerprint([self.kind, source, self.split, self.size, self.kept_ids, content, *self.settings()])
+        rest = [self.kept_ids, content, *self.settings()]
+        of_any_size = fingerprint([self.kind, source, self.split, "any size", *rest])
+        return fingerprint([self.kind, source, self.split, self.size, *rest]), of_any_size
 
     @final
     def image_digests(self) -> list[str]:

@@ -100,6 +100,8 @@ class EncoderOnDataset(NamedTuple):
     jobs: tuple[AttackJob, ...]
     labels: LabelReport = LabelReport({}, ())
     """What the labels hold."""
+    content: str = ""
+    """The digest of the images whatever size they are served at."""
 
     @property
     def head_keys(self) -> dict[str, str]:
@@ -334,7 +336,8 @@ def load_pair(suite: Suite, key: PairKey, encoder: Encoder, root: Path) -> Encod
     heads = probing.plan_heads(encoder, wanted, suite.head, root=root, tasks=names)
     size = heads.size if suite.attack_at == "served" else _native_size(found, heads)
     data = load_dataset(wanted.name, root=root, split=wanted.split, limit=wanted.limit, size=size, tasks=names)
-    return EncoderOnDataset(key, encoder, data, data.digest(), heads, ())
+    digest, content = data.digests()
+    return EncoderOnDataset(key, encoder, data, digest, heads, (), content=content)
 
 
 def _native_size(data: Dataset, heads: probing.HeadPlan) -> Size:

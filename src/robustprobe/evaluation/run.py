@@ -428,6 +428,7 @@ def _store_cell(
         encoder_notes=card.notes,
         dataset=data.name,
         dataset_digest=pair.digest,
+        dataset_content=pair.content,
         split=data.split,
         image_size=data.size,
         image_ids_digest=fingerprint(collector.ids),

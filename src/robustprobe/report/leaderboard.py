@@ -161,7 +161,7 @@ def version(record: Record) -> dict[str, str]:
     attack = record.attack.model_dump(mode="json") if record.attack.eps else {}
     facts: dict[str, Any] = {
         "robustprobe": record.provenance.versions.get("robustprobe", "unknown"),
-        "dataset_digest": record.dataset_digest,
+        "dataset_digest": record.content_digest,
         "split": record.split,
         "n": record.n,
         "image_ids_digest": record.image_ids_digest,

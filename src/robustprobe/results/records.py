@@ -182,6 +182,8 @@ class Record(Frozen):
     """How its weights were read: converted names, a moving average that was preferred, another size of images."""
     dataset: str
     dataset_digest: str
+    dataset_content: str = ""
+    """The digest without the size that images are served at; older results have none."""
     split: str
     image_size: tuple[int, int] | int
     """(H, W) the images were attacked at, or their shorter side where shapes differ."""
@@ -245,6 +247,11 @@ class Record(Frozen):
         if self.metric not in self.metrics:
             raise ValueError(f"metrics has no {self.metric}")
         return self
+
+    @property
+    def content_digest(self) -> str:
+        """What tells the images of a dataset from others whatever size they are served at, where that is known."""
+        return self.dataset_content or self.dataset_digest
 
     @property
     def headline(self) -> Interval:

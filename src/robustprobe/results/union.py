@@ -62,7 +62,18 @@ def union(places: Sequence[Place]) -> list[Found]:
             + "\n  ".join(conflicts[:SHOWN])
             + f"{more}\nDelete the wrong record from its folder's cells/ and run the same command again."
         )
-    return list(found.values())
+    return _with_content(list(found.values()))
+
+
+def _with_content(found: list[Found]) -> list[Found]:
+    """Older records say of which content their images are where a newer one of the same images does."""
+    known = {f.record.dataset_digest: f.record.dataset_content for f in found if f.record.dataset_content}
+    return [
+        one
+        if one.record.dataset_content or one.record.dataset_digest not in known
+        else one._replace(record=one.record.model_copy(update={"dataset_content": known[one.record.dataset_digest]}))
+        for one in found
+    ]
 
 
 def finished(places: Sequence[Place], aim: str) -> list[Found]:

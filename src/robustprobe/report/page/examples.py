@@ -96,7 +96,7 @@ def galleries(found: Iterable[FoundGroup], records: Iterable[Record], wish: Imag
     for group in groups:
         record = witness[group.group.group]
         # The same images at the sizes of several encoders are one gallery.
-        key = (record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
+        key = (record.dataset, record.content_digest, record.split, record.image_ids_digest)
         by_data.setdefault(key, []).append(group)
     names = data_names([witness[some[0].group.group] for some in by_data.values()])
     return [

@@ -192,7 +192,7 @@ def _row_key(record: Record) -> tuple[Hashable, ...]:
 def benchmark_key(record: Record) -> TaskOnDatasetKey:
     """What the records of one benchmark share: the task and the images."""
     # Each encoder gets the images at the size it prefers, so the size is not part of the key.
-    return (record.task, record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
+    return (record.task, record.dataset, record.content_digest, record.split, record.image_ids_digest)
 
 
 def _column_key(record: Record) -> AttackKey:
@@ -208,7 +208,7 @@ def _benchmarks(
         grouped.setdefault(benchmark_key(record), []).append(record)
     ordered = {key: grouped[key] for key in sorted(grouped, key=lambda key: [str(part) for part in key])}
     first = [some[0] for some in ordered.values()]
-    facts = [{"images": str(r.n), "choice": r.image_ids_digest[:8], "content": r.dataset_digest[:8]} for r in first]
+    facts = [{"images": str(r.n), "choice": r.image_ids_digest[:8], "content": r.content_digest[:8]} for r in first]
     endings = distinctions([(r.task, r.images_of) for r in first], facts)
     return {
         key: TaskOnDataset(

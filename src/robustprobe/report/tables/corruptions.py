@@ -76,7 +76,7 @@ def corruption_tables(records: Iterable[Record]) -> list[CorruptionTable]:
     groups: dict[tuple[str, Hashable], list[Record]] = {}
     for record in known:
         # Encoders are served images of the size they prefer.
-        key = (record.dataset, record.dataset_digest, record.split, record.image_ids_digest)
+        key = (record.dataset, record.content_digest, record.split, record.image_ids_digest)
         groups.setdefault((record.task, key), []).append(record)
     corrupted = {key: some for key, some in groups.items() if any(r.is_corruption for r in some)}
     return [_table(corrupted[key]) for key in sorted(corrupted, key=lambda key: (key[0], str(key[1])))]
