@@ -117,6 +117,18 @@ def test_of_two_folders_the_record_that_was_checked_more_counts(tiny_encoder: En
         assert {r.checked_images for r in found.values()} == {0, 4}
 
 
+def test_older_records_get_the_content_of_newer_ones_of_the_same_images(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    old, new = (run(tiny_encoder, tmp_path / name, sanity_images=0) for name in ("old", "new"))
+    for record in old.records():
+        old.write_record(record.model_copy(update={"dataset_content": ""}))
+    assert {r.content_digest for r in Store(old.folder).records()} == {r.dataset_digest for r in new.records()}
+    (content,) = {r.dataset_content for r in new.records()}
+    assert {f.record.content_digest for f in union([old.folder, new.folder])} == {content}
+    some = sorted((new.folder / "cells").glob("*.json"))
+    some[0].unlink()
+    assert {f.record.content_digest for f in union([old.folder, new.folder])} == {content}
+
+
 def with_threads(record: Record, *counts: int) -> Record:
     return record.model_copy(update={"provenance": record.provenance.model_copy(update={"threads": counts})})
 

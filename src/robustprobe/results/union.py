@@ -11,7 +11,7 @@ from robustprobe.results.records import Group, Record
 from robustprobe.results.store import Store
 
 SHOWN = 5
-INCIDENTAL = frozenset({"provenance", "suite", "schema_version", "checks", "checked_images"})
+INCIDENTAL = frozenset({"provenance", "suite", "schema_version", "checks", "checked_images", "dataset_content"})
 """Where and when a cell was measured, for which suite and how much it was checked, does not make it another cell."""
 
 
@@ -53,7 +53,7 @@ def union(places: Sequence[Place]) -> list[Found]:
             same = known.record is record or known.record == record
             if not same and (fields := differing_fields(known.record, record)):
                 conflicts.append(_conflict(known, Found(record, store), fields))
-            elif record.checked_images > known.record.checked_images:
+            elif _knows_more(record, known.record):
                 found[record.fingerprint] = Found(record, store)
     if conflicts:
         more = f"\n  and {len(conflicts) - SHOWN} more" if len(conflicts) > SHOWN else ""
@@ -63,6 +63,11 @@ def union(places: Sequence[Place]) -> list[Found]:
             + f"{more}\nDelete the wrong record from its folder's cells/ and run the same command again."
         )
     return _with_content(list(found.values()))
+
+
+def _knows_more(record: Record, other: Record) -> bool:
+    """Whether a record of the same cell was checked on more images, or on as many and names the content of its data."""
+    return (record.checked_images, record.dataset_content) > (other.checked_images, other.dataset_content)
 
 
 def _with_content(found: list[Found]) -> list[Found]:
