@@ -95,7 +95,7 @@ def test_timm_random_weights_need_no_network_and_are_the_same_every_time() -> No
         ("bundled:nope", "unknown bundled encoder 'nope'.*Known: "),
         ("bundled:scenez", "unknown bundled encoder 'scenez'. Did you mean 'scenes'"),
         ("bundle:scenes", "unknown encoder source 'bundle'. Did you mean 'bundled'"),
-        ("zzz:scenes", "unknown encoder source 'zzz'.*Known: bundled, file"),
+        ("zzz:scenes", "unknown encoder source 'zzz'.*Known: bundled, defended, file"),
         ("scenes", "'scenes' names no encoder source. Did you mean 'bundled:scenes'.*SOURCE:NAME"),
         ("file:", "'file:' names no encoder source"),
         ("", "'' names no encoder source"),
