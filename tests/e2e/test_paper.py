@@ -44,7 +44,7 @@ import robustprobe as rp
 
 
 def made(name, side, patch):
-    network = timm.create_model(name, depth=2, num_classes=0, dynamic_img_size=True).eval()
+    network = timm.create_model(name, depth=1, num_classes=0, dynamic_img_size=True).eval()
     return rp.wrap(network, mean=0.5, std=0.5, patch_size=patch, input_size=side)
 
 

@@ -221,13 +221,15 @@ def test_the_page_is_one_file_with_the_images(call: Call, finished: Path, tmp_pa
 
 
 def test_the_bundled_demo_suite(call: Call, tmp_path: Path) -> None:
-    answer = call("run", "demo-full", "--limit", 8, "--train-limit", 48, "--steps", 2, "--out", tmp_path)
+    answer = call(
+        "run", "demo-full", "--limit", 4, "--train-limit", 24, "--steps", 1, "--sanity-images", 1, "--out", tmp_path
+    )
     assert answer.code == 0, answer.err
     encoders = {r.encoder for r in Store(tmp_path).records()}
     assert encoders == {"bundled:scenes", "bundled:scenes-deacl", "bundled:scenes-anyhead"}
     assert (tmp_path / "report.html").exists()
     for path in (tmp_path / "rows").iterdir():
-        assert pq.read_metadata(path).num_rows == 8
+        assert pq.read_metadata(path).num_rows == 4
 
 
 def test_choices_can_be_made_on_val_and_results_say_so(call: Call, suite_file: Path, tmp_path: Path) -> None:
