@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from robustprobe.core.registry import attacks
+from robustprobe.encoders import Encoder
+from robustprobe.encoders.file import weights_module
 from robustprobe.results.store import Store
+from tests.conftest import TINY
 
 pytestmark = pytest.mark.e2e
 METHODS = ("deacl", "anyhead", "lore")
@@ -66,9 +70,12 @@ def test_every_attack_runs_and_is_confirmed(my_encoder: Path, tmp_path: Path) ->
     assert f"{len(records)} of {len(records)} cells confirmed" in done.stdout
 
 
-def test_an_encoder_is_hardened(tmp_path: Path) -> None:
+def test_an_encoder_is_hardened(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    weights = {name: value.contiguous() for name, value in weights_module(tiny_encoder).state_dict().items()}
+    save_file(weights, tmp_path / "encoder.safetensors")
+    (tmp_path / "card.json").write_text(json.dumps({"architecture": TINY.model_dump(mode="json")}))
     small = ["--limit", 2, "--epochs", 1, "--batch-size", 2, "--steps", 1]
-    start = ["harden", "--encoder", "bundled:scenes", "--dataset", "scenes", "--device", "pretended", *small]
+    start = ["harden", "--encoder", f"file:{tmp_path}", "--dataset", "scenes", "--device", "pretended", *small]
     commands = [[*start, "--method", method, "--out", method] for method in METHODS]
     done = on_accelerator(*commands, folder=tmp_path)
     assert done.returncode == 0, done.stderr

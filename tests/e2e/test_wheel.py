@@ -32,7 +32,8 @@ def test_the_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     program = "import robustprobe, sys; print(robustprobe.__file__); from robustprobe.cli import main; main()"
-    options = ["run", "demo", "--limit", "4", "--train-limit", "16", "--steps", "1", "--out", str(tmp_path / "out")]
+    options = ["run", "demo", "--limit", "4", "--train-limit", "16", "--steps", "1", "--sanity-images", "0"]
+    options += ["--only", "bundled:scenes", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [sys.executable, "-c", program, *options],
         cwd=tmp_path,

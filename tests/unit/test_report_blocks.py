@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from robustprobe.report.tables.blocks import CHECKS_PAGE
-from robustprobe.report.tables.fitting import fitting, natural_width, transposed
+from robustprobe.report.tables.fitting import fitting, natural_width, print_fitting, transposed
 from robustprobe.report.tables.results import print_rich
 from robustprobe.report.tables.sheet import Row, Sheet
 from robustprobe.results.records import CheckFact, Record
@@ -128,3 +128,16 @@ def test_a_turned_table_says_what_its_rows_are_and_leaves_out_empty_names() -> N
     assert (turned.heads, turned.columns) == (["encoder"], ["clean", "fog, x"])
     assert [tuple(row.names) + tuple(row.cells) for row in turned.rows] == [("a", "1", "3"), ("b", "2", "4")]
     assert transposed(sheet).heads == ["attack"]
+
+
+@pytest.mark.parametrize(("names", "numbers"), [(1, 1), (2, 3), (2, 6)])
+def test_a_table_is_drawn_as_wide_as_it_is_counted_to_be(names: int, numbers: int) -> None:
+    heads, columns = ["encoder"] * names, ["clean"] * numbers
+    sheet = Sheet("", heads, columns, [Row(["bundled:scenes-anyhead"] * names, ["1.225 depthpgd †"] * numbers)], [])
+    width = natural_width(sheet)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as capture:
+        print_fitting(sheet, console)
+    lines = capture.get().splitlines()
+    assert max(map(cell_len, lines)) == width
+    assert sum("bundled" in line for line in lines) == 1, "no name is broken in two"

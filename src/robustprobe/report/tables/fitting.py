@@ -92,7 +92,9 @@ def _drawn(sheet: Sheet, width: int) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), show_edge=False, pad_edge=False, collapse_padding=True)
+    # The box itself sets one blank between columns.
+    padding = (0, GAP - 1, 0, 0)
+    table = Table(box=box.SIMPLE_HEAD, padding=padding, show_edge=False, pad_edge=False, collapse_padding=True)
     for heading in sheet.heads:
         table.add_column(Text(heading), overflow="fold")
     whole = min(NAMES_WIDTH, _names_width(sheet)) + sum(_number_widths(sheet)) - GAP <= width
