@@ -31,7 +31,7 @@ pytestmark = pytest.mark.contract
 # Corruptions have a severity in place of a ball, and perturbations for all images are made on training images:
 # tests/unit/test_corruptions.py and tests/unit/test_universal.py hold them to their contracts.
 KINDS = {name: cast(type[Attack], attacks.get(name)) for name in attacks.names()}
-NAMES = [name for name, kind in KINDS.items() if not (kind.by_severity or kind.uses_training)]
+NAMES = [name for name, kind in KINDS.items() if not (kind.own_unit or kind.uses_training)]
 SPACE = LabelSpace(classes=("a", "b", "c"))
 COUNT = 4
 IDS = [f"image {i}" for i in range(COUNT)]

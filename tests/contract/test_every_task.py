@@ -29,7 +29,7 @@ SPACE = LabelSpace(classes=("a", "b", "c"))
 COUNT = 6
 # Corruptions have a severity in place of a ball, and what is made on training images needs some.
 KINDS = {name: cast(type[Attack], attacks.get(name)) for name in attacks.names()}
-MADE_PER_IMAGE = [name for name, kind in KINDS.items() if not (kind.by_severity or kind.uses_training)]
+MADE_PER_IMAGE = [name for name, kind in KINDS.items() if not (kind.own_unit or kind.uses_training)]
 CASES = [(n, v) for n in MADE_PER_IMAGE for v in target_tasks(n, fitting_attacks(NAMES))]
 LABELLED = load_dataset("scenes", root=Path("nowhere"), limit=1, size=(16, 16)).labels
 FOR_A_TASK = [case for case in CASES if case[1] in LABELLED]

@@ -292,11 +292,11 @@ def test_a_group_stands_for_its_corruptions_each_once() -> None:
 
 def test_severities_of_a_suite_are_ascending_and_its_eps_is_for_attacks() -> None:
     own = suite(severity=[5, 1], eps="4/255")
-    specs = own.attack_specs(AttackChoice(name="corruption", objective="fog"), 1, by_severity=True)
+    specs = own.attack_specs(AttackChoice(name="corruption", objective="fog"), 1, own_unit="severity")
     assert [(s.eps, s.norm, s.warm) for s in specs] == [(1, "severity", ()), (5, "severity", ())]
-    assert [s.eps for s in suite().attack_specs(AttackChoice(name="corruption"), 1, by_severity=True)] == [3]
+    assert [s.eps for s in suite().attack_specs(AttackChoice(name="corruption"), 1, own_unit="severity")] == [3]
     with pytest.raises(UserError, match="has a severity from 1 to 5, not an eps"):
-        own.attack_specs(AttackChoice.model_validate({"name": "corruption", "eps": 1}), 1, by_severity=True)
+        own.attack_specs(AttackChoice.model_validate({"name": "corruption", "eps": 1}), 1, own_unit="severity")
     with pytest.raises(UserError, match="has an eps, not a severity"):
         own.attack_specs(AttackChoice.model_validate({"name": "pgd", "severity": 1}), 20)
 

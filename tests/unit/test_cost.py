@@ -183,7 +183,7 @@ def small_victim(task: str) -> tuple["Counted", Victim]:
 
 # Corruptions have a severity in place of a ball, and what is made on training images has passes of its own.
 KINDS = {name: cast(type[Attack], attacks.get(name)) for name in attacks.names()}
-MADE_PER_IMAGE = [name for name, kind in KINDS.items() if not (kind.by_severity or kind.uses_training)]
+MADE_PER_IMAGE = [name for name, kind in KINDS.items() if not (kind.own_unit or kind.uses_training)]
 CASES = [(n, v) for n in MADE_PER_IMAGE for v in target_tasks(n, fitting_attacks(tasks.names()))]
 
 

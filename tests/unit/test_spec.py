@@ -233,6 +233,8 @@ CHANGES = {
     "input_diversity": 0.5,
     "translation_kernel": 15,
     "lost_share": 0.25,
+    "position": "worst",
+    "position_samples": 4,
 }
 
 

@@ -12,19 +12,29 @@ from torch import Tensor, nn
 from robustprobe.api.attack_result import AttackResult
 from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, only
 from robustprobe.api.own_models import OwnModel, check_embedding, check_real, in_type_of, own_model
-from robustprobe.attacks import Attack, Victim, load_attack
+from robustprobe.attacks import Attack, Attacked, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.attacks.min_eps import broken
 from robustprobe.core.arguments import came, checked_types
-from robustprobe.core.corruption_names import ATTACK, GROUP, USUAL_SEVERITY
+from robustprobe.core.corruption_names import ATTACK, GROUP
 from robustprobe.core.device import device_of
 from robustprobe.core.eps import default_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
+from robustprobe.core.patches import box_mask
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.sizes import Norm, SizeUnit, parse_eps
-from robustprobe.core.spec import LOST_SHARE, AttackChoice, AttackSpec, validated
+from robustprobe.core.sizes import Norm, OwnUnit, SizeUnit, parse_eps
+from robustprobe.core.spec import (
+    LOST_SHARE,
+    RANDOM_POSITION,
+    SIZE_EXAMPLES,
+    SIZED_THINGS,
+    USUAL_SIZES,
+    AttackChoice,
+    AttackSpec,
+    validated,
+)
 from robustprobe.core.straight_through import StandIn
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features, LabelSpace
@@ -43,7 +53,7 @@ Images = Tensor | NDArray[Any] | Sequence[Any]
 Labels = Tensor | NDArray[Any] | Sequence[Any] | int
 Bpda = str | Sequence[str] | Mapping[str, StandIn | None] | StandIn
 
-_OWN = ("model", "images", "targets", "attack", "eps", "severity", "ids", "goals", "bpda")
+_OWN = ("model", "images", "targets", "attack", "eps", "severity", "area", "ids", "goals", "bpda")
 
 
 @checked_types(*_OWN, "task")
@@ -75,6 +85,9 @@ def attack(
     input_diversity: float = 0.0,
     translation_kernel: int = 0,
     lost_share: float | None = None,
+    area: str | float | None = None,
+    position: str = RANDOM_POSITION,
+    position_samples: int = 1,
 ) -> AttackResult:
     """Attack a model, an encoder, or any callable from images to outputs.
 
@@ -110,6 +123,11 @@ def attack(
         input_diversity: probability that a step sees the image resized and padded at random (DI; Xie et al. 2019).
         translation_kernel: side in pixels of the Gaussian that smooths gradients, such as 15 (TI; Dong et al. 2019).
         lost_share: share of an image's clean score that `min-eps` has to cost it, by default 0.5.
+        area: of a `patch`, the share of the image that it covers, such as `5%` or 0.05, its default. Patches have no
+            eps, and labels under them do not count.
+        position: where a patch lies: `random` by the image's id, `worst` of four such places, `centre`, or two shares
+            such as `0.2,0.8`, down and to the right, of the way that it has room.
+        position_samples: places that each step averages over, for a patch whose place the attack does not know.
 
     Raises:
         UserError: unknown names, images outside [0, 1], labels out of range, a model that fails on an image, outputs of
@@ -148,9 +166,11 @@ def attack(
             "input_diversity": input_diversity,
             "translation_kernel": translation_kernel,
             "lost_share": _lost_share(kind, lost_share),
+            "position": position,
+            "position_samples": position_samples,
         }
         data |= {"name": choice.name, "objective": choice.objective}
-        data |= _size_of_attack(kind, eps, norm, severity, size)
+        data |= _size_of_attack(kind, eps, norm, {"severity": severity, "area": area}, size)
         spec = validated(AttackSpec, data, f"attack '{name}'")
         return _attacked(spec, given, task, _known_precision(precision), backward)
 
@@ -171,16 +191,23 @@ def _lost_share(kind: type[Attack], given: float | None) -> float:
 
 
 def _size_of_attack(
-    kind: type[Attack], eps: str | float | None, norm: str, severity: int | None, size: tuple[int, int]
+    kind: type[Attack],
+    eps: str | float | None,
+    norm: str,
+    own: Mapping[OwnUnit, str | float | None],
+    size: tuple[int, int],
 ) -> dict[str, Any]:
-    """The size of an attack as its spec takes it. Raises UserError for an eps or severity of the wrong attack."""
-    if not kind.by_severity:
-        if severity is not None:
-            raise UserError("severity is for corruptions; give eps, such as 8/255.")
+    """The size of an attack as its spec takes it. Raises UserError for an eps, severity or area of the wrong attack."""
+    unit = kind.own_unit
+    wrong = [name for name, given in own.items() if given is not None and name != unit]
+    if wrong:
+        instead = f"{unit}, such as {SIZE_EXAMPLES[unit]}" if unit else "eps, such as 8/255"
+        raise UserError(f"{wrong[0]} is for {SIZED_THINGS[wrong[0]]}; give {instead}.")
+    if not unit:
         return {"norm": norm, "eps": default_eps(cast(SizeUnit, norm), size) if eps is None else only(eps, "eps")}
     if eps is not None:
-        raise UserError("corruptions have no eps; give severity, from 1 to 5.")
-    return {"severity": USUAL_SEVERITY if severity is None else only(severity, "severity")}
+        raise UserError(f"{SIZED_THINGS[unit]} have no eps; give {unit}, such as {SIZE_EXAMPLES[unit]}.")
+    return {unit: USUAL_SIZES[unit] if own[unit] is None else only(own[unit], unit)}
 
 
 class _Given(NamedTuple):
@@ -234,9 +261,18 @@ def _attacked(
             found = made.run(victim, images[part], ids[part])
             adversarial.append(found.images)
             damage.append(found.damage)
+            few = few and _outside(few, found, images[part])
             scores.append(_worst_score(model, few, images[part], adversarial[-1], spec.judgements))
     metric = judge.task.metric if judge else "squared distance"
     return AttackResult(torch.cat(adversarial), torch.cat(scores), images, spec, metric, torch.cat(damage))
+
+
+def _outside(judge: "_Judge", attacked: Attacked, images: Tensor) -> "_Judge":
+    """The judge with the labels that count: outside of patches."""
+    if attacked.boxes is None:
+        return judge
+    mask = box_mask(attacked.boxes.to(judge.targets.device), (images.shape[-2], images.shape[-1]))
+    return judge._replace(targets=judge.task.without(judge.targets, mask))
 
 
 def _backward(bpda: Bpda) -> BackwardPass:

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from robustprobe.core.notebook import CaptionedPicture, card_html
 from robustprobe.core.pictures import AMPLIFICATION, amplified, difference, png_uri
-from robustprobe.core.sizes import SEVERITY, format_eps
+from robustprobe.core.sizes import format_eps, threat_size_text
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.threat import THREATS
+from robustprobe.core.threat import NORMS, THREATS
 from robustprobe.tasks import as_pixels
 
 SHOWN = 4
@@ -62,8 +62,8 @@ class AttackResult(_AttackTensors):
             facts[f"mean {self.metric}"] = f"{scores.mean():.3g}{spread}"
         if spec and self.images is not None and count:
             largest = float(THREATS[spec.norm](spec.eps).size(self.adversarial - self.images).max())
-            bounded = spec.norm != SEVERITY
-            size = f"({spec.norm}); eps {format_eps(spec.eps, spec.norm)}" if bounded else f"; severity {spec.eps:g}"
+            own = f"; {threat_size_text(spec.eps, spec.norm)}"
+            size = f"({spec.norm}); eps {format_eps(spec.eps, spec.norm)}" if spec.norm in NORMS else own
             facts["largest change"] = f"{largest:.4g} {size}".replace(" ;", ";")
         return facts
 

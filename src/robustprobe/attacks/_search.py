@@ -148,6 +148,8 @@ class SearchResult(NamedTuple):
     """Adversarial images (n, 3, H, W), their damage and success, and the diagnostics of `Attacked`.
 
     `searches` (k, n, 3, H, W) are the images of each of several searches, where the choice among them is made later.
+    `boxes` (n, 4) are the top, left, height and width of patches, and `control` images (n, 3, H, W) with a patch there
+    that was not searched for.
     """
 
     images: Tensor
@@ -156,6 +158,8 @@ class SearchResult(NamedTuple):
     zero_gradient: Tensor
     rising: Tensor
     searches: Tensor | None = None
+    boxes: Tensor | None = None
+    control: Tensor | None = None
 
     @property
     def values(self) -> tuple[Tensor, ...]:

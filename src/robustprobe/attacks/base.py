@@ -12,8 +12,8 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks
-from robustprobe.core.sizes import SEVERITY
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.sizes import OwnUnit
+from robustprobe.core.spec import OWN_SIZES, AttackSpec
 from robustprobe.core.threat import NORMS, THREATS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
 from robustprobe.results.records import AttackAccess
@@ -34,6 +34,7 @@ class Victim(NamedTuple):
     blocks inside the encoder; `goals` are images (B, 3, H, W) whose embedding a targeted attack approaches;
     `surrogate_heads` returns heads fitted without task labels, for images of a size (H, W): each maps features and a
     size to logits. `universal` returns the perturbation (3, H, W) that a `UniversalAttack` makes on training images.
+    `without` leaves labels out that lie in a mask (B, H, W) of the image: see `Task.without`.
     """
 
     function: Callable[[Tensor], Any]
@@ -45,6 +46,7 @@ class Victim(NamedTuple):
     goals: Tensor | None = None
     surrogate_heads: FitSurrogates | None = None
     universal: "Callable[[Any], Tensor] | None" = None
+    without: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 class Attacked(NamedTuple):
@@ -54,7 +56,9 @@ class Attacked(NamedTuple):
     mean share of exactly zero values in the input gradients of unbroken images, NaN if there were no such gradients;
     `rising` (B,) the share of the objective's gain that came in the last fifth of the steps, NaN for broken images.
     `forwards` and `backwards` count images passed through the victim, summed over the batch. `searches` are the images
-    of each of several searches, like `images`, where the choice among them is made for the whole set.
+    of each of several searches, like `images`, where the choice among them is made for the whole set. Where patches
+    were put into images, `boxes` (B, 4) are their top, left, height and width: what lies there is not judged. `control`
+    are images with a patch of noise in the same place.
     """
 
     images: Tensor
@@ -64,6 +68,8 @@ class Attacked(NamedTuple):
     forwards: int
     backwards: int
     searches: tuple[Tensor, ...] = ()
+    boxes: Tensor | None = None
+    control: Tensor | None = None
 
 
 class Attack(ABC):
@@ -94,11 +100,11 @@ class Attack(ABC):
     uses_training: ClassVar[bool] = False
     """Whether it is made on training images; running it again on a few test images would check nothing."""
 
-    by_severity: ClassVar[bool] = False
-    """Whether its size is a severity from 1 to 5, as of corruptions, and not the eps of a ball."""
+    own_unit: ClassVar[OwnUnit | None] = None
+    """What its size is where it is not the eps of a ball: the `severity` of a corruption, the `area` of a patch."""
 
     norms: ClassVar[frozenset[str]] = frozenset(NORMS)
-    """The norms that it takes, unless its size is a severity."""
+    """The norms that it takes, unless it has a unit of its own."""
 
     steps: ClassVar[int] = 20
     """The default number of steps."""
@@ -110,10 +116,10 @@ class Attack(ABC):
         if not_taken := sorted(spec.tuned.keys() - self.tuning):
             takes = ", ".join(sorted(self.tuning))
             raise UserError(f"attack {spec.name} does not take {', '.join(not_taken)}; it takes {takes}.")
-        if (spec.norm == SEVERITY) != self.by_severity:
-            has, came = ("a severity from 1 to 5", "an eps") if self.by_severity else ("an eps", "a severity")
+        if (given := spec.norm if spec.norm in OWN_SIZES else None) != self.own_unit:
+            has, came = (OWN_SIZES[unit] if unit else "an eps" for unit in (self.own_unit, given))
             raise UserError(f"attack {spec.name} has {has}; it got {came}.")
-        if not self.by_severity and spec.norm not in self.norms:
+        if not self.own_unit and spec.norm not in self.norms:
             raise UserError(f"attack {spec.name} takes the norm {' or '.join(sorted(self.norms))}; it got {spec.norm}.")
         self.spec = spec
         self.threat: Threat = THREATS[spec.norm](spec.eps)
@@ -192,7 +198,9 @@ class Attack(ABC):
                 for moved in (found.images, *searches)
             )
             trace = (found.damage.cpu(), found.zero_gradient.cpu(), found.rising.cpu())
-            return Attacked(adversarial, *trace, counter.forwards, counter.backwards, tuple(each))
+            control = None if found.control is None else found.control.to(images.dtype)
+            passes = (counter.forwards, counter.backwards)
+            return Attacked(adversarial, *trace, *passes, tuple(each), found.boxes, control)
 
 
 def _check_moved(name: str, found: SearchResult, images: Tensor, ids: Sequence[str]) -> None:

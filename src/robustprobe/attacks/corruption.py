@@ -20,7 +20,7 @@ class Corruption(Attack):
     access: ClassVar = "nothing"
     uses_gradient: ClassVar = False
     warm_start: ClassVar = False
-    by_severity: ClassVar = True
+    own_unit: ClassVar = "severity"
     citation: ClassVar = (
         "Hendrycks & Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, 2019, "
         "arXiv:1903.12261"

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from robustprobe.core.eps import default_eps
-from robustprobe.core.sizes import SEVERITY, format_eps
+from robustprobe.core.sizes import AREA, SEVERITY, format_eps
 from robustprobe.evaluation.plan import PairKey, Plan
 from robustprobe.evaluation.run import RunProgress
 from robustprobe.report.tables.blocks import CHECKS_PAGE
@@ -44,6 +44,9 @@ def show_plan(console: Console, plan: Plan, *, verbose: bool = True) -> None:
     own = [f"{c.name} at {eps_text(c.eps, suite.norm)}" for c in suite.attacks or () if c.eps]
     levels = [level.attack for pair in plan.pairs for job in pair.jobs for level in job.levels]
     severities = sorted({attack.eps for attack in levels if attack.norm == SEVERITY})
+    areas = sorted({attack.eps for attack in levels if attack.norm == AREA})
+    if areas:
+        own.append(f"patches of area {eps_text(tuple(areas), AREA)}")
     if severities:
         own.append(f"corruptions at severity {eps_text(tuple(severities), SEVERITY)}")
     steps = f"{suite.steps} steps" if suite.steps else "each attack's own steps"

@@ -54,6 +54,14 @@ class AttackOptions:
     for l1, growing with its square."""
     severity: list[int] | None = None
     """Severity of corruptions, from 1 to 5. Can be given several times. By default 3."""
+    area: list[str] | None = None
+    """Share of the image's area that a patch covers, such as 5%. Can be given several times. By default 5%."""
+    position: str | None = None
+    """Where a patch lies. random: by the image's id. worst: the worst of four such places. centre. 0.2,0.8: this share
+    of the way down and to the right. By default random."""
+    position_samples: int | None = None
+    """Places that each step of a patch averages over, for a patch that must work wherever it is put. By default its
+    place is known to the attack."""
     norm: Norm | None = None
     """Norm of the perturbation. linf: every pixel value changes by at most eps. l1: all changes sum to at most eps."""
     steps: int | None = None

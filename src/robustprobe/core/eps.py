@@ -6,7 +6,7 @@ from typing import NamedTuple
 from robustprobe.core.corruption_names import IN_PIXELS, MOST_SIDES_APART
 from robustprobe.core.corruption_names import REFERENCE_SIDE as CORRUPTION_SIDE
 from robustprobe.core.errors import unknown_name
-from robustprobe.core.sizes import SEVERITY, SizeUnit, format_eps
+from robustprobe.core.sizes import AREA, SEVERITY, SizeUnit, format_eps
 from robustprobe.core.spec import AttackSpec
 
 REFERENCE_SIDE = 32
@@ -53,6 +53,8 @@ def implausible_eps(attack: AttackSpec, size: tuple[int, int]) -> str:
         return ""
     if attack.norm == SEVERITY:
         return _implausible_severity(attack, size)
+    if attack.norm == AREA:
+        return ""
     usual = default_eps(attack.norm, size)
     named = f"{attack.norm} eps {format_eps(attack.eps, attack.norm)}"
     instead = f"usual at {size[0]} x {size[1]} pixels is {format_eps(usual, attack.norm)}"

@@ -3,7 +3,7 @@
 import math
 import numbers
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -11,9 +11,15 @@ from robustprobe.core.corruption_names import SEVERITIES, check_severity
 from robustprobe.core.errors import UserError
 
 Norm = Literal["linf", "l2", "l1"]
-SizeUnit = Literal["linf", "l2", "l1", "severity"]
-"""What the eps of an attack is: the size of a ball in a norm, or the severity of a corruption, which has no ball."""
+SizeUnit = Literal["linf", "l2", "l1", "severity", "area"]
+"""What the eps of an attack is: the size of a ball in a norm, the severity of a corruption, or the share of the image's
+area that a patch covers; the last two have no ball.
+"""
+OwnUnit = Literal["severity", "area"]
 SEVERITY: Literal["severity"] = "severity"
+AREA: Literal["area"] = "area"
+USUAL_AREA = 0.05
+MOST_AREA = 0.5
 Severity = Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]
 
 
@@ -40,22 +46,41 @@ def parse_eps(value: str | float) -> float:
     return number
 
 
+def parse_area(value: str | float) -> float:
+    """A share of the image's area from `5%` or `0.05`. Raises UserError for what is not above 0 and at most 50 %."""
+    share = value
+    if isinstance(value, str):
+        text = value.strip()
+        number = text.removesuffix("%")
+        try:
+            share = float(number) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            raise UserError(f"'{value}' is not a share of the image's area; write such as 5% or 0.05.") from None
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= MOST_AREA:
+        raise UserError(f"area {value} is not above 0 and at most {MOST_AREA:.0%} of the image; write such as 5%.")
+    return float(share)
+
+
 def format_eps(eps: float, norm: str = "linf") -> str:
-    """`8/255` where an Linf eps is a whole number of grey levels, else the number itself."""
+    """`8/255` where an Linf eps is a whole number of grey levels, `5%` for an area, else the number itself."""
+    if norm == AREA:
+        return f"{100 * eps:.4g}%"
     levels = eps * 255
     whole = norm == "linf" and abs(levels - round(levels)) < 1e-6 and (levels > 0.5 or eps == 0)
     return f"{round(levels)}/255" if whole else f"{eps:.6g}"
 
 
 def threat_size_text(eps: float, norm: str) -> str:
-    """`eps 8/255 (linf)`, or `severity 3`."""
-    return f"severity {eps:g}" if norm == SEVERITY else f"eps {format_eps(eps, norm)} ({norm})"
+    """`eps 8/255 (linf)`, `severity 3`, or `area 5%`."""
+    return f"{norm} {format_eps(eps, norm)}" if norm in get_args(OwnUnit) else f"eps {format_eps(eps, norm)} ({norm})"
 
 
 def check_eps(eps: float, norm: str) -> None:
-    """Raises UserError for an Linf ball larger than the pixel box, or a severity that is none."""
+    """Raises UserError for an Linf ball larger than the pixel box, or a severity or an area that is none."""
     if norm == SEVERITY and eps:
         check_severity(eps)
+    if norm == AREA and eps:
+        parse_area(eps)
     if norm == "linf" and eps > 1:
         raise UserError(f"eps {eps:g} is outside [0, 1]; pixels are in [0, 1], so write for instance 8/255.")
 
@@ -67,4 +92,12 @@ _EPS_SCHEMA = {
     ],
     "description": "A size in pixel units of [0, 1], such as 8/255.",
 }
+_AREA_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_AREA},
+        {"type": "string", "pattern": r"^\s*[0-9.eE+-]+\s*%?\s*$"},
+    ],
+    "description": "A share of the image's area, such as 5% or 0.05.",
+}
+Area = Annotated[float, BeforeValidator(parse_area), WithJsonSchema(_AREA_SCHEMA, mode="validation")]
 Eps = Annotated[float, BeforeValidator(parse_eps), WithJsonSchema(_EPS_SCHEMA, mode="validation")]

@@ -29,7 +29,20 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.faults import faults_text
 from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.head_threat import CLEAN_IMAGES, HeadThreat, HeadTraining, head_threat
-from robustprobe.core.sizes import SEVERITY, Eps, Norm, Severity, SizeUnit, check_eps, format_eps, parse_eps
+from robustprobe.core.sizes import (
+    SEVERITY,
+    USUAL_AREA,
+    Area,
+    Eps,
+    Norm,
+    OwnUnit,
+    Severity,
+    SizeUnit,
+    check_eps,
+    format_eps,
+    parse_area,
+    parse_eps,
+)
 
 STEP_SHARE = 0.25
 MOST_SUITE_BYTES = 2**18
@@ -51,6 +64,21 @@ def _odd(side: int) -> int:
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+RANDOM_POSITION, WORST_POSITION, CENTRE = "random", "worst", "centre"
+
+
+def _position(text: str) -> str:
+    named = (RANDOM_POSITION, WORST_POSITION, CENTRE)
+    try:
+        shares = () if text in named else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = (-1.0,)
+    if text not in named and (len(shares) != 2 or not all(0 <= share <= 1 for share in shares)):
+        raise ValueError(f"position '{text}' is none; write random, worst, centre, or two shares as 0.2,0.8")
+    return text
+
+
+Position = Annotated[str, AfterValidator(_position)]
 OddSide = Annotated[int, Field(ge=0, le=255), AfterValidator(_odd)]
 
 
@@ -124,7 +152,9 @@ class AttackTuning(Spec):
     for each image, and the worst counts. `momentum` is MI's decay (Dong et al. 2018), `input_diversity` the probability
     that a step sees the image resized and padded (Xie et al. 2019), and `translation_kernel` the side in pixels of the
     Gaussian that smooths gradients (Dong et al. 2019). `lost_share` is the share of an image's score that has to be
-    lost for `min-eps` to have succeeded.
+    lost for `min-eps` to have succeeded. `position` is where a patch lies: `random` by the image's id, the `worst` of a
+    few such places, `centre`, or two shares as `0.2,0.8`, down and to the right, of the way that the patch has room.
+    With more than one of `position_samples` its place is unknown to the attack, which averages over so many in a step.
     """
 
     eot_samples: int | None = Field(default=None, ge=1)
@@ -134,8 +164,15 @@ class AttackTuning(Spec):
     input_diversity: float | None = Field(default=None, ge=0, le=1)
     translation_kernel: OddSide | None = None
     lost_share: Share | None = None
+    position: Position | None = None
+    position_samples: int | None = Field(default=None, ge=1)
 
 
+USUAL_SIZES: dict[OwnUnit, float] = {"severity": USUAL_SEVERITY, "area": USUAL_AREA}
+OWN_SIZES: dict[OwnUnit, str] = {"severity": "a severity from 1 to 5", "area": "an area"}
+_UNIT_WORDS: dict[str, str] = {"severity": "a severity", "area": "an area"}
+SIZED_THINGS: dict[OwnUnit, str] = {"severity": "corruptions", "area": "patches"}
+SIZE_EXAMPLES: dict[OwnUnit, str] = {"severity": "3", "area": "5%"}
 TUNING = tuple(AttackTuning.model_fields)
 """Names of the options of `AttackTuning`."""
 LOST_SHARE = 0.5
@@ -145,10 +182,11 @@ LOST_SHARE = 0.5
 class AttackSpec(Spec):
     """One attack at one eps. Sizes are in pixel units of [0, 1]; the step is a quarter of eps unless given.
 
-    A corruption has a severity from 1 to 5 for its eps, and `severity` for its norm; `severity=3` sets both.
+    A corruption has a severity from 1 to 5 for its eps, and `severity` for its norm; `severity=3` sets both. A patch
+    has a share of the image's area for its eps, and `area` for its norm; `area=0.05` sets both.
     `objective` is the loss to raise, the attack's own where empty; `apgd:dlr` as a name sets both. `early_exit` lets
     images go once they are broken. `warm` lists the smaller eps, ascending, that the attack was started from. The last
-    seven are those of `AttackTuning`.
+    nine are those of `AttackTuning`.
     """
 
     name: str
@@ -170,12 +208,14 @@ class AttackSpec(Spec):
     input_diversity: float = Field(default=0.0, ge=0, le=1)
     translation_kernel: OddSide = 0
     lost_share: float = Field(default=0.0, ge=0, lt=1)
+    position: Position = RANDOM_POSITION
+    position_samples: int = Field(default=1, ge=1)
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            data = _with_severity(_split_objective(data))
+            data = _with_own_unit(_split_objective(data))
             if data.get("step_size") is None:
                 data = {**data, "step_size": parse_eps(plain(data.get("eps", 8 / 255))) * STEP_SHARE}
         return data
@@ -194,7 +234,7 @@ class AttackSpec(Spec):
     @property
     def tuning_text(self) -> str:
         """`eot samples 10, bpda jpeg`: the options that are not at their default, in words; empty where none is."""
-        texts = {name: ", ".join(value) if name == "bpda" else f"{value:g}" for name, value in self.tuned.items()}
+        texts = {name: setting_text(value) for name, value in self.tuned.items()}
         return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in texts.items())
 
     @property
@@ -205,21 +245,29 @@ class AttackSpec(Spec):
     @property
     def sized_label(self) -> str:
         """The label with its eps: `pgd 8/255`; at eps 0, where nothing is changed, the label alone."""
-        named = "severity " if self.norm == SEVERITY else ""
+        named = f"{self.norm} " if self.norm in get_args(OwnUnit) else ""
         return f"{self.label} {named}{format_eps(self.eps, self.norm)}" if self.eps else self.label
 
 
-def _with_severity(data: dict[str, Any]) -> dict[str, Any]:
-    """`severity: 3` as eps and norm, without a step; one of the two may not be given beside it."""
-    if data.get("norm") == SEVERITY:
+def setting_text(value: float | str | tuple[str, ...]) -> str:
+    """The value of an option in words."""
+    if isinstance(value, str):
+        return value
+    return (", ".join(value) or "none") if isinstance(value, tuple) else f"{value:g}"
+
+
+def _with_own_unit(data: dict[str, Any]) -> dict[str, Any]:
+    """`severity: 3` or `area: 0.05` as eps and norm, without a step; only one of the three may be given."""
+    if data.get("norm") in get_args(OwnUnit):
         return {"step_size": 0.0, **data}
-    severity = data.get("severity")
-    if severity is None:
+    given = {unit: data[unit] for unit in get_args(OwnUnit) if data.get(unit) is not None}
+    if not given:
         return data
-    if data.get("eps") is not None:
-        raise ValueError("an attack has an eps or a severity, not both")
-    rest = {name: value for name, value in data.items() if name != "severity"}
-    return {**rest, "eps": severity, "norm": SEVERITY, "step_size": 0.0}
+    if len(sizes := [*(["an eps"] if data.get("eps") is not None else []), *map(_UNIT_WORDS.get, given)]) > 1:
+        raise ValueError(f"an attack has {sizes[0]} or {sizes[1]}, not both")
+    ((unit, size),) = given.items()
+    rest = {name: value for name, value in data.items() if name not in get_args(OwnUnit)}
+    return {**rest, "eps": size if unit == SEVERITY else parse_area(size), "norm": unit, "step_size": 0.0}
 
 
 class _Listed:
@@ -248,6 +296,7 @@ class AttackChoice(AttackTuning):
     objective: str = ""
     eps: OneOrMore[Eps] | None = None
     severity: OneOrMore[Severity] | None = None
+    area: OneOrMore[Area] | None = None
     steps: int | None = Field(default=None, ge=1)
     restarts: int | None = Field(default=None, ge=1)
     early_exit: bool = False
@@ -384,6 +433,8 @@ class Suite(AttackTuning):
     """None: the usual eps of the norm for the size of the images, see `core.eps`."""
     severity: OneOrMore[Severity] | None = None
     """Of corruptions; None: 3."""
+    area: OneOrMore[Area] | None = None
+    """Shares of the image's area that patches cover; None: 0.05."""
     norm: Norm = "linf"
     steps: int | None = Field(default=None, ge=1)
     """None: as many as each attack asks for."""
@@ -429,7 +480,7 @@ class Suite(AttackTuning):
         warm_start: bool = True,
         usual_eps: float = 8 / 255,
         tuning: Collection[str] | None = None,
-        by_severity: bool = False,
+        own_unit: OwnUnit | None = None,
     ) -> tuple[AttackSpec, ...]:
         """An attack at each of its eps, ascending, each started from the one before; `clean` once, at eps 0.
 
@@ -438,15 +489,19 @@ class Suite(AttackTuning):
             warm_start: whether the attack takes a start from a smaller eps; the image itself, of eps 0, is none.
             usual_eps: what is attacked with where the suite names no eps.
             tuning: options of the suite that the attack takes, None: all; those of the choice itself are all passed on.
-            by_severity: whether its size is a severity, not an eps.
+            own_unit: what its size is where it is not an eps.
 
         Raises:
-            UserError: an eps for an attack with a severity, or the reverse.
+            UserError: an eps for an attack with a severity or an area, or the reverse.
         """
-        if by_severity:
-            return self._at_severities(choice, tuning)
-        if choice.severity is not None:
-            raise UserError(f"attack {choice.name} has an eps, not a severity; write eps: 8/255.")
+        others = [unit for unit in get_args(OwnUnit) if unit != own_unit and getattr(choice, unit) is not None]
+        if others:
+            has, wanted = ("an eps", "eps: 8/255")
+            if own_unit:
+                has, wanted = OWN_SIZES[own_unit], f"{own_unit}: {SIZE_EXAMPLES[own_unit]}"
+            raise UserError(f"attack {choice.name} has {has}, not {_UNIT_WORDS[others[0]]}; write {wanted}.")
+        if own_unit:
+            return self._in_own_unit(choice, own_unit, steps, tuning)
         sizes = (0.0,) if choice.name == "clean" else tuple(sorted(set(choice.eps or self.eps or (usual_eps,))))
         still = choice.name in ("clean", "noise")
         warm = warm_start and not still and self.iterate != "last"
@@ -467,13 +522,24 @@ class Suite(AttackTuning):
             for position, eps in enumerate(sizes)
         )
 
-    def _at_severities(self, choice: AttackChoice, tuning: Collection[str] | None) -> tuple[AttackSpec, ...]:
+    def _in_own_unit(
+        self, choice: AttackChoice, unit: OwnUnit, steps: int, tuning: Collection[str] | None
+    ) -> tuple[AttackSpec, ...]:
         if choice.eps is not None:
-            raise UserError(f"attack {choice.name} has a severity from 1 to 5, not an eps; write severity: 3.")
+            raise UserError(
+                f"attack {choice.name} has {OWN_SIZES[unit]}, not an eps; write {unit}: {SIZE_EXAMPLES[unit]}."
+            )
         named = {"name": choice.name, "objective": choice.objective, "steps": 1, "seed": self.seed}
+        if unit != SEVERITY:
+            named |= {
+                "steps": choice.steps or self.steps or steps,
+                "restarts": choice.restarts or self.restarts,
+                "iterate": self.iterate,
+                "early_exit": choice.early_exit,
+            }
         named |= self._tuned(choice, tuning)
-        severities = sorted(set(choice.severity or self.severity or (USUAL_SEVERITY,)))
-        return tuple(AttackSpec.model_validate({**named, "severity": severity}) for severity in severities)
+        sizes = getattr(choice, unit) or getattr(self, unit) or (USUAL_SIZES[unit],)
+        return tuple(AttackSpec.model_validate({**named, unit: size}) for size in sorted(set(sizes)))
 
     def _tuned(self, choice: AttackChoice, tuning: Collection[str] | None) -> dict[str, Any]:
         own: dict[str, Any] = {"lost_share": LOST_SHARE} if "lost_share" in (tuning or ()) else {}

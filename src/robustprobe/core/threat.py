@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -188,12 +188,8 @@ class L1(Threat):
         return (sizes.reshape(perturbation.shape) * perturbation.sign()).to(perturbation.dtype)
 
 
-@final
-class WholeBox(Threat):
-    """Every image of the box [0, 1] is allowed: a corruption has a severity in place of a ball.
-
-    Sizes are the largest change of a pixel value.
-    """
+class _Unbounded(Threat):
+    """Every image of the box [0, 1] is allowed."""
 
     def noise(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         randomness = [torch.rand(images.shape[1:], generator=g, dtype=torch.float32) for g in generators]
@@ -208,15 +204,34 @@ class WholeBox(Threat):
     def clip(self, perturbation: Tensor) -> Tensor:
         return perturbation
 
+    def resized(self, factor: float) -> Self:
+        return type(self)(self.eps * factor)
+
+
+@final
+class WholeBox(_Unbounded):
+    """Every image of the box [0, 1] is allowed: a corruption has a severity in place of a ball.
+
+    Sizes are the largest change of a pixel value.
+    """
+
     def size(self, perturbation: Tensor) -> Tensor:
         return perturbation.abs().flatten(1).amax(1)
 
-    def resized(self, factor: float) -> "WholeBox":
-        return WholeBox(self.eps * factor)
+
+@final
+class ChangedArea(_Unbounded):
+    """A share `eps` of the pixels of an image may take any value of the box [0, 1].
+
+    Sizes are the share of pixels that are changed.
+    """
+
+    def size(self, perturbation: Tensor) -> Tensor:
+        return (perturbation != 0).any(1).flatten(1).double().mean(1).to(perturbation.dtype)
 
 
 NORMS: dict[str, type[Threat]] = {"linf": Linf, "l2": L2, "l1": L1}
-THREATS: dict[str, type[Threat]] = {**NORMS, "severity": WholeBox}
+THREATS: dict[str, type[Threat]] = {**NORMS, "severity": WholeBox, "area": ChangedArea}
 TINY = 1e-30
 MANY_SUMMANDS = 1e-12
 

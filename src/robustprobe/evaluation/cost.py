@@ -9,6 +9,7 @@ from robustprobe import probing
 from robustprobe.attacks import Passes, UniversalAttack, Victim, attack_class, load_attack
 from robustprobe.core.device import Elapsed, bytes_of, free_memory, held_memory, seconds_of
 from robustprobe.core.gradients import image_gradient
+from robustprobe.core.sizes import AREA, SEVERITY
 from robustprobe.core.spec import CHECK_COST, AttackSpec, Suite
 from robustprobe.core.straight_through import has_module, straight_through
 from robustprobe.core.types import Features
@@ -139,9 +140,13 @@ def estimate(suite: Suite, pair: "EncoderOnDataset", clock: PassClock) -> PairCo
             searched = (passes.forwards - passes.backwards) * attacked[0] + passes.backwards * attacked[1]
             # Adversarial images are judged as they are, and rounded to 8 bits.
             judged = 2 * level.attack.judgements * _judged_images(pair, job.target_task, level.attack)
+            # Beside a patch the clean image and one with a patch of noise.
+            judged *= 2 if level.attack.norm == AREA else 1
             seconds += searched * extra + judged * forward + _corrupting(level.attack, size)
         # The drift is that from the embedding of the clean image.
-        seconds += forward if any(attack_class(level.attack).by_severity for level in job.levels) else Elapsed()
+        seconds += (
+            forward if any(attack_class(level.attack).own_unit == SEVERITY for level in job.levels) else Elapsed()
+        )
         making = sum((_making(level.attack, *attacked) for level in job.levels), Elapsed())
         jobs.append(seconds * len(pair.data) + making)
     load = sum(jobs, heads.seconds).load
@@ -150,7 +155,7 @@ def estimate(suite: Suite, pair: "EncoderOnDataset", clock: PassClock) -> PairCo
 
 def _corrupting(spec: AttackSpec, size: Size) -> Elapsed:
     """Seconds that a corruption takes for an image on the CPU, where it is made; 0 for attacks."""
-    if not attack_class(spec).by_severity:
+    if attack_class(spec).own_unit != SEVERITY:
         return Elapsed()
     attack, image = load_attack(spec), torch.rand(1, 3, *size)
     return seconds_of(lambda: attack(Victim(lambda images: images), image, ["image"]), image.device)

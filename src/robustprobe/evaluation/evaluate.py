@@ -22,7 +22,9 @@ from robustprobe.attacks import (
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
+from robustprobe.core.patches import box_mask
 from robustprobe.core.resize import resized
+from robustprobe.core.sizes import SEVERITY
 from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import Batch, FeatureDims, Features, LabelSpace, SanityCheck
 from robustprobe.core.views import Size, View, last_layers
@@ -34,7 +36,7 @@ from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sa
 from robustprobe.evaluation.universal_perturbations import UniversalPerturbations
 from robustprobe.evaluation.victims import IDENTICAL, BackwardPass, SurrogatesOf, encoder_victim, task_victim
 from robustprobe.losses.embedding import class_cosine
-from robustprobe.metrics.statistics import DRIFT
+from robustprobe.metrics.statistics import CLEAN_THERE, CONTROL_THERE, DRIFT, PATCH
 from robustprobe.probing.surrogate_heads import SurrogateHeads
 from robustprobe.tasks import Model, Task
 
@@ -92,7 +94,8 @@ def evaluate(
         first += len(batch.ids)
         batch = _on(batch, work.device)
         seen = victim(work, batch.targets, here, _size(batch.images))
-        clean = _embeddings(work, batch.images) if any(attack.by_severity for attack in attacks) else {}
+        drifting = any(attack.own_unit == SEVERITY for attack in attacks)
+        clean = _embeddings(work, batch.images) if drifting else {}
         previous, judged = None, []
         for attack in attacks:
             attacked = attack.run(seen, batch.images, batch.ids, previous if attack.spec.warm else None)
@@ -181,8 +184,16 @@ def judge(
     kept = [row for row, position in enumerate(positions) if position in keep]
     made = attacked.images
     times = attack.spec.judgements
-    exact, answers = _worst_verdicts(work, made, batch.targets, kept, times, clean)
-    rounded, _ = _worst_verdicts(work, (made * 255).round() / 255, batch.targets, [], times)
+    targets = _outside(work, batch, attacked)
+    exact, answers = _worst_verdicts(work, made, targets, kept, times, clean)
+    rounded, _ = _worst_verdicts(work, (made * 255).round() / 255, targets, [], times)
+    if attacked.boxes is not None and attacked.control is not None:
+        for beside, images in ((CLEAN_THERE, batch.images), (CONTROL_THERE, attacked.control)):
+            others, _ = _worst_verdicts(work, images, targets, [], times)
+            for name, columns in others.items():
+                exact[name] |= {f"{beside}{column}": values for column, values in columns.items()}
+        for columns in exact.values():
+            columns[PATCH] = attacked.boxes.cpu()
     return Judged(
         positions=torch.tensor(list(positions)),
         ids=batch.ids,
@@ -200,6 +211,14 @@ def judge(
         searches=each,
         tokens=_tokens(work, batch.images, made) if _is_on_encoder(work, attack.spec) else (),
     )
+
+
+def _outside(work: EvaluationSpec, batch: Batch, attacked: Attacked) -> Mapping[str, Tensor]:
+    """The labels of a batch that count: outside of patches."""
+    if attacked.boxes is None:
+        return batch.targets
+    mask = box_mask(attacked.boxes.to(batch.images.device), _size(batch.images))
+    return {**batch.targets, **{t: work.models[t].task.without(batch.targets[t], mask) for t in work.judges}}
 
 
 def _is_on_encoder(work: EvaluationSpec, spec: AttackSpec) -> bool:
@@ -228,7 +247,8 @@ def is_checked_again(spec: AttackSpec) -> bool:
     on training images.
     """
     kind = attack_class(spec)
-    return spec.eps != 0 and kind.access != "nothing" and not kind.uses_training
+    # A patch has a control of its own in the same place.
+    return spec.eps != 0 and kind.access != "nothing" and not kind.uses_training and kind.own_unit is None
 
 
 def check_again(

@@ -17,7 +17,8 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import code_digest, fingerprint
 from robustprobe.core.registry import attacks
 from robustprobe.core.shared_names import distinct_names, split_name
-from robustprobe.core.spec import STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite
+from robustprobe.core.sizes import AREA, SEVERITY, OwnUnit, format_eps
+from robustprobe.core.spec import SIZED_THINGS, STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite
 from robustprobe.core.straight_through import find_module, has_module
 from robustprobe.core.user_code import source_digest
 from robustprobe.core.views import Size, Windows
@@ -279,11 +280,15 @@ def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
             needs = " or ".join(tasks_with_loss(choice.objective)) or _kind(choice.name).access
             label = f"{choice.name}:{choice.objective}" if choice.objective else choice.name
             raise UserError(f"attack {label} needs {needs} labels, which no dataset of this run has; leave it out.")
-    if suite.severity is not None and not any(_kind(choice.name).by_severity for choice in fitting):
-        raise UserError(
-            f"severity {', '.join(map(str, suite.severity))} is for corruptions, and this run has none; add --attack "
-            f"{GROUP}, or leave the severity out."
-        )
+    units = {_kind(choice.name).own_unit for choice in fitting}
+    examples: dict[OwnUnit, str] = {SEVERITY: GROUP, AREA: "patch"}
+    for unit, example in examples.items():
+        if (given := getattr(suite, unit)) is not None and unit not in units:
+            sizes = ", ".join(format_eps(size, unit) for size in given)
+            raise UserError(
+                f"{unit} {sizes} is for {SIZED_THINGS[unit]}, and this run has none; "
+                f"add --attack {example}, or leave the {unit} out."
+            )
     return suite.model_copy(update={"attacks": tuple(fitting)})
 
 
@@ -379,7 +384,7 @@ def _attack_specs(
     suite: Suite, choice: AttackChoice, kind: type[Attack], usual_eps: float, encoder: Encoder
 ) -> list[AttackSpec]:
     """An attack at each eps; of modules with a straight-through backward pass those that the encoder has."""
-    specs = suite.attack_specs(choice, kind.steps, kind.warm_start, usual_eps, kind.tuning, kind.by_severity)
+    specs = suite.attack_specs(choice, kind.steps, kind.warm_start, usual_eps, kind.tuning, kind.own_unit)
     for spec in specs:
         load_attack(spec)
     return [spec.model_copy(update={"bpda": tuple(n for n in spec.bpda if has_module(encoder, n))}) for spec in specs]

@@ -40,8 +40,9 @@ from robustprobe.evaluation.executors.work import Findings, Heads, with_sources
 from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder
 from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.evaluation.remade_images import ImageRemaker
+from robustprobe.evaluation.sanity_checks import patch_check
 from robustprobe.metrics.intervals import Estimate
-from robustprobe.metrics.statistics import GROUP, drift_estimates
+from robustprobe.metrics.statistics import GROUP, drift_estimates, patch_estimates
 from robustprobe.probing import Fitted
 from robustprobe.results.labels import eps_text
 from robustprobe.results.provenance import provenance
@@ -352,6 +353,10 @@ class _Run:
             write_examples(self.store, level.group, setting, level.attack, job.target_task, shown)
             for cell in level.cells:
                 of_all = [*_warnings(level.attack, pair, cell.task), *collector.trace()]
+                if cell.task == job.target_task:
+                    of_all += patch_check(
+                        load_task(cell.task, pair.data.spaces[cell.task]), collector.columns(cell.task)
+                    )
                 checks = [CheckFact(**check._asdict()) for check in of_all]
                 checks += facts_of_some(extra.get(cell.task, []), kept[number])
                 self.stored(_store_cell(self.store, running, number, cell, checks, source))
@@ -450,7 +455,11 @@ def _store_cell(
         n=len(collector.ids),
         groups=len(set(groups or ())),
         absent_classes=task.absent_classes(exact),
-        metrics=_intervals(task.estimates(exact | grouped) | drift_estimates(exact | grouped)),
+        metrics=_intervals(
+            task.estimates(exact | grouped)
+            | drift_estimates(exact | grouped)
+            | patch_estimates(task.metric, task.statistics[task.metric], exact | grouped)
+        ),
         metrics_8bit=_intervals(task.estimates(rounded | grouped)),
         largest_perturbation=float(collector.size.max()),
         checks=tuple(checks),

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from robustprobe.attacks import Attacked, Victim, attack_class, load_attack
 from robustprobe.core.eps import default_eps
-from robustprobe.core.sizes import SEVERITY, format_eps, threat_size_text
+from robustprobe.core.sizes import AREA, SEVERITY, format_eps, threat_size_text
 from robustprobe.core.spec import AttackSpec
-from robustprobe.core.threat import over_image
+from robustprobe.core.threat import NORMS, over_image
 from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.model_checks import CheckedModel, batch_check, gradient_check
 from robustprobe.metrics.kept import share_kept
+from robustprobe.metrics.statistics import NOISE_PATCH, WITHOUT_PATCH, Columns, patch_estimates
 from robustprobe.tasks import Task
 
 MOST_ZEROS = 0.05
@@ -108,15 +109,31 @@ def trace_checks(
     return checks
 
 
+def patch_check(task: Task, columns: Columns) -> list[SanityCheck]:
+    """Whether a patch does more than one of noise in the same place; nothing for rows without a patch."""
+    metric = task.metric
+    found = patch_estimates(metric, task.statistics[metric], columns)
+    if not found:
+        return []
+    attacked = task.estimates(columns)[metric].value
+    clean, control = (found[f"{metric} {name}"].value for name in (WITHOUT_PATCH, NOISE_PATCH))
+    sign = 1 if task.higher_is_better else -1
+    more, passed = sign * (control - attacked), sign * (control - attacked) > 0 or attacked == control == 0
+    means = "" if passed else ": the search found nothing that a random patch does not do"
+    text = f"without patch {clean:.3g}, with one of noise {control:.3g}, with the attack's {attacked:.3g}{means}"
+    return [SanityCheck("patch control", more, passed, text)]
+
+
 def _extent(spec: AttackSpec, ends: tuple[float, float], largest: float) -> SanityCheck:
-    """Whether images are in the box, and in the ball where there is one, and some image was changed."""
+    """Whether images are in the box, and in the ball or of the area where there is one, and some image was changed."""
     (low, high), bounded = ends, spec.norm != SEVERITY
     inside = (not bounded or largest <= spec.eps + ROUNDING) and low >= 0 and high <= 1
     means = "" if inside else ": the attack left its ball or the box, and this score counts for nothing"
     still = largest == 0 and not attack_class(spec).keeps_wrong_images
     means = ": the attack changed no image, so this is the clean score, not a robust one" if still else means
-    allowed = f"eps {spec.eps:.6g}" if bounded else threat_size_text(spec.eps, spec.norm)
-    text = f"images changed by {largest:.6g} at most, {allowed}; pixels are in [{low:.3g}, {high:.3g}]{means}"
+    allowed = f"eps {spec.eps:.6g}" if spec.norm in NORMS else threat_size_text(spec.eps, spec.norm)
+    most = f"{largest:.2%} of the pixels" if spec.norm == AREA else f"{largest:.6g}"
+    text = f"images changed by {most} at most, {allowed}; pixels are in [{low:.3g}, {high:.3g}]{means}"
     passed = inside and not still
     return SanityCheck("ball", largest, passed, text) if bounded else SanityCheck("box", largest, passed, text)
 

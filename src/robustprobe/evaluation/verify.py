@@ -13,11 +13,13 @@ from robustprobe.attacks import load_attack
 from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.images import opened
+from robustprobe.core.patches import box_mask
 from robustprobe.core.spec import DatasetSpec, HeadSpec
 from robustprobe.core.threat import Threat
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.row_scores import row_scores
+from robustprobe.metrics.statistics import PATCH
 from robustprobe.results.labels import record_label
 from robustprobe.results.records import Example, Group, Record
 from robustprobe.results.store import Store
@@ -109,7 +111,7 @@ class Verifier:
         pictures = [self._picture(group, example) for example in shown]
         outside = sum(self._is_outside(setting, ball, *pair) for pair in zip(shown, pictures, strict=True))
         for record in records:
-            again = [self._score(setting, record.task, *pair) for pair in zip(shown, pictures, strict=True)]
+            again = [self._score(setting, record, *pair) for pair in zip(shown, pictures, strict=True)]
             stored = self._stored(record, setting.models[record.task])
             counted = self._is_counted(record, setting.models[record.task])
             differences = [abs(new - stored[example.id]) for new, example in zip(again, shown, strict=True)]
@@ -133,10 +135,14 @@ class Verifier:
         return bool(ball.size((picture - clean)[None]) > ball.eps + rounding + 1e-6)
 
     @torch.no_grad()
-    def _score(self, setting: _Setting, task: str, example: Example, picture: Tensor) -> float:
-        model = setting.models[task]
-        target = setting.data[setting.positions[example.id]].targets[task]
-        rows = model.task.rows(model(picture[None].to(self.device)), target[None].to(self.device))
+    def _score(self, setting: _Setting, record: Record, example: Example, picture: Tensor) -> float:
+        model, place = setting.models[record.task], setting.positions[example.id]
+        target = setting.data[place].targets[record.task][None]
+        found = self.store.rows(record.fingerprint)
+        if PATCH in found.column_names:
+            box = torch.tensor([found.column(PATCH)[place].as_py()])
+            target = model.task.without(target, box_mask(box, (picture.shape[-2], picture.shape[-1])))
+        rows = model.task.rows(model(picture[None].to(self.device)), target.to(self.device))
         return float(model.task.score({name: column.cpu() for name, column in rows.items()}))
 
     def _stored(self, record: Record, model: Model) -> dict[str, float]:

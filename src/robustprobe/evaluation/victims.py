@@ -57,7 +57,7 @@ def task_victim(
     size = function.view.output_size(size) if isinstance(function, Model) else size
     labels = task.fit_labels(targets, size)
     seen = bpda.of(in_precision(function, precision))
-    return Victim(seen, labels, task.space, task.attack_losses, task.name)
+    return Victim(seen, labels, task.space, task.attack_losses, task.name, without=task.without)
 
 
 def encoder_victim(

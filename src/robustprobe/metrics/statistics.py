@@ -18,6 +18,12 @@ DRIFT = "embedding_drift"
 feature.
 """
 DRIFT_METRIC = "embedding drift"
+PATCH = "patch"
+"""The column of rows that holds top, left, height and width of a patch in pixels of the image."""
+CLEAN_THERE, CONTROL_THERE = "unpatched_", "noise_patch_"
+"""Before the names of columns: the image without the patch, and with one of noise in its place, at the same pixels."""
+WITHOUT_PATCH, NOISE_PATCH = "without patch", "with a patch of noise"
+"""After the name of a metric."""
 Columns = Mapping[str, NDArray[Any]]
 Sums = Mapping[str, Floats]
 
@@ -60,6 +66,17 @@ def estimate(statistic: Statistic, rows: Columns) -> Estimate:
 def drift_estimates(rows: Columns) -> dict[str, Estimate]:
     """The mean embedding drift of rows, under its name; nothing where it was not measured."""
     return {DRIFT_METRIC: estimate(Statistic(kind="mean", columns=(DRIFT,)), rows)} if DRIFT in rows else {}
+
+
+def patch_estimates(metric: str, statistic: Statistic, rows: Columns) -> dict[str, Estimate]:
+    """A metric without the patch and with one of noise, over the pixels outside of it; nothing where there is none."""
+    found = {}
+    for ahead, name in ((CLEAN_THERE, WITHOUT_PATCH), (CONTROL_THERE, NOISE_PATCH)):
+        columns = {column: rows[f"{ahead}{column}"] for column in statistic.columns if f"{ahead}{column}" in rows}
+        if len(columns) == len(statistic.columns):
+            grouped = {GROUP: rows[GROUP]} if GROUP in rows else {}
+            found[f"{metric} {name}"] = estimate(statistic, columns | grouped)
+    return found
 
 
 def image_scores(statistic: Statistic | None, rows: Mapping[str, Any], ending: str = "") -> Floats | None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import get_args
 
-from robustprobe.core.sizes import SEVERITY, format_eps, threat_size_text
-from robustprobe.core.spec import TUNING, AttackSpec
+from robustprobe.core.sizes import OwnUnit, format_eps, threat_size_text
+from robustprobe.core.spec import TUNING, AttackSpec, setting_text
 from robustprobe.results.records import AttackKey, Record
 
 USUAL_HEADS = MappingProxyType({"kind": "linear", "training": "clean"})
@@ -27,17 +28,13 @@ def attack_labels(keys: Sequence[AttackKey], task: str | None = None) -> list[st
             "step size": format_eps(attack.step_size),
             "random start": "yes" if attack.random_start else "no",
             "early exit": "yes" if attack.early_exit else "no",
-            **{name.replace("_", " "): _setting(getattr(attack, name)) for name in TUNING},
+            **{name.replace("_", " "): setting_text(getattr(attack, name)) for name in TUNING},
             "from": " and ".join(format_eps(e, attack.norm) for e in attack.warm) or "the image",
             "for": target_task,
         }
         for attack, target_task, *_ in keys
     ]
     return [label + ending for label, ending in zip(labels, distinctions(labels, facts), strict=True)]
-
-
-def _setting(value: float | tuple[str, ...]) -> str:
-    return (", ".join(value) or "none") if isinstance(value, tuple) else f"{value:g}"
 
 
 def record_label(record: Record) -> str:
@@ -84,8 +81,8 @@ def thread_counts(records: Iterable[Record]) -> str:
 
 
 def eps_text(attack: AttackSpec) -> str:
-    """`8/255`, `0.5 l2`, or `severity 3`."""
-    if attack.norm == SEVERITY:
+    """`8/255`, `0.5 l2`, `severity 3`, or `area 5%`."""
+    if attack.norm in get_args(OwnUnit):
         return threat_size_text(attack.eps, attack.norm)
     return format_eps(attack.eps, attack.norm) + ("" if attack.norm == "linf" else f" {attack.norm}")
 

@@ -12,7 +12,7 @@ from robustprobe.core.former_names import (
     FORMER_STATISTICS,
     SAW_NOTHING,
 )
-from robustprobe.core.sizes import SEVERITY
+from robustprobe.core.sizes import AREA, SEVERITY, Norm
 from robustprobe.core.spec import AttackAt, AttackSpec, Display, Statistic
 
 SCHEMA = 3
@@ -71,6 +71,16 @@ class AttackKey(NamedTuple):
     def is_corruption(self) -> bool:
         """Whether images were corrupted at a severity, which is no attack and has no ball."""
         return self.attack.norm == SEVERITY and not self.is_clean
+
+    @property
+    def is_patch(self) -> bool:
+        """Whether a patch of the images was replaced, which has an area and no ball."""
+        return self.attack.norm == AREA and not self.is_clean
+
+    @property
+    def is_in_ball(self) -> bool:
+        """Whether images were changed inside a ball: what is not is not compared with it."""
+        return self.attack.norm in get_args(Norm) and not self.is_clean
 
 
 class Frozen(BaseModel):
@@ -132,7 +142,9 @@ class CheckFact(Frozen):
     """How many images it was made on where those were chosen to attack them again; 0: all."""
 
 
-WEAKNESS = frozenset(("zero gradient", "still rising", "second restart", "large eps", "black box", "gradient"))
+WEAKNESS = frozenset(
+    ("zero gradient", "still rising", "second restart", "large eps", "black box", "gradient", "patch control")
+)
 """Checks that say that the attack may be too weak, and the score too high."""
 NOTHING_LEFT = 5e-4
 """A share below this is printed as 0.000."""
@@ -282,6 +294,16 @@ class Record(Frozen):
     def is_corruption(self) -> bool:
         """Whether the images were corrupted at a severity, which is no attack."""
         return self.attack_key.is_corruption
+
+    @property
+    def is_patch(self) -> bool:
+        """Whether a patch of the images was replaced."""
+        return self.attack_key.is_patch
+
+    @property
+    def is_in_ball(self) -> bool:
+        """Whether the images were changed inside a ball."""
+        return self.attack_key.is_in_ball
 
     @property
     def is_transfer(self) -> bool:

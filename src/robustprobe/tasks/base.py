@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.patches import touched
 from robustprobe.core.registry import own_name, tasks
 from robustprobe.core.spec import Display, Statistic
 from robustprobe.core.types import (
@@ -255,6 +256,18 @@ class Task(ABC):
     def fit_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
         """Labels (B, ...) as training and attacks see them: maps at the size (H, W) of the images, by nearest pixel."""
         return fit_labels(target, size)
+
+    @final
+    def without(self, target: Tensor, mask: Tensor) -> Tensor:
+        """Labels (B, ...) of which no pixel counts that a mask (B, H, W) of the image touches.
+
+        Labels that are no maps stay as they are; maps may have another size than the image.
+        """
+        if not self.label_axes:
+            return target
+        hidden = touched(mask, (target.shape[-2], target.shape[-1]))
+        hidden = hidden if target.ndim == hidden.ndim else hidden[:, None]
+        return torch.where(hidden, torch.as_tensor(self.no_label).to(target), target)
 
     def flip(self, target: Tensor) -> Tensor:
         """The label of one image that is mirrored left to right."""

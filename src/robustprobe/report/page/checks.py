@@ -27,7 +27,7 @@ def checks(records: list[Record]) -> list[ConsistencyCheck]:
     attacked = [r for r in records if not (r.is_clean or r.is_corruption)]
     found = [
         _check(
-            "No image was changed by more than its eps",
+            "No image was changed by more than its eps, or its area where a patch was put into it",
             [(r, r.largest_perturbation <= r.attack.eps + ROUNDING) for r in attacked],
         ),
         _check(
@@ -57,6 +57,7 @@ STATEMENTS = {
     "same answer twice": "The model gives the same output for the same image twice",
     "logits": "The model returns logits, not probabilities",
     "saturated depth": "Predicted depths are not saturated at their limits",
+    "patch control": "A patch does more than one of noise in the same place",
     "black box": "A black-box attack without gradients adds no damage on a sample",
     "gradient": "The loss changes as its gradient predicts, on a sample",
     "batch of one": "An image is answered alike alone and among others",

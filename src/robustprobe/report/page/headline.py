@@ -191,7 +191,7 @@ def _count_text(count: int) -> str:
 def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) -> Finding:
     first = cells[0][1]
     clean = next((r for _, r in cells if r.is_clean), None)
-    own = [(label, r) for label, r in cells if r.is_task_specific and not r.is_clean]
+    own = [(label, r) for label, r in cells if r.is_task_specific and r.is_in_ball]
     label, attacked = _strongest(own) if own else ("", None)
     position = found_board.benchmark(clean) if clean else None
     benchmark = None if position is None else found_board.benchmarks[position]

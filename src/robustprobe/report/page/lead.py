@@ -38,7 +38,7 @@ def _cells(records: Sequence[Record | None]) -> list[str]:
     """Clean, label-free and strongest; empty where nothing clean was measured."""
     known = [record for record in records if record]
     clean = next((record for record in known if record.is_clean), None)
-    attacked = [record for record in known if not (record.is_clean or record.is_control or record.is_corruption)]
+    attacked = [record for record in known if record.is_in_ball and not record.is_control]
     blind = _worst([record for record in attacked if not record.target_task])
     own = _worst([record for record in attacked if record.is_task_specific])
     return [_text(clean, ""), _text(blind), _text(own)] if clean else []

@@ -9,6 +9,7 @@ from robustprobe.report.page.render import environment
 from robustprobe.report.tables.blocks import BRACKETS, Notes, task_sheets, transfer_sheets
 from robustprobe.report.tables.corruptions import attack_tables, corruption_sheets
 from robustprobe.report.tables.matrix import task_tables
+from robustprobe.report.tables.patches import patch_sheets
 from robustprobe.report.tables.sheet import Document
 from robustprobe.results.protocol import protocol_name
 from robustprobe.results.union import Found
@@ -33,7 +34,7 @@ def results_html(found: Sequence[Found], transfer: bool = False) -> str:
     """
     records, notes = [one.record for one in found], Notes()
     sheets = [sheet for table in attack_tables(task_tables(records)) for sheet in task_sheets(table, notes)]
-    sheets += corruption_sheets(records, notes.value)
+    sheets += [*corruption_sheets(records, notes.value), *patch_sheets(records, notes.value)]
     sheets += transfer_sheets(records, notes) if transfer else []
     ending = f"{BRACKETS[:-1]}; protocol {protocol_name(records)}"
     return document_html(Document(sheets, [*notes.lines(), ending]), lead(found))

@@ -124,7 +124,7 @@ def _attack(r: Record) -> tuple[str, ...]:
     start, options = "yes" if a.random_start else "no", a.tuning_text or MISSING
     made_for = (r.target_task or "no task") + (f", on {r.source_encoder}" if r.source_encoder else "")
     return (
-        a.label if r.is_corruption else a.name,
+        a.label if r.is_corruption or r.is_patch else a.name,
         made_for,
         format_eps(a.eps, a.norm),
         a.norm,

@@ -33,8 +33,9 @@ from robustprobe.report.tables.matrix import (
     task_tables,
     transfer_matrices,
 )
+from robustprobe.report.tables.patches import patch_sheets
 from robustprobe.report.tables.remarks import remarks
-from robustprobe.report.tables.results import render
+from robustprobe.report.tables.results import render, value_text
 from robustprobe.report.tables.shares import share_text
 from robustprobe.results.records import Record
 from robustprobe.results.union import FoundGroup, Place, as_stores, finished, union_groups
@@ -126,6 +127,7 @@ def render_page(
             tables=[drawn(table) for table in attack_tables(task_tables(records))],
             corruptions=corruption_tables(records),
             corruption_note=NOTE,
+            patches=patch_sheets(records, value_text),
             charts=_charts(records, found[0]),
             series=drawn_series(found[0]),
             controls=any(r.is_control for r in records),

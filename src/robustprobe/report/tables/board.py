@@ -170,7 +170,7 @@ def board(
 
 def levels(records: Sequence[Record]) -> list[Level]:
     """Norm and eps of task-specific attacks, or of any attack: the largest first, Linf before other norms."""
-    attacked = [r for r in records if not (r.is_clean or r.is_corruption)]
+    attacked = [r for r in records if r.is_in_ball]
     specific = [r for r in attacked if r.is_task_specific]
     found = {Level(r.attack.norm, r.attack.eps) for r in specific or attacked}
     return sorted(found, key=lambda level: (level.norm == "linf", level.norm, level.eps), reverse=True)

@@ -158,8 +158,12 @@ def corruption_sheets(records: Iterable[Record], text: Callable[[Record | None],
 
 
 def attack_tables(tables: Iterable[TaskTable]) -> list[TaskTable]:
-    """Tables without the columns of corruptions, which have tables of their own; none where only clean scores stay."""
-    found = [(table, [k for k, c in enumerate(table.columns) if not c.key.is_corruption]) for table in tables]
+    """Tables without the columns of corruptions and patches, which have tables of their own; none of clean scores
+    alone.
+    """
+    found = [
+        (table, [k for k, c in enumerate(table.columns) if c.key.is_clean or c.key.is_in_ball]) for table in tables
+    ]
     return [
         table._replace(
             columns=[table.columns[k] for k in places],

@@ -25,6 +25,7 @@ from robustprobe.report.tables.matrix import (
     transfer_matrices,
     trusted,
 )
+from robustprobe.report.tables.patches import patch_sheets
 from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.sheet import Document, Row, Sheet, csv_text, finite, json_text
 from robustprobe.report.tables.strongest import headline_column
@@ -160,7 +161,8 @@ def document(records: Iterable["Record"], transfer: bool = False, layout: str = 
     shown = [r for t in tables for line in t.lines for r in line.cells if r]
     shown += [r for matrix in matrices for row in matrix.rows for r in row.cells if r]
     sheets = [_task_sheet(table) for table in attack_tables(tables)]
-    sheets += [*corruption_sheets(records, value_text), *(_transfer_sheet(matrix) for matrix in matrices)]
+    sheets += [*corruption_sheets(records, value_text), *patch_sheets(records, value_text)]
+    sheets += [*(_transfer_sheet(matrix) for matrix in matrices)]
     gaps = feature_gap_sheet(records)
     sheets += [gaps] if gaps else []
     between = encoder_transfers(records)
@@ -240,7 +242,7 @@ def print_rich(
     for table in attack_tables(task_tables(known)):
         for one in task_sheets(table, notes):
             print_fitting(one, console)
-    for one in corruption_sheets(known, notes.value):
+    for one in (*corruption_sheets(known, notes.value), *patch_sheets(known, notes.value)):
         print_fitting(one, console)
         for text in one.notes:
             console.print(f"{text}\n", markup=False, highlight=False)
