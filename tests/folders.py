@@ -274,6 +274,7 @@ LAYOUTS: dict[str, Callable[[Path], object]] = {
     "camvid": lambda root: write_camvid(root / "camvid", OWN),
     "cifar10": lambda root: _tables(root, "cifar10", "img", "label", 10),
     "cifar100": lambda root: _tables(root, "cifar100", "img", "fine_label", 100),
+    "copies": lambda root: write_classes(root / "copies", OWN),
     "cityscapes": lambda root: write_cityscapes(root / "cityscapes"),
     "depthfolder": lambda root: write_depthfolder(root / "depthfolder", OWN),
     "hfstream": lambda root: _tables(root, "hfstream", "img", "label", 10),

@@ -34,7 +34,8 @@ def task_objective(victim: Victim, name: str, images: Tensor, broken: Broken | N
     attack_losses, targets = cast(AttackLosses, victim.attack_losses), cast(Tensor, victim.targets)
     if name not in attack_losses.losses:
         raise unknown_name(f"objective for {victim.task or 'this model'}", name, attack_losses.losses)
-    loss = attack_losses.losses[name]
+    loss, own_aim = attack_losses.losses[name], name in attack_losses.damages
+    measure = attack_losses.damages.get(name, attack_losses.damage)
     goals = _likeliest(victim, images, targets) if name in attack_losses.targeted else None
 
     def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
@@ -44,13 +45,13 @@ def task_objective(victim: Victim, name: str, images: Tensor, broken: Broken | N
         value = loss(output, aim)
         with torch.no_grad():
             step_loss = attack_losses.step_loss(output, aim) if attack_losses.step_loss else value
-            damage = attack_losses.damage(output, aim)
+            damage = measure(output, aim)
             if broken:
                 success = broken(output, aim, entries.rows)
                 share = damage.double() / (1 + damage.double().abs())
                 return LossValues(value, step_loss, success + (1 + share) / 2, success)
             success = torch.zeros_like(value, dtype=torch.bool)
-            if attack_losses.success:
+            if attack_losses.success and not own_aim:
                 success = attack_losses.success(output, aim)
             return LossValues(value, step_loss, damage, success)
 

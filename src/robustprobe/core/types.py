@@ -130,7 +130,8 @@ class AttackLosses(NamedTuple):
     `ensemble`, cheap ones first; by default both use the default loss, `ensemble` with Auto-PGD. Losses in `balanced`
     need `LabelSpace.class_shares`. `of_set` says that the score is one of the whole set rather than a mean over images:
     `Task.worst_choice` then tells which of several images counts. `score` is the score of each image, from 0 up, higher
-    is better, of which `min-eps` takes a share; without it `damage` is an error from 0 up, which grows.
+    is better, of which `min-eps` takes a share; without it `damage` is an error from 0 up, which grows. `damages` has
+    the damage of losses with an aim of their own, by their names.
     """
 
     losses: Mapping[str, AttackLoss]
@@ -143,6 +144,7 @@ class AttackLosses(NamedTuple):
     balanced: frozenset[str] = frozenset()
     of_set: bool = False
     score: AttackLoss | None = None
+    damages: Mapping[str, AttackLoss] = MappingProxyType({})
 
     @property
     def default(self) -> str:

@@ -65,6 +65,7 @@ class Dataset(ABC):
 
     def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
         self.root, self.split, self._size = root, split, size
+        self.data_root = root
         self.own_path = self.registered_name = ""
         self.indices: Sequence[int] = range(0)
         self.borrowed: dict[str, str] = {}
@@ -118,6 +119,10 @@ class Dataset(ABC):
     def stratum(self, index: int) -> int:
         """The group within which subsets are balanced: the class where it is known without reading the image."""
         return 0
+
+    def rank(self, index: int) -> bytes:
+        """What images are sorted by where a limit keeps the first ones: a hash of the id."""
+        return hashlib.sha256(self._ids[index].encode()).digest()
 
     def group(self, index: int) -> str:
         """Names the group of an image whose images are not independent, such as a video; empty where there is none.
@@ -269,14 +274,14 @@ class Dataset(ABC):
         return self
 
     def _subset(self, limit: int) -> list[int]:
-        order = sorted(range(len(self._ids)), key=lambda i: hashlib.sha256(self._ids[i].encode()).digest())
+        order = sorted(range(len(self._ids)), key=self.rank)
         strata: dict[int, list[int]] = defaultdict(list)
-        rank = {}
+        place = {}
         for index in order:
             members = strata[self.stratum(index)]
-            rank[index] = len(members)
+            place[index] = len(members)
             members.append(index)
-        order.sort(key=lambda i: rank[i])
+        order.sort(key=lambda i: place[i])
         return sorted(order[:limit])
 
     @final
@@ -436,7 +441,7 @@ def find_dataset(
     if split not in kind.splits:
         raise UserError(f"{head} has no split {split}; choose {' or '.join(kind.splits)}.")
     found = kind(Path(path or root), split, size)
-    found.own_path, found.registered_name = path, registered_name(head)
+    found.own_path, found.registered_name, found.data_root = path, registered_name(head), Path(root)
     sources = label_sources([task for task in tasks if task not in found.labels]) if tasks else {}
     found.borrowed = {task: source for task, source in sources.items() if source in found.labels}
     return found

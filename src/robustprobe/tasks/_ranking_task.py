@@ -89,16 +89,17 @@ class RankingTask(Task, ABC):
         self.gallery = torch.arange(len(space.classes))
 
     @final
-    def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
+    def random_gallery(self, dims: FeatureDims, design: HeadDesign) -> GalleryHead:
         """A gallery of one random item of each class."""
         width = dims.cls + (dims.patch if design.pooling == "cls+patch" else 0)
         return GalleryHead(F.normalize(torch.randn(len(self.gallery), width), dim=1), self.gallery, design.pooling)
 
-    @final
+    def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
+        return self.random_gallery(dims, design)
+
     def made_head(self, parts: Iterable[tuple[Features, Tensor]], design: HeadDesign) -> Head:
         return gallery_of(parts, design)
 
-    @final
     def of_model(self, head: Head) -> Self:
         bound = type(self)(self.space, self.name)
         bound.gallery = head.labels if isinstance(head, GalleryHead) else self.gallery

@@ -1,0 +1,43 @@
+"""Losses of copy detection: similarities to items and what each query is a copy of, both (B, N), to one number (B,)."""
+
+import torch
+from torch import Tensor
+
+FAR = -2.0
+"""Below every cosine."""
+
+
+def own_similarity(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """The largest similarity of a query with what it is a copy of; `FAR` where it is a copy of nothing."""
+    return torch.where(relevant, similarity, FAR).amax(1)
+
+
+def other_similarity(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """The largest similarity of a query with anything else; `FAR` where there is nothing else."""
+    return torch.where(relevant, FAR, similarity).amax(1)
+
+
+def mistake(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """Grows towards a wrong decision: a copy that is not found, or the match of an image that is no copy.
+
+    Minus the similarity of a copy with its original; of other images the largest similarity with an item.
+    """
+    own = torch.where(relevant, similarity, FAR).amax(1)
+    return torch.where(relevant.any(1), -own, other_similarity(similarity, relevant))
+
+
+def chosen_item(relevant: Tensor) -> Tensor:
+    """The item (B,) that a targeted attack leads to: the first irrelevant one after the first relevant one, cyclically.
+
+    It depends on what is relevant alone, so that an attack and its judge mean the same item.
+    """
+    count = relevant.shape[1]
+    first = relevant.int().argmax(1, keepdim=True)
+    order = (torch.arange(count, device=relevant.device) + first) % count
+    step = relevant.gather(1, order).int().argmin(1, keepdim=True)
+    return order.gather(1, step)[:, 0]
+
+
+def chosen_similarity(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """The similarity with the item that a targeted attack leads to."""
+    return similarity.gather(1, chosen_item(relevant)[:, None])[:, 0]

@@ -1,0 +1,148 @@
+"""Copy detection by the cosine of embeddings, at a threshold of 1 % false positives; share of copies that are found"""
+
+from collections.abc import Iterable
+from typing import ClassVar, Self, cast, final
+
+import torch
+from torch import Tensor
+
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import Statistic
+from robustprobe.core.types import (
+    AttackLosses,
+    EnsembleMember,
+    FeatureDims,
+    Features,
+    HeadDesign,
+    LabelSpace,
+    LabelStatistics,
+    LossContext,
+)
+from robustprobe.losses import copies as losses
+from robustprobe.tasks._ranking import GalleryHead, embedding
+from robustprobe.tasks._ranking_task import RankingTask
+from robustprobe.tasks.base import Head, on_labels
+
+FALSE_POSITIVES = 0.01
+"""The share of images that are no copies for which some item may be above the threshold."""
+SOME = 256
+
+
+@final
+class ThresholdHead(Head):
+    """Cosine similarities (B, N) with the items of a gallery, and the `threshold` above which two images are one."""
+
+    threshold: Tensor
+
+    def __init__(self, gallery: GalleryHead, threshold: Tensor) -> None:
+        super().__init__()
+        self.gallery = gallery
+        self.register_buffer("threshold", threshold)
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
+        return cast(Tensor, self.gallery(features, size))
+
+
+def threshold_of(nearest: Tensor) -> Tensor:
+    """The lowest threshold that at most 1 % of the similarities (M,) of wrong matches are above, (); at most 1."""
+    allowed = int(FALSE_POSITIVES * len(nearest))
+    return nearest.sort(descending=True).values[allowed].clamp(max=1) if len(nearest) else nearest.new_tensor(1.0)
+
+
+@final
+class CopyDetection(RankingTask):
+    """Labels (B,): 0 of an image that is no copy, else which original it is a copy of; outputs similarities (B, N).
+
+    A copy is found where its similarity with its original is above the threshold; queries without an original in the
+    gallery have no score. The threshold is set on train images with label 0: the largest similarity of each with an
+    item is a false positive, of which 1 % are above it. Without such images the items themselves stand in for them,
+    each among those of other labels. Without a gallery, item i is the only one with label i and the threshold is 0.
+    """
+
+    metric: ClassVar = "copies found"
+    statistics: ClassVar = {
+        "copies found": Statistic(kind="proportion", columns=("found",)),
+        "wrong matches": Statistic(kind="proportion", columns=("wrong_match",)),
+        "chosen matches": Statistic(kind="proportion", columns=("chosen_match",)),
+    }
+    score_column: ClassVar = "found"
+    random_column: ClassVar = "random_found"
+    nothing_valid: ClassVar = "no image has an original in the gallery"
+    chance_answer: ClassVar = "one random item for 1 % of the queries"
+
+    def __init__(self, space: LabelSpace, name: str = "", threshold: float = 0.0) -> None:
+        super().__init__(space, name)
+        self.threshold = threshold
+        self.attack_losses = AttackLosses(
+            losses={"similarity": on_labels(losses.mistake), "chosen": on_labels(losses.chosen_similarity)},
+            damage=on_labels(losses.mistake),
+            damages={"chosen": on_labels(losses.chosen_similarity)},
+            success=lambda output, context: ~self._right(output, context),
+            score=lambda output, context: self._right(output, context).double(),
+            ensemble=(EnsembleMember("similarity"), EnsembleMember("similarity", "square", share=8)),
+        )
+
+    def _right(self, output: Tensor, context: LossContext) -> Tensor:
+        """Whether a copy is found, or an image that is none matches nothing."""
+        relevant = context.target
+        copy, own = relevant.any(1), losses.own_similarity(output, relevant)
+        return torch.where(copy, own > self.threshold, losses.other_similarity(output, relevant) <= self.threshold)
+
+    def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
+        return ThresholdHead(self.random_gallery(dims, design), torch.tensor(0.0))
+
+    def made_head(self, parts: Iterable[tuple[Features, Tensor]], design: HeadDesign) -> Head:
+        found = [(embedding(features, design.pooling), labels) for features, labels in parts]
+        shown, labels = (torch.cat(column) for column in zip(*found, strict=True))
+        background, kept = labels == 0, labels != 0
+        items, of_items = shown[kept], labels[kept]
+        strangers, theirs = (shown[background], labels[background]) if background.any() else (items, of_items)
+        if not len(items):
+            raise UserError(
+                f"none of {len(labels)} train images is an original that a copy could be of; take more (--train-limit)."
+            )
+        gallery = GalleryHead(items, of_items, design.pooling)
+        nearest = [
+            torch.where(own[:, None] == of_items, losses.FAR, part @ items.T).amax(1)
+            for part, own in zip(strangers.split(SOME), theirs.split(SOME), strict=True)
+        ]
+        return ThresholdHead(gallery, threshold_of(torch.cat(nearest)))
+
+    def of_model(self, head: Head) -> Self:
+        if not isinstance(head, ThresholdHead):
+            return self
+        bound = type(self)(self.space, self.name, float(head.threshold))
+        bound.gallery = head.gallery.labels
+        return bound
+
+    def relevant(self, target: Tensor) -> Tensor:
+        """What each query is a copy of, (B, N)."""
+        return (target[:, None] == self.gallery.to(target.device)) & (target != 0)[:, None]
+
+    def fit_labels(self, target: Tensor, size: tuple[int, int]) -> Tensor:
+        """What each query is a copy of, (B, N)."""
+        return self.relevant(target)
+
+    def rows(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        relevant = self.relevant(target)
+        copy, own = relevant.any(1), losses.own_similarity(output, relevant)
+        nothing = torch.full_like(own, torch.nan)
+        return {
+            "found": torch.where(copy, (own > self.threshold).to(own), nothing),
+            "wrong_match": (losses.other_similarity(output, relevant) > self.threshold).to(own),
+            "chosen_match": (losses.chosen_similarity(output, relevant) > self.threshold).to(own),
+            "own_similarity": torch.where(copy, own, nothing),
+            "random_found": torch.where(copy, FALSE_POSITIVES / output.shape[1], nothing),
+        }
+
+    def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
+        return torch.randint(1, len(self.space.classes), (count,), generator=generator)
+
+    def describe_labels(self, found: LabelStatistics) -> str:
+        copies = sum(number for label, number in found.counts.items() if label)
+        return f"{copies} of {found.total} have an original in train"
+
+    def label_name(self, label: Tensor) -> str:
+        if label.ndim:
+            return self.space.classes[int(self.gallery[label.nonzero()[0, 0]]) if label.any() else 0]
+        return self.space.classes[int(label)]
