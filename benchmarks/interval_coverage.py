@@ -4,19 +4,22 @@
 
 `miou` compares the percentile bootstrap that records hold with corrections of it, on three generators: eleven classes
 of which some are rare; 150 long-tailed classes with frequent false positives; the same, milder. `clusters` draws frames
-in groups of copies, `rmse` log-normal errors, `wilson` shares near 0.
+in groups of copies, `rmse` log-normal errors, `wilson` shares near 0. `paired` has the intervals that `compare` gives
+for the difference of two encoders on the same images.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustprobe.core.spec import Statistic
 from robustprobe.metrics.dense import mean_iou
-from robustprobe.metrics.intervals import wilson
+from robustprobe.metrics.intervals import Estimate, paired_share, wilson
+from robustprobe.metrics.paired import paired_rows
 from robustprobe.metrics.statistics import GROUP, estimate
 
 Floats = NDArray[np.float64]
@@ -25,6 +28,7 @@ RESAMPLES = 400
 ENDLESS = 100_000
 MIOU = Statistic(kind="mean_iou", columns=("intersection", "predicted", "labelled"))
 MEAN = Statistic(kind="mean", columns=("rmse",))
+SHARE = Statistic(kind="proportion", columns=("correct",))
 Z = 1.959963984540054
 
 
@@ -184,17 +188,168 @@ def _wilson_coverage(true: float, count: int) -> float:
     return float(weights[np.array(covered)].sum())
 
 
+# --- paired differences
+
+Rows = dict[str, NDArray[Any]]
+Pair = tuple[Rows, Rows]
+
+
+def grouped_answers(first: float, second: float, size: int) -> Callable[..., Pair]:
+    """Right and wrong answers of which these shares are the first's or the second's alone; a group answers alike."""
+
+    def draw(count: int, generator: np.random.Generator) -> Pair:
+        kinds = generator.choice(3, count // size, p=(first, second, 1 - first - second)).repeat(size)
+        return _grouped({"correct": kinds == 0}, {"correct": kinds == 1}, size)
+
+    return draw
+
+
+def errors(sigma: float, size: int = 1) -> Callable[..., Pair]:
+    """Log-normal errors; the second encoder's are 10 % larger and correlated. A group shares most of its variance."""
+
+    def normal(count: int, generator: np.random.Generator) -> Floats:
+        if size == 1:
+            return generator.normal(size=count)
+        shared = generator.normal(size=count // size).repeat(size)
+        return np.asarray(0.8**0.5 * shared + 0.2**0.5 * generator.normal(size=len(shared)))
+
+    def draw(count: int, generator: np.random.Generator) -> Pair:
+        common, one, other = (normal(count, generator) for _ in range(3))
+        own, second = (np.exp(sigma * (0.8**0.5 * common + 0.2**0.5 * rest)) for rest in (one, other))
+        return _grouped({"rmse": own}, {"rmse": 1.1 * second}, size)
+
+    return draw
+
+
+def maps(world: World, size: int = 1, equal: bool = False) -> Callable[..., Pair]:
+    """Pixel counts. Both encoders lose up to a fifth of what was found and invent classes, or only the second does."""
+
+    def worse(counts: list[Floats], generator: np.random.Generator) -> list[Floats]:
+        intersection, predicted, labelled = counts
+        lost = intersection * 0.2 * generator.random(intersection.shape)
+        invented = generator.random(intersection.shape) < world.false_positives / 2
+        beside = np.where(invented, generator.lognormal(4, 1, intersection.shape), 0.0)
+        return [intersection - lost, predicted - lost + beside, labelled]
+
+    def draw(count: int, generator: np.random.Generator) -> Pair:
+        drawn = world.draw(count // size, generator)
+        both = (worse(drawn, generator) if equal else drawn, worse(drawn, generator))
+        own, other = (dict(zip(MIOU.columns, (np.repeat(c, size, 0) for c in side), strict=True)) for side in both)
+        return _grouped(own, other, size)
+
+    return draw
+
+
+def _grouped(first: Rows, second: Rows, size: int) -> Pair:
+    count = len(next(iter(first.values())))
+    more: Rows = {"id": np.arange(count)}
+    if size > 1:
+        more[GROUP] = np.arange(count) // size
+    return {**first, **more}, {**second, **more}
+
+
+def endless_difference(draw: Callable[..., Pair]) -> float:
+    """Second minus first mIoU of very many images."""
+    generator, some = np.random.default_rng(99), 2500
+    sums = [[np.zeros(1)] * 3 for _ in range(2)]
+    for _ in range(ENDLESS // some):
+        sides = draw(some, generator)
+        for side, rows in enumerate(sides):
+            sums[side] = [known + rows[c].sum(0) for known, c in zip(sums[side], MIOU.columns, strict=True)]
+    first, second = (float(mean_iou(*side)) for side in sums)
+    return second - first
+
+
+def paired(runs: int) -> None:
+    print("\n| difference | endless | mean | n | coverage | without the groups | 0 excluded |\n|---|" + "---:|" * 6)
+    known = worlds()
+    sigmas = {sigma: 0.1 * float(np.exp(sigma**2 / 2)) for sigma in (0.4, 1.0, 1.5)}
+    ends = {name: endless_difference(maps(world)) for name, world in known.items()}
+    few = "11 classes"
+    cases = [
+        ("top-1, groups of 6", SHARE, grouped_answers(0.1, 0.05, 6), -0.05, (102, 240, 480)),
+        *((f"RMSE, sigma {sigma}", MEAN, errors(sigma), truth, (50, 120, 400)) for sigma, truth in sigmas.items()),
+        ("RMSE, sigma 0.4, groups of 6", MEAN, errors(0.4, 6), sigmas[0.4], (102, 240, 480)),
+        *((f"mIoU, {name}, equals", MIOU, maps(w, equal=True), 0.0, (50, 200, 500)) for name, w in known.items()),
+        *((f"mIoU, {name}", MIOU, maps(world), ends[name], (50, 200, 500)) for name, world in known.items()),
+        (f"mIoU, {few}, equals, groups of 6", MIOU, maps(known[few], 6, equal=True), 0.0, (102, 240, 480)),
+        (f"mIoU, {few}, groups of 6", MIOU, maps(known[few], 6), ends[few], (102, 240, 480)),
+    ]
+    for name, statistic, draw, truth, counts in cases:
+        for count in counts:
+            generator = np.random.default_rng(count)
+            pairs = [draw(count, generator) for _ in range(runs)]
+            found = [_estimate(statistic, *pair) for pair in pairs]
+            alone = "-"
+            if GROUP in pairs[0][0]:
+                bare = [tuple({k: v for k, v in side.items() if k != GROUP} for side in pair) for pair in pairs]
+                alone = share([e.ci_low <= truth <= e.ci_high for e in (_estimate(statistic, *p) for p in bare)])
+            inside = [e.ci_low <= truth <= e.ci_high for e in found]
+            cells = (share(inside), alone, share([e.ci_low > 0 or e.ci_high < 0 for e in found]))
+            mean = np.mean([e.value for e in found])
+            print(f"| {name} | {truth:.4f} | {mean:.4f} | {count} | {' | '.join(cells)} |", flush=True)
+
+
+def _estimate(statistic: Statistic, first: Rows, second: Rows) -> Estimate:
+    """As `compare` gives it."""
+    tables = [{k: v.tolist() for k, v in side.items()} for side in (first, second)]
+    found = paired_rows(statistic, *tables).estimate
+    assert found is not None
+    return found
+
+
+def paired_shares() -> None:
+    """Exact for Tango's interval, by the trinomial distribution; 1,000 draws for the percentile bootstrap."""
+    print("\n| only first right | only second right | n | Tango | percentile bootstrap |\n|---:|---:|---:|---:|---:|")
+    for lost, gained in ((0.0, 0.02), (0.01, 0.03), (0.05, 0.05), (0.05, 0.15)):
+        for count in (50, 200, 400):
+            chances, truth = (gained, lost, 1 - gained - lost), gained - lost
+            generator = np.random.default_rng(count)
+            drawn = generator.multinomial(count, chances, size=1000)
+            bounds = [
+                np.quantile(d[:, 0] - d[:, 1], [0.025, 0.975]) / count
+                for d in (generator.multinomial(count, one / count, size=RESAMPLES) for one in drawn)
+            ]
+            hits = [low <= truth <= high for low, high in bounds]
+            exact = _trinomial_coverage(gained, lost, count)
+            print(f"| {lost} | {gained} | {count} | {exact:.3f} | {share(hits)} |", flush=True)
+
+
+def _trinomial_coverage(gained: float, lost: float, count: int) -> float:
+    total = 0.0
+    for more in range(count + 1):
+        for less in range(count + 1 - more):
+            weight = _trinomial(count, more, less, gained, lost)
+            if weight > 1e-9:
+                found = paired_share(more, less, count)
+                total += weight * (found.ci_low <= gained - lost <= found.ci_high)
+    return total
+
+
+def _trinomial(count: int, more: int, less: int, gained: float, lost: float) -> float:
+    rest = count - more - less
+    log = math.lgamma(count + 1) - math.lgamma(more + 1) - math.lgamma(less + 1) - math.lgamma(rest + 1)
+    for times, chance in ((more, gained), (less, lost), (rest, 1 - gained - lost)):
+        if times and not chance:
+            return 0.0
+        log += times * math.log(chance) if times else 0.0
+    return math.exp(log)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--part", choices=("miou", "clusters", "rmse", "wilson"), action="append")
+    parser.add_argument(
+        "--part", choices=("miou", "clusters", "rmse", "wilson", "paired", "paired-shares"), action="append"
+    )
     options = parser.parse_args()
-    parts = options.part or ["miou", "clusters", "rmse", "wilson"]
-    for name, part in (("miou", miou), ("clusters", clusters), ("rmse", rmse)):
+    parts = options.part or ["miou", "clusters", "rmse", "wilson", "paired", "paired-shares"]
+    for name, part in (("miou", miou), ("clusters", clusters), ("rmse", rmse), ("paired", paired)):
         if name in parts:
             part(options.runs)
-    if "wilson" in parts:
-        shares()
+    for name, exact in (("wilson", shares), ("paired-shares", paired_shares)):
+        if name in parts:
+            exact()
 
 
 if __name__ == "__main__":

@@ -298,10 +298,15 @@ def test_a_paired_interval_is_exact_and_narrower_than_an_unpaired_one(tmp_path: 
     after = before & (chance.random(400) < 0.95)
     row = compared(tmp_path, classified(before), classified(after))
     assert row["difference"] == pytest.approx(after.mean() - before.mean())
-    # The bootstrap by hand: the same draws of images for both.
-    drawn = np.random.default_rng(0).multinomial(400, np.full(400, 1 / 400), size=2000)
-    expected = np.quantile(drawn @ (after.astype(float) - before) / 400, [0.025, 0.975])
-    assert [row["difference_ci_low"], row["difference_ci_high"]] == pytest.approx(expected)
+    # Score test by hand: the true difference at the ends is 1.96 standard errors away, under the likeliest shares.
+    lost = int((before & ~after).sum())
+    for end, side in ((row["difference_ci_low"], 1), (row["difference_ci_high"], -1)):
+        shares = np.linspace(max(0, -end), min(1, 1 - end) / 2, 200_001)[1:-1]
+        other = 1 - 2 * shares - end
+        likely = np.where(other > 0, lost * np.log(shares) + (400 - lost) * np.log(other.clip(1e-300)), -np.inf)
+        best = shares[likely.argmax()]
+        error = np.sqrt(400 * (2 * best + end - end**2))
+        assert (-lost - 400 * end) / error == pytest.approx(side * 1.959964, abs=1e-2)
     apart = [
         bootstrap(
             {"value": side.astype(float), "counted": np.ones(400)}, lambda s: s["value"] / s["counted"], seed=seed
@@ -359,6 +364,8 @@ def test_miou_is_computed_anew_from_images_drawn_jointly(tmp_path: Path) -> None
     values = [dense.mean_iou(*(drawn @ side[c].astype(float) for c in before)) for side in (before, after)]
     expected = np.quantile(values[1] - values[0], [0.025, 0.975])
     assert [row["difference_ci_low"], row["difference_ci_high"]] == pytest.approx(expected)
+    notes = both(tmp_path / "again", [sides[0]], [sides[1]]).document.notes
+    assert sum("30 images): value and interval are those of so few images" in note for note in notes) == 1
 
 
 @pytest.mark.parametrize(
@@ -397,7 +404,8 @@ def test_a_folder_equals_itself(tmp_path: Path) -> None:
     assert [(r["difference"], r["difference_ci_low"], r["difference_ci_high"]) for r in comparison.rows] == [
         (0, 0, 0)
     ] * 2
-    assert comparison.document.sheets[0].notes == [SAME]
+    most = "Other images could differ by up to 56.1 points (Tango's 95 % interval for 0 of 3)."
+    assert comparison.document.sheets[0].notes == [f"{SAME} {most}"]
 
 
 def test_a_table_of_many_comparisons_is_corrected_for_their_number(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Not so for mIoU of few images and many rare classes: a class that is predicted a
 value is too low, and the bootstrap, which loses more classes, is lower still. There it is an interval of that set.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 MOST_COUNTS = 2**24
+BISECTIONS = 60
 CONFIDENCE = 0.95
 _NORMAL_QUANTILE = 1.959963984540054
 
@@ -82,3 +84,33 @@ def wilson(successes: int, count: int) -> Estimate:
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return Estimate(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
+def paired_share(gained: int, lost: int, count: int) -> Estimate:
+    """Difference of two shares of the same images with Tango's score interval (Statistics in Medicine 17, 1998).
+
+    It keeps its width where few images differ, and a percentile bootstrap does not.
+
+    Args:
+        gained: images that only the second has right; `lost` those that only the first has.
+        count: all images, at least one.
+    """
+    value = (gained - lost) / count
+
+    def score(difference: float) -> float:
+        """How far the counts are from a true difference, in standard errors under it."""
+        linear = (2 * count - gained + lost) * difference - gained - lost
+        constant = -lost * difference * (1 - difference)
+        lost_share = (math.sqrt(max(0.0, linear**2 - 8 * count * constant)) - linear) / (4 * count)
+        variance = count * (2 * lost_share + difference * (1 - difference))
+        distance = gained - lost - count * difference
+        return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+
+    def limit(end: float) -> float:
+        inside, outside = value, end
+        for _ in range(BISECTIONS):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if abs(score(middle)) <= _NORMAL_QUANTILE else (inside, middle)
+        return inside
+
+    return Estimate(value, limit(-1.0), limit(1.0))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustprobe.core.spec import Statistic
-from robustprobe.metrics.intervals import Estimate, bootstrap
+from robustprobe.metrics.intervals import Estimate, bootstrap, paired_share
 from robustprobe.metrics.statistics import GROUP, Sums, parts
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 SAME = "Equal on every image, so the paired interval has no width."
+"""For shares, what other images could differ by is said too."""
 
 
 class Paired(NamedTuple):
@@ -32,7 +33,9 @@ class Side(NamedTuple):
 
 
 def paired_difference(first: Side, second: Side) -> Paired:
-    """Percentile bootstrap of second minus first: images are drawn jointly for both (`stats.bootstrap`).
+    """Percentile bootstrap of second minus first: images are drawn jointly for both (`intervals.bootstrap`).
+
+    Shares of images without groups have Tango's score interval: where few images differ, a bootstrap is too narrow.
 
     Args:
         first: a cell of one store.
@@ -49,7 +52,7 @@ def paired_difference(first: Side, second: Side) -> Paired:
     tables = [_table(side) for side in (first, second)]
     if tables[0] is None or tables[1] is None:
         return _none("the rows of the " + ("first" if tables[0] is None else "second") + " are missing or damaged")
-    return _paired(statistic, tables[0], tables[1])
+    return paired_rows(statistic, tables[0], tables[1])
 
 
 def _none(reason: str) -> Paired:
@@ -65,7 +68,8 @@ def _table(side: Side) -> dict[str, Any] | None:
     return table
 
 
-def _paired(statistic: Statistic, first: dict[str, Any], second: dict[str, Any]) -> Paired:
+def paired_rows(statistic: Statistic, first: dict[str, Any], second: dict[str, Any]) -> Paired:
+    """Second minus first of two tables of rows by column, as `paired_difference` makes it."""
     lacking = [c for c in ("id", *statistic.columns) if c not in first or c not in second]
     if lacking:
         return _none(f"the rows have no column {' or '.join(lacking)}")
@@ -79,9 +83,27 @@ def _paired(statistic: Statistic, first: dict[str, Any], second: dict[str, Any])
     if any(own[c].shape != other[c].shape for c in own):
         return _none("the numbers of classes differ")
     if all(np.array_equal(own[c], other[c], equal_nan=True) for c in own):
-        return Paired(Estimate(0.0, 0.0, 0.0), SAME)
+        return Paired(Estimate(0.0, 0.0, 0.0), SAME + _of_other_images(statistic, own))
     groups = np.asarray(first[GROUP]) if GROUP in first and first[GROUP] == _in_order(second, order) else None
+    if statistic.kind == "proportion" and groups is None:
+        return Paired(_of_shares(own[statistic.columns[0]], other[statistic.columns[0]]))
     return Paired(_bootstrap(statistic, own, other, groups))
+
+
+def _of_shares(own: Floats, other: Floats) -> Estimate:
+    """Tango's interval of two columns of 0 and 1, over images that count for both."""
+    counted = np.isfinite(own) & np.isfinite(other)
+    change = other[counted] - own[counted]
+    return paired_share(int((change > 0).sum()), int((change < 0).sum()), len(change))
+
+
+def _of_other_images(statistic: Statistic, rows: dict[str, Floats]) -> str:
+    """By how much other images could differ; nothing where no interval for that is known."""
+    counted = int(np.isfinite(rows[statistic.columns[0]]).sum())
+    if statistic.kind != "proportion" or not counted:
+        return ""
+    most = 100 * paired_share(0, 0, counted).ci_high
+    return f" Other images could differ by up to {most:.1f} points (Tango's 95 % interval for 0 of {counted})."
 
 
 def _in_order(table: dict[str, Any], order: list[int]) -> list[Any] | None:

@@ -18,6 +18,7 @@ from robustprobe.report.tables.matching import (
     records_of_encoder,
 )
 from robustprobe.report.tables.matrix import MISSING, change_text, metric_text, size_text
+from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
 from robustprobe.report.tables.verdict import Judgement, corrected, finding, verdict
@@ -247,7 +248,7 @@ def _notes(heading: dict[str, str], compared: Sequence[ComparedCell]) -> list[st
     clear = sum(e.ci_low > 0 or e.ci_high < 0 for e in (c.paired.estimate for c in both) if e)
     counts = (
         f"Cells in both: {len(both)}; only in the first: {alone[0]}; only in the second: {alone[1]}. Differences with "
-        f"an interval, by a bootstrap that draws the images of both jointly: {paired}, of which {clear} exclude 0."
+        f"a paired interval over the images of both: {paired}, of which {clear} exclude 0."
     )
     failed = [
         note
@@ -258,4 +259,5 @@ def _notes(heading: dict[str, str], compared: Sequence[ComparedCell]) -> list[st
         f"{name}: {', '.join(heading[key] for key in (f'{name}_encoder', name) if key in heading)}"
         for name in RecordPair._fields
     )
-    return [f"{sides}. {counts}", *failed]
+    said = remarks(r for c in both for r in (c.pair.first, c.pair.second) if r)
+    return [f"{sides}. {counts}", *said, *failed]
