@@ -8,12 +8,13 @@ from robustprobe.core.former_names import FORMER_NAMES
 
 if TYPE_CHECKING:
     __version__: str
-    from robustprobe.api.attack_images import attack, minimal_eps
+    from robustprobe.api.attack_images import attack
     from robustprobe.api.attack_result import AttackResult
     from robustprobe.api.compare_results import ComparedResults, compare
     from robustprobe.api.evaluate_encoders import evaluate
     from robustprobe.api.fit_heads import fit_probe
     from robustprobe.api.harden_encoder import harden
+    from robustprobe.api.minimal_eps import minimal_eps
     from robustprobe.api.plot_results import ResultsPlot, plot, write_report
     from robustprobe.api.results import Results, load_results
     from robustprobe.api.show import show
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttackResult": "api.attack_result",
     "attack": "api.attack_images",
-    "minimal_eps": "api.attack_images",
+    "minimal_eps": "api.minimal_eps",
     "evaluate": "api.evaluate_encoders",
     "fit_probe": "api.fit_heads",
     "Results": "api.results",

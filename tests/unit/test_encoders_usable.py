@@ -90,6 +90,11 @@ class OutOfMemory(Plain):
         raise torch.OutOfMemoryError("no memory is left")
 
 
+class NeedsAPetabyte(Plain):
+    def features(self, images: Tensor) -> Features:
+        return super().features(images + torch.empty(10**15)[0])
+
+
 def test_errors_of_own_code_are_one_message_and_lack_of_memory_is_none() -> None:
     image = torch.rand(1, 3, 24, 24)
     with pytest.raises(UserError, match=r"plain fails on images of \(1, 3, 24, 24\): AssertionError: a pair is needed"):
@@ -98,6 +103,8 @@ def test_errors_of_own_code_are_one_message_and_lack_of_memory_is_none() -> None
         NeedsArrays().freeze()(image.requires_grad_())
     with pytest.raises(torch.OutOfMemoryError):
         OutOfMemory().freeze()(image)
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        NeedsAPetabyte().freeze()(image)
 
 
 class DividesByContrast(Plain):

@@ -1,4 +1,4 @@
-"""`robustprobe.attack` and `robustprobe.minimal_eps`: attack any model, encoder or callable."""
+"""`robustprobe.attack`: attack any model, encoder or callable."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,6 @@ from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, o
 from robustprobe.api.own_models import OwnModel, check_embedding, check_real, in_type_of, own_model
 from robustprobe.attacks import Attack, Attacked, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
-from robustprobe.attacks.min_eps import broken
 from robustprobe.core.arguments import came, checked_types
 from robustprobe.core.corruption_names import ATTACK, GROUP
 from robustprobe.core.device import device_of
@@ -24,7 +23,7 @@ from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.patches import box_mask
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.sizes import Norm, OwnUnit, SizeUnit, parse_eps
+from robustprobe.core.sizes import Norm, OwnUnit, SizeUnit
 from robustprobe.core.spec import (
     LOST_SHARE,
     RANDOM_POSITION,
@@ -36,7 +35,6 @@ from robustprobe.core.spec import (
     validated,
 )
 from robustprobe.core.straight_through import StandIn
-from robustprobe.core.threat import NORMS
 from robustprobe.core.types import Features, LabelSpace
 from robustprobe.core.usual_mode import recording
 from robustprobe.datasets import batch_doubts
@@ -173,12 +171,6 @@ def attack(
         data |= _size_of_attack(kind, eps, norm, {"severity": severity, "area": area}, size)
         spec = validated(AttackSpec, data, f"attack '{name}'")
         return _attacked(spec, given, task, _known_precision(precision), backward)
-
-
-def _task_of(model: Callable[[Tensor], Any], task: str | None) -> str | None:
-    """The named task, that of a `Model`, or else the one that `pgd` attacks."""
-    known = task or (model.task.name if isinstance(model, Model) else None)
-    return known or cast(type[Attack], known_attacks.get("pgd")).access
 
 
 def _lost_share(kind: type[Attack], given: float | None) -> float:
@@ -325,51 +317,6 @@ def _victims(
         return seen._replace(space=judge.space)
 
     return victim
-
-
-@checked_types(*_OWN)
-def minimal_eps(
-    model: Callable[[Tensor], Any],
-    images: Images,
-    targets: Labels,
-    *,
-    eps: str | float | None = None,
-    norm: Norm = "linf",
-    steps: int = 50,
-    seed: int = 0,
-    ids: Sequence[str | int] | None = None,
-    task: str | None = None,
-    lost_share: float = LOST_SHARE,
-) -> Tensor:
-    """The smallest eps that breaks each image of a model, (B,): by bisection with Auto-PGD, to `eps` / 64.
-
-    `task` is by default that of a `Model`; any other callable is a classifier where no task is named.
-    A classifier's image breaks when its class changes. One of another task breaks when it has lost `lost_share` of its
-    clean score, or when its error is 1 / (1 - `lost_share`) times that of the clean image.
-
-    `eps`, the largest size tried, is by default twice what is usual for the norm and the size of the images.
-
-    An upper bound, as every attack's. 0 for images that are wrong from the start, infinity for those that `eps` did
-    not break. `attack="min-eps"` gives the images too.
-
-    Raises:
-        UserError: as `attack`.
-
-    Example:
-        >>> import robustprobe as rp
-        >>> sizes = rp.minimal_eps(network, images, labels, eps="16/255")
-    """
-    images = as_images(images)
-    check_layout(images)
-    check_images(images)
-    usual = 2 * default_eps(norm, (images.shape[-2], images.shape[-1]))
-    largest = usual if eps is None else parse_eps(only(eps, "eps"))
-    options = {"eps": largest, "norm": norm, "steps": steps, "seed": seed, "ids": ids, "lost_share": lost_share}
-    found = attack(model, images, targets, attack="min-eps", task=_task_of(model, task), **cast(Any, options))
-    if not len(images):
-        return found.score
-    size = NORMS[norm](largest).size(found.adversarial - images.to(found.adversarial))
-    return torch.where(broken(cast(Tensor, found.damage)).to(size.device), size, torch.inf)
 
 
 class _Judge(NamedTuple):

@@ -12,6 +12,10 @@ from platformdirs import user_cache_path
 
 LFS_POINTER = b"version https://git-lfs"
 """The first bytes of what Git LFS leaves in place of a file."""
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""The first bytes of a compressed file, and the program that made it."""
+NUMPY_ARRAY = b"\x93NUMPY"
+"""The first bytes of an array of NumPy."""
 ATTEMPTS = 3
 # Files open at once while they are written together; systems begin to refuse at 256 or 1024.
 TOGETHER = 200

@@ -7,7 +7,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.files import LFS_POINTER
+from robustprobe.core.files import LFS_POINTER, NUMPY_ARRAY
 
 # Pillow's other formats start other programs (EPS) or are not needed.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000")
@@ -18,7 +18,7 @@ LONGEST_MARK = 64
 OTHER_KINDS = {
     LFS_POINTER: "is a Git LFS pointer, which stands for a file; `git lfs pull` in its repository gets that",
     b"<": "is a web page or XML",
-    b"\x93NUMPY": "is an array of NumPy, which is not read; save it as PNG or TIFF",
+    NUMPY_ARRAY: "is an array of NumPy, which is not read; save it as PNG or TIFF",
     b"\x76\x2f\x31\x01": "is OpenEXR, which is not read; save it as TIFF",
 }
 

@@ -1,7 +1,7 @@
 """Datasets of images with one label map each, stored as separate files."""
 
 from abc import abstractmethod
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -63,14 +63,23 @@ class PairDataset(Dataset):
     @final
     def orientation_doubts(self) -> list[str]:
         """A warning where sampled images carry an EXIF orientation that their label maps may not share."""
-        count = sum(has_unclear_orientation(self.listed[index].image) for index in self.sampled)
-        if not count:
-            return []
-        return [
-            f"{self.split}: {count} of {len(self.sampled)} sampled images have an EXIF orientation that keeps their "
-            "size; they are read as stored, as their label maps are. Where maps were drawn on upright images, store "
-            "the images upright"
-        ]
+        return self.sampled_doubt(
+            (has_unclear_orientation(pair.image) for pair in self.sampled_pairs),
+            "images have an EXIF orientation that keeps their size; they are read as stored, as their label maps are. "
+            "Where maps were drawn on upright images, store the images upright",
+        )
+
+    @final
+    @property
+    def sampled_pairs(self) -> Iterator[ImageAndLabel]:
+        """The files of `sampled`."""
+        return (self.listed[index] for index in self.sampled)
+
+    @final
+    def sampled_doubt(self, found: Iterable[bool], what: str) -> list[str]:
+        """A warning that says how many of the sampled images something was found in, where it was in any."""
+        count = sum(found)
+        return [f"{self.split}: {count} of {len(self.sampled)} sampled {what}"] if count else []
 
 
 class MaskDataset(PairDataset):
@@ -83,13 +92,10 @@ class MaskDataset(PairDataset):
     @final
     def lossy_doubts(self) -> list[str]:
         """A warning where sampled masks are JPEG."""
-        count = sum(is_jpeg(self.listed[index].label) for index in self.sampled)
-        if not count:
-            return []
-        return [
-            f"{self.split}: {count} of {len(self.sampled)} sampled masks are JPEG, whose compression puts other "
-            "classes near edges: store masks as PNG"
-        ]
+        return self.sampled_doubt(
+            (is_jpeg(pair.label) for pair in self.sampled_pairs),
+            "masks are JPEG, whose compression puts other classes near edges: store masks as PNG",
+        )
 
     @final
     def read(self, index: int) -> RawSample:

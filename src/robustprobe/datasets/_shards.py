@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.files import COMPRESSED
 from robustprobe.datasets._folders import is_hidden
 
 MOST_MEMBER_BYTES = 2**28
 MOST_SHARDS = 100_000
 BLOCK = 512
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class ShardMember(NamedTuple):

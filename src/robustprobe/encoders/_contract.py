@@ -8,6 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from robustprobe.core.device import out_of_memory
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import FeatureDims, Features
 
@@ -77,9 +78,11 @@ def failures(encoder: nn.Module, name: str, images: Tensor) -> Iterator[None]:
     """Errors of an encoder's own code are UserErrors; that there is no memory left is not one."""
     try:
         yield
-    except (UserError, torch.OutOfMemoryError, MemoryError):
+    except UserError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         kinds = {p.dtype for p in encoder.parameters() if p.is_floating_point()} - {images.dtype}
         if isinstance(error, RuntimeError) and kinds and "type" in str(error):
             raise UserError(

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.files import LFS_POINTER
+from robustprobe.core.files import COMPRESSED, LFS_POINTER, NUMPY_ARRAY
 
 Format = Literal["safetensors", "torch"]
 START = 300
@@ -17,13 +17,10 @@ _SHARD = re.compile(r"-\d+-of-\d+\.")
 _MOST_INDEX_BYTES = 2**26
 _PICKLE, _ZIP = b"\x80", b"PK\x03\x04"
 _OTHERS = {
-    b"\x1f\x8b": "is compressed by gzip; unpack it",
-    b"BZh": "is compressed by bzip2; unpack it",
-    b"\xfd7zXZ": "is compressed by xz; unpack it",
-    b"\x28\xb5\x2f\xfd": "is compressed by zstd; unpack it",
+    **{mark: f"is compressed by {program}; unpack it" for mark, program in COMPRESSED.items()},
     b"7z\xbc\xaf": "is a 7-Zip archive; unpack it",
     b"\x89HDF": "is an HDF5 file, as Keras writes them; robustprobe reads weights of torch",
-    b"\x93NUMPY": "is an array of NumPy; robustprobe reads weights of torch",
+    NUMPY_ARRAY: "is an array of NumPy; robustprobe reads weights of torch",
     b"GGUF": "is a GGUF file; robustprobe reads weights of torch",
 }
 _HOW = "Give a file of torch.save or safetensors"

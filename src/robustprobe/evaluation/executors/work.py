@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from robustprobe.core.device import PeakMemory, return_free_memory
+from robustprobe.core.device import PeakMemory, out_of_memory, return_free_memory
 from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import code_digest
 from robustprobe.core.spec import AttackSpec, Suite
@@ -268,11 +268,3 @@ def with_sources(pairs: Iterable[EncoderOnDataset]) -> list[EncoderOnDataset]:
 
 def _unheard(stage: str, done: int, total: int) -> None:
     """Heads of another encoder belong to no stage that is shown."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this says that memory did not suffice, of a device or of the machine."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "out of memory" in text.lower())
