@@ -53,6 +53,23 @@ def test_a_number_keeps_a_rule_or_not_and_the_message_says_how_sure_that_is(rule
     assert ("inside" in found.message) == ("inside" in words)
 
 
+@pytest.mark.parametrize(
+    ("value", "chance", "said"),
+    [(0.1, 0.1, True), (0.12, 0.1, True), (0.9, 0.1, False), (0.1, None, False)],
+)
+def test_a_number_that_a_constant_answer_reaches_is_said_to_be(value: float, chance: float | None, said: bool) -> None:
+    record = cifar("pgd", value, chance=chance, chance_answer="the commonest class")
+    (found,) = judge_rules([parse_rule("classification:pgd>=0.05")], [record])
+    assert found.state == "passed"
+    assert ("not better than the commonest class, 0.100" in found.message) == said
+
+
+def test_an_error_that_a_constant_answer_reaches_is_said_to_be() -> None:
+    cell = dense_cell("depth", "embed", {"rmse": np.full(20, 1.5)}, 1.5, chance=1.2)[0]
+    (found,) = judge_rules([parse_rule("depth:embed<=2")], [cell])
+    assert "not better than a constant answer, 1.200" in found.message
+
+
 def test_a_rule_holds_for_every_encoder_and_eps_and_one_about_nothing_is_a_mistake() -> None:
     records = [
         cifar("pgd", 0.3, settings={"eps": eps}, encoder=encoder) for eps in (0.1, 0.2) for encoder in ("a:a", "b:b")

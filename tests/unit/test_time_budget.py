@@ -60,6 +60,8 @@ def test_a_run_that_fits_takes_all_images() -> None:
     make = Planner()
     plan, words = plan_within(SUITE, math.inf, make)
     assert (limits(plan), words, len(make.made)) == ([None, None], "", 1)
+    plan, words = plan_within(SUITE, 10_000.0, make)
+    assert (limits(plan), words) == ([None, None], "all images fit into 10000 s")
 
 
 def test_the_most_images_that_fit_are_taken_by_all_encoders() -> None:

@@ -1,5 +1,6 @@
 """A run that fits into a time: fewer images of every dataset, the same ones for all encoders."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ def plan_within(suite: Suite, seconds: float, make: Callable[[Suite], Plan]) -> 
         )
     taken = [len(_data(plan, number)) for number in range(len(suite.datasets))]
     if taken == whole:
-        return FittedPlan(plan, "")
+        return FittedPlan(plan, "" if math.isinf(seconds) else f"all images fit into {seconds:.0f} s")
     names = [_data(plan, number).name for number in range(len(suite.datasets))]
     parts = [f"{few:,} of {all_:,} images of {name}" for few, all_, name in zip(taken, whole, names, strict=True)]
     return FittedPlan(plan, f"what fits into {seconds:.0f} s: {', '.join(parts)}, the same for all encoders")

@@ -10,7 +10,8 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.sizes import format_eps, parse_eps
 from robustprobe.core.spec import AttackSpec
 from robustprobe.report.gates.outcome import GateOutcome
-from robustprobe.report.tables.matrix import interval_text, trusted
+from robustprobe.report.tables.matrix import interval_text, number_text, trusted
+from robustprobe.report.tables.shares import is_guess
 from robustprobe.results.labels import record_label
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def measured_by(record: "Record") -> Measured:
 def judge_rules(rules: Sequence[Rule], records: Iterable["Record"]) -> list[GateOutcome]:
     """Whether numbers keep rules, one outcome for each rule and number that it is about.
 
-    The value counts, not an end of its interval; the message says whether the interval is on one side of the limit.
+    The value counts, not an end of its interval; the message says whether the interval is on one side of the limit, and
+    where the value is not better than chance.
 
     Raises:
         UserError: a rule that is about none of the numbers.
@@ -121,9 +123,16 @@ def _judged(rule: Rule, record: "Record") -> GateOutcome:
     sure = rule.kept(number.ci_low) == rule.kept(number.ci_high) == kept
     doubt = "" if sure else "; the limit is inside the 95 % interval, so more images could change this"
     trust = "" if trusted(record) else "; a sanity check of this number failed (†)"
+    blind = _chance_text(record)
     where = f"{record.task} on {record.images_of} under {record_label(record)}"
     message = (
         f"{where}: {record.metric} {interval_text(number)}, n = {record.n}, "
-        f"{'keeps' if kept else 'breaks'} {rule.sign} {rule.value:g}{doubt}{trust}"
+        f"{'keeps' if kept else 'breaks'} {rule.sign} {rule.value:g}{doubt}{blind}{trust}"
     )
     return GateOutcome(record.encoder, f"{rule.text} ({record.images_of})", "passed" if kept else "failed", message)
+
+
+def _chance_text(record: "Record") -> str:
+    if record.chance is None or not is_guess(record.headline, record.chance, record.higher_is_better):
+        return ""
+    return f"; not better than {record.chance_answer}, {number_text(record.chance)}"
