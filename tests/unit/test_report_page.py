@@ -649,6 +649,7 @@ def test_sections_come_in_order(page: Reader) -> None:
     assert titles == [
         "In short",
         "Encoders by tasks and attacks",
+        "Robustness profile",
         "Score against eps",
         "Task by attack",
         "Clean against robust",

@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["eps", "pareto", "heatmap", "curve", "examples"])
+@pytest.mark.parametrize("kind", ["profile", "eps", "pareto", "heatmap", "curve", "examples"])
 def test_every_kind_is_an_svg_on_white_with_names(folder: Path, tmp_path: Path, kind: str) -> None:
     text = write_plot([folder], kind, tmp_path / f"{kind}.svg").read_text()
     assert text.startswith("<svg")

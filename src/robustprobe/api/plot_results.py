@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from robustprobe.api.results import Results
 
-PlotKind = Literal["eps", "pareto", "heatmap", "curve", "examples"]
+PlotKind = Literal["profile", "eps", "pareto", "heatmap", "curve", "examples"]
 
 
 @final
@@ -47,8 +47,9 @@ def plot(
 
     Args:
         results: what `evaluate` or `load_results` gave, or one folder of results or several.
-        kind: `eps`: score over eps; `pareto`: attacked over clean score; `heatmap`: score under each attack; `curve`:
-            score over epochs of hardening; `examples`: an image under each attack.
+        kind: `profile`: what is kept for each use under each kind of harm; `eps`: score over eps; `pareto`: attacked
+            over clean score; `heatmap`: score under each attack; `curve`: score over epochs of hardening; `examples`:
+            an image under each attack.
         out: also write it to this file, which ends in .svg, .png or .pdf.
         samples: for `examples`, images of each dataset.
 

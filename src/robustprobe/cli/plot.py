@@ -10,7 +10,7 @@ def plot(
     folder: Path,
     /,
     *more: Path,
-    kind: Literal["eps", "pareto", "heatmap", "curve", "examples"] = "eps",
+    kind: Literal["profile", "eps", "pareto", "heatmap", "curve", "examples"] = "eps",
     out: Annotated[Path | None, Parameter(alias="-o")] = None,
     samples: int = 1,
 ) -> None:
@@ -23,8 +23,9 @@ def plot(
     more
         More folders of results.
     kind
-        eps: score over eps; pareto: attacked score over clean score; heatmap: score under each attack; curve: score
-        over epochs of hardening; examples: an image under each attack.
+        profile: what is kept for each use under each kind of harm; eps: score over eps; pareto: attacked score over
+        clean score; heatmap: score under each attack; curve: score over epochs of hardening; examples: an image under
+        each attack.
     out
         The file; its suffix sets the format. By default KIND.svg in the working folder.
     samples

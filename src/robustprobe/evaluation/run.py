@@ -444,6 +444,7 @@ def _store_cell(
         attack=level.attack,
         attack_at=suite.attack_at,
         access=recorded_access(kind),
+        uses_training=kind.uses_training,
         citation=kind.citation,
         precision=suite.precision,
         metric=task.metric,

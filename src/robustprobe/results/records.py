@@ -212,6 +212,8 @@ class Record(Frozen):
     """Whose pixels the ball is on: those of images of `image_size` as served, or as the dataset stores them."""
     access: AttackAccess = "encoder"
     """Where it is not said, as in older results, it follows from the other fields."""
+    uses_training: bool = False
+    """Whether it was made on training images, as one perturbation for all images is."""
     citation: str = ""
     """The publication of the attack."""
     precision: str

@@ -12,6 +12,7 @@ from robustprobe.core.pictures import amplified, class_colours, difference, over
 from robustprobe.report.charts.curves import curve_figures
 from robustprobe.report.charts.figures import Figure, eps_figures
 from robustprobe.report.charts.level_figures import heat_figures, trade_figures
+from robustprobe.report.charts.profile import profile_figures
 from robustprobe.report.page.examples import (
     DatasetExamples,
     ExampleImage,
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     import altair as alt
     from numpy.typing import NDArray
 
-KINDS = ("eps", "pareto", "heatmap", "curve", "examples")
+KINDS = ("profile", "eps", "pareto", "heatmap", "curve", "examples")
 ENDINGS = (".svg", ".png", ".pdf")
 SIDE = 84
 PIXELS_PER_POINT = 3.0
 ATTACKS = 6
 LACKING = {
+    "profile": "no task was measured both on clean images, above chance, and under any harm",
     "eps": "no attack was made for a task",
     "pareto": "no task was measured both on clean images and under a task-specific attack",
     "heatmap": "no task was measured under an attack and with a clean score above chance",
@@ -49,7 +51,7 @@ def write_plot(folders: Sequence[Place], kind: str, output: Path, samples: int =
 
     Args:
         folders: what `robustprobe run --out` wrote.
-        kind: eps, pareto, heatmap, curve or examples.
+        kind: profile, eps, pareto, heatmap, curve or examples.
         output: a file that ends in .svg, .png or .pdf.
         samples: images of each dataset that `examples` shows: one drawn at random and one chosen by damage in turn.
 
@@ -118,6 +120,7 @@ def folder_chart(
     """A chart of all kinds but `examples`; None where there is nothing to draw."""
     found = board(records, chance)
     drawers: dict[str, Callable[[], list[Figure]]] = {
+        "profile": lambda: profile_figures(records, found),
         "eps": lambda: eps_figures(records, found),
         "pareto": lambda: trade_figures(found),
         "heatmap": lambda: heat_figures(found),

@@ -13,6 +13,8 @@ INK, SOFT, RULE = "#1d2127", "#5a626d", "#dcd8d0"
 WIDTH, HEIGHT = 270, 190
 CELL = 46
 LINE_HEIGHT = 24
+PANEL, PANELS, DOT_HEIGHT = 200, 3, 11
+"""Of a profile: width of a panel, panels beside each other, height of a dot."""
 BAND, FAINT = 0.16, 0.06
 FEW = 4
 """With more encoders than these, bands overlap and are drawn fainter."""
@@ -250,3 +252,58 @@ def picture_chart(
     image = base.mark_image(width=side, height=side).encode(url=alt.Url("uri:N"))
     note = base.mark_text(dy=side / 2 + 8, fontSize=10, color=SOFT).encode(text=alt.Text("note:N"))
     return alt.layer(image, note).properties(width=(side + 10) * len(columns), height=(side + 24) * len(lines))
+
+
+def profile_chart(
+    panels: Sequence[tuple[str, Rows]],
+    harms: Sequence[str],
+    series: Sequence[EncoderStyle],
+    *,
+    most: float,
+    legend: bool = False,
+) -> alt.ConcatChart:
+    """Shares kept (`value`, `low`, `high`) by `harm` and `encoder`: a panel for each use, three beside each other.
+
+    Args:
+        panels: title and rows of each use.
+        harms: all harms, from top to bottom.
+        series: the encoders, in order.
+        most: where the axis ends; rows end there too.
+        legend: whether the chart names its encoders itself.
+    """
+    paint = _paint(series, legend)
+    names = [s.short for s in series]
+    charts = [
+        _profile_panel(title, rows, harms, names, paint, most, first=place % PANELS == 0)
+        for place, (title, rows) in enumerate(panels)
+    ]
+    return alt.concat(*charts, columns=PANELS, spacing=18)
+
+
+def _profile_panel(
+    title: str,
+    rows: Rows,
+    harms: Sequence[str],
+    names: Sequence[str],
+    paint: Mapping[str, Any],
+    most: float,
+    first: bool,
+) -> alt.LayerChart | alt.FacetChart:
+    across = (
+        alt.X("value:Q", title="share of the best clean score")
+        .scale(domain=[0, most], clamp=True)
+        .axis(values=[0, 0.25, 0.5, 0.75, 1], format=".0%")
+    )
+    down = alt.Y("harm:N", title=None).scale(domain=list(harms))
+    down = down.axis(labelLimit=260, labelPadding=10, ticks=False, domain=False, labels=first)
+    apart = alt.YOffset("encoder:N").scale(domain=list(names))
+    base = alt.Chart(_data(rows)).encode(y=down, yOffset=apart)
+    whole = alt.Chart(_data([{"whole": 1}])).mark_rule(color=SOFT, strokeDash=[5, 4]).encode(x=alt.X("whole:Q"))
+    interval = base.mark_rule(strokeWidth=2, opacity=0.55).encode(
+        x=alt.X("low:Q"), x2=alt.X2("high:Q"), color=paint["color"]
+    )
+    point = base.mark_point(filled=True, size=52, opacity=1).encode(
+        x=across, color=paint["color"], shape=paint["shape"], description=alt.Description("words:N")
+    )
+    height = len(harms) * max(LINE_HEIGHT, DOT_HEIGHT * len(names))
+    return alt.layer(whole, interval, point, title=title).properties(width=PANEL, height=height)

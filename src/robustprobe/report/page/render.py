@@ -13,6 +13,7 @@ from robustprobe.core.files import write_whole
 from robustprobe.report.charts.curves import curve_figures
 from robustprobe.report.charts.figures import Figure, drawn_series, eps_figures, label_free_figures
 from robustprobe.report.charts.level_figures import heat_figures, trade_figures
+from robustprobe.report.charts.profile import profile_figures
 from robustprobe.report.charts.series import LEGIBLE, shortened
 from robustprobe.report.page.checks import checks
 from robustprobe.report.page.cost import cost_table
@@ -198,6 +199,7 @@ def assets(scripts: Sequence[Script]) -> dict[str, Any]:
 
 def _charts(records: list[Record], found: Board) -> dict[str, list[Figure]]:
     return {
+        "profile": profile_figures(records, found),
         "eps": eps_figures(records, found),
         "label_free": label_free_figures(records, found),
         "heat": heat_figures(found),

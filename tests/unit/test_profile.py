@@ -1,0 +1,148 @@
+"""The robustness profile: harms read from records, shares of the best clean score, and what is drawn."""
+
+from typing import Any
+
+import pytest
+
+from robustprobe.core.spec import AttackSpec
+from robustprobe.report.charts.profile import harm_of, profile_figures
+from robustprobe.report.charts.vega import themed
+from robustprobe.report.tables.board import board
+from robustprobe.report.tables.shares import kept, share_text
+from robustprobe.results.records import Interval, Record
+from tests.unit.test_report_tables import PLAIN, attack, make_record
+
+pytestmark = pytest.mark.unit
+OTHER = "zz other"
+
+
+def interval(value: float) -> Interval:
+    return Interval(value=value, ci_low=value - 0.05, ci_high=value + 0.05)
+
+
+def fog(name: str = "fog", severity: int = 3) -> AttackSpec:
+    return AttackSpec(name="corruption", objective=name, severity=severity)  # type: ignore[call-arg]
+
+
+def patch(area: float = 0.05) -> AttackSpec:
+    return AttackSpec(name="patch", area=area)  # type: ignore[call-arg]
+
+
+def patched(value: float, clean: float, area: float = 0.05, **other: Any) -> Record:
+    found = make_record(patch(area), value, target_task="classification", **other)
+    return found.model_copy(update={"metrics": {**found.metrics, "top-1 without patch": interval(clean)}})
+
+
+def blind(name: str, value: float, **other: Any) -> Record:
+    return make_record(attack(name), value, access="encoder", **other)
+
+
+def corrupted(name: str, value: float, severity: int = 3, **other: Any) -> Record:
+    return make_record(fog(name, severity), value, access="nothing", **other)
+
+
+def everything(encoder: str = PLAIN, shift: float = 0.0) -> list[Record]:
+    named: dict[str, Any] = {"encoder": encoder, "chance": 0.1}
+    return [
+        make_record(attack("clean"), 0.9 - shift, **named),
+        make_record(attack("noise"), 0.8 - shift, access="nothing", **named),
+        corrupted("fog", 0.7 - shift, **named),
+        corrupted("snow", 0.5 - shift, **named),
+        blind("embed", 0.5 - shift, **named),
+        blind("universal", 0.6 - shift, uses_training=True, **named),
+        make_record(attack("pgd"), 0.4 - shift, **named),
+        make_record(attack("apgd"), 0.3 - shift, target_task="classification", **named),
+        patched(0.2, 0.85 - shift, **named),
+    ]
+
+
+def rows(*records: Record) -> dict[tuple[str, str], str]:
+    """Shares as text, by encoder and harm."""
+    (figure,) = profile_figures(records, board(records))
+    return {
+        (row[1], harm): cell for row in figure.rows for harm, cell in zip(figure.headings[2:], row[2:], strict=True)
+    }
+
+
+def test_harms_are_told_by_what_an_attack_sees_and_what_its_size_is() -> None:
+    (figure,) = profile_figures(everything(), board(everything()))
+    assert figure.headings[2:] == [
+        "clean",
+        "random noise, eps 8/255",
+        "corruptions, severity 3",
+        "universal, eps 8/255",
+        "label-free, eps 8/255",
+        "attack on the task, eps 8/255",
+        "patch, area 5%",
+    ]
+    strange = make_record(attack("never seen"), 0.2, access="task", target_task="classification")
+    assert harm_of(strange).kind == "attack on the task"
+    assert harm_of(make_record(attack("pgd", 0.5, norm="l2"), 0.2)).label == "attack on the task, eps 0.5 (l2)"
+
+
+def test_shares_are_of_the_best_clean_score_above_chance() -> None:
+    found = rows(*everything(), *everything(OTHER, 0.1))
+
+    def share(value: float, clean: float = 0.9) -> str:
+        made = kept(interval(clean), interval(value), 0.1, higher_is_better=True)
+        assert made
+        return share_text(made)
+
+    assert found[PLAIN, "clean"] == share(0.9)
+    assert found[OTHER, "clean"] == share(0.8)
+    # The mean of two corruptions; the worse of two attacks; a patch by the pixels outside of it.
+    assert found[OTHER, "corruptions, severity 3"] == share(0.5)
+    assert found[OTHER, "attack on the task, eps 8/255"] == share(0.2)
+    assert found[OTHER, "patch, area 5%"] == share(0.2, 0.85)
+
+
+def test_only_the_largest_size_of_a_harm_counts() -> None:
+    small = make_record(attack("pgd", 2 / 255), 0.7, chance=0.1)
+    found = rows(*everything(), small, corrupted("fog", 0.85, 1, chance=0.1), patched(0.8, 0.9, 0.01, chance=0.1))
+    assert {harm for _, harm in found} == {harm for _, harm in rows(*everything())}
+
+
+def test_a_mean_of_corruptions_needs_all_that_another_encoder_has() -> None:
+    lacking = [r for r in everything(OTHER) if r.attack.objective != "snow"]
+    found = rows(*everything(), *lacking)
+    assert found[PLAIN, "corruptions, severity 3"] != "—"
+    assert found[OTHER, "corruptions, severity 3"] == "—"
+
+
+def test_encoders_at_chance_are_left_out_and_attacks_for_other_tasks_too() -> None:
+    guessing = [
+        make_record(attack("clean"), 0.12, encoder=OTHER, chance=0.1),
+        make_record(attack("pgd"), 0.1, encoder=OTHER, chance=0.1),
+    ]
+    foreign = make_record(attack("depthpgd"), 0.0, target_task="depth", chance=0.1)
+    found = rows(*everything(), *guessing, foreign)
+    assert {encoder for encoder, _ in found} == {PLAIN}
+    assert found == rows(*everything())
+
+
+def test_errors_are_kept_the_other_way_round() -> None:
+    records = [
+        make_record(attack("clean"), 1.0, task="depth", chance=3.0),
+        make_record(attack("depthpgd"), 2.5, task="depth", chance=3.0),
+    ]
+    found = rows(*records)
+    assert found[PLAIN, "attack on the task, eps 8/255"].startswith("25\N{NO-BREAK SPACE}%")
+
+
+def test_clean_scores_alone_have_no_profile() -> None:
+    records = [make_record(attack("clean"), 0.9, chance=0.1)]
+    assert profile_figures(records, board(records)) == []
+
+
+def test_the_chart_has_a_panel_for_each_use_and_every_dot_inside() -> None:
+    records = [
+        *everything(),
+        make_record(attack("clean"), 1.0, task="depth", chance=3.0),
+        make_record(attack("noise"), 0.1, task="depth", chance=3.0, access="nothing"),
+    ]
+    (figure,) = profile_figures(records, board(records))
+    spec = themed(figure.draw(legend=True))
+    assert [panel["title"] for panel in spec["concat"]] == ["Classification on scenes", "Depth on scenes"]
+    dots = [row for rows in spec["datasets"].values() for row in rows if "value" in row]
+    assert {row["harm"] for row in dots} == set(figure.headings[2:])
+    assert all(0 <= row["low"] <= row["high"] <= 1.25 and row["value"] <= 1.25 for row in dots)
