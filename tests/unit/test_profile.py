@@ -1,11 +1,11 @@
-"""The robustness profile: harms read from records, shares of the best clean score, and what is drawn."""
+"""The robustness profile: perturbations read from records, shares of the best clean score, and what is drawn."""
 
 from typing import Any
 
 import pytest
 
 from robustprobe.core.spec import AttackSpec
-from robustprobe.report.charts.profile import harm_of, profile_figures
+from robustprobe.report.charts.profile import perturbation_of, profile_figures
 from robustprobe.report.charts.vega import themed
 from robustprobe.report.tables.board import board
 from robustprobe.report.tables.shares import kept, share_text
@@ -57,14 +57,16 @@ def everything(encoder: str = PLAIN, shift: float = 0.0) -> list[Record]:
 
 
 def rows(*records: Record) -> dict[tuple[str, str], str]:
-    """Shares as text, by encoder and harm."""
+    """Shares as text, by encoder and perturbation."""
     (figure,) = profile_figures(records, board(records))
     return {
-        (row[1], harm): cell for row in figure.rows for harm, cell in zip(figure.headings[2:], row[2:], strict=True)
+        (row[1], perturbation): cell
+        for row in figure.rows
+        for perturbation, cell in zip(figure.headings[2:], row[2:], strict=True)
     }
 
 
-def test_harms_are_told_by_what_an_attack_sees_and_what_its_size_is() -> None:
+def test_perturbations_are_told_by_what_an_attack_sees_and_what_its_size_is() -> None:
     (figure,) = profile_figures(everything(), board(everything()))
     assert figure.headings[2:] == [
         "clean",
@@ -76,8 +78,8 @@ def test_harms_are_told_by_what_an_attack_sees_and_what_its_size_is() -> None:
         "patch, area 5%",
     ]
     strange = make_record(attack("never seen"), 0.2, access="task", target_task="classification")
-    assert harm_of(strange).kind == "attack on the task"
-    assert harm_of(make_record(attack("pgd", 0.5, norm="l2"), 0.2)).label == "attack on the task, eps 0.5 (l2)"
+    assert perturbation_of(strange).kind == "attack on the task"
+    assert perturbation_of(make_record(attack("pgd", 0.5, norm="l2"), 0.2)).label == "attack on the task, eps 0.5 (l2)"
 
 
 def test_shares_are_of_the_best_clean_score_above_chance() -> None:
@@ -96,10 +98,10 @@ def test_shares_are_of_the_best_clean_score_above_chance() -> None:
     assert found[OTHER, "patch, area 5%"] == share(0.2, 0.85)
 
 
-def test_only_the_largest_size_of_a_harm_counts() -> None:
+def test_only_the_largest_size_of_a_perturbation_counts() -> None:
     small = make_record(attack("pgd", 2 / 255), 0.7, chance=0.1)
     found = rows(*everything(), small, corrupted("fog", 0.85, 1, chance=0.1), patched(0.8, 0.9, 0.01, chance=0.1))
-    assert {harm for _, harm in found} == {harm for _, harm in rows(*everything())}
+    assert {perturbation for _, perturbation in found} == {perturbation for _, perturbation in rows(*everything())}
 
 
 def test_a_mean_of_corruptions_needs_all_that_another_encoder_has() -> None:
@@ -144,5 +146,5 @@ def test_the_chart_has_a_panel_for_each_use_and_every_dot_inside() -> None:
     spec = themed(figure.draw(legend=True))
     assert [panel["title"] for panel in spec["concat"]] == ["Classification on scenes", "Depth on scenes"]
     dots = [row for rows in spec["datasets"].values() for row in rows if "value" in row]
-    assert {row["harm"] for row in dots} == set(figure.headings[2:])
+    assert {row["perturbation"] for row in dots} == set(figure.headings[2:])
     assert all(0 <= row["low"] <= row["high"] <= 1.25 and row["value"] <= 1.25 for row in dots)

@@ -47,9 +47,9 @@ def plot(
 
     Args:
         results: what `evaluate` or `load_results` gave, or one folder of results or several.
-        kind: `profile`: what is kept for each use under each kind of harm; `eps`: score over eps; `pareto`: attacked
-            over clean score; `heatmap`: score under each attack; `curve`: score over epochs of hardening; `examples`:
-            an image under each attack.
+        kind: `profile`: what is left for each use under each kind of perturbation; `eps`: score over eps; `pareto`:
+            attacked over clean score; `heatmap`: score under each attack; `curve`: score over epochs of hardening;
+            `examples`: an image under each attack.
         out: also write it to this file, which ends in .svg, .png or .pdf.
         samples: for `examples`, images of each dataset.
 

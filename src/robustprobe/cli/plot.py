@@ -23,9 +23,9 @@ def plot(
     more
         More folders of results.
     kind
-        profile: what is kept for each use under each kind of harm; eps: score over eps; pareto: attacked score over
-        clean score; heatmap: score under each attack; curve: score over epochs of hardening; examples: an image under
-        each attack.
+        profile: what is left for each use under each kind of perturbation; eps: score over eps; pareto: attacked score
+        over clean score; heatmap: score under each attack; curve: score over epochs of hardening; examples: an image
+        under each attack.
     out
         The file; its suffix sets the format. By default KIND.svg in the working folder.
     samples

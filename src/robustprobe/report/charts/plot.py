@@ -37,7 +37,7 @@ SIDE = 84
 PIXELS_PER_POINT = 3.0
 ATTACKS = 6
 LACKING = {
-    "profile": "no task was measured both on clean images, above chance, and under any harm",
+    "profile": "no task was measured both on clean images, above chance, and under any perturbation",
     "eps": "no attack was made for a task",
     "pareto": "no task was measured both on clean images and under a task-specific attack",
     "heatmap": "no task was measured under an attack and with a clean score above chance",

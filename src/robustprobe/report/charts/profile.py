@@ -1,4 +1,4 @@
-"""The robustness profile: what each encoder keeps for every use under every kind of harm, as a dot plot."""
+"""The robustness profile: what each encoder keeps for every use under every kind of perturbation, as a dot plot."""
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -18,15 +18,15 @@ from robustprobe.results.records import Interval, Record
 if TYPE_CHECKING:
     import altair as alt
 
-UNHARMED = "clean"
+UNPERTURBED = "clean"
 MOST_SHOWN = 1.25
 """Shares above this are drawn at the end of the axis."""
 
 
-class Harm(NamedTuple):
+class Perturbation(NamedTuple):
     """What was done to images, in the order of profiles: its kind, the unit of its size, and the largest size of each.
 
-    Of harms of one kind and unit only those of the largest size count.
+    Of perturbations of one kind and unit only those of the largest size count.
     """
 
     order: int
@@ -42,18 +42,18 @@ class Harm(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """What an encoder keeps under a harm, and which attack made it."""
+    """What an encoder keeps under a perturbation, and which attack made it."""
 
     encoder: EncoderStyle
-    harm: Harm
+    perturbation: Perturbation
     share: Estimate
     what: str
 
 
-def harm_of(record: Record) -> Harm:
+def perturbation_of(record: Record) -> Perturbation:
     """What a record's images went through: read from what the attack could see and what its size is."""
     kinds = (
-        (record.is_clean, UNHARMED),
+        (record.is_clean, UNPERTURBED),
         (record.is_control, "random noise"),
         (record.is_corruption, "corruptions"),
         (record.is_patch, "patch"),
@@ -64,21 +64,25 @@ def harm_of(record: Record) -> Harm:
     order, kind = next((place, kind) for place, (holds, kind) in enumerate(kinds) if holds)
     # Patches are the last: they are in no ball.
     order = len(kinds) if record.is_patch else order
-    return Harm(order, kind, "", 0.0) if record.is_clean else Harm(order, kind, record.attack.norm, record.attack.eps)
+    return (
+        Perturbation(order, kind, "", 0.0)
+        if record.is_clean
+        else Perturbation(order, kind, record.attack.norm, record.attack.eps)
+    )
 
 
 def profile_figures(records: Sequence[Record], board: Board) -> list[Figure]:
     """One figure with a panel for each task on a dataset; none where nothing but clean scores was measured."""
     shown = [(benchmark, _panel(records, board, place)) for place, benchmark in enumerate(board.benchmarks)]
-    panels = [(benchmark, found) for benchmark, found in shown if any(one.harm.size for one in found)]
+    panels = [(benchmark, found) for benchmark, found in shown if any(one.perturbation.size for one in found)]
     if not panels:
         return []
-    harms = sorted({one.harm for _, found in panels for one in found})
+    perturbations = sorted({one.perturbation for _, found in panels for one in found})
     encoders = [s for s in drawn_series(board) if any(one.encoder == s for _, found in panels for one in found)]
     titles = [f"{benchmark.task.capitalize()} on {benchmark.dataset}" for benchmark, _ in panels]
     drawn = [(title, [_dot(one) for one in found]) for title, (_, found) in zip(titles, panels, strict=True)]
     table = [
-        [title, encoder.name, *(_text(found, encoder, harm) for harm in harms)]
+        [title, encoder.name, *(_text(found, encoder, perturbation) for perturbation in perturbations)]
         for title, (_, found) in zip(titles, panels, strict=True)
         for encoder in encoders
     ]
@@ -88,9 +92,9 @@ def profile_figures(records: Sequence[Record], board: Board) -> list[Figure]:
             kind="profile",
             title="Robustness profile",
             words=f"Dot plot: share of the best clean score above chance that {len(encoders)} encoders reach for "
-            f"{len(panels)} uses under {len(harms)} kinds of harm. Smallest: {_words(least)}.",
-            draw=partial(_draw, drawn, [harm.label for harm in harms], encoders),
-            headings=["use", "encoder", *(harm.label for harm in harms)],
+            f"{len(panels)} uses under {len(perturbations)} kinds of perturbation. Smallest: {_words(least)}.",
+            draw=partial(_draw, drawn, [perturbation.label for perturbation in perturbations], encoders),
+            headings=["use", "encoder", *(perturbation.label for perturbation in perturbations)],
             rows=table,
         )
     ]
@@ -99,50 +103,59 @@ def profile_figures(records: Sequence[Record], board: Board) -> list[Figure]:
 def _panel(records: Iterable[Record], board: Board, place: int) -> list[_Kept]:
     """What encoders keep for one task on one dataset; encoders whose clean score is a guess are left out."""
     benchmark, styles = board.benchmarks[place], {s.name: s for s in drawn_series(board)}
-    cells: dict[tuple[str, Harm], dict[Hashable, Record]] = {}
+    cells: dict[tuple[str, Perturbation], dict[Hashable, Record]] = {}
     for record in sorted(records, key=lambda r: (r.provenance.started, r.fingerprint)):
         encoder = board.encoder(record)
         if encoder in styles and board.benchmark(record) == place and not record.is_transfer:
-            cells.setdefault((encoder, harm_of(record)), {})[record.attack_key] = record
-    harms = _largest({harm for _, harm in cells})
+            cells.setdefault((encoder, perturbation_of(record)), {})[record.attack_key] = record
+    perturbations = _largest({perturbation for _, perturbation in cells})
     found = {
-        (encoder, harm): worst
-        for (encoder, harm), some in cells.items()
-        if harm in harms and (worst := _one(harm, some, [own for (_, h), own in cells.items() if h == harm]))
+        (encoder, perturbation): worst
+        for (encoder, perturbation), some in cells.items()
+        if perturbation in perturbations
+        and (worst := _one(perturbation, some, [own for (_, h), own in cells.items() if h == perturbation]))
     }
     able = {
-        encoder for (encoder, harm), one in found.items() if not harm.size and not benchmark.is_guess(one.records[0])
+        encoder
+        for (encoder, perturbation), one in found.items()
+        if not perturbation.size and not benchmark.is_guess(one.records[0])
     }
     known = {key: one for key, one in found.items() if key[0] in able}
     return [
-        _Kept(styles[encoder], harm, share, one.what)
-        for (encoder, harm), one in sorted(known.items(), key=lambda item: (item[0][1], styles[item[0][0]].colour))
-        if (share := _share(benchmark, one, [other for key, other in known.items() if key[1] in (harm, _CLEAN)]))
+        _Kept(styles[encoder], perturbation, share, one.what)
+        for (encoder, perturbation), one in sorted(
+            known.items(), key=lambda item: (item[0][1], styles[item[0][0]].colour)
+        )
+        if (
+            share := _share(benchmark, one, [other for key, other in known.items() if key[1] in (perturbation, _CLEAN)])
+        )
     ]
 
 
-_CLEAN = Harm(0, UNHARMED, "", 0.0)
+_CLEAN = Perturbation(0, UNPERTURBED, "", 0.0)
 
 
 class _Scored(NamedTuple):
-    """A score under a harm, that of the same pixels without it where it is known, and the records behind both."""
+    """A score under a perturbation, that of the same pixels without it where known, and the records behind both."""
 
     score: Interval
-    unharmed: Interval | None
+    unperturbed: Interval | None
     what: str
     records: list[Record]
 
 
-def _largest(harms: Iterable[Harm]) -> set[Harm]:
+def _largest(perturbations: Iterable[Perturbation]) -> set[Perturbation]:
     """Of each kind and unit the largest."""
-    largest: dict[tuple[str, str], Harm] = {}
-    for harm in harms:
-        key = (harm.kind, harm.unit)
-        largest[key] = max(harm, largest.get(key, harm), key=lambda one: one.size)
+    largest: dict[tuple[str, str], Perturbation] = {}
+    for perturbation in perturbations:
+        key = (perturbation.kind, perturbation.unit)
+        largest[key] = max(perturbation, largest.get(key, perturbation), key=lambda one: one.size)
     return set(largest.values())
 
 
-def _one(harm: Harm, own: dict[Hashable, Record], of_all: Sequence[dict[Hashable, Record]]) -> _Scored | None:
+def _one(
+    perturbation: Perturbation, own: dict[Hashable, Record], of_all: Sequence[dict[Hashable, Record]]
+) -> _Scored | None:
     """The mean of corruptions where none is missing that another encoder has; of attacks the worst."""
     records = [r for r in own.values() if math.isfinite(r.headline.value)]
     if not records:
@@ -167,10 +180,14 @@ def _share(benchmark: TaskOnDataset, one: _Scored, others: Sequence[_Scored]) ->
     """Of the best clean score above chance; of a patch by scores and chance of the pixels outside of it."""
     higher, floor = benchmark.higher_is_better, benchmark.floor
     clean = [other.score for other in others if other.records[0].is_clean]
-    if one.unharmed is not None:
+    if one.unperturbed is not None:
         chance = one.records[0].chance
         floor = floor if chance is None else chance
-        clean = [other.unharmed for other in others if other.unharmed and not is_guess(other.unharmed, floor, higher)]
+        clean = [
+            other.unperturbed
+            for other in others
+            if other.unperturbed and not is_guess(other.unperturbed, floor, higher)
+        ]
     if not clean:
         return None
     best = max(clean, key=lambda interval: interval.value * (1 if higher else -1))
@@ -180,18 +197,24 @@ def _share(benchmark: TaskOnDataset, one: _Scored, others: Sequence[_Scored]) ->
 def _dot(one: _Kept) -> dict[str, Any]:
     low, high = (min(x, MOST_SHOWN) for x in (one.share.ci_low, one.share.ci_high))
     return {
-        **{"encoder": one.encoder.short, "harm": one.harm.label, "value": min(one.share.value, MOST_SHOWN)},
+        **{
+            "encoder": one.encoder.short,
+            "perturbation": one.perturbation.label,
+            "value": min(one.share.value, MOST_SHOWN),
+        },
         **{"low": low, "high": high, "words": _words(one)},
     }
 
 
 def _words(one: _Kept) -> str:
-    made = f" ({one.what})" if one.harm.size else ""
-    return f"{one.encoder.name}, {one.harm.label}{made}: {share_text(one.share)}"
+    made = f" ({one.what})" if one.perturbation.size else ""
+    return f"{one.encoder.name}, {one.perturbation.label}{made}: {share_text(one.share)}"
 
 
-def _text(found: Sequence[_Kept], encoder: EncoderStyle, harm: Harm) -> str:
-    return next((share_text(one.share) for one in found if (one.encoder, one.harm) == (encoder, harm)), MISSING)
+def _text(found: Sequence[_Kept], encoder: EncoderStyle, perturbation: Perturbation) -> str:
+    return next(
+        (share_text(one.share) for one in found if (one.encoder, one.perturbation) == (encoder, perturbation)), MISSING
+    )
 
 
 def _draw(*content: Any, legend: bool = False) -> "alt.TopLevelMixin":

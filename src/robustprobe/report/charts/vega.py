@@ -256,17 +256,17 @@ def picture_chart(
 
 def profile_chart(
     panels: Sequence[tuple[str, Rows]],
-    harms: Sequence[str],
+    perturbations: Sequence[str],
     series: Sequence[EncoderStyle],
     *,
     most: float,
     legend: bool = False,
 ) -> alt.ConcatChart:
-    """Shares kept (`value`, `low`, `high`) by `harm` and `encoder`: a panel for each use, three beside each other.
+    """Shares (`value`, `low`, `high`) by `perturbation` and `encoder`: a panel for each use, three beside each other.
 
     Args:
         panels: title and rows of each use.
-        harms: all harms, from top to bottom.
+        perturbations: all perturbations, from top to bottom.
         series: the encoders, in order.
         most: where the axis ends; rows end there too.
         legend: whether the chart names its encoders itself.
@@ -274,7 +274,7 @@ def profile_chart(
     paint = _paint(series, legend)
     names = [s.short for s in series]
     charts = [
-        _profile_panel(title, rows, harms, names, paint, most, first=place % PANELS == 0)
+        _profile_panel(title, rows, perturbations, names, paint, most, first=place % PANELS == 0)
         for place, (title, rows) in enumerate(panels)
     ]
     return alt.concat(*charts, columns=PANELS, spacing=18)
@@ -283,7 +283,7 @@ def profile_chart(
 def _profile_panel(
     title: str,
     rows: Rows,
-    harms: Sequence[str],
+    perturbations: Sequence[str],
     names: Sequence[str],
     paint: Mapping[str, Any],
     most: float,
@@ -294,7 +294,7 @@ def _profile_panel(
         .scale(domain=[0, most], clamp=True)
         .axis(values=[0, 0.25, 0.5, 0.75, 1], format=".0%")
     )
-    down = alt.Y("harm:N", title=None).scale(domain=list(harms))
+    down = alt.Y("perturbation:N", title=None).scale(domain=list(perturbations))
     down = down.axis(labelLimit=260, labelPadding=10, ticks=False, domain=False, labels=first)
     apart = alt.YOffset("encoder:N").scale(domain=list(names))
     base = alt.Chart(_data(rows)).encode(y=down, yOffset=apart)
@@ -305,5 +305,5 @@ def _profile_panel(
     point = base.mark_point(filled=True, size=52, opacity=1).encode(
         x=across, color=paint["color"], shape=paint["shape"], description=alt.Description("words:N")
     )
-    height = len(harms) * max(LINE_HEIGHT, DOT_HEIGHT * len(names))
+    height = len(perturbations) * max(LINE_HEIGHT, DOT_HEIGHT * len(names))
     return alt.layer(whole, interval, point, title=title).properties(width=PANEL, height=height)
