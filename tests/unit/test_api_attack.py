@@ -1,7 +1,9 @@
 """`rp.attack` on a user's own callables: every task, ids, and what it refuses."""
 
 import functools
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -120,6 +122,21 @@ def test_embed_without_a_random_start_is_an_error() -> None:
     """At the clean images themselves the distance is zero and so is its gradient."""
     with pytest.raises(UserError, match="embed did not move 4 of 4 images"):
         rp.attack(classifier, IMAGES, attack="embed", eps=EPS, random_start=False)
+
+
+@pytest.mark.parametrize("attack", ["pgd", "apgd"])
+def test_a_gradient_of_0_everywhere_is_said_beside_the_score(attack: str) -> None:
+    """The random start moves every image, so that nothing else tells that no step followed."""
+    labels = classifier(IMAGES.round()).argmax(1)
+    with pytest.warns(UserWarning, match=f"{attack}: every gradient was exactly 0 on [1-4] of 4 images") as told:
+        found = rp.attack(
+            lambda x: classifier(x.round()), IMAGES, labels, task="classification", attack=attack, eps=EPS
+        )
+    assert found.score.sum() > 0
+    assert Path(told[0].filename) == Path(__file__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rp.attack(classifier, IMAGES, labels, task="classification", attack=attack, eps=EPS)
 
 
 def test_embed_moves_an_encoder_and_a_model_by_its_encoder(scene_probes: SceneProbes) -> None:

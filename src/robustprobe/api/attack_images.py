@@ -131,7 +131,7 @@ def attack(
         UserError: unknown names, images outside [0, 1], labels out of range, a model that fails on an image, outputs of
             the wrong shape, NaN.
         UserWarning: labels that are legal but make little sense, images without a label that counts (their score is
-            NaN), and outputs that are probabilities.
+            NaN), outputs that are probabilities, and gradients that are exactly 0, so that the score means little.
 
     Example:
         >>> import robustprobe as rp
@@ -245,7 +245,7 @@ def _attacked(
         judge = _judge(model, images, given.targets, task)
         victim_of = _victims(model, spec.name, images.device, precision, backward)
         most = largest_batch(victim_of(judge, images, goals).function, images, made.uses_gradient)
-        adversarial, scores, damage = [], [], []
+        adversarial, scores, damage, zeros = [], [], [], []
         for start in range(0, len(images), most):
             part = slice(start, start + most)
             few = None if judge is None else judge._replace(targets=judge.targets[part])
@@ -253,9 +253,17 @@ def _attacked(
             found = made.run(victim, images[part], ids[part])
             adversarial.append(found.images)
             damage.append(found.damage)
+            zeros.append(found.zero_gradient)
             few = few and _outside(few, found, images[part])
             scores.append(_worst_score(model, few, images[part], adversarial[-1], spec.judgements))
     metric = judge.task.metric if judge else "squared distance"
+    # An error already where there was no random start: nothing was tried at all.
+    if stuck := int((torch.cat(zeros) == 1).sum()):
+        warnings.warn(
+            f"{spec.name}: every gradient was exactly 0 on {stuck} of {len(images)} images, so nothing was tried there "
+            "beside the random start, and their score says little. Try square, or name what hides the gradient (bpda).",
+            stacklevel=USER - 1,
+        )
     return AttackResult(torch.cat(adversarial), torch.cat(scores), images, spec, metric, torch.cat(damage))
 
 
