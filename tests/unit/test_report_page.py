@@ -380,6 +380,14 @@ def test_a_clean_score_that_may_be_a_guess_is_said_and_not_boasted_of() -> None:
     ]
 
 
+@pytest.mark.parametrize(("better", "words"), [(0.1, "no more than any other of two"), (0.5, "the highest of two")])
+def test_of_encoders_that_keep_equally_little_none_is_the_highest(better: float, words: str) -> None:
+    scores = {"one": better, "other": 0.15}
+    made = [make_record(attack("clean"), 0.9, encoder=name) for name in scores]
+    made += [make_record(attack("pgd"), value, encoder=name) for name, value in scores.items()]
+    assert f"{words} encoders" in headline(made, board(made, {benchmark_key(made[0]): 0.2})).lead
+
+
 @pytest.mark.parametrize("other", ["embed", "noise", "corruption:fog"])
 def test_a_clean_score_at_chance_is_said_where_no_task_was_attacked(other: str) -> None:
     name, _, objective = other.partition(":")

@@ -132,6 +132,8 @@ def _summary(found_board: Board) -> str:
     apart = "" if last.ranks and last.ranks.first > 1 else ", but their intervals overlap"
     most, least = (share_text(row.robust) if row.robust else "nothing" for row in (first, last))
     among = f"the highest of {_count_text(len(rows))} encoders; {last.encoder} has the lowest, {least}"
+    if last.robust and last.robust.value == first.robust.value:
+        among, apart = f"no more than any other of {_count_text(len(rows))} encoders", ""
     return f"{first.encoder} reaches {most} of the best {under}{_over(first, found_board)}: {among}{apart}.{ending}"
 
 
