@@ -404,3 +404,13 @@ def test_encoders_that_prefer_other_sizes_are_ranked_on_the_same_images() -> Non
     assert found.benchmarks[0].dataset == "scenes"
     other = [r.model_copy(update={"dataset_content": r.encoder}) for r in made]
     assert len(board(other).benchmarks) == 2
+
+
+@pytest.mark.parametrize(("task", "value", "chance"), [("classification", 0.1, 0.63), ("depth", 1.0, 7.3)])
+def test_the_level_of_chance_is_within_the_axis_also_above_every_score(task: str, value: float, chance: float) -> None:
+    records = [make_record(attack(name), value, task=task, chance=chance) for name in ("clean", OWN[task])]
+    made = board(records, {benchmark_key(records[0]): chance})
+    (figure,) = eps_figures(records, made)
+    for layer in figure.draw(legend=False).to_dict()["layer"]:
+        if "value" in json.dumps(layer["encoding"].get("y", {})):
+            assert layer["encoding"]["y"]["scale"]["domain"][1] > chance

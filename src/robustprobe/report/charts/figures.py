@@ -82,13 +82,14 @@ def _eps_figure(cells: Sequence[_Cell], benchmark: TaskOnDataset, board: Board, 
     control = _strongest([*(c for c in own if c.record.is_clean), *control]) if len(shown) <= FEW else []
     rows = [_eps_row(c, SPECIFIC) for c in own] + [_eps_row(c, CONTROL) for c in control]
     under = attack or "the strongest task-specific attack"
+    drawn = [float(r["high"]) for r in rows] + ([] if benchmark.chance is None else [benchmark.chance])
     draw = partial(
         _draw_eps,
         rows,
         shown,
         x=f"eps ({'Linf, of 255 grey levels' if norm == 'linf' else norm})",
         y=axis_title(benchmark),
-        top=axis_top(benchmark, [float(r["high"]) for r in rows]),
+        top=axis_top(benchmark, drawn),
         chance=benchmark.chance,
     )
     return Figure(
