@@ -122,6 +122,22 @@ def test_images_of_a_run_are_those_of_the_library(my_encoder: Path) -> None:
     assert (found.score > tensor(0.0)).all()
 
 
+def test_corruptions_are_listed_as_they_are_given(call: Call) -> None:
+    names = [one["name"] for one in json.loads(call("list", "corruptions", "--format", "json").out)]
+    suite = Suite.model_validate({"encoders": "bundled:scenes", "datasets": "scenes", "attacks": names})
+    chosen = {choice.objective for choice in suite.attacks or ()}
+    assert chosen == {name.partition(":")[2] for name in names if name.startswith("corruption:")}
+    assert {"corruptions", "corruptions:weather", "corruption:fog"} <= set(names)
+
+
+def test_stored_images_are_judged_again(corrupted_run: Ran, my_encoder: Path, call: Call) -> None:
+    answer = call("verify", corrupted_run[0], "--encoder", f"{my_encoder}:Tiny")
+    assert answer.code == 0, answer.out + answer.err
+    lines = [line for line in answer.out.splitlines() if "corruption:contrast severity 5" in line]
+    assert len(lines) >= 3
+    assert all("6 images, 0 outside" in line and "0 scores differ" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -9,11 +9,14 @@ from rich.table import Table
 
 from robustprobe.cli._console import new_console
 from robustprobe.core import registry
+from robustprobe.core.corruption_names import ATTACK, FAMILIES, GROUP, NAMES, family_of, group_names
 from robustprobe.core.errors import UserError
 from robustprobe.core.suites import bundled_suites
 from robustprobe.report.references.catalogue import references
 
-Kind = Literal["encoders", "datasets", "tasks", "attacks", "defences", "trackers", "suites", "references"]
+Kind = Literal[
+    "encoders", "datasets", "tasks", "attacks", "corruptions", "defences", "trackers", "suites", "references"
+]
 CARDS = Path(__file__).parent.parent / "assets" / "encoders"
 
 
@@ -23,7 +26,7 @@ def list_things(kind: Kind, pattern: str = "*", /, *, format: Literal["rich", "j
     Parameters
     ----------
     kind
-        encoders, datasets, tasks, attacks, defences, trackers, suites or references.
+        encoders, datasets, tasks, attacks, corruptions, defences, trackers, suites or references.
     pattern
         Only names that match, such as 'dino*'.
     format
@@ -48,6 +51,8 @@ def _entries(kind: Kind) -> list[dict[str, str]]:
         return [{"name": name, "summary": suite.description} for name, suite in bundled_suites().items()]
     if kind == "references":
         return [{"name": n, "summary": f"{r.title}. {r.citation}"} for n, r in references().items()]
+    if kind == "corruptions":
+        return _corruptions()
     if kind == "encoders":
         return [*_bundled_encoders(), *_sources()]
     known = getattr(registry, kind)
@@ -59,6 +64,14 @@ def _bundled_encoders() -> list[dict[str, str]]:
         path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(CARDS.glob("*/card.json"))
     }
     return [{"name": f"bundled:{name}", "summary": str(card.get("summary", ""))} for name, card in cards.items()]
+
+
+def _corruptions() -> list[dict[str, str]]:
+    """What `--attack` takes: all of the benchmark, those of one family, and each by itself."""
+    members = {GROUP: group_names(""), **{f"{GROUP}:{family}": names for family, names in FAMILIES.items()}}
+    groups = [{"name": name, "summary": f"{len(some)}: {', '.join(some)}"} for name, some in members.items()]
+    single = [{"name": f"{ATTACK}:{name}", "summary": f"{family_of(name)}, severity 1 to 5"} for name in NAMES]
+    return [*groups, *single]
 
 
 def _sources() -> list[dict[str, str]]:
