@@ -52,7 +52,10 @@ def test_the_ball_is_on_the_stored_pixels_and_the_same_heads_judge(tiny_encoder:
             assert record.headline.value == pytest.approx(other.headline.value, abs=0.13)
     text = render(native.values(), "md")
     assert "ball on the pixels as stored (64 × 64)" in text
+    assert "as served" not in text
     assert "as stored" not in render(served.values(), "md")
+    both = render([*native.values(), *served.values()], "md")
+    assert "ball on the pixels as stored (64 × 64), and on the image as served (16 × 16)" in both
     assert "64 × 64, as stored" in render_page(list(native.values()))
     assert protocol_name(native.values()) != protocol_name(served.values())
 

@@ -255,8 +255,13 @@ def threat_text(records: Iterable["Record"]) -> list[str]:
     elif steps:
         texts.append("steps " + ", ".join(f"{count} ({' '.join(sorted(steps[count]))})" for count in sorted(steps)))
     texts += [f"{text} ({' '.join(sorted(names))})" for text, names in sorted(tuned.items())]
-    native = dict.fromkeys(size_text(r.image_size) for r in known if r.attack_at == "native" and not r.is_clean)
-    return [*texts, f"ball on the pixels as stored ({', '.join(native)})"] if native else texts
+    attacked = [r for r in known if not r.is_clean]
+    native = dict.fromkeys(size_text(r.image_size) for r in attacked if r.attack_at == "native")
+    served = dict.fromkeys(size_text(r.image_size) for r in attacked if r.attack_at == "served")
+    if not native:
+        return texts
+    beside = f", and on the image as served ({', '.join(served)})" if served else ""
+    return [*texts, f"ball on the pixels as stored ({', '.join(native)}){beside}"]
 
 
 def _sizes_text(norm: str, sizes: Sequence[float]) -> str:
