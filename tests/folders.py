@@ -287,6 +287,7 @@ LAYOUTS: dict[str, Callable[[Path], object]] = {
     "scenes": lambda root: None,
     "segfolder": lambda root: write_segfolder(root / "segfolder", OWN),
     "stl10": lambda root: _tables(root, "stl10", "image", "label", 10, 96),
+    "views": lambda root: None,
     "voc2012": lambda root: write_voc2012(root / "voc2012"),
     "webdataset": lambda root: write_shards(root / "webdataset", OWN),
 }

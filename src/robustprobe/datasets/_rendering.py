@@ -19,6 +19,8 @@ SHAPES = ("sphere", "box", "cylinder", "cone", "pyramid", "octahedron")
 SURFACES = ("floor", "wall", *SHAPES)
 IGNORE = 255
 FLOOR, WALL, FIRST_OBJECT = 0, 1, 2
+SAME_POINT = 1e-4
+"""Two points this much of their depth apart, or less, are one."""
 SUBPIXELS = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
 
 _SLOPE = 0.5
@@ -169,6 +171,41 @@ def render(identity: str, size: int = 64, appearance: str = "") -> Rendering:
     return Rendering(pixels.reshape(size, size, 3), mask.reshape(size, size), depth, normals, label)
 
 
+class TwoViews(NamedTuple):
+    """Two views of a scene, `first` and `second` (size, size, 3) uint8; `places` (2, size, size) x and y from 0 to 1 in
+    the second view of the point at each pixel's centre of the first; `seen` (size, size) whether it is seen, 0 or 1.
+    """
+
+    first: NDArray[np.uint8]
+    second: NDArray[np.uint8]
+    places: NDArray[np.float32]
+    seen: NDArray[np.float32]
+
+
+def two_views(identity: str, size: int = 64) -> TwoViews:
+    """The image of a scene, and one from a camera that is moved, tilted and zoomed, with exact places of its points."""
+    scene = sample_scene(identity)
+    camera, origin = _second_camera(scene, identity)
+    image = np.zeros((size * size, 3))
+    for u, v in SUBPIXELS:
+        image += _shade(scene, _surfaces(scene, origin, _rays(camera, size, u, v))) / len(SUBPIXELS)
+    image += scene.grain * (_Stream(f"{identity}/second grain").array(size * size, 3) - 0.5) * 2
+    second = np.floor(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8).reshape(size, size, 3)
+    hit = _surfaces(scene, (0.0, scene.camera.height, 0.0), _rays(scene.camera, size, 0.5, 0.5))
+    places, seen = _places(scene, camera, origin, hit)
+    shape = (size, size)
+    return TwoViews(render(identity, size).image, second, places.reshape(2, *shape), seen.reshape(shape))
+
+
+def _second_camera(scene: Scene, identity: str) -> tuple[Camera, tuple[float, float, float]]:
+    """A camera to the left or right of the first, and where it is."""
+    stream, first = _Stream(f"{identity}/second camera"), scene.camera
+    side = stream.uniform(0.25, 0.6) * (1 if stream.choice(2) else -1)
+    origin = (side, first.height + stream.uniform(-0.15, 0.15), stream.uniform(-0.3, 0.2))
+    tilt, zoom = stream.uniform(-0.06, 0.06), stream.uniform(0.85, 1.15)
+    return Camera(origin[1], first.pitch + tilt, first.focal * zoom), origin
+
+
 def _in_camera(camera: Camera, normal: Vector) -> Array:
     """World vectors (3, N) along the camera's axes: right, up, and towards the viewer."""
     cos, sin = math.cos(camera.pitch), math.sin(camera.pitch)
@@ -210,6 +247,23 @@ def _surfaces(scene: Scene, origin: tuple[float, float, float], ray: Vector) -> 
                 axis[hit] = value
     point = tuple(o + distance * d for o, d in zip(origin, ray, strict=True))
     return _Hit(index, distance, (point[0], point[1], point[2]), normal)
+
+
+def _places(
+    scene: Scene, camera: Camera, origin: tuple[float, float, float], hit: _Hit
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where points are in the picture of a camera, (2, N) from 0 to 1, and whether they are seen there, (N,)."""
+    x, y, z = (p - o for p, o in zip(hit.point, origin, strict=True))
+    cos, sin = math.cos(camera.pitch), math.sin(camera.pitch)
+    depth = cos * z - sin * y
+    across = (x / depth * camera.focal + 1) / 2
+    down = (1 - (cos * y + sin * z) / depth * camera.focal) / 2
+    # A ray to the point meets it first unless something is before it.
+    met = _surfaces(scene, origin, (x / depth, y / depth, z / depth))
+    inside = (depth > 0) & (across >= 0) & (across <= 1) & (down >= 0) & (down <= 1)
+    seen = inside & (met.surface == hit.surface) & (np.abs(met.distance - depth) < SAME_POINT * depth)
+    places = np.where(seen, np.stack([across, down]), 0)
+    return places.astype(np.float32), seen.astype(np.float32)
 
 
 def _local(solid: Solid, origin: tuple[float | Array, ...], ray: tuple[float | Array, ...]) -> tuple[Vector, Vector]:

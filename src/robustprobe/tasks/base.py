@@ -125,6 +125,8 @@ class Task(ABC):
     """Axes of an output of a batch: 2 for (B, C), 3 for (B, h, w), 4 for (B, C, h, w)."""
     output_words: ClassVar[str] = "(B, C, h, w)"
     """The shape of an output of a batch, in words, for error messages."""
+    patch_outputs: ClassVar[bool] = False
+    """Whether output maps have a value for each patch token, and not for each pixel."""
     view: ClassVar[ViewKind] = "windows"
     """How the recipes `standard` and `paper` show images to a model of this task alone."""
     has_knn_head: ClassVar[bool] = False
