@@ -12,7 +12,7 @@ import robustprobe as rp
 from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace, LossContext
 from robustprobe.datasets import Dataset, load_dataset
 from robustprobe.encoders import Encoder, EncoderCard
-from robustprobe.losses import copies as losses
+from robustprobe.losses.retrieval import chosen_item
 from robustprobe.tasks import load_task
 from robustprobe.tasks.copies import ThresholdHead, threshold_of
 from tests.folders import write_classes
@@ -105,7 +105,7 @@ def test_rows_say_what_is_found_and_what_is_matched_wrongly() -> None:
 def test_the_chosen_item_is_another_one_and_follows_what_is_relevant(seed: int) -> None:
     relevant = drawn(40, 7, seed=seed) > 0.4
     relevant[0], relevant[:, 6] = False, relevant[:, 6] & ~relevant[:, :6].all(1)
-    for row, item in zip(relevant.tolist(), losses.chosen_item(relevant).tolist(), strict=True):
+    for row, item in zip(relevant.tolist(), chosen_item(relevant).tolist(), strict=True):
         first = row.index(True) if True in row else 0
         assert item == next(place % 7 for place in range(first, first + 7) if not row[place % 7])
 

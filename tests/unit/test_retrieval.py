@@ -126,6 +126,85 @@ def test_similarities_are_cosines_of_the_embedding(pooling: str) -> None:
     torch.testing.assert_close(head(features, (8, 8)), cosine)
 
 
+def test_gem_is_the_cube_root_of_the_mean_cube_of_positive_values() -> None:
+    task, patches = load_task("retrieval", LabelSpace(classes=CLASSES)), drawn(6, 35)[0].view(6, 7, 5, 1)
+    features = Features(torch.zeros(6, 5), patches)
+    head = task.made_head([(features, torch.arange(6) % 3)], HeadDesign(pooling="gem"))
+    found = np.cbrt((np.maximum(patches.numpy(), 1e-6) ** 3).mean((2, 3)))
+    cosine = found @ found.T / np.linalg.norm(found, axis=1) / np.linalg.norm(found, axis=1)[:, None]
+    np.testing.assert_allclose(head(features, (8, 8)).numpy(), cosine, rtol=1e-5)
+    assert task.head(FeatureDims(5, 7), HeadDesign(pooling="gem"))(features, (8, 8)).shape == (6, 3)
+
+
+def test_gem_names_other_heads_and_is_for_tasks_that_search_alone(tiny_encoder: Encoder) -> None:
+    def plan(**options: str) -> HeadPlan:
+        spec = HeadSpec.model_validate({"train_limit": 40, **options})
+        tasks = ["classification", "retrieval"]
+        return plan_heads(tiny_encoder, DatasetSpec(name=COLOURS), spec, root=Path("nowhere"), tasks=tasks)
+
+    usual, gem = plan(), plan(pooling="gem")
+    assert usual.keys["retrieval"] != gem.keys["retrieval"]
+    assert not usual.notes
+    (note,) = gem.notes
+    assert note == "pooling gem is for tasks that search; heads of classification read what the recipe says"
+    fitted = gem.fit(CPU)["retrieval"][1]
+    assert fitted.design.pooling == "gem"
+    assert isinstance(fitted.head, GalleryHead)
+    images = torch.stack([sample.image for sample in gem.data.train])
+    patches = tiny_encoder(images).patches.clamp(min=1e-6)
+    wanted = torch.nn.functional.normalize(patches.pow(3).mean((2, 3)).pow(1 / 3), dim=1)
+    torch.testing.assert_close(fitted.head.items, wanted)
+
+
+# Targeted attacks.
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_chosen_item_is_the_next_irrelevant_one_and_junk_is_never_chosen(seed: int) -> None:
+    codes = torch.randint(0, 3, (30, 9), generator=torch.Generator().manual_seed(seed))
+    codes[:, 4] = 0
+    found = losses.chosen_item(codes == 1, codes == 0).tolist()
+    for row, item in zip(codes.tolist(), found, strict=True):
+        first = row.index(1) if 1 in row else 0
+        assert item == next(place % 9 for place in range(first, first + 9) if row[place % 9] == 0)
+
+
+def test_the_rank_and_the_log_probability_of_the_chosen_item_are_those_written_out() -> None:
+    similarity, relevant = drawn(12, 20)
+    similarity[0] = 0.5
+    item = losses.chosen_item(relevant)
+    ranks, values = losses.chosen_rank(similarity, relevant).tolist(), losses.chosen(similarity, relevant)
+    for row in range(12):
+        own = float(similarity[row, item[row]])
+        assert ranks[row] == sum(value >= own for value in similarity[row].tolist())
+        wanted = torch.log_softmax(similarity[row] / 0.07, 0)[item[row]]
+        torch.testing.assert_close(values[row], wanted, rtol=1e-4, atol=1e-4)
+    rows = load_task("retrieval", LabelSpace(classes=tuple("abcdefghijklmnopqrst"))).rows(similarity, torch.arange(12))
+    assert rows["chosen_1"].sum() <= rows["chosen_5"].sum()
+
+
+def test_a_targeted_attack_brings_the_chosen_item_to_the_top() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, items = torch.rand(6, 3, 8, 8, generator=generator), torch.randn(9, 192, generator=generator)
+
+    def similarities(x: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(x.flatten(1) - 0.5, dim=1) @ torch.nn.functional.normalize(items, dim=1).T
+
+    labels = torch.tensor([0, 2, 8, 4, 5, 3])
+    ranks = {
+        attack: losses.chosen_rank(
+            similarities(
+                rp.attack(similarities, images, labels, task="retrieval", attack=attack, eps="32/255").adversarial
+            ),
+            labels[:, None] == torch.arange(9),
+        )
+        for attack in ("clean", "pgd", "pgd:chosen")
+    }
+    assert (ranks["pgd:chosen"] == 1).all()
+    assert (ranks["clean"] > 1).sum() > 3
+    assert (ranks["pgd"] > 1).any()
+
+
 # Heads, runs and attacks.
 
 

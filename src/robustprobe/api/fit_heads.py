@@ -27,7 +27,7 @@ class HeadFields(TypedDict, total=False):
     recipe: Literal["fast", "standard", "paper"]
     kind: HeadKind
     training: str
-    pooling: Literal["cls", "cls+patch"] | None
+    pooling: Literal["cls", "cls+patch", "gem"] | None
     epochs: int | None
     batch_size: int | None
     layers: Literal[1, 4] | None

@@ -106,8 +106,9 @@ class HeadOptions:
     """Number of images that heads are trained on."""
     layers: Literal[1, 4] | None = None
     """Number of last blocks whose features heads read."""
-    pooling: Literal["cls", "cls+patch"] | None = None
-    """What a classification head reads: the class token, or that and the mean of the patch tokens."""
+    pooling: Literal["cls", "cls+patch", "gem"] | None = None
+    """What a classification head reads: the class token, or that and the mean of the patch tokens. Of tasks that search
+    also gem, the generalised mean of the patch tokens."""
     head: HeadKind | None = None
     """linear, or mlp: a hidden layer of width 256 before the linear one, and a 3x3 convolution in its place for dense
     tasks."""

@@ -356,7 +356,7 @@ class HeadSpec(Spec):
     recipe: Literal["fast", "standard", "paper"] = "fast"
     kind: HeadKind = "linear"
     training: HeadTraining = CLEAN_IMAGES
-    pooling: Literal["cls", "cls+patch"] | None = None
+    pooling: Literal["cls", "cls+patch", "gem"] | None = None
     train_limit: int | None = Field(default=None, ge=2)
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=2)

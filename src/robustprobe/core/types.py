@@ -27,9 +27,9 @@ class FeatureDims(NamedTuple):
 class HeadDesign(NamedTuple):
     """Which features a head reads, and how they are prepared.
 
-    `layers` counts blocks from the last; `pooling` is `cls`, `patch` or `cls+patch`; `standardise` puts a BatchNorm
-    before the first layer; `upsample` is the factor by which maps are enlarged before the non-linear part of the head;
-    `hidden` is the width of a hidden layer before the task's own head, 0: none.
+    `layers` counts blocks from the last; `pooling` is `cls`, `patch`, `cls+patch` or `gem`; `standardise` puts a
+    BatchNorm before the first layer; `upsample` is the factor by which maps are enlarged before the non-linear part of
+    the head; `hidden` is the width of a hidden layer before the task's own head, 0: none.
     """
 
     layers: int = 1

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from robustprobe.losses.retrieval import chosen_item
+
 FAR = -2.0
 """Below every cosine."""
 
@@ -24,18 +26,6 @@ def mistake(similarity: Tensor, relevant: Tensor) -> Tensor:
     """
     own = torch.where(relevant, similarity, FAR).amax(1)
     return torch.where(relevant.any(1), -own, other_similarity(similarity, relevant))
-
-
-def chosen_item(relevant: Tensor) -> Tensor:
-    """The item (B,) that a targeted attack leads to: the first irrelevant one after the first relevant one, cyclically.
-
-    It depends on what is relevant alone, so that an attack and its judge mean the same item.
-    """
-    count = relevant.shape[1]
-    first = relevant.int().argmax(1, keepdim=True)
-    order = (torch.arange(count, device=relevant.device) + first) % count
-    step = relevant.gather(1, order).int().argmin(1, keepdim=True)
-    return order.gather(1, step)[:, 0]
 
 
 def chosen_similarity(similarity: Tensor, relevant: Tensor) -> Tensor:

@@ -56,6 +56,33 @@ def fast_ap(similarity: Tensor, relevant: Tensor, irrelevant: Tensor | None = No
     return _where_ranked(relevant, others, 1 - average)
 
 
+def chosen_item(relevant: Tensor, irrelevant: Tensor | None = None) -> Tensor:
+    """The item (B,) that a targeted attack leads to: the first irrelevant one after the first relevant one, cyclically.
+
+    It depends on what is relevant alone, so that an attack and its judge mean the same item.
+    """
+    others = ~relevant if irrelevant is None else irrelevant
+    count = relevant.shape[1]
+    first = relevant.int().argmax(1, keepdim=True)
+    order = (torch.arange(count, device=relevant.device) + first) % count
+    step = others.gather(1, order).int().argmax(1, keepdim=True)
+    return order.gather(1, step)[:, 0]
+
+
+def chosen(similarity: Tensor, relevant: Tensor, irrelevant: Tensor | None = None) -> Tensor:
+    """Log-probability that a neighbour drawn by exp(s / 0.07) is the item that a targeted attack leads to."""
+    others = ~relevant if irrelevant is None else irrelevant
+    scaled = torch.where(relevant | others, similarity / TEMPERATURE, FAR)
+    return scaled.gather(1, chosen_item(relevant, irrelevant)[:, None])[:, 0] - _log_sum(scaled)
+
+
+def chosen_rank(similarity: Tensor, relevant: Tensor, irrelevant: Tensor | None = None) -> Tensor:
+    """The rank (B,) of that item among all that count; of equal similarities it comes last."""
+    others = ~relevant if irrelevant is None else irrelevant
+    own = similarity.gather(1, chosen_item(relevant, irrelevant)[:, None])
+    return ((similarity >= own) & (relevant | others)).sum(1)
+
+
 def _histogram(near: Tensor, share: Tensor, weight: Tensor) -> Tensor:
     """Weights (B, N) spread over the bins at `near` and the next one, (B, BINS)."""
     empty = share.new_zeros(len(share), BINS)

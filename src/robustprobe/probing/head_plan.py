@@ -27,7 +27,7 @@ from robustprobe.probing.probes import (
     preprocessing_for,
     train_data,
 )
-from robustprobe.probing.recipes import recipe_for, recipe_of
+from robustprobe.probing.recipes import GEM, recipe_for, recipe_of
 from robustprobe.tasks import Model, load_task, task_kind
 
 
@@ -72,7 +72,7 @@ class HeadPlan(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """What the recipe does otherwise for this encoder than for others."""
-        return [*self._untrained, *self._fewer_blocks]
+        return [*self._untrained, *self._not_pooled, *self._fewer_blocks]
 
     @property
     def _untrained(self) -> list[str]:
@@ -80,6 +80,13 @@ class HeadPlan(NamedTuple):
             return []
         left = [task for task in self.keys if not task_kind(task).trains]
         return [f"{task} trains no head, so kind and training of heads change nothing there" for task in left]
+
+    @property
+    def _not_pooled(self) -> list[str]:
+        if self.spec.pooling != GEM:
+            return []
+        left = [task for task in self.keys if task_kind(task).trains]
+        return [f"pooling {GEM} is for tasks that search; heads of {task} read what the recipe says" for task in left]
 
     @property
     def _fewer_blocks(self) -> list[str]:

@@ -20,6 +20,8 @@ LARGE = 224
 STRIDES = {224: 100, 518: 341}
 
 
+GEM = "gem"
+"""The pooling that is for tasks that search, which train no head."""
 # Width of the hidden layer of heads of kind `mlp`.
 HIDDEN = 256
 # Adam moves every weight by about its rate in each step: what a linear head stands breaks a hidden layer.
@@ -67,7 +69,7 @@ def recipe_of(spec: HeadSpec, task: type[Task] | Task) -> TaskRecipe:
             changed = changed.model_copy(update={"learning_rates": mlp_rates(recipe)})
     if spec.layers is not None:
         designs = tuple(dict.fromkeys(d._replace(layers=spec.layers) for d in designs))
-    if not task.label_axes and spec.pooling is not None:
+    if not task.label_axes and spec.pooling is not None and (spec.pooling != GEM or not task.trains):
         designs = tuple(dict.fromkeys(d._replace(pooling=spec.pooling) for d in designs))
     return changed.model_copy(update={"designs": designs})
 

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustprobe.core.sums import image_sums
-from robustprobe.core.types import Features, HeadDesign
+from robustprobe.core.types import FeatureDims, Features, HeadDesign
 from robustprobe.tasks.base import Head
 
 EASY, HARD, JUNK = 1, 2, 3
 """What an item can be to a query of the revisited protocol, beside irrelevant, 0."""
 SHOWN = 5
+GEM_POWER, GEM_LEAST = 3, 1e-6
 MOST_RANKED = 2**22
 """Similarities that are sorted at once: sorting takes about 30 bytes for each."""
 
@@ -26,7 +27,7 @@ class GalleryHead(Head):
     Args:
         items: embeddings (N, D) of the items, of length 1.
         labels: their labels (N, ...), which say what is relevant to a query.
-        pooling: the embedding: `cls`, or `cls+patch` for class token and mean patch token, each of length 1.
+        pooling: the embedding, as in `embedding`.
     """
 
     items: Tensor
@@ -48,12 +49,31 @@ class GalleryHead(Head):
 
 
 def embedding(features: Features, pooling: str) -> Tensor:
-    """Embeddings (B, D) of length 1."""
+    """Embeddings (B, D) of length 1: of `cls` the class token, of `cls+patch` class token and mean patch token, each of
+    length 1, and of `gem` the generalised mean of the patch tokens.
+    """
+    if pooling == "gem":
+        return F.normalize(generalised_mean(features.patches), dim=1)
     parts = [F.normalize(features.cls, dim=1)]
     if pooling == "cls+patch":
         parts.append(F.normalize(features.patches.mean((2, 3)), dim=1))
     joined = torch.cat(parts, 1)
     return joined / math.sqrt(len(parts))
+
+
+def embedding_width(dims: FeatureDims, pooling: str) -> int:
+    """Channels of an embedding."""
+    return {"cls": dims.cls, "cls+patch": dims.cls + dims.patch, "gem": dims.patch}.get(pooling, dims.cls)
+
+
+def generalised_mean(patches: Tensor) -> Tensor:
+    """GeM (Radenovic et al. 2018, eq. 3), (B, D): the cube root of the mean cube of patch tokens (B, D, h, w).
+
+    Values below 1e-6 are raised to it, as in the authors' program: negative ones, of which transformers have many, are
+    left out.
+    """
+    mean: Tensor = patches.clamp(min=GEM_LEAST).pow(GEM_POWER).mean((2, 3)).pow(1 / GEM_POWER)
+    return mean
 
 
 def gallery_of(parts: Iterable[tuple[Features, Tensor]], design: HeadDesign) -> GalleryHead:

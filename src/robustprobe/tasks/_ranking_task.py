@@ -22,7 +22,7 @@ from robustprobe.core.types import (
 )
 from robustprobe.losses import retrieval as losses
 from robustprobe.metrics.statistics import Columns
-from robustprobe.tasks._ranking import GalleryHead, first_items, gallery_of
+from robustprobe.tasks._ranking import GalleryHead, embedding_width, first_items, gallery_of
 from robustprobe.tasks._recipe import TaskRecipe
 from robustprobe.tasks.base import Head, Task, class_labels
 
@@ -43,7 +43,7 @@ def ranking_losses(
     def on_items(loss: losses.RankingLoss) -> AttackLoss:
         return lambda output, context: loss(output, *relevance(context.target))
 
-    soft_neighbour = on_items(losses.soft_neighbour)
+    soft_neighbour, chosen = on_items(losses.soft_neighbour), on_items(losses.chosen)
 
     def damage(output: Tensor, context: LossContext) -> Tensor:
         # Of equal rankings the loss decides.
@@ -53,13 +53,19 @@ def ranking_losses(
     def score(output: Tensor, context: LossContext) -> Tensor:
         return precision(output, context.target)
 
+    def chosen_damage(output: Tensor, context: LossContext) -> Tensor:
+        return 1 / losses.chosen_rank(output, *relevance(context.target)) + TIE * chosen(output, context).sigmoid()
+
     named = {
         "soft-neighbour": soft_neighbour,
         "mean-similarity": on_items(losses.mean_similarity),
         "fast-ap": on_items(losses.fast_ap),
     }
     members = tuple(EnsembleMember(name) for name in named)
-    return AttackLosses(losses=named, damage=damage, ensemble=members, score=score)
+    aimed = {"chosen": chosen}
+    return AttackLosses(
+        losses=named | aimed, damage=damage, ensemble=members, score=score, damages={"chosen": chosen_damage}
+    )
 
 
 class RankingTask(Task, ABC):
@@ -91,8 +97,8 @@ class RankingTask(Task, ABC):
     @final
     def random_gallery(self, dims: FeatureDims, design: HeadDesign) -> GalleryHead:
         """A gallery of one random item of each class."""
-        width = dims.cls + (dims.patch if design.pooling == "cls+patch" else 0)
-        return GalleryHead(F.normalize(torch.randn(len(self.gallery), width), dim=1), self.gallery, design.pooling)
+        items = torch.randn(len(self.gallery), embedding_width(dims, design.pooling))
+        return GalleryHead(F.normalize(items, dim=1), self.gallery, design.pooling)
 
     def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
         return self.random_gallery(dims, design)

@@ -1,7 +1,7 @@
 """Correspondence: the most similar patch in another view of the scene, one view attacked; share near the right place"""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Self, cast, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 import torch
@@ -189,4 +189,4 @@ class Correspondence(Task):
         else:
             colours = torch.cat([shown[:2] * 255, torch.zeros_like(shown[:1])])
             colours = torch.where(shown[2] > 0, colours, UNSEEN_GREY)
-        return cast(NDArray[Any], colours.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+        return colours.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustprobe.core.spec import Statistic
 from robustprobe.core.types import LabelStatistics
+from robustprobe.losses import retrieval as losses
 from robustprobe.tasks._ranking import ranked
 from robustprobe.tasks._ranking_task import RankingTask, ranking_losses
 from robustprobe.tasks.base import found_classes, lone_class, missing_classes
@@ -24,6 +25,8 @@ class Retrieval(RankingTask):
         "mAP": Statistic(kind="mean", columns=("average_precision",)),
         "recall@1": Statistic(kind="proportion", columns=("hit_1",)),
         "recall@5": Statistic(kind="proportion", columns=("hit_5",)),
+        "chosen@1": Statistic(kind="proportion", columns=("chosen_1",)),
+        "chosen@5": Statistic(kind="proportion", columns=("chosen_5",)),
     }
     attack_losses = ranking_losses(
         lambda relevant: (relevant, None), lambda output, relevant: ranked(output, relevant).average_precision
@@ -42,7 +45,10 @@ class Retrieval(RankingTask):
         return self.relevant(target)
 
     def rows(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        return ranked(output, self.relevant(target))._asdict()
+        relevant = self.relevant(target)
+        rank = losses.chosen_rank(output, relevant)
+        near = {f"chosen_{most}": (rank <= most).double() for most in (1, 5)}
+        return ranked(output, relevant)._asdict() | near
 
     def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
         return torch.randint(0, len(self.space.classes), (count,), generator=generator)
