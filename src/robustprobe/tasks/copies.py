@@ -49,6 +49,25 @@ def threshold_of(nearest: Tensor) -> Tensor:
     return nearest.sort(descending=True).values[allowed].clamp(max=1) if len(nearest) else nearest.new_tensor(1.0)
 
 
+def _attack_losses(threshold: float) -> AttackLosses:
+    """The losses of a search at a threshold."""
+
+    def right(output: Tensor, context: LossContext) -> Tensor:
+        """Whether a copy is found, or an image that is none matches nothing."""
+        relevant = context.target
+        found = losses.own_similarity(output, relevant) > threshold
+        return torch.where(relevant.any(1), found, losses.other_similarity(output, relevant) <= threshold)
+
+    return AttackLosses(
+        losses={"similarity": on_labels(losses.mistake), "chosen": on_labels(losses.chosen_similarity)},
+        damage=on_labels(losses.mistake),
+        damages={"chosen": on_labels(losses.chosen_similarity)},
+        success=lambda output, context: ~right(output, context),
+        score=lambda output, context: right(output, context).double(),
+        ensemble=(EnsembleMember("similarity"), EnsembleMember("similarity", "square", share=8)),
+    )
+
+
 @final
 class CopyDetection(RankingTask):
     """Labels (B,): 0 of an image that is no copy, else which original it is a copy of; outputs similarities (B, N).
@@ -65,6 +84,7 @@ class CopyDetection(RankingTask):
         "wrong matches": Statistic(kind="proportion", columns=("wrong_match",)),
         "chosen matches": Statistic(kind="proportion", columns=("chosen_match",)),
     }
+    attack_losses = _attack_losses(0.0)
     score_column: ClassVar = "found"
     random_column: ClassVar = "random_found"
     nothing_valid: ClassVar = "no image has an original in the gallery"
@@ -73,20 +93,7 @@ class CopyDetection(RankingTask):
     def __init__(self, space: LabelSpace, name: str = "", threshold: float = 0.0) -> None:
         super().__init__(space, name)
         self.threshold = threshold
-        self.attack_losses = AttackLosses(
-            losses={"similarity": on_labels(losses.mistake), "chosen": on_labels(losses.chosen_similarity)},
-            damage=on_labels(losses.mistake),
-            damages={"chosen": on_labels(losses.chosen_similarity)},
-            success=lambda output, context: ~self._right(output, context),
-            score=lambda output, context: self._right(output, context).double(),
-            ensemble=(EnsembleMember("similarity"), EnsembleMember("similarity", "square", share=8)),
-        )
-
-    def _right(self, output: Tensor, context: LossContext) -> Tensor:
-        """Whether a copy is found, or an image that is none matches nothing."""
-        relevant = context.target
-        copy, own = relevant.any(1), losses.own_similarity(output, relevant)
-        return torch.where(copy, own > self.threshold, losses.other_similarity(output, relevant) <= self.threshold)
+        self.attack_losses = _attack_losses(threshold)
 
     def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
         return ThresholdHead(self.random_gallery(dims, design), torch.tensor(0.0))

@@ -52,6 +52,40 @@ class ViewHead(Head):
         self.views, self.numbers = state_dict[f"{prefix}views"], state_dict[f"{prefix}numbers"]
 
 
+def _matches(output: Tensor, target: Tensor, head: ViewHead | None) -> losses.Matches:
+    """How patches (B, D, h, w) match those of the views of a head that labels (B, 3, H, W) name; without a head their
+    own.
+    """
+    grid = F.interpolate(target, size=output.shape[-2:], mode="nearest-exact")
+    seen, other = grid[:, 2] > 0, output
+    if head is not None:
+        which = target[:, 2].flatten(1).amax(1).long()[:, None] == head.numbers.to(target.device)
+        other = head.views[which.int().argmax(1).to(head.views.device)].to(output)
+        seen = seen & which.any(1)[:, None, None]
+    return losses.patch_matches(output, other, grid[:, :2], seen)
+
+
+def _attack_losses(matches: Callable[[Tensor, Tensor], losses.Matches]) -> AttackLosses:
+    """The losses of matches of outputs and labels."""
+
+    def on_matches(loss: Callable[[losses.Matches], Tensor]) -> AttackLoss:
+        return lambda output, context: loss(matches(output, context.target))
+
+    soft = on_matches(losses.soft_mistake)
+
+    def damage(output: Tensor, context: LossContext) -> Tensor:
+        # Of equally many mistakes the loss decides.
+        wrong = 1 - losses.correct(matches(output, context.target)).nan_to_num(1)
+        return wrong + TIE * soft(output, context).double().sigmoid()
+
+    return AttackLosses(
+        losses={"soft-neighbour": soft, "mean-similarity": on_matches(losses.mean_mistake)},
+        damage=damage,
+        score=on_matches(losses.correct),
+        ensemble=(EnsembleMember("soft-neighbour"), EnsembleMember("mean-similarity")),
+    )
+
+
 @final
 class Correspondence(Task):
     """Labels (B, 3, h, w): where each pixel is in the other view, x and y from 0 to 1, and the number of that view;
@@ -70,6 +104,7 @@ class Correspondence(Task):
         "PCK@0.2": Statistic(kind="ratio", columns=("right_20", "seen")),
         "PCK@0.1 at best": Statistic(kind="ratio", columns=("best_10", "seen")),
     }
+    attack_losses = _attack_losses(lambda output, target: _matches(output, target, None))
     display: ClassVar = Display(kind="colours")
     label_axes: ClassVar = 3
     output_words: ClassVar = "(B, D, h, w) of patches"
@@ -83,23 +118,7 @@ class Correspondence(Task):
     def __init__(self, space: LabelSpace, name: str = "", head: ViewHead | None = None) -> None:
         super().__init__(space, name)
         self._head = head
-
-        def on_matches(loss: Callable[[losses.Matches], Tensor]) -> AttackLoss:
-            return lambda output, context: loss(self.matches(output, context.target))
-
-        soft = on_matches(losses.soft_mistake)
-
-        def damage(output: Tensor, context: LossContext) -> Tensor:
-            # Of equally many mistakes the loss decides.
-            wrong = 1 - losses.correct(self.matches(output, context.target)).nan_to_num(1)
-            return wrong + TIE * soft(output, context).double().sigmoid()
-
-        self.attack_losses = AttackLosses(
-            losses={"soft-neighbour": soft, "mean-similarity": on_matches(losses.mean_mistake)},
-            damage=damage,
-            score=on_matches(losses.correct),
-            ensemble=(EnsembleMember("soft-neighbour"), EnsembleMember("mean-similarity")),
-        )
+        self.attack_losses = _attack_losses(self.matches)
 
     def head(self, dims: FeatureDims, design: HeadDesign) -> Head:
         return ViewHead(torch.zeros(0, dims.patch, 1, 1), torch.zeros(0, dtype=torch.int64))
@@ -115,18 +134,7 @@ class Correspondence(Task):
 
     def matches(self, output: Tensor, target: Tensor) -> losses.Matches:
         """How patches (B, D, h, w) match those of the other views that labels (B, 3, H, W) name."""
-        grid = F.interpolate(target, size=output.shape[-2:], mode="nearest-exact")
-        other, known = self._others(output, target[:, 2].flatten(1).amax(1).long())
-        return losses.patch_matches(output, other, grid[:, :2], (grid[:, 2] > 0) & known[:, None, None])
-
-    def _others(self, output: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """The other view of each image, (B, D, h, w), and whether it is known (B,)."""
-        if self._head is None:
-            return output, torch.ones_like(numbers, dtype=torch.bool)
-        own = self._head.numbers.to(numbers.device)
-        which = numbers[:, None] == own
-        place = which.int().argmax(1).to(self._head.views.device)
-        return self._head.views[place].to(output), which.any(1)
+        return _matches(output, target, self._head)
 
     def training_loss(self, output: Tensor, target: Tensor) -> Tensor:
         return losses.soft_mistake(self.matches(output, target))
