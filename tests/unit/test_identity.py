@@ -13,6 +13,8 @@ from PIL import Image
 import robustprobe as rp
 from robustprobe.core.errors import UserError
 from robustprobe.datasets import Dataset, load_dataset
+from robustprobe.probing import Fitted, probes
+from robustprobe.tasks import Task
 from tests import folders
 
 pytestmark = pytest.mark.unit
@@ -103,6 +105,29 @@ def test_files_that_change_while_they_are_read_leave_no_number(tmp_path: Path, m
     with pytest.raises(UserError, match="changed while they were read"):
         value(spec, tmp_path / "new")
     assert not list((tmp_path / "new").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("what", ["a mask", "the program"])
+def test_a_head_is_not_kept_where_its_files_change_while_it_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setenv("ROBUSTPROBE_CACHE", str(tmp_path / "cache"))
+    spec, inner = masks(tmp_path / "data"), probes.ProbeFitter.fit
+
+    def fit_and_change(fitter: probes.ProbeFitter, task: Task, key: str) -> Fitted:
+        found = inner(fitter, task, key)
+        if what == "a mask":
+            in_place(tmp_path / "data" / "masks/train/0.bmp", lambda mask: 1 - mask)
+        else:
+            monkeypatch.setattr(probes, "code_digest", lambda: "edited meanwhile")
+        return found
+
+    monkeypatch.setattr(probes.ProbeFitter, "fit", fit_and_change)
+    if what == "a mask":
+        with pytest.raises(UserError, match=r"files of segfolder.* changed while a head was fitted on them"):
+            value(spec, tmp_path / "out")
+    else:
+        value(spec, tmp_path / "out")
 
 
 def test_content_is_the_same_at_every_size_and_another_for_other_images(tmp_path: Path) -> None:

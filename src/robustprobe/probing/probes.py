@@ -169,11 +169,12 @@ def _fitted(fitter: "ProbeFitter", task: Task, spec: HeadSpec) -> Fitted:
     key = head_fingerprint(encoder.digest, task.name, data, spec)
     fitted = load_head(key, task, encoder.card.widths)
     if fitted is None:
+        files = data.fingerprint()
         if (threat := spec_of_task(spec, task.name).threat) is not None:
             fitted = fitter.fit_attacked(task, key, threat, _fitted(fitter, task, spec.on_clean_images))
         else:
             fitted = fitter.fit(task, key)
-        if head_fingerprint(encoder.digest, task.name, data, spec) != key:
+        if data.fingerprint() != files:
             raise UserError(
                 f"files of {data.train.name} changed while a head was fitted on them; it is not kept. "
                 "Run the same command again."
