@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple, final
 
 from PIL import Image, ImageFilter, ImageOps
 
+from robustprobe.core.images import opened
 from robustprobe.core.registry import datasets
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._images import Size, as_rgb
@@ -53,7 +54,8 @@ def _jpeg(image: Image.Image, random: Random) -> Image.Image:
     """Compressed at a quality of 20 to 70."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=random.randint(20, 70))
-    with Image.open(io.BytesIO(buffer.getvalue()), formats=("JPEG",)) as read:
+    buffer.seek(0)
+    with opened(buffer, formats=("JPEG",)) as read:
         return read.convert("RGB")
 
 
