@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 
+from robustprobe.attacks import attack_class, recorded_access
+from robustprobe.core import registry
 from robustprobe.core.spec import AttackSpec
+from robustprobe.core.suites import find_suite
 from robustprobe.report.charts.profile import perturbation_of, profile_figures
 from robustprobe.report.charts.vega import themed
 from robustprobe.report.tables.board import board
@@ -129,6 +132,27 @@ def test_errors_are_kept_the_other_way_round() -> None:
     ]
     found = rows(*records)
     assert found[PLAIN, "attack on the task, eps 8/255"].startswith("25\N{NO-BREAK SPACE}%")
+
+
+def test_the_suite_everything_has_every_use_of_its_data_and_every_kind_of_perturbation() -> None:
+    suite = find_suite("everything")
+    assert suite.tasks
+    # Landmarks need photographs.
+    outside = {"landmarks"} | {name for name in registry.tasks.names() if name not in registry.tasks.files}
+    assert set(suite.tasks) == set(registry.tasks.names()) - outside
+    found = set()
+    for choice in suite.attacks or ():
+        kind = attack_class(AttackSpec(name=choice.name))
+        eps = 0.0 if choice.name == "clean" else 8 / 255
+        spec = AttackSpec(name=choice.name, eps=eps)
+        if kind.own_unit:
+            spec = AttackSpec.model_validate(
+                {"name": choice.name, kind.own_unit: 1 if kind.own_unit != "area" else 0.1}
+            )
+        access = recorded_access(kind)
+        record = make_record(spec, 0.5, access=access, uses_training=kind.uses_training)
+        found.add(perturbation_of(record).kind)
+    assert len(found) == 8
 
 
 def test_clean_scores_alone_have_no_profile() -> None:

@@ -169,7 +169,7 @@ def test_file_that_cannot_be_imported_is_refused_by_name(tmp_path: Path) -> None
 
 def test_bundled_suites_are_valid_and_found_by_name() -> None:
     suites = bundled_suites()
-    assert {"demo", "quick", "paper", "real-encoder", "small-real"} <= suites.keys()
+    assert {"demo", "everything", "quick", "paper", "real-encoder", "small-real"} <= suites.keys()
     for name, suite in suites.items():
         assert find_suite(name) == suite
         assert suite.name == name
@@ -177,7 +177,7 @@ def test_bundled_suites_are_valid_and_found_by_name() -> None:
         for attack in suite.attacks or ():
             attacks.get(attack.name)
         for dataset in suite.datasets:
-            datasets.get(dataset.name)
+            datasets.get(dataset.name.partition(":")[0])
 
 
 def test_unknown_suite_gets_the_nearest_match() -> None:
