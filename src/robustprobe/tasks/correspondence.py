@@ -30,7 +30,7 @@ TIE = 1e-6
 DRAWN = 8
 """Pixels of the side of a patch in pictures."""
 UNSEEN_GREY = 90
-EXAMPLE_UNSEEN = 0.3
+EXAMPLE_UNSEEN, EXAMPLE_MOVE = 0.3, 0.3
 
 
 @final
@@ -172,7 +172,8 @@ class Correspondence(Task):
         return target
 
     def example_targets(self, count: int, size: tuple[int, int], generator: torch.Generator | None = None) -> Tensor:
-        points = torch.rand(count, 2, *size, generator=generator)
+        own = losses.centres(*size).T.reshape(1, 2, *size)
+        points = (own + EXAMPLE_MOVE * (torch.rand(count, 2, *size, generator=generator) - 0.5)).clamp(0, 1)
         seen = torch.rand(count, 1, *size, generator=generator) >= EXAMPLE_UNSEEN
         numbers = torch.arange(1, count + 1)[:, None, None, None] * seen
         return torch.cat([points * seen, numbers.float()], 1)
