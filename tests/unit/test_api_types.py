@@ -169,7 +169,7 @@ def test_an_argument_of_any_type_works_or_is_refused_in_one_sentence(
         (lambda: rp.load_results("a", 3), r"more\[0\] is 3; give text or a path"),  # type: ignore[arg-type]
         (lambda: rp.plot([]), "plot takes results, not an empty list; give what evaluate gave"),
         (lambda: rp.compare(None), "compare takes results, not None; give what evaluate gave"),  # type: ignore[arg-type]
-        (lambda: rp.plot("a", kind=None), "kind is None; give 'eps' or 'pareto'"),  # type: ignore[arg-type]
+        (lambda: rp.plot("a", kind=None), "kind is None; give 'profile' or 'eps' or 'pareto'"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_messages_say_what_came_and_what_to_give(call: Callable[[], object], says: str) -> None:

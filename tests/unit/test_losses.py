@@ -141,6 +141,19 @@ def unit_normals(seed: int = 0, size: tuple[int, int] = (4, 6)) -> Tensor:
     return F.normalize(torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
+def places(seed: int = 0) -> Tensor:
+    """Where each of 4 x 6 patches is in another view, x and y, and that it is seen."""
+    found = torch.rand(3, 3, 4, 6, generator=torch.Generator().manual_seed(seed))
+    found[:, 2] = 1
+    return found
+
+
+def still(found: Tensor) -> Tensor:
+    """The same label with each patch at its own place."""
+    x, y = ((torch.arange(count) + 0.5) / count for count in (6, 4))
+    return torch.stack([x.expand(3, 4, 6), y[:, None].expand(3, 4, 6), found[:, 2]], 1)
+
+
 # By task and case: an output, and its label.
 AWKWARD: dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]] = {
     "classification": {
@@ -209,6 +222,23 @@ AWKWARD: dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]] = {
         "nothing relevant": lambda: (scores().tanh(), torch.zeros(3, 5, dtype=torch.int64)),
         "all as near": lambda: (torch.zeros(3, 5), relevance()),
     },
+    "copies": {
+        "ordinary": lambda: (similarities(), relevance().repeat(1, 8) == 1),
+        "all correct": lambda: ((relevance() == 1).float(), relevance() == 1),
+        "nothing correct": lambda: (-(relevance() == 1).float(), relevance() == 1),
+        "no copy": lambda: (scores().tanh(), torch.zeros(3, 5, dtype=torch.bool)),
+        "copies of every item": lambda: (scores().tanh(), torch.ones(3, 5, dtype=torch.bool)),
+        "all as near": lambda: (torch.zeros(3, 5), relevance() == 1),
+    },
+    "correspondence": {
+        "ordinary": lambda: (maps(), places()),
+        "each patch where it is": lambda: (maps(), still(places())),
+        "nothing seen": lambda: (maps(), places() * torch.tensor([1.0, 1, 0])[:, None, None]),
+        "one pixel seen": lambda: (maps(), places() * F.one_hot(torch.tensor(7), 24).view(4, 6)),
+        "all patches alike": lambda: (torch.ones(3, 5, 4, 6), places()),
+        "patches without length": lambda: (torch.zeros(3, 5, 4, 6), places()),
+        "huge": lambda: (1e9 * maps(), places()),
+    },
 }
 
 
@@ -264,7 +294,7 @@ def test_no_loss_compares_images(task: str, name: str, case: str) -> None:
 def test_broken_images_are_those_without_anything_correct(task: str) -> None:
     success = load_task(task, SPACE).attack_losses.success
     assert success is not None
-    right, wrong = ("all correct", "nothing correct" if task == "classification" else "no pixel correct")
+    right, wrong = ("all correct", "no pixel correct" if task == "segmentation" else "nothing correct")
     assert not success(*_output_and_aim(task, right)).any()
     assert success(*_output_and_aim(task, wrong)).all()
 
