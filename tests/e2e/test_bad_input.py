@@ -40,6 +40,7 @@ def assert_mistake(answer: Answer, *words: str) -> None:
         (["--image-size", "0"], ["size", "greater than 0"]),
         (["--steps", "0"], ["steps", "greater than or equal to 1"]),
         (["--device", "tpu9"], ["device 'tpu9'"]),
+        (["--zero-shot", "texts.safetensors"], ["no file texts.safetensors", "metadata 'classes'"]),
         (["--bogus", "1"], ["--bogus"]),
     ],
 )

@@ -83,6 +83,8 @@ def fit_probe(
     if task not in tasks:
         raise unknown_name(f"task of {dataset}", str(task), tasks)
     spec = validated(HeadSpec, {"train_limit": train_limit, **recipe}, "head recipe")
+    if spec.zero_shot is not None:
+        raise UserError("nothing of a zero-shot head is fitted; its model is rp.zero_shot(encoder, file).")
     wanted, where = validated(DatasetSpec, {"name": dataset, "size": as_size(size)}, "dataset"), find_device(device)
     heads = probing.plan_heads(
         encoder.to(where), wanted, spec, root=root, tasks=[task] if task in found.borrowed else tasks

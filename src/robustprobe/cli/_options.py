@@ -117,6 +117,9 @@ class HeadOptions:
     """clean, or adversarial:EPS such as adversarial:4/255: heads are fitted on images that are attacked through encoder
     and head, with the design and learning rate that were chosen on clean images. adversarial:0.5:l2 for another norm.
     Takes seven passes through the encoder per image and epoch."""
+    zero_shot: Path | None = None
+    """File of text embeddings that make the classification head, of which nothing is fitted then (see
+    docs/guides/encoders.md)."""
 
     def fields(self) -> dict[str, Any]:
         """What is given, by the names of `HeadSpec`."""

@@ -20,6 +20,7 @@ PAGES = {
     "evaluation": "concepts/measurement.md",
     "evaluation.executors": "guides/cluster.md",
     "probing": "reference/recipes.md",
+    "probing.zero_shot": "guides/encoders.md",
     "report.gates": "guides/pipeline.md",
     "report.page": "get-started/page.md",
     "report.paper": "guides/paper.md",

@@ -29,6 +29,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.faults import faults_text
 from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.head_threat import CLEAN_IMAGES, HeadThreat, HeadTraining, head_threat
+from robustprobe.core.shared_names import shared_name
 from robustprobe.core.sizes import (
     SEVERITY,
     USUAL_AREA,
@@ -342,6 +343,41 @@ STANDARD_ATTACKS = (
 
 
 HeadKind = Literal["linear", "mlp"]
+ZERO_SHOT = "zero-shot"
+"""The kind of heads that are made of texts, in records."""
+_SHA256 = "@sha256:"
+
+
+class TextsFile(Spec):
+    """A file of text embeddings, and the SHA-256 of its content; empty: that of the file as it is found."""
+
+    file: Annotated[str, StringConstraints(min_length=1)]
+    sha256: Annotated[str, StringConstraints(pattern="^([0-9a-f]{64})?$")] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: Any) -> Any:
+        if isinstance(data, Path):
+            return {"file": str(data)}
+        if not isinstance(data, str):
+            return data
+        file, sign, digest = data.rpartition(_SHA256)
+        return {"file": file, "sha256": digest} if sign else {"file": data}
+
+    @property
+    def shared_text(self) -> str:
+        """`texts.safetensors@sha256:...`, without the folders of this machine."""
+        return f"{shared_name(self.file, 1)}{_SHA256}{self.sha256}"
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _or_name(handler(core))
+
+
+def texts_name(text: str) -> str:
+    """`texts.safetensors 1a2b3c4d`: how plans and tables name the texts that `TextsFile.shared_text` writes out."""
+    file, _, digest = text.rpartition(_SHA256)
+    return f"{file} {digest[:8]}"
 
 
 class HeadSpec(Spec):
@@ -351,6 +387,8 @@ class HeadSpec(Spec):
     (`clean`), or on images attacked through encoder and head (`adversarial:4/255`). Label maps are learnt at
     1/`label_stride` of the image resolution; they are always scored at their own. `layers` is how many of the last
     blocks heads read, `pooling` what of them a classification head does. `knn` also judges classification by k-NN.
+    `zero_shot` is a file of text embeddings that make the head of classification, see `rp.zero_shot`; heads of other
+    tasks are the usual ones.
     """
 
     recipe: Literal["fast", "standard", "paper"] = "fast"
@@ -365,11 +403,22 @@ class HeadSpec(Spec):
     learning_rates: OneOrMore[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
     knn: int = Field(default=20, ge=0)
     seed: int = 0
+    zero_shot: TextsFile | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _from_kind(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("zero_shot") is not None:
+            # Records say zero-shot for their kind.
+            return {name: value for name, value in data.items() if (name, value) != ("kind", ZERO_SHOT)}
         return {"kind": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _has_texts(self) -> "HeadSpec":
+        if self.zero_shot is not None and (self.kind != "linear" or self.training != CLEAN_IMAGES):
+            what = f"kind {self.kind}" if self.kind != "linear" else f"training {self.training}"
+            raise ValueError(f"nothing of a zero-shot head is fitted, so it has no {what}; leave one of the two out")
+        return self
 
     @property
     def threat(self) -> HeadThreat | None:
@@ -384,12 +433,23 @@ class HeadSpec(Spec):
     @property
     def usual(self) -> "HeadSpec":
         """Linear heads fitted on images as they are, by the same recipe."""
-        return self.on_clean_images.model_copy(update={"kind": "linear"})
+        return self.on_clean_images.model_copy(update={"kind": "linear", "zero_shot": None})
+
+    @property
+    def zero_shot_alone(self) -> "HeadSpec":
+        """What of this description a zero-shot head depends on: the texts, and how the recipe serves images."""
+        return HeadSpec(recipe=self.recipe, knn=0, zero_shot=self.zero_shot)
+
+    def facts(self) -> dict[str, Any]:
+        """The fields as records have them: no folders of this machine, and `zero_shot` for zero-shot heads alone."""
+        told = self.model_dump(mode="json", exclude={"zero_shot"})
+        texts = self.zero_shot
+        return told if texts is None else {**told, "kind": ZERO_SHOT, "zero_shot": texts.shared_text}
 
     @property
     def is_usual(self) -> bool:
         """Whether heads are linear and fitted on images as they are."""
-        return self.kind == "linear" and self.training == CLEAN_IMAGES
+        return self.kind == "linear" and self.training == CLEAN_IMAGES and self.zero_shot is None
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -219,6 +219,7 @@ def make_plan(
         UserError: anything that cannot be resolved, before any work is done.
     """
     suite = _with_attacks(suite, root, leave_out)
+    suite = suite.model_copy(update={"head": probing.with_digest(suite.head)})
     given = tuple(encoders)
     own = given or tuple(load_encoder(name) for name in suite.encoders)
     others = tuple(sources) or tuple(load_encoder(name) for name in suite.transfer_from)
@@ -418,6 +419,7 @@ def _level(
     group += [source.encoder.card.name, source.encoder.digest] if source else []
     # Example images of a group show the answers of its heads.
     group += [] if suite.head.is_usual else [suite.head.kind, suite.head.training]
+    group += [suite.head.zero_shot.sha256] if suite.head.zero_shot else []
     group += [(source or pair).heads.data.train.digest()] if _kind(spec.name).uses_training else []
     names = {task: fingerprint([*group, key]) for task, key in pair.head_keys.items()}
     known = {name: store.whole_record(name) for name in names.values()}

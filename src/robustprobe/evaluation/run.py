@@ -479,14 +479,15 @@ def _store_cell(
 
 def _head_facts(pair: EncoderOnDataset, suite: Suite, task: str, fitted: Fitted) -> HeadFacts:
     view = replace(pair.heads.views[task], layers=fitted.design.layers)
+    own = probing.spec_of_task(suite.head, task)
     return HeadFacts(
         fingerprint=pair.head_keys[task],
-        recipe=probing.spec_of_task(suite.head, task).model_dump(mode="json"),
+        recipe=own.facts(),
         learning_rate=fitted.learning_rate,
         reads=_reads(fitted.design),
         view=view.label,
         held_out_score=fitted.held_out_score,
-        train_images=pair.heads.train_images,
+        train_images=pair.heads.train_images if own.zero_shot is None else 0,
     )
 
 

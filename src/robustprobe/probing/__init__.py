@@ -15,6 +15,7 @@ from robustprobe.probing.probes import (
     spec_of_task,
     train_data,
 )
+from robustprobe.probing.zero_shot import with_digest
 
 __all__ = [
     "MOST_IN_MEMORY",
@@ -39,4 +40,5 @@ __all__ = [
     "spec_of_task",
     "train_data",
     "train_heads",
+    "with_digest",
 ]

@@ -8,9 +8,10 @@ import torch
 
 from robustprobe.core.device import Elapsed
 from robustprobe.core.eps import implausible_eps
-from robustprobe.core.spec import AttackSpec, DatasetSpec, HeadSpec
+from robustprobe.core.errors import UserError
+from robustprobe.core.spec import AttackSpec, DatasetSpec, HeadSpec, TextsFile, texts_name
 from robustprobe.core.views import Size, View
-from robustprobe.datasets import find_dataset
+from robustprobe.datasets import Dataset, find_dataset
 from robustprobe.encoders import Encoder
 from robustprobe.probing.fit import Fitted
 from robustprobe.probing.probes import (
@@ -25,9 +26,11 @@ from robustprobe.probing.probes import (
     kept_features,
     model_of,
     preprocessing_for,
+    spec_of_task,
     train_data,
 )
 from robustprobe.probing.recipes import GEM, recipe_for, recipe_of
+from robustprobe.probing.zero_shot import TASK, fitted_of_texts, with_digest
 from robustprobe.tasks import Model, load_task, task_kind
 
 
@@ -72,11 +75,21 @@ class HeadPlan(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """What the recipe does otherwise for this encoder than for others."""
-        return [*self._untrained, *self._not_pooled, *self._fewer_blocks]
+        return [*self._zero_shot, *self._untrained, *self._not_pooled, *self._fewer_blocks]
+
+    @property
+    def _zero_shot(self) -> list[str]:
+        if self.spec.zero_shot is None:
+            return []
+        return [f"{TASK} is zero-shot by {texts_name(self.spec.zero_shot.shared_text)}: nothing is fitted for it"]
+
+    def _fitted_tasks(self) -> list[str]:
+        """Tasks whose heads are no zero-shot ones."""
+        return [task for task in self.keys if spec_of_task(self.spec, task).zero_shot is None]
 
     @property
     def _untrained(self) -> list[str]:
-        if self.spec.is_usual:
+        if self.spec.is_usual or self.spec.zero_shot:
             return []
         left = [task for task in self.keys if not task_kind(task).trains]
         return [f"{task} trains no head, so kind and training of heads change nothing there" for task in left]
@@ -91,8 +104,10 @@ class HeadPlan(NamedTuple):
     @property
     def _fewer_blocks(self) -> list[str]:
         name = self.encoder.card.name
-        wanted = {task: recipe_of(self.spec, load_task(task, self.data.train.spaces[task])) for task in self.keys}
-        most = max(recipe.layers for recipe in wanted.values())
+        wanted = {
+            task: recipe_of(self.spec, load_task(task, self.data.train.spaces[task])) for task in self._fitted_tasks()
+        }
+        most = max((recipe.layers for recipe in wanted.values()), default=1)
         readable = self.encoder.readable_blocks(most)
         if self.spec.layers is not None or readable == most:
             return []
@@ -114,7 +129,7 @@ class HeadPlan(NamedTuple):
     def _costs(self, name: str, forward: Elapsed, step: Elapsed, device: torch.device) -> Iterator[HeadCost]:
         """Of the missing heads of a task, on attacked and on clean images; without passes that extract features."""
         encoder, task = self.encoder, load_task(name, self.data.train.spaces[name])
-        if is_cached(self.keys[name], task, encoder.card.widths):
+        if name not in self._fitted_tasks() or is_cached(self.keys[name], task, encoder.card.widths):
             return
         if not task.trains:
             yield HeadCost(forward * (self.train_images + len(self.data.val)), 0)
@@ -158,11 +173,23 @@ def plan_heads(
             the dataset has labels for.
 
     Raises:
-        UserError: unknown names, or the dataset's images are missing.
+        UserError: unknown names, the dataset's images are missing, or texts that do not fit encoder and dataset.
     """
     found = find_dataset(dataset.name, root=root, tasks=tasks or ())
-    names = list(tasks or found.spaces)
+    names, spec = list(tasks or found.spaces), with_digest(spec)
     serving = preprocessing_for(encoder.card, found, spec, dataset.size, names)
     data = train_data(dataset.name, root, serving, spec)
+    if spec.zero_shot is not None:
+        _check_texts(encoder, spec.zero_shot, data.train, names)
     keys = {task: head_fingerprint(encoder.digest, task, data, spec) for task in names}
     return HeadPlan(encoder, data, spec, serving.size, keys)
+
+
+def _check_texts(encoder: Encoder, texts: TextsFile, data: Dataset, tasks: Sequence[str]) -> None:
+    """Raises UserError where texts fit neither the encoder nor the classes of a dataset, or nothing asks for them."""
+    if TASK not in tasks:
+        raise UserError(
+            f"texts of a zero-shot head are for {TASK}, and {data.name} is evaluated on {', '.join(tasks)}; "
+            f"add the task {TASK} where the dataset has it, else leave the texts or the dataset out."
+        )
+    fitted_of_texts(encoder, texts, data)

@@ -16,7 +16,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import code_digest, fingerprint
 from robustprobe.core.head_threat import HeadThreat
 from robustprobe.core.inner_attack import InnerAttack
-from robustprobe.core.spec import HeadSpec
+from robustprobe.core.spec import ZERO_SHOT, HeadSpec
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import FeatureDims, Features, HeadDesign
 from robustprobe.core.views import Resized, Size, View, Windows
@@ -28,6 +28,7 @@ from robustprobe.probing.cache import Weights, load_weights, save_weights
 from robustprobe.probing.features import CHUNK, FeatureBatch, FeatureSet, Streamed, extract, kept_bytes, label_size
 from robustprobe.probing.fit import Candidate, FitJob, Fitted, fit_head, train_heads
 from robustprobe.probing.recipes import Preprocessing, preprocessing, recipe_for
+from robustprobe.probing.zero_shot import TASK, fitted_of_texts
 from robustprobe.tasks import Head, Model, Task, TaskRecipe, load_task, task_kind
 
 Notify = Callable[[str, int, int], None]
@@ -87,12 +88,18 @@ def train_data(name: str, root: Path, preprocessing: Preprocessing, spec: HeadSp
 
 def head_fingerprint(encoder_digest: str, task: str, data: TrainData, spec: HeadSpec) -> str:
     """The fingerprint of everything a head depends on: weights, task, data, recipe and code."""
-    fields = spec_of_task(spec, task).model_dump(mode="json")
+    own = spec_of_task(spec, task)
+    if own.zero_shot is not None:
+        served = [repr(data.views[task]), data.train.spaces[task].classes, own.zero_shot.sha256]
+        return fingerprint([encoder_digest, task, ZERO_SHOT, *served, code_digest()])
+    fields = own.facts()
     return fingerprint([encoder_digest, task, data.fingerprint(), fields, code_digest()])
 
 
 def spec_of_task(spec: HeadSpec, task: str) -> HeadSpec:
-    """How heads of a task are made: kind and training say nothing of one that trains none."""
+    """How heads of a task are made: kind and training say nothing of one that trains none, texts of another task."""
+    if spec.zero_shot is not None:
+        return spec.zero_shot_alone if task == TASK else spec.usual
     return spec if task_kind(task).trains else spec.usual
 
 
@@ -166,6 +173,8 @@ def _fitted(fitter: "ProbeFitter", task: Task, spec: HeadSpec) -> Fitted:
     One that is fitted on attacked images has the design and the learning rate of the best one on clean images.
     """
     encoder, data = fitter.encoder, fitter.data
+    if (texts := spec_of_task(spec, task.name).zero_shot) is not None:
+        return fitted_of_texts(encoder, texts, data.train)
     key = head_fingerprint(encoder.digest, task.name, data, spec)
     fitted = load_head(key, task, encoder.card.widths)
     if fitted is None:

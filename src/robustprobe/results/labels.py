@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import get_args
 
 from robustprobe.core.sizes import OwnUnit, format_eps, threat_size_text
-from robustprobe.core.spec import TUNING, AttackSpec, setting_text
+from robustprobe.core.spec import TUNING, ZERO_SHOT, AttackSpec, setting_text, texts_name
 from robustprobe.results.records import AttackKey, Record
 
 USUAL_HEADS = MappingProxyType({"kind": "linear", "training": "clean"})
@@ -43,7 +43,12 @@ def record_label(record: Record) -> str:
 
 
 def head_text(record: Record) -> str:
-    """`mlp`, or `linear fitted adversarially at 4/255`; empty for linear heads fitted on images as they are."""
+    """`mlp`, `linear fitted adversarially at 4/255` or `zero-shot by texts.safetensors 1a2b3c4d`.
+
+    Empty for linear heads fitted on images as they are.
+    """
+    if texts := record.head.recipe.get("zero_shot"):
+        return f"{ZERO_SHOT} by {texts_name(str(texts))}"
     kind, training = (str(record.head.recipe.get(name, usual)) for name, usual in USUAL_HEADS.items())
     if training == USUAL_HEADS["training"]:
         return "" if kind == USUAL_HEADS["kind"] else kind
