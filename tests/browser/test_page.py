@@ -226,6 +226,17 @@ def test_no_control_of_the_viewer_lies_under_another_one_on_a_phone(opened: Open
     assert not browser.execute_script(script)
 
 
+def test_no_chart_is_cut_on_a_wide_screen(opened: Opened, page: Path) -> None:
+    script = """
+        const charts = [...document.querySelectorAll('figure .scroll')].filter(e => e.querySelector('svg'));
+        return charts.map(e => [e.getAttribute('aria-label'), e.scrollWidth - e.clientWidth]);
+    """
+    beyond = dict(opened(page, 1440).execute_script(script))
+    assert len(beyond) > 3
+    assert "Chart: Robustness profile" in beyond
+    assert {name for name, width in beyond.items() if width > 0} == set()
+
+
 @pytest.mark.parametrize("width", [375, 1440])
 @pytest.mark.parametrize("name", ["page", "damaged_page", "site"])
 def test_nothing_is_wider_than_the_screen(

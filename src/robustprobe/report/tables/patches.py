@@ -21,7 +21,7 @@ from robustprobe.results.records import Interval, Record
 
 COLUMNS = ("without patch", "noise patch", "patch", "left of clean")
 NOTE = (
-    "Patches: pixels under the patch count nowhere, in all three columns. Noise patch: random pixels in the same "
+    "Patches: pixels under the patch count nowhere, in all three scores. Noise patch: random pixels in the same "
     "place, what covering it alone does. Left of clean: what of the score without patch above chance is left."
 )
 
