@@ -18,7 +18,7 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe.attacks import Attacked, Victim, load_attack
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.types import SanityCheck
 from robustprobe.datasets import load_dataset
 from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks

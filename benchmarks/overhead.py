@@ -15,7 +15,7 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.types import HeadDesign, LabelSpace
 from robustprobe.core.views import Resized
 from robustprobe.tasks import Model, load_task

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.results.records import HeadFacts, Interval, Provenance, Record
 from robustprobe.results.store import Store
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from robustprobe.core.spec import ExecutorOptions, Suite, validated
+from robustprobe.core.spec import ExecutorOptions, Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.evaluation.executors.ray import import_ray
 from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import RunProgress, execute

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow.compute
 import pyarrow.dataset
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.files import write_whole
-from robustprobe.core.spec import AttackSpec
 from robustprobe.report.page.render import read_page
 from robustprobe.report.tables.results import render, table_rows
 from robustprobe.results.merge import merge

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from robustprobe import probing
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.freeze import frozen
+from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.sizes import format_eps, parse_eps
-from robustprobe.core.spec import AttackSpec, HeadSpec
 from robustprobe.core.threat import image_generator
 from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.datasets.base import batches

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustprobe.core.spec import AttackSpec, HeadSpec
+from robustprobe.core.attack_spec import AttackSpec
+from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.types import FeatureDims, Features
 from robustprobe.datasets import find_dataset, load_dataset
 from robustprobe.encoders import Encoder, EncoderCard

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from robustprobe.core.spec import HeadSpec
+from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.views import Resized
 from robustprobe.datasets.scenes import Scenes
 from robustprobe.encoders import Encoder

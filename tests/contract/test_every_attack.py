@@ -15,9 +15,9 @@ from robustprobe.attacks import Attack, GradientAttack, Victim, load_attack
 from robustprobe.attacks._search import everything
 from robustprobe.attacks.base import target_tasks
 from robustprobe.attacks.label_free import LabelFree
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.registry import attacks, tasks
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import Features, HeadDesign, LabelSpace, LossContext
 from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder

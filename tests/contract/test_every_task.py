@@ -11,8 +11,8 @@ from torch import Tensor
 from robustprobe import UserError, load_dataset
 from robustprobe.attacks import Attack
 from robustprobe.attacks.base import target_tasks
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.registry import attacks, tasks
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
 from robustprobe.evaluation.collect import Judged
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import ExecutorOptions, Suite, validated
+from robustprobe.core.spec import ExecutorOptions, Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.executors.ray import import_ray
 from robustprobe.evaluation.plan import Plan, make_plan

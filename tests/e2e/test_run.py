@@ -151,9 +151,9 @@ def test_killed_at_random_moments_and_started_again(finished: Path, suite_file: 
 def test_interrupt_ends_with_130_and_what_to_do(suite_file: Path, tmp_path: Path) -> None:
     program = (
         "import robustprobe.evaluation.run as r, robustprobe.cli as c\n"
-        "inner = r._store_cell\n"
+        "inner = r.store_cell\n"
         "def stop(*a):\n    inner(*a)\n    raise KeyboardInterrupt\n"
-        "r._store_cell = stop\n"
+        "r.store_cell = stop\n"
         "c.main()"
     )
     command = [sys.executable, "-c", program, "run", str(suite_file), "--out", str(tmp_path)]
@@ -164,7 +164,7 @@ def test_interrupt_ends_with_130_and_what_to_do(suite_file: Path, tmp_path: Path
     assert len(Store(tmp_path).records()) == 1
 
 
-@pytest.mark.parametrize("broken", ["probing.head_plan.fit_probes", "evaluation.run._store_cell"])
+@pytest.mark.parametrize("broken", ["probing.head_plan.fit_probes", "evaluation.run.store_cell"])
 def test_what_fails_is_named_and_ends_with_2(
     call: Call, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:

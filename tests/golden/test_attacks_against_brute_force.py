@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import AttackLosses, LabelSpace, LossContext
 from robustprobe.tasks import load_task

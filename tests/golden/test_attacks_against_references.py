@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.threat import image_generator
 from robustprobe.core.types import LabelSpace
 from robustprobe.tasks import load_task

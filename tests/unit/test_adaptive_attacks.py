@@ -10,8 +10,9 @@ from torch import Tensor, nn
 import robustprobe as rp
 from robustprobe import UserError
 from robustprobe.attacks import Attack, load_attack
+from robustprobe.core.attack_spec import AttackChoice, AttackSpec
 from robustprobe.core.registry import attacks
-from robustprobe.core.spec import AttackChoice, AttackSpec, Suite
+from robustprobe.core.spec import Suite
 from robustprobe.core.straight_through import find_module, straight_through
 from robustprobe.core.types import LabelSpace
 from robustprobe.evaluation.evaluate import worse_rows

@@ -17,7 +17,9 @@ import robustprobe as rp
 from robustprobe import Encoder, Results, UserError, probing
 from robustprobe.api import attack_images, evaluate_encoders, harden_encoder
 from robustprobe.core.arguments import checked_types
-from robustprobe.core.spec import AttackSpec, DatasetSpec, HeadSpec, Suite
+from robustprobe.core.attack_spec import AttackSpec
+from robustprobe.core.head_spec import HeadSpec
+from robustprobe.core.spec import DatasetSpec, Suite
 from robustprobe.training.spec import HardenSpec
 
 pytestmark = pytest.mark.unit

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import Suite, validated
+from robustprobe.core.spec import Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.evaluation.run import execute

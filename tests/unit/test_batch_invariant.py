@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustprobe import Encoder, EncoderCard, FeatureDims, Features, load_dataset, load_encoder
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.sums import image_sums, mean_of, sum_of
 from robustprobe.encoders import Encoder as AnyEncoder
 from robustprobe.evaluation.batch_invariant import BatchInvariantEncoder, batch_invariant, cuts, invariant_sizes

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustprobe.core.spec import ExecutorOptions, Suite, validated
+from robustprobe.core.spec import ExecutorOptions, Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.executors.work import WorkerState
 from robustprobe.evaluation.plan import Plan, make_plan

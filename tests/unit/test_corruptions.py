@@ -16,9 +16,10 @@ from torch import Generator, Tensor
 import robustprobe as rp
 from robustprobe import UserError
 from robustprobe.attacks import Victim, load_attack
+from robustprobe.core.attack_spec import AttackChoice, AttackSpec
 from robustprobe.core.corruption_names import BENCHMARK, FAMILIES, MISSING, NAMES, group_names
 from robustprobe.core.eps import implausible_eps
-from robustprobe.core.spec import AttackChoice, AttackSpec, Suite
+from robustprobe.core.spec import Suite
 from robustprobe.corruptions import CORRUPTIONS, _blur, _colour, _files, _noise, _weather, corrupted
 from robustprobe.evaluation.sanity_checks import trace_checks
 

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import robustprobe as rp
 from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.attacks.base import target_tasks
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.registry import attacks, tasks
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
 from robustprobe.encoders import Encoder
 from robustprobe.tasks import fitting_attacks, load_task

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustprobe import UserError, load_encoder
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.straight_through import straight_through
 from robustprobe.encoders import Defended, Encoder
 from robustprobe.encoders._input_defences import DEFENCES, InputDefence

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import robustprobe as rp
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.eps import USUAL, default_eps, implausible_eps
 from robustprobe.core.sizes import Norm
-from robustprobe.core.spec import AttackSpec, Suite, validated
+from robustprobe.core.spec import Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.core.threat import NORMS
 from robustprobe.evaluation.plan import Plan, make_plan
 from robustprobe.results.store import Store

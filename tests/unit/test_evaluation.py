@@ -9,8 +9,8 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe import Dataset, UserError, load_dataset
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.device import find_device
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import Features
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.collect import Judged

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe import Dataset, LabelSpace, Model, load_dataset
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.fast_linear import fast_linear
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import FeatureDims, HeadDesign
 from robustprobe.core.views import Padded, Resized, View, Windows
 from robustprobe.datasets.base import RawSample, batches

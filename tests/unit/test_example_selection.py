@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustprobe.core.spec import Suite, validated
+from robustprobe.core.spec import Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation import example_selection
 from robustprobe.evaluation.example_selection import KeptScores, chosen

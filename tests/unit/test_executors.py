@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from robustprobe.core.spec import ExecutorOptions, Suite, validated
+from robustprobe.core.spec import ExecutorOptions, Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation import evaluate as evaluating
 from robustprobe.evaluation import partial_results, run

@@ -12,8 +12,10 @@ import robustprobe as rp
 from robustprobe.core.device import Elapsed
 from robustprobe.core.errors import UserError
 from robustprobe.core.freeze import frozen
+from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.inner_attack import InnerAttack
-from robustprobe.core.spec import DatasetSpec, HeadSpec, Suite, load_suite, validated
+from robustprobe.core.spec import DatasetSpec, Suite, load_suite
+from robustprobe.core.spec_base import validated
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace, Sample
 from robustprobe.core.views import Resized

@@ -10,9 +10,9 @@ import robustprobe as rp
 from robustprobe.attacks import load_attack
 from robustprobe.attacks._apgd import apgd
 from robustprobe.attacks._search import Entries, LossValues, PerImageRandom, Search, everything
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.eps import default_eps
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import L1, image_generator
 from tests.digits import Digits, digits
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from robustprobe.core import device as devices
-from robustprobe.core.spec import Suite, validated
+from robustprobe.core.spec import Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.evaluation import cost
 from robustprobe.evaluation.cost import PassMemory, pair_batch
 from robustprobe.evaluation.plan import Plan, make_plan

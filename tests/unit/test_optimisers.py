@@ -16,8 +16,8 @@ from robustprobe.attacks._search import Optimiser, PerImageRandom, Search, every
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._square import square
 from robustprobe.attacks._staged import staged_apgd
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.registry import attacks
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import L1, L2, NORMS, Linf, Threat
 from robustprobe.core.types import LabelSpace, LossContext
 from robustprobe.tasks import load_task

@@ -11,8 +11,9 @@ from torch import Tensor
 import robustprobe as rp
 from robustprobe import UserError
 from robustprobe.attacks import Attacked, Victim, load_attack
+from robustprobe.core.attack_spec import AttackChoice, AttackSpec
 from robustprobe.core.patches import box_mask, boxes_at, cut_out, patch_size, put_in, touched
-from robustprobe.core.spec import AttackChoice, AttackSpec, Suite
+from robustprobe.core.spec import Suite
 from robustprobe.core.types import LabelSpace
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
 from robustprobe.evaluation.sanity_checks import patch_check

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustprobe import probing
-from robustprobe.core.spec import HeadSpec
+from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.types import FeatureDims, Features, LabelSpace
 from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder

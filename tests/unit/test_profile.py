@@ -6,7 +6,7 @@ import pytest
 
 from robustprobe.attacks import attack_class, recorded_access
 from robustprobe.core import registry
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.suites import find_suite
 from robustprobe.report.charts.profile import perturbation_of, profile_figures
 from robustprobe.report.charts.vega import themed

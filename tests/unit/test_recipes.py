@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe import Dataset, Sample, UserError, load_dataset, probing
-from robustprobe.core.spec import HeadSpec
+from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.types import FeatureDims, HeadDesign, LabelSpace
 from robustprobe.core.views import Padded, Resized, View, Windows
 from robustprobe.encoders import Encoder, EncoderCard

@@ -9,9 +9,9 @@ import pytest
 
 from robustprobe import Attack, Dataset, UserError, load_dataset
 from robustprobe.attacks import Victim, load_attack
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.errors import unknown_name
 from robustprobe.core.registry import Registry, attacks, datasets, defences, executors, sources, tasks, trackers
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.suites import bundled_suites, find_suite
 from robustprobe.core.user_code import load_attribute
 from robustprobe.encoders import load_encoder

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import AttackSpec
 from robustprobe.report.tables.blocks import Notes
 from robustprobe.report.tables.matrix import failed_checks, task_tables, trusted
 from robustprobe.report.tables.results import KEYS, print_rich, render, table_rows

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 import robustprobe as rp
-from robustprobe.core.spec import DatasetSpec, HeadSpec
+from robustprobe.core.head_spec import HeadSpec
+from robustprobe.core.spec import DatasetSpec
 from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
 from robustprobe.datasets import Dataset, RawSample, load_dataset
 from robustprobe.datasets._check import check

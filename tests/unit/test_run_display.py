@@ -20,8 +20,10 @@ from robustprobe.cli._display import (
     show_plan,
     time_text,
 )
+from robustprobe.core.attack_spec import AttackChoice, AttackSpec
 from robustprobe.core.device import Clocks, Elapsed, seconds_of
-from robustprobe.core.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Suite
+from robustprobe.core.head_spec import HeadSpec
+from robustprobe.core.spec import DatasetSpec, Suite
 from robustprobe.datasets import Dataset
 from robustprobe.datasets._label_report import LabelDoubt
 from robustprobe.evaluation.cost import PairCost

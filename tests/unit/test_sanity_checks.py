@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robustprobe import UserError, load_dataset
 from robustprobe.attacks import Victim, load_attack
-from robustprobe.core.spec import CHECK_COST, AttackSpec, DatasetSpec, Suite
+from robustprobe.core.attack_spec import AttackSpec
+from robustprobe.core.spec import CHECK_COST, DatasetSpec, Suite
 from robustprobe.core.types import LabelSpace, SanityCheck
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate

@@ -11,9 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from robustprobe import UserError
 from robustprobe.core import fingerprints
+from robustprobe.core.attack_spec import AttackChoice, AttackSpec
 from robustprobe.core.fingerprints import code_digest, fingerprint
+from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.sizes import format_eps, parse_eps
-from robustprobe.core.spec import AttackChoice, AttackSpec, DatasetSpec, HeadSpec, Spec, Suite, load_suite, validated
+from robustprobe.core.spec import DatasetSpec, Suite, load_suite
+from robustprobe.core.spec_base import Spec, validated
 
 pytestmark = pytest.mark.unit
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from robustprobe import UserError
 from robustprobe.core import files as written_files
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.files import write_whole
-from robustprobe.core.spec import AttackSpec, Display
+from robustprobe.core.spec import Display
 from robustprobe.results.records import Example, ExampleChoice, Group, HeadFacts, Interval, Provenance, Record
 from robustprobe.results.store import Store
 from tests.unit.test_report_tables import attack, make_record

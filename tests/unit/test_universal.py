@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustprobe import UserError
 from robustprobe.attacks import TrainBatch, UniversalAttack, Victim, load_attack
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.threat import NORMS
 from robustprobe.datasets import Dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder

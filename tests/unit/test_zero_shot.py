@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import robustprobe as rp
-from robustprobe.core.spec import DatasetSpec, HeadSpec, Suite, validated
+from robustprobe.core.head_spec import HeadSpec
+from robustprobe.core.spec import DatasetSpec, Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.datasets import load_dataset
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.plan import make_plan

@@ -15,6 +15,7 @@ from robustprobe.api.own_models import OwnModel, check_embedding, check_real, in
 from robustprobe.attacks import Attack, Attacked, Victim, load_attack
 from robustprobe.attacks.base import check_images, target_tasks
 from robustprobe.core.arguments import came, checked_types
+from robustprobe.core.attack_spec import LOST_SHARE, RANDOM_POSITION, AttackChoice, AttackSpec
 from robustprobe.core.corruption_names import ATTACK, GROUP
 from robustprobe.core.device import device_of
 from robustprobe.core.eps import default_eps
@@ -23,17 +24,8 @@ from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.patches import box_mask
 from robustprobe.core.registry import attacks as known_attacks
-from robustprobe.core.sizes import Norm, OwnUnit, SizeUnit
-from robustprobe.core.spec import (
-    LOST_SHARE,
-    RANDOM_POSITION,
-    SIZE_EXAMPLES,
-    SIZED_THINGS,
-    USUAL_SIZES,
-    AttackChoice,
-    AttackSpec,
-    validated,
-)
+from robustprobe.core.sizes import OWN_UNITS, Norm, OwnUnit, SizeUnit
+from robustprobe.core.spec_base import validated
 from robustprobe.core.straight_through import StandIn
 from robustprobe.core.types import Features, LabelSpace
 from robustprobe.core.usual_mode import recording
@@ -193,13 +185,13 @@ def _size_of_attack(
     unit = kind.own_unit
     wrong = [name for name, given in own.items() if given is not None and name != unit]
     if wrong:
-        instead = f"{unit}, such as {SIZE_EXAMPLES[unit]}" if unit else "eps, such as 8/255"
-        raise UserError(f"{wrong[0]} is for {SIZED_THINGS[wrong[0]]}; give {instead}.")
+        instead = f"{unit}, such as {OWN_UNITS[unit].example}" if unit else "eps, such as 8/255"
+        raise UserError(f"{wrong[0]} is for {OWN_UNITS[wrong[0]].things}; give {instead}.")
     if not unit:
         return {"norm": norm, "eps": default_eps(cast(SizeUnit, norm), size) if eps is None else only(eps, "eps")}
     if eps is not None:
-        raise UserError(f"{SIZED_THINGS[unit]} have no eps; give {unit}, such as {SIZE_EXAMPLES[unit]}.")
-    return {unit: USUAL_SIZES[unit] if own[unit] is None else only(own[unit], unit)}
+        raise UserError(f"{OWN_UNITS[unit].things} have no eps; give {unit}, such as {OWN_UNITS[unit].example}.")
+    return {unit: OWN_UNITS[unit].usual if own[unit] is None else only(own[unit], unit)}
 
 
 class _Given(NamedTuple):

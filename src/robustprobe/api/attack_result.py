@@ -4,10 +4,10 @@ from typing import NamedTuple, final
 
 from torch import Tensor
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.notebook import CaptionedPicture, card_html
 from robustprobe.core.pictures import AMPLIFICATION, amplified, difference, png_uri
 from robustprobe.core.sizes import format_eps, threat_size_text
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS, THREATS
 from robustprobe.tasks import as_pixels
 

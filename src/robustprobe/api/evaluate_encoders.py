@@ -13,10 +13,13 @@ from torch import nn
 from robustprobe.api.inputs import HOLDS_DATASETS, as_encoder, as_size
 from robustprobe.api.progress import run_progress
 from robustprobe.core.arguments import checked_types
+from robustprobe.core.attack_spec import Iterate
 from robustprobe.core.device import device_of, find_device
 from robustprobe.core.errors import UserError
+from robustprobe.core.head_spec import HeadKind, HeadSpec
 from robustprobe.core.sizes import Norm
-from robustprobe.core.spec import AttackAt, DatasetSpec, ExecutorOptions, HeadKind, HeadSpec, Iterate, Suite, validated
+from robustprobe.core.spec import AttackAt, DatasetSpec, ExecutorOptions, Suite
+from robustprobe.core.spec_base import validated
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import Dataset
 from robustprobe.encoders import Encoder

@@ -10,7 +10,9 @@ from robustprobe.api.inputs import HOLDS_DATASETS, as_encoder, as_size, only
 from robustprobe.core.arguments import checked_types
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError, unknown_name
-from robustprobe.core.spec import DatasetSpec, HeadKind, HeadSpec, validated
+from robustprobe.core.head_spec import HeadKind, HeadSpec
+from robustprobe.core.spec import DatasetSpec
+from robustprobe.core.spec_base import validated
 from robustprobe.core.types import Sample
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import find_dataset, label_report, load_dataset

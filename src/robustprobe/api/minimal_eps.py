@@ -12,10 +12,10 @@ from robustprobe.attacks import Attack
 from robustprobe.attacks.base import check_images
 from robustprobe.attacks.min_eps import broken
 from robustprobe.core.arguments import checked_types
+from robustprobe.core.attack_spec import LOST_SHARE
 from robustprobe.core.eps import default_eps
 from robustprobe.core.registry import attacks as known_attacks
 from robustprobe.core.sizes import Norm, parse_eps
-from robustprobe.core.spec import LOST_SHARE
 from robustprobe.core.threat import NORMS
 from robustprobe.tasks import Model
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks._search import Passes, PerImageRandom, SearchResult, all_passes, ascent_passes, query_passes
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.registry import attacks
-from robustprobe.core.sizes import OwnUnit
-from robustprobe.core.spec import OWN_SIZES, AttackSpec
+from robustprobe.core.sizes import OWN_UNITS, OwnUnit
 from robustprobe.core.threat import NORMS, THREATS, Threat
 from robustprobe.core.types import AttackLosses, Features, LabelSpace
 from robustprobe.results.records import AttackAccess
@@ -116,8 +116,9 @@ class Attack(ABC):
         if not_taken := sorted(spec.tuned.keys() - self.tuning):
             takes = ", ".join(sorted(self.tuning))
             raise UserError(f"attack {spec.name} does not take {', '.join(not_taken)}; it takes {takes}.")
-        if (given := spec.norm if spec.norm in OWN_SIZES else None) != self.own_unit:
-            has, came = (OWN_SIZES[unit] if unit else "an eps" for unit in (self.own_unit, given))
+        given = next((unit for unit in OWN_UNITS if unit == spec.norm), None)
+        if given != self.own_unit:
+            has, came = (OWN_UNITS[unit].range_words if unit else "an eps" for unit in (self.own_unit, given))
             raise UserError(f"attack {spec.name} has {has}; it got {came}.")
         if not self.own_unit and spec.norm not in self.norms:
             raise UserError(f"attack {spec.name} takes the norm {' or '.join(sorted(self.norms))}; it got {spec.norm}.")

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from robustprobe.attacks._search import Passes, PerImageRandom, SearchResult, everything, unjudged
 from robustprobe.attacks.base import Attack, Victim
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.corruption_names import check_corruption
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import AttackLosses
 from robustprobe.corruptions import corrupted
 

@@ -22,7 +22,7 @@ from robustprobe.attacks._search import (
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._task_objectives import lost_score, task_objective
 from robustprobe.attacks.base import LOOKS, Attack, Victim
-from robustprobe.core.spec import LOST_SHARE
+from robustprobe.core.attack_spec import LOST_SHARE
 from robustprobe.core.threat import L1, Threat
 from robustprobe.core.types import AttackLosses
 

@@ -20,9 +20,9 @@ from robustprobe.attacks._search import (
 )
 from robustprobe.attacks._task_objectives import default_objective
 from robustprobe.attacks.base import Attack, Victim
+from robustprobe.core.attack_spec import CENTRE, RANDOM_POSITION, WORST_POSITION, AttackSpec
 from robustprobe.core.errors import UserError
 from robustprobe.core.patches import box_mask, boxes_at, cut_out, patch_size, put_in
-from robustprobe.core.spec import CENTRE, RANDOM_POSITION, WORST_POSITION, AttackSpec
 from robustprobe.core.sums import mean_of
 from robustprobe.core.threat import WholeBox, image_generator, over_image
 from robustprobe.core.types import AttackLosses

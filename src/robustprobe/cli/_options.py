@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.head_spec import HeadKind
 from robustprobe.core.sizes import Norm
-from robustprobe.core.spec import HeadKind, Suite, validated
+from robustprobe.core.spec import Suite
+from robustprobe.core.spec_base import validated
 
 WHAT = Group("What to evaluate", sort_key=1)
 ATTACK = Group("Attacks", sort_key=2)

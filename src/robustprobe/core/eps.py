@@ -3,11 +3,11 @@
 import math
 from typing import NamedTuple
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.corruption_names import IN_PIXELS, MOST_SIDES_APART
 from robustprobe.core.corruption_names import REFERENCE_SIDE as CORRUPTION_SIDE
 from robustprobe.core.errors import unknown_name
 from robustprobe.core.sizes import AREA, SEVERITY, SizeUnit, format_eps
-from robustprobe.core.spec import AttackSpec
 
 REFERENCE_SIDE = 32
 # As a share of the usual eps: below it attacks find next to nothing, whatever the model.

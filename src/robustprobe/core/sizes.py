@@ -2,12 +2,14 @@
 
 import math
 import numbers
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Literal, get_args
+from types import MappingProxyType
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from robustprobe.core.corruption_names import SEVERITIES, check_severity
+from robustprobe.core.corruption_names import GROUP, SEVERITIES, USUAL_SEVERITY, check_severity
 from robustprobe.core.errors import UserError
 
 Norm = Literal["linf", "l2", "l1"]
@@ -18,8 +20,26 @@ area that a patch covers; the last two have no ball.
 OwnUnit = Literal["severity", "area"]
 SEVERITY: Literal["severity"] = "severity"
 AREA: Literal["area"] = "area"
-USUAL_AREA = 0.05
 MOST_AREA = 0.5
+
+
+class OwnUnitFacts(NamedTuple):
+    """Of attacks whose size is no eps of a ball: the usual size, words for messages, an example, and which they are."""
+
+    usual: float
+    words: str
+    range_words: str
+    example: str
+    things: str
+    attack: str
+
+
+OWN_UNITS: Mapping[OwnUnit, OwnUnitFacts] = MappingProxyType(
+    {
+        SEVERITY: OwnUnitFacts(USUAL_SEVERITY, "a severity", "a severity from 1 to 5", "3", "corruptions", GROUP),
+        AREA: OwnUnitFacts(0.05, "an area", "an area", "5%", "patches", "patch"),
+    }
+)
 Severity = Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]
 
 
@@ -72,7 +92,7 @@ def format_eps(eps: float, norm: str = "linf") -> str:
 
 def threat_size_text(eps: float, norm: str) -> str:
     """`eps 8/255 (linf)`, `severity 3`, or `area 5%`."""
-    return f"{norm} {format_eps(eps, norm)}" if norm in get_args(OwnUnit) else f"eps {format_eps(eps, norm)} ({norm})"
+    return f"{norm} {format_eps(eps, norm)}" if norm in OWN_UNITS else f"eps {format_eps(eps, norm)} ({norm})"
 
 
 def check_eps(eps: float, norm: str) -> None:

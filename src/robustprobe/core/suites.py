@@ -4,9 +4,10 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
+from robustprobe.core.attack_spec import STANDARD_ATTACKS
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.shared_names import split_name
-from robustprobe.core.spec import STANDARD_ATTACKS, Suite, load_suite
+from robustprobe.core.spec import Suite, load_suite
 
 FOLDER = Path(__file__).parent.parent / "assets" / "suites"
 

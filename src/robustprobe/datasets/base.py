@@ -20,7 +20,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.registry import datasets, own_name, registered_name
 from robustprobe.core.shared_names import shared_name
-from robustprobe.core.spec import Spec, validated
+from robustprobe.core.spec_base import Spec, validated
 from robustprobe.core.types import Batch, LabelSpace, Sample
 from robustprobe.core.user_code import source_digest
 from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor

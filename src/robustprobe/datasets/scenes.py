@@ -1,23 +1,21 @@
 """Generated scenes with class, segmentation, depth and surface normals of each image; nothing to download"""
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, final
 
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._images import Size, served_size
+from robustprobe.datasets._generated import GeneratedDataset
 from robustprobe.datasets._rendering import IGNORE, SHAPES, SURFACES, Rendering, render
-from robustprobe.datasets.base import Dataset, RawSample, Split
+from robustprobe.datasets.base import RawSample, Split
 
 SIZES: dict[Split, int] = {"train": 4000, "val": 500, "test": 1000}
 
 
 @final
-class Scenes(Dataset):
+class Scenes(GeneratedDataset):
     """Class: the shape of the object with the largest visible area. Mask: floor, wall and shapes, with pixels whose
     subpixels disagree ignored. Depth: distance along the optical axis at the pixel's centre. Normals: of the surface
     there, x to the right, y up, z towards the camera.
@@ -29,20 +27,7 @@ class Scenes(Dataset):
         "depth": LabelSpace(max_depth=10.0),
         "normals": LabelSpace(),
     }
-    native_size: ClassVar = (64, 64)
     counts: ClassVar = {split: (count,) for split, count in SIZES.items()}
-    layout: ClassVar = "nothing; scenes are generated"
-    licence: ClassVar = "CC0-1.0"
-    generated: ClassVar = True
-    # Rendering holds the interpreter's lock: 94 scenes a second with one thread, 47 with six, on two cores.
-    reading_threads: ClassVar = 1
-
-    def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
-        super().__init__(root, split, size)
-        height, width = served_size(self.size, self.native_size)
-        if height != width or not 16 <= height <= 1024:
-            raise UserError(f"scenes are square, of 16 to 1024 pixels, not {self.size}; give such a size.")
-        self.side = height
 
     def ids(self) -> list[str]:
         return [f"{self.split}-{i}" for i in range(SIZES[self.split])]

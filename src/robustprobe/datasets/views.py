@@ -3,42 +3,28 @@
 import hashlib
 from functools import cached_property, lru_cache
 from itertools import zip_longest
-from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
 from PIL import Image
 
-from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._images import Size, served_size
+from robustprobe.datasets._generated import GeneratedDataset
 from robustprobe.datasets._rendering import TwoViews, two_views
-from robustprobe.datasets.base import Dataset, RawSample, Split
+from robustprobe.datasets.base import RawSample, Split
 
 TASK = "correspondence"
 SIZES: dict[Split, int] = {"val": 500, "test": 1000}
 
 
 @final
-class SceneViews(Dataset):
+class SceneViews(GeneratedDataset):
     """`val` and `test` are the images of `scenes`, and `train` is a second view of each of them, from a camera that is
     moved, tilted and zoomed. Labels say where the point at a pixel's centre is in the second view, if it is seen there.
     """
 
     labels: ClassVar = {TASK: LabelSpace()}
-    native_size: ClassVar = (64, 64)
     counts: ClassVar = {"train": (sum(SIZES.values()),), **{split: (count,) for split, count in SIZES.items()}}
-    layout: ClassVar = "nothing; scenes are generated"
-    licence: ClassVar = "CC0-1.0"
-    generated: ClassVar = True
-    reading_threads: ClassVar = 1
-
-    def __init__(self, root: Path, split: Split, size: Size | int | None) -> None:
-        super().__init__(root, split, size)
-        height, width = served_size(self.size, self.native_size)
-        if height != width or not 16 <= height <= 1024:
-            raise UserError(f"views are square, of 16 to 1024 pixels, not {self.size}; give such a size.")
-        self.side = height
 
     def ids(self) -> list[str]:
         return [f"second/{name}" for name in self._scenes] if self.split == "train" else self._own(self.split)

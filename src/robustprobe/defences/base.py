@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustprobe.core.freeze import frozen
 from robustprobe.core.inner_attack import InnerAttack, ascend
 from robustprobe.core.registry import defences
-from robustprobe.core.spec import Spec, validated
+from robustprobe.core.spec_base import Spec, validated
 from robustprobe.core.types import Features
 from robustprobe.defences._distance import Layers, Tokens
 from robustprobe.encoders import Encoder

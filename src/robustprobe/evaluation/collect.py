@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.sanity_checks import trace_checks
 from robustprobe.metrics.feature_gap import feature_gap

@@ -7,10 +7,11 @@ import torch
 
 from robustprobe import probing
 from robustprobe.attacks import Passes, UniversalAttack, Victim, attack_class, load_attack
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.device import Elapsed, bytes_of, free_memory, held_memory, seconds_of
 from robustprobe.core.gradients import image_gradient
 from robustprobe.core.sizes import AREA, SEVERITY
-from robustprobe.core.spec import CHECK_COST, AttackSpec, Suite
+from robustprobe.core.spec import CHECK_COST, Suite
 from robustprobe.core.straight_through import has_module, straight_through
 from robustprobe.core.types import Features
 from robustprobe.core.views import Resized, Size, View

@@ -19,13 +19,13 @@ from robustprobe.attacks import (
     attack_class,
     load_attack,
 )
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.patches import box_mask
 from robustprobe.core.resize import resized
 from robustprobe.core.sizes import SEVERITY
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.types import Batch, FeatureDims, Features, LabelSpace, SanityCheck
 from robustprobe.core.views import Size, View, last_layers
 from robustprobe.datasets import Dataset

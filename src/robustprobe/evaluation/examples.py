@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustprobe.attacks import attack_class, recorded_access
-from robustprobe.core.spec import AttackSpec
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.views import View
 from robustprobe.datasets import Dataset
 from robustprobe.evaluation.collect import KeptImage

@@ -11,14 +11,14 @@ import torch
 from robustprobe import probing
 from robustprobe.attacks import Attack, attack_class, load_attack
 from robustprobe.attacks.base import target_tasks
-from robustprobe.core.corruption_names import GROUP
+from robustprobe.core.attack_spec import STANDARD_ATTACKS, AttackChoice, AttackSpec
 from robustprobe.core.eps import default_eps, implausible_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import code_digest, fingerprint
 from robustprobe.core.registry import attacks
 from robustprobe.core.shared_names import distinct_names, split_name
-from robustprobe.core.sizes import AREA, SEVERITY, OwnUnit, format_eps
-from robustprobe.core.spec import SIZED_THINGS, STANDARD_ATTACKS, AttackChoice, AttackSpec, Suite
+from robustprobe.core.sizes import OWN_UNITS, format_eps
+from robustprobe.core.spec import Suite
 from robustprobe.core.straight_through import find_module, has_module
 from robustprobe.core.user_code import source_digest
 from robustprobe.core.views import Size, Windows
@@ -282,13 +282,12 @@ def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
             label = f"{choice.name}:{choice.objective}" if choice.objective else choice.name
             raise UserError(f"attack {label} needs {needs} labels, which no dataset of this run has; leave it out.")
     units = {_kind(choice.name).own_unit for choice in fitting}
-    examples: dict[OwnUnit, str] = {SEVERITY: GROUP, AREA: "patch"}
-    for unit, example in examples.items():
+    for unit, facts in OWN_UNITS.items():
         if (given := getattr(suite, unit)) is not None and unit not in units:
             sizes = ", ".join(format_eps(size, unit) for size in given)
             raise UserError(
-                f"{unit} {sizes} is for {SIZED_THINGS[unit]}, and this run has none; "
-                f"add --attack {example}, or leave the {unit} out."
+                f"{unit} {sizes} is for {facts.things}, and this run has none; "
+                f"add --attack {facts.attack}, or leave the {unit} out."
             )
     return suite.model_copy(update={"attacks": tuple(fitting)})
 

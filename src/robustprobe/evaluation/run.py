@@ -1,24 +1,21 @@
 """What a plan lacks is attacked, judged and stored."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 
-from robustprobe import probing
-from robustprobe.attacks import attack_class, recorded_access
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.fingerprints import code_digest, fingerprint
-from robustprobe.core.shared_names import shared_name
 from robustprobe.core.sizes import SEVERITY
-from robustprobe.core.spec import AttackSpec, ExecutorOptions, Suite
-from robustprobe.core.types import HeadDesign, SanityCheck
+from robustprobe.core.spec import ExecutorOptions
+from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import offline
+from robustprobe.evaluation.cell_record import store_cell
 from robustprobe.evaluation.check_completion import facts_of_some, finish_checks
 from robustprobe.evaluation.collect import KeptImage, RowCollector
 from robustprobe.evaluation.example_selection import finish_examples
@@ -38,15 +35,12 @@ from robustprobe.evaluation.executors import (
 )
 from robustprobe.evaluation.executors.work import Findings, Heads, with_sources
 from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder
-from robustprobe.evaluation.plan import Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
+from robustprobe.evaluation.plan import EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.evaluation.remade_images import ImageRemaker
 from robustprobe.evaluation.sanity_checks import patch_check
-from robustprobe.metrics.intervals import Estimate
-from robustprobe.metrics.statistics import GROUP, drift_estimates, patch_estimates
-from robustprobe.probing import Fitted
 from robustprobe.results.labels import eps_text
 from robustprobe.results.provenance import provenance
-from robustprobe.results.records import CheckFact, HeadFacts, Interval, Provenance, Record
+from robustprobe.results.records import CheckFact, Record
 from robustprobe.results.store import Store
 from robustprobe.tasks import load_task
 
@@ -108,7 +102,7 @@ def execute(
     return _Run(plan, store, notify, options, say, stored).execute()
 
 
-class _RunningJob:
+class RunningJob:
     """A job, what there is of it so far, and how many of its images are missing."""
 
     def __init__(self, plan: Plan, store: Store, pair: EncoderOnDataset, number: int, heads: Heads) -> None:
@@ -208,7 +202,7 @@ class _Run:
         self.stored = stored
         self.failures: list[Failure] = []
         self.pairs = {pair.key: pair for pair in plan.pairs}
-        self.running: dict[tuple[PairKey, int], _RunningJob] = {}
+        self.running: dict[tuple[PairKey, int], RunningJob] = {}
         self.last = time.monotonic()
 
     def execute(self) -> list[Failure]:
@@ -305,13 +299,13 @@ class _Run:
         count = pair.heads.train_images
         self.notify(RunProgress(f"{pair.label}: heads", count, count, finished=True, pair=item.pair))
         for number in range(len(pair.left)):
-            running = _RunningJob(self.plan, self.store, pair, number, heads)
+            running = RunningJob(self.plan, self.store, pair, number, heads)
             self.running[item.pair, number] = running
             for shard in running.folder.load(pair.data.kept_ids):
                 running.take(shard)
             self._spread(executor, running)
 
-    def _spread(self, executor: Executor, running: _RunningJob) -> None:
+    def _spread(self, executor: Executor, running: RunningJob) -> None:
         names = list(running.missing)
         size = self.options.shard_size or self._shard_size(len(names), executor.slots)
         for number, start in enumerate(range(0, len(names), size)):
@@ -338,7 +332,7 @@ class _Run:
         if whole:
             self._all_judged(executor, running)
 
-    def _all_judged(self, executor: Executor, running: _RunningJob) -> None:
+    def _all_judged(self, executor: Executor, running: RunningJob) -> None:
         executor.add(CheckAttack(running.task, running.kept, running.chance()))
 
     def _checked(self, item: CheckAttack, found: Findings) -> None:
@@ -359,16 +353,16 @@ class _Run:
                     )
                 checks = [CheckFact(**check._asdict()) for check in of_all]
                 checks += facts_of_some(extra.get(cell.task, []), kept[number])
-                self.stored(_store_cell(self.store, running, number, cell, checks, source))
+                self.stored(store_cell(self.store, running, number, cell, checks, source))
         running.folder.remove()
         del self.running[item.pair, item.task.number]
         self._job_progress(running, len(pair.data), finished=True, scores=running.scores())
 
-    def _job_progress(self, running: _RunningJob, done: int, finished: bool = False, scores: str = "") -> None:
+    def _job_progress(self, running: RunningJob, done: int, finished: bool = False, scores: str = "") -> None:
         task, total = running.task, len(running.pair.data)
         self.notify(RunProgress(running.label, done, total, finished, scores, task.pair, task.number))
 
-    def _running(self, task: AttackTask) -> _RunningJob:
+    def _running(self, task: AttackTask) -> RunningJob:
         return self.running[task.pair, task.number]
 
     def _remade(self, label: str, done: int, total: int) -> None:
@@ -396,105 +390,3 @@ def _warnings(attack: AttackSpec, pair: EncoderOnDataset, task: str) -> list[San
 
 def _failure(label: str, error: Exception) -> Failure:
     return Failure(label, str(error) or type(error).__name__, isinstance(error, UserError))
-
-
-def _store_cell(
-    store: Store, running: _RunningJob, number: int, cell: Cell, checks: Sequence[CheckFact], source: Provenance
-) -> Record:
-    """Write the rows of a cell at the eps of a `number`, then its record, which is returned."""
-    collector = running.collectors[number]
-    exact, rounded = collector.columns(cell.task), collector.columns(cell.task, rounded=True)
-    groups = running.pair.data.groups()
-    grouped = {} if groups is None else {GROUP: np.asarray(groups)}
-    columns: dict[str, Any] = {
-        "id": collector.ids,
-        "perturbation": collector.size.numpy(),
-        **collector.choices(),
-        **exact,
-        **{f"{name}_8bit": v for name, v in rounded.items()},
-        **grouped,
-    }
-    digest = store.write_rows(cell.fingerprint, columns)
-    pair, level, suite = running.pair, running.job.levels[number], running.suite
-    card, data, task = pair.encoder.card, pair.data, load_task(cell.task, pair.data.spaces[cell.task])
-    kind, source_pair = attack_class(level.attack), running.job.source
-    record = Record(
-        fingerprint=cell.fingerprint,
-        group=level.group,
-        suite=suite.name,
-        encoder=card.name,
-        encoder_digest=pair.encoder.digest,
-        encoder_licence=card.licence,
-        encoder_spec=shared_name(card.spec),
-        encoder_teacher=shared_name(card.teacher),
-        encoder_method=card.method,
-        encoder_epoch=card.epoch,
-        encoder_run=card.run,
-        encoder_notes=card.notes,
-        dataset=data.name,
-        dataset_digest=pair.digest,
-        dataset_content=pair.content,
-        split=data.split,
-        image_size=data.size,
-        image_ids_digest=fingerprint(collector.ids),
-        task=cell.task,
-        target_task=running.job.target_task,
-        source_encoder=source_pair.encoder.card.name if source_pair else "",
-        source_digest=source_pair.encoder.digest if source_pair else "",
-        attack=level.attack,
-        attack_at=suite.attack_at,
-        access=recorded_access(kind),
-        uses_training=kind.uses_training,
-        citation=kind.citation,
-        precision=suite.precision,
-        metric=task.metric,
-        statistic=task.statistics.get(task.metric),
-        chance=task.chance(exact),
-        chance_answer=task.chance_answer,
-        unit=task.unit,
-        higher_is_better=task.higher_is_better,
-        n=len(collector.ids),
-        groups=len(set(groups or ())),
-        absent_classes=task.absent_classes(exact),
-        metrics=_intervals(
-            task.estimates(exact | grouped)
-            | drift_estimates(exact | grouped)
-            | patch_estimates(task.metric, task.statistics[task.metric], exact | grouped)
-        ),
-        metrics_8bit=_intervals(task.estimates(rounded | grouped)),
-        largest_perturbation=float(collector.size.max()),
-        checks=tuple(checks),
-        checked_images=len(running.checked)
-        if running.kept[number] and running.job.is_checked_again(level.attack)
-        else 0,
-        cost=collector.cost,
-        feature_gaps=collector.feature_gaps(None if groups is None else np.unique(groups, return_inverse=True)[1]),
-        head=_head_facts(pair, suite, cell.task, running.heads[cell.task]),
-        rows_sha256=digest,
-        provenance=source,
-    )
-    store.write_record(record)
-    return record
-
-
-def _head_facts(pair: EncoderOnDataset, suite: Suite, task: str, fitted: Fitted) -> HeadFacts:
-    view = replace(pair.heads.views[task], layers=fitted.design.layers)
-    own = probing.spec_of_task(suite.head, task)
-    return HeadFacts(
-        fingerprint=pair.head_keys[task],
-        recipe=own.facts(),
-        learning_rate=fitted.learning_rate,
-        reads=_reads(fitted.design),
-        view=view.label,
-        held_out_score=fitted.held_out_score,
-        train_images=pair.heads.train_images if own.zero_shot is None else 0,
-    )
-
-
-def _reads(design: HeadDesign) -> str:
-    hidden = f", hidden layer of {design.hidden}" if design.hidden else ""
-    return f"{design.pooling} of {design.layers}{hidden}"
-
-
-def _intervals(metrics: Mapping[str, Estimate]) -> dict[str, Interval]:
-    return {name: Interval(**e._asdict()) for name, e in metrics.items()}

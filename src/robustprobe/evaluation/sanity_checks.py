@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from robustprobe.attacks import Attacked, Victim, attack_class, load_attack
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.eps import default_eps
 from robustprobe.core.sizes import AREA, SEVERITY, format_eps, threat_size_text
-from robustprobe.core.spec import AttackSpec
 from robustprobe.core.threat import NORMS, over_image
 from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.model_checks import CheckedModel, batch_check, gradient_check

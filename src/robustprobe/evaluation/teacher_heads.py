@@ -9,8 +9,9 @@ import torch
 from robustprobe import probing
 from robustprobe.attacks import Attack
 from robustprobe.attacks.base import target_tasks
+from robustprobe.core.attack_spec import AttackChoice
 from robustprobe.core.registry import attacks
-from robustprobe.core.spec import AttackChoice, DatasetSpec, Suite
+from robustprobe.core.spec import DatasetSpec, Suite
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.checkpoints import CheckpointScore, checkpoint_names

@@ -12,9 +12,10 @@ from robustprobe import probing
 from robustprobe.attacks import load_attack
 from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import fingerprint
+from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.images import opened
 from robustprobe.core.patches import box_mask
-from robustprobe.core.spec import DatasetSpec, HeadSpec
+from robustprobe.core.spec import DatasetSpec
 from robustprobe.core.threat import Threat
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
@@ -138,9 +139,8 @@ class Verifier:
     def _score(self, setting: _Setting, record: Record, example: Example, picture: Tensor) -> float:
         model, place = setting.models[record.task], setting.positions[example.id]
         target = setting.data[place].targets[record.task][None]
-        found = self.store.rows(record.fingerprint)
-        if PATCH in found.column_names:
-            box = torch.tensor([found.column(PATCH)[place].as_py()])
+        if record.is_patch:
+            box = torch.tensor([self.store.rows(record.fingerprint).column(PATCH)[place].as_py()])
             target = model.task.without(target, box_mask(box, (picture.shape[-2], picture.shape[-1])))
         rows = model.task.rows(model(picture[None].to(self.device)), target.to(self.device))
         return float(model.task.score({name: column.cpu() for name, column in rows.items()}))

@@ -24,8 +24,8 @@ def mistake(similarity: Tensor, relevant: Tensor) -> Tensor:
 
     Minus the similarity of a copy with its original; of other images the largest similarity with an item.
     """
-    own = torch.where(relevant, similarity, FAR).amax(1)
-    return torch.where(relevant.any(1), -own, other_similarity(similarity, relevant))
+    own, other = own_similarity(similarity, relevant), other_similarity(similarity, relevant)
+    return torch.where(relevant.any(1), -own, other)
 
 
 def chosen_similarity(similarity: Tensor, relevant: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import torch
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.device import Elapsed
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import AttackSpec, DatasetSpec, HeadSpec, TextsFile, texts_name
+from robustprobe.core.head_spec import HeadSpec, TextsFile, texts_name
+from robustprobe.core.spec import DatasetSpec
 from robustprobe.core.views import Size, View
 from robustprobe.datasets import Dataset, find_dataset
 from robustprobe.encoders import Encoder
@@ -83,6 +85,7 @@ class HeadPlan(NamedTuple):
             return []
         return [f"{TASK} is zero-shot by {texts_name(self.spec.zero_shot.shared_text)}: nothing is fitted for it"]
 
+    @property
     def _fitted_tasks(self) -> list[str]:
         """Tasks whose heads are no zero-shot ones."""
         return [task for task in self.keys if spec_of_task(self.spec, task).zero_shot is None]
@@ -105,7 +108,7 @@ class HeadPlan(NamedTuple):
     def _fewer_blocks(self) -> list[str]:
         name = self.encoder.card.name
         wanted = {
-            task: recipe_of(self.spec, load_task(task, self.data.train.spaces[task])) for task in self._fitted_tasks()
+            task: recipe_of(self.spec, load_task(task, self.data.train.spaces[task])) for task in self._fitted_tasks
         }
         most = max((recipe.layers for recipe in wanted.values()), default=1)
         readable = self.encoder.readable_blocks(most)
@@ -129,7 +132,7 @@ class HeadPlan(NamedTuple):
     def _costs(self, name: str, forward: Elapsed, step: Elapsed, device: torch.device) -> Iterator[HeadCost]:
         """Of the missing heads of a task, on attacked and on clean images; without passes that extract features."""
         encoder, task = self.encoder, load_task(name, self.data.train.spaces[name])
-        if name not in self._fitted_tasks() or is_cached(self.keys[name], task, encoder.card.widths):
+        if name not in self._fitted_tasks or is_cached(self.keys[name], task, encoder.card.widths):
             return
         if not task.trains:
             yield HeadCost(forward * (self.train_images + len(self.data.val)), 0)

@@ -14,9 +14,9 @@ from torch import Tensor
 from robustprobe.core.device import Elapsed, seconds_of
 from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import code_digest, fingerprint
+from robustprobe.core.head_spec import ZERO_SHOT, HeadSpec
 from robustprobe.core.head_threat import HeadThreat
 from robustprobe.core.inner_attack import InnerAttack
-from robustprobe.core.spec import ZERO_SHOT, HeadSpec
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import FeatureDims, Features, HeadDesign
 from robustprobe.core.views import Resized, Size, View, Windows

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.registry import own_name
-from robustprobe.core.spec import HeadSpec
 from robustprobe.core.views import Padded, Resized, Size, View, Windows
 from robustprobe.tasks import Task, TaskRecipe, task_kind
 

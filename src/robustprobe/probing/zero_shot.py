@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.spec import HeadSpec, TextsFile
+from robustprobe.core.head_spec import HeadSpec, TextsFile
 from robustprobe.datasets import Dataset
 from robustprobe.encoders import Encoder
 from robustprobe.probing.fit import Fitted

@@ -2,10 +2,10 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import get_args
 
-from robustprobe.core.sizes import OwnUnit, format_eps, threat_size_text
-from robustprobe.core.spec import TUNING, ZERO_SHOT, AttackSpec, setting_text, texts_name
+from robustprobe.core.attack_spec import TUNING, AttackSpec, setting_text
+from robustprobe.core.head_spec import ZERO_SHOT, texts_name
+from robustprobe.core.sizes import OWN_UNITS, format_eps, threat_size_text
 from robustprobe.results.records import AttackKey, Record
 
 USUAL_HEADS = MappingProxyType({"kind": "linear", "training": "clean"})
@@ -87,7 +87,7 @@ def thread_counts(records: Iterable[Record]) -> str:
 
 def eps_text(attack: AttackSpec) -> str:
     """`8/255`, `0.5 l2`, `severity 3`, or `area 5%`."""
-    if attack.norm in get_args(OwnUnit):
+    if attack.norm in OWN_UNITS:
         return threat_size_text(attack.eps, attack.norm)
     return format_eps(attack.eps, attack.norm) + ("" if attack.norm == "linf" else f" {attack.norm}")
 

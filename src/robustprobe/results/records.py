@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.former_names import (
     FORMER_ATTACKS,
     FORMER_DISPLAYS,
@@ -13,7 +14,7 @@ from robustprobe.core.former_names import (
     SAW_NOTHING,
 )
 from robustprobe.core.sizes import AREA, SEVERITY, Norm
-from robustprobe.core.spec import AttackAt, AttackSpec, Display, Statistic
+from robustprobe.core.spec import AttackAt, Display, Statistic
 
 SCHEMA = 3
 """3: attacks and fields have today's names. Files of schema 1 and 2 are read under today's names."""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from robustprobe.core.spec import Spec
+from robustprobe.core.spec_base import Spec
 from robustprobe.core.types import HeadDesign
 
 Optimiser = Literal["sgd", "adam", "adamw"]

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model
 from robustprobe.core.arguments import came
 from robustprobe.core.errors import UserError
 from robustprobe.core.sizes import Eps, check_eps
-from robustprobe.core.spec import Spec, validated
+from robustprobe.core.spec_base import Spec, validated
 from robustprobe.defences import Tokens
 from robustprobe.defences.base import Recipe, defence_kind
 

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import torch
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.device import PeakMemory, out_of_memory, return_free_memory
 from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import code_digest
-from robustprobe.core.spec import AttackSpec, Suite
+from robustprobe.core.spec import Suite
 from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import Encoder, go_offline, load_encoder
 from robustprobe.evaluation.batch_invariant import batch_invariant

@@ -195,15 +195,9 @@ def _share(benchmark: TaskOnDataset, one: _Scored, others: Sequence[_Scored]) ->
 
 
 def _dot(one: _Kept) -> dict[str, Any]:
-    low, high = (min(x, MOST_SHOWN) for x in (one.share.ci_low, one.share.ci_high))
-    return {
-        **{
-            "encoder": one.encoder.short,
-            "perturbation": one.perturbation.label,
-            "value": min(one.share.value, MOST_SHOWN),
-        },
-        **{"low": low, "high": high, "words": _words(one)},
-    }
+    value, low, high = (min(end, MOST_SHOWN) for end in one.share)
+    names = {"encoder": one.encoder.short, "perturbation": one.perturbation.label}
+    return {**names, "value": value, "low": low, "high": high, "words": _words(one)}
 
 
 def _words(one: _Kept) -> str:

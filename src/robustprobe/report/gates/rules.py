@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.errors import UserError
 from robustprobe.core.sizes import format_eps, parse_eps
-from robustprobe.core.spec import AttackSpec
 from robustprobe.report.gates.outcome import GateOutcome
 from robustprobe.report.tables.matrix import interval_text, number_text, trusted
 from robustprobe.report.tables.shares import is_guess

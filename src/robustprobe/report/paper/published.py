@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.sizes import Eps, Norm
-from robustprobe.core.spec import AttackSpec, Spec
+from robustprobe.core.spec_base import Spec
 from robustprobe.report.tables.matrix import Column, Line, TaskTable, caption, line_key
 from robustprobe.results.labels import head_text
 from robustprobe.results.protocol import protocol_name

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from robustprobe.core.errors import unknown_name
 from robustprobe.core.sizes import Eps
-from robustprobe.core.spec import Spec, validated
+from robustprobe.core.spec_base import Spec, validated
 
 FOLDER = Path(__file__).parents[2] / "assets" / "references"
 

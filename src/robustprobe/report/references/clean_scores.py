@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 from pydantic import Field
 
-from robustprobe.core.spec import Spec, validated
+from robustprobe.core.spec_base import Spec, validated
 from robustprobe.report.paper.published import is_attack, is_encoder, matches, paper
 from robustprobe.report.tables.matrix import interval_text, number_text
 

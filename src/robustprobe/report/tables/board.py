@@ -5,8 +5,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.sizes import threat_size_text
-from robustprobe.core.spec import AttackSpec
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.tables.matrix import Column, attack_order
 from robustprobe.report.tables.shares import Ranks, is_guess, kept, mean_kept, ranks

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
-from robustprobe.core.sizes import OwnUnit, format_eps
+from robustprobe.core.sizes import OWN_UNITS, format_eps
 from robustprobe.results.labels import attack_labels, distinctions, head_text, heads_text, record_label
 from robustprobe.results.protocol import protocol_name
 
@@ -266,7 +266,7 @@ def threat_text(records: Iterable["Record"]) -> list[str]:
 
 def _sizes_text(norm: str, sizes: Sequence[float]) -> str:
     listed = ", ".join(format_eps(size, norm) for size in sizes)
-    return f"{norm} {listed}" if norm in get_args(OwnUnit) else f"eps {listed} ({norm})"
+    return f"{norm} {listed}" if norm in OWN_UNITS else f"eps {listed} ({norm})"
 
 
 def number_text(value: float) -> str:
