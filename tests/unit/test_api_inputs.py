@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -304,7 +304,7 @@ def test_a_wrong_type_for_any_keyword_of_load_dataset_is_one_clear_error(wrong: 
     [
         ({"size": "32"}, r"expected \(H, W\), or one number of pixels for the shorter side, got '32'"),
         ({"size": (32, 0)}, r"expected \(H, W\)"),
-        ({"limit": [3]}, "limit: expected a valid integer, got"),
+        ({"limit": [3]}, "limit: expected a whole number, got"),
         ({"name": None}, "name: expected text, got None"),
         ({"root": 3}, "root"),
         ({"tasks": 3}, "tasks: expected a list, got 3"),
@@ -324,3 +324,10 @@ def test_a_wrong_part_of_a_list_is_no_empty_list() -> None:
         rp.evaluate("bundled:scenes", "scenes", out=3)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="device is a list; give a name, such as cpu"):
         rp.evaluate("bundled:scenes", "scenes", device=[3])  # type: ignore[arg-type]
+
+
+def test_a_former_name_of_an_argument_gets_todays() -> None:
+    with pytest.raises(rp.UserError, match=r"checks is called sanity_images now\."):
+        cast(Any, rp.evaluate)("bundled:scenes", "scenes", "clean", checks=0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'chekcs'"):
+        cast(Any, rp.evaluate)("bundled:scenes", "scenes", "clean", chekcs=0)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from robustprobe.cli._numbers import WholeNumber, WholeNumbers
 from robustprobe.core.errors import UserError
 from robustprobe.core.head_spec import HeadKind
 from robustprobe.core.sizes import Norm
@@ -35,9 +36,9 @@ class DataOptions:
     split: Literal["test", "val"] | None = None
     """test, or val: training images that are held out, on which heads are chosen too. Make your choices on val and
     publish numbers on test."""
-    limit: int | None = None
+    limit: WholeNumber | None = None
     """Number of images of each dataset; the same number always takes the same images. By default all."""
-    image_size: int | None = None
+    image_size: WholeNumber | None = None
     """Height and width at which images are served to the encoder: a multiple of its patch size. By default as the
     recipe says."""
 
@@ -54,45 +55,45 @@ class AttackOptions:
     """Largest size of the perturbation, such as 8/255. Can be given several times; a larger eps starts from the result
     of a smaller one. By default 8/255 for linf; at 32 x 32 pixels 0.5 for l2, growing with the image's side, and 12
     for l1, growing with its square."""
-    severity: list[int] | None = None
+    severity: WholeNumbers | None = None
     """Severity of corruptions, from 1 to 5. Can be given several times. By default 3."""
     area: list[str] | None = None
     """Share of the image's area that a patch covers, such as 5%. Can be given several times. By default 5%."""
     position: str | None = None
     """Where a patch lies. random: by the image's id. worst: the worst of four such places. centre. 0.2,0.8: this share
     of the way down and to the right. By default random."""
-    position_samples: int | None = None
+    position_samples: WholeNumber | None = None
     """Places that each step of a patch averages over, for a patch that must work wherever it is put. By default its
     place is known to the attack."""
     norm: Norm | None = None
     """Norm of the perturbation. linf: every pixel value changes by at most eps. l1: all changes sum to at most eps."""
-    steps: int | None = None
+    steps: WholeNumber | None = None
     """Steps of each attack. By default what the attack asks for."""
-    restarts: int | None = None
+    restarts: WholeNumber | None = None
     """Random starts of each attack; the strongest result counts, per image."""
-    eot_samples: int | None = None
+    eot_samples: WholeNumber | None = None
     """Gradients that each step averages, for models that answer at random (expectation over transformation)."""
     bpda: list[str] | None = None
     """Module of the encoder whose backward pass is taken to be the identity, such as encoder.jpeg, for defences without
     a useful gradient. Can be given several times."""
-    judgements: int | None = None
+    judgements: WholeNumber | None = None
     """Answers that are asked for each image, of which the worst counts, for models that answer at random."""
     momentum: float | None = None
     """Decay of earlier gradients in the sign steps of attacks that are to transfer, such as 1 (MI-FGSM)."""
     input_diversity: float | None = None
     """Probability that a step sees the image resized and padded at random, such as 0.5 (DI-FGSM)."""
-    translation_kernel: int | None = None
+    translation_kernel: WholeNumber | None = None
     """Side of the Gaussian, in pixels, that smooths the gradients of sign steps, such as 15 (TI-FGSM)."""
     lost_share: float | None = None
     """Share of an image's clean score that min-eps has to cost it. By default 0.5."""
     attack_at: Literal["served", "native"] | None = None
     """Whose pixels the ball is on. served: of the image resized for the encoder. native: of the image as the dataset
     stores it, such as CIFAR's 32 x 32; the model resizes it, as in RobustBench."""
-    sanity_images: int | None = None
+    sanity_images: WholeNumber | None = None
     """Images on which each attack is run again as a sanity check: from another random start, at a large eps, at eps 0
     and without gradients. 0: none. By default a fortieth of the images, which costs about a tenth of the run, but at
     least 4 and at most 10."""
-    seed: int | None = None
+    seed: WholeNumber | None = None
     """Seed of random starts and of the choice of example images."""
 
 
@@ -104,7 +105,7 @@ class HeadOptions:
     recipe: Literal["fast", "standard", "paper"] | None = None
     """How heads are fitted and how images are resized for them: fast (minutes on a CPU), standard (close to the linear
     evaluations of DINOv2 and DINOv3) or paper (Kowalczuk et al. 2024)."""
-    train_limit: int | None = None
+    train_limit: WholeNumber | None = None
     """Number of images that heads are trained on."""
     layers: Literal[1, 4] | None = None
     """Number of last blocks whose features heads read."""
@@ -140,7 +141,7 @@ class MachineOptions:
     """auto, cpu or cuda."""
     precision: Literal["fp32", "bf16"] | None = None
     """Precision in which attacks run the model. Scores are always measured in fp32."""
-    batch_size: int | None = None
+    batch_size: WholeNumber | None = None
     """Images attacked at once: changes memory and speed, and numbers by rounding at most."""
 
 

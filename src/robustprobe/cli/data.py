@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from robustprobe.cli._console import new_console
+from robustprobe.cli._numbers import WholeNumber
 from robustprobe.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _show_splits(found: "Findings") -> None:
         print("val is a tenth of the official train, the same for everyone.")
 
 
-def ids(name: str, /, *, split: str = "test", limit: int | None = None, data_root: Path = Path("data")) -> None:
+def ids(name: str, /, *, split: str = "test", limit: WholeNumber | None = None, data_root: Path = Path("data")) -> None:
     """Print the ids of the images that a limit takes: the same ones for every encoder and attack.
 
     Parameters

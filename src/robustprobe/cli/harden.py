@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 from rich.markup import escape
 
 from robustprobe.cli._console import new_console
+from robustprobe.cli._numbers import WholeNumber, WholeNumbers
 from robustprobe.cli._options import OUTPUT, WHERE
 from robustprobe.trackers import GuardedTrackers
 
@@ -27,9 +28,9 @@ class SourceOptions:
     """Encoder to start from, such as bundled:scenes or file:DIR."""
     dataset: list[str]
     """Dataset whose training images are used, without labels. Can be given several times."""
-    limit: int | None = None
+    limit: WholeNumber | None = None
     """Number of images of each dataset. By default all."""
-    image_size: int | None = None
+    image_size: WholeNumber | None = None
     """Height and width of the training images, whatever size the encoder prefers: a multiple of its patch size. By
     default the encoder's input size."""
     augment: Annotated[bool | None, Parameter(negative="--no-augment")] = None
@@ -47,17 +48,17 @@ class MethodOptions:
     """NAME=VALUE for an option of the method itself, such as gamma=2. Can be given several times."""
     tokens: Literal["cls", "patch", "both"] | None = None
     """Tokens that the objective reads."""
-    layer: list[int] | None = None
+    layer: WholeNumbers | None = None
     """Block whose features the objective reads, -1 for the last. Can be given several times, the last block last."""
     eps: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Largest change of a pixel value in training, such as 8/255."""
     eps_ramp: float | None = None
     """Share of the updates over which eps grows from 0."""
-    steps: int | None = None
+    steps: WholeNumber | None = None
     """Steps of the inner attack."""
     projector: Annotated[bool | None, Parameter(negative="")] = None
     """Apply the method on features and as much on features behind a frozen projector, in inner attack and loss."""
-    feature_rank: int | None = None
+    feature_rank: WholeNumber | None = None
     """Rank that the features of the result are reduced to; the directions that attacks move least are kept. 0: no
     reduction."""
 
@@ -67,13 +68,13 @@ class MethodOptions:
 class TrainingOptions:
     """The optimiser and its schedule."""
 
-    epochs: int | None = None
+    epochs: WholeNumber | None = None
     """Passes over the images. 0: only the rank of the features is reduced (--feature-rank)."""
-    batch_size: int | None = None
+    batch_size: WholeNumber | None = None
     """Images per update, over all processes."""
-    updates_per_batch: int | None = None
+    updates_per_batch: WholeNumber | None = None
     """Updates of the encoder on each batch and its attacked images, before the next batch is drawn."""
-    accumulate: int | None = None
+    accumulate: WholeNumber | None = None
     """Parts into which a batch is split, processed one after another: less memory, the same result to rounding."""
     optimiser: Literal["sgd", "adamw"] | None = None
     """sgd or adamw."""
@@ -95,7 +96,7 @@ class TrainingOptions:
     of their norm, such as 0.005. 0: none. Costs one more forward and backward pass per update."""
     ema: float | None = None
     """Decay of an exponential moving average of the weights, which then is the result. 0: none."""
-    seed: int | None = None
+    seed: WholeNumber | None = None
     """Seed of crops, order and random starts."""
 
 
@@ -108,7 +109,7 @@ def harden(
     data_root: Annotated[Path, Parameter(group=WHERE)] = Path("data"),
     device: Annotated[str, Parameter(group=WHERE)] = "auto",
     out: Annotated[Path, Parameter(group=OUTPUT)],
-    checkpoint_every: Annotated[int | None, Parameter(group=OUTPUT)] = None,
+    checkpoint_every: Annotated[WholeNumber | None, Parameter(group=OUTPUT)] = None,
     tracker: Annotated[list[str] | None, Parameter(group=OUTPUT)] = None,
 ) -> None:
     """Fine-tune an encoder without labels so that attacks move its features less.

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from robustprobe.cli._numbers import WholeNumber
+
 
 def plot(
     folder: Path,
@@ -12,7 +14,7 @@ def plot(
     *more: Path,
     kind: Literal["profile", "eps", "pareto", "heatmap", "curve", "examples"] = "eps",
     out: Annotated[Path | None, Parameter(alias="-o")] = None,
-    samples: int = 1,
+    samples: WholeNumber = 1,
 ) -> None:
     """Draw a chart of the results of one or more folders as SVG, PNG or PDF.
 

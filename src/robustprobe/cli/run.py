@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from robustprobe.cli._console import new_console
 from robustprobe.cli._gates import check_baseline, check_planned, judge_run, parse_rules
+from robustprobe.cli._numbers import WholeNumber
 from robustprobe.cli._options import (
     GATES,
     OUTPUT,
@@ -68,12 +69,12 @@ class LaunchOptions:
     """local, or ray: on many processes and machines (docs/guides/cluster.md)."""
     ray_address: str | None = None
     """An existing Ray cluster, such as auto or HOST:PORT. By default Ray is started on this machine."""
-    workers: int = 0
+    workers: WholeNumber = 0
     """Number of worker processes of Ray. 0: as many as there are GPUs, or as the cores suffice for with --threads."""
-    threads: int = 0
+    threads: WholeNumber = 0
     """Threads of torch in each process on a CPU, the same for every executor. 0: as torch chooses here. Convolutions
     round otherwise with another number, so keep it when results are resumed, merged or compared."""
-    shard_size: int = 0
+    shard_size: WholeNumber = 0
     """Images that a worker is given at once. 0: about a minute of work."""
 
     def spec(self) -> ExecutorOptions:
@@ -109,9 +110,9 @@ class OutputOptions:
     tracker: list[str] | None = None
     """Program that is told of each number as it comes: tensorboard, mlflow, wandb or my.py:MyTracker (see
     `robustprobe list trackers`). Can be given several times."""
-    examples: int | None = None
+    examples: WholeNumber | None = None
     """Example images per dataset that are kept for the page, drawn at random."""
-    extreme_examples: int | None = None
+    extreme_examples: WholeNumber | None = None
     """Example images beside the random ones. For each task so many of those whose score fell most, of those that just
     failed and of those that kept their score."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from robustprobe.cli._numbers import WholeNumber
 from robustprobe.core.errors import UserError
 from robustprobe.core.files import write_whole
 from robustprobe.results.archive import pack, unpack
@@ -53,7 +54,7 @@ def verify(
     dataset: list[str] | None = None,
     data_root: Path = Path("data"),
     device: str = "auto",
-    images: int = 6,
+    images: WholeNumber = 6,
 ) -> None:
     """Judge the stored adversarial images of results again, and compare with the scores that were recorded.
 

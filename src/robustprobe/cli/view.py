@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from robustprobe.cli._numbers import WholeNumber
 from robustprobe.cli.results import parse_samples
 
 
@@ -14,7 +15,7 @@ def view(
     *more: Path,
     samples: str = "",
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
-    port: int = 0,
+    port: WholeNumber = 0,
 ) -> None:
     """Show the page of one or more folders in the browser. Ctrl-C ends it.
 

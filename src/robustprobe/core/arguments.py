@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.former_names import FORMER_KEYS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +41,8 @@ def checked_types(*own: str, **wanted: str) -> Callable[[Callable[P, R]], Callab
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:
+                for former in FORMER_KEYS.keys() & kwargs.keys():
+                    raise UserError(f"{former} is called {FORMER_KEYS[former]} now.") from None
                 # Python's own error for an argument too many or too few names the function.
                 return function(*args, **kwargs)
             given = bound.arguments

@@ -28,6 +28,7 @@ _EXPECTED = {
     "missing": "is missing",
     "too_short": "expected one or more",
     "string_type": "expected text",
+    **dict.fromkeys(("int_from_float", "int_parsing", "int_type"), "expected a whole number"),
 }
 
 
