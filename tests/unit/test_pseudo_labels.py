@@ -51,7 +51,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_a_head_for_each_clustering(
     clean = tiny_encoder(IMAGES)
     attacked = Features(*(part + 0.1 * torch.randn(part.shape, generator=GENERATOR) for part in clean))
     expected = np.zeros(len(IMAGES))
-    for (kind, centres), head in zip(defence.clusterings, defence.heads, strict=True):
+    for (kind, centres, _), head in zip(defence.clusterings, defence.heads, strict=True):
         for number in range(len(IMAGES)):
             seen, moved = (
                 (f.cls[number][None] if kind == "cls" else f.patches[number].flatten(1).T).double().numpy()
@@ -67,6 +67,49 @@ def test_the_loss_is_the_mean_cross_entropy_of_a_head_for_each_clustering(
     torch.testing.assert_close(defence.raised([attacked], [clean], [clean], 0.0), outcome.loss)
 
 
+def attacked_features(clean: Features) -> Features:
+    generator = torch.Generator().manual_seed(1)
+    return Features(*(part + 0.1 * torch.randn(part.shape, generator=generator) for part in clean))
+
+
+def test_with_a_temperature_the_labels_are_the_teachers_sharpened_scores(tiny_encoder: Encoder) -> None:
+    defence = ready(tiny_encoder, "cls", clusters="3", temperature="0.5")
+    clean = tiny_encoder(IMAGES)
+    attacked = attacked_features(clean)
+    centres = defence.clusterings[0].centres.double().numpy()
+    seen, moved = (features.cls.double().numpy() for features in (clean, attacked))
+    squared = ((seen[:, None] - centres) ** 2).sum(2)
+    scores = np.exp(-(squared - squared.min(1, keepdims=True)) / (2 * squared.min(1).mean()) / 0.5)
+    labels = scores / scores.sum(1, keepdims=True)
+    weight, bias = (p.detach().double().numpy() for p in defence.heads[0].parameters())
+    logits = moved @ weight.T + bias
+    logits -= logits.max(1, keepdims=True)
+    expected = -(labels * (logits - np.log(np.exp(logits).sum(1, keepdims=True)))).sum(1)
+    loss = defence.lowered(LayerFeatures([attacked], [attacked], [clean])).loss
+    np.testing.assert_allclose(loss.detach().numpy(), expected, rtol=1e-4)
+    hard = ready(tiny_encoder, "cls", clusters="3").lowered(LayerFeatures([attacked], [attacked], [clean])).loss
+    assert not torch.allclose(loss, hard, rtol=1e-2)
+    nearly = ready(tiny_encoder, "cls", clusters="3", temperature=1e-6)
+    torch.testing.assert_close(nearly.lowered(LayerFeatures([attacked], [attacked], [clean])).loss, hard)
+
+
+def test_with_the_distance_patch_tokens_have_no_labels(tiny_encoder: Encoder) -> None:
+    defence = ready(tiny_encoder, "both", clusters="3", patches="distance")
+    assert [c.kind for c in defence.clusterings] == ["cls"]
+    clean = tiny_encoder(IMAGES)
+    attacked = attacked_features(clean)
+    outcome = defence.lowered(LayerFeatures([attacked], [attacked], [clean]))
+    of_class = ready(tiny_encoder, "cls", clusters="3").lowered(LayerFeatures([attacked], [attacked], [clean])).loss
+    tokens = clean.patches.flatten(2).double().numpy()
+    variance = ((tokens - tokens.mean((0, 2), keepdims=True)) ** 2).sum(1).mean()
+    moved = (attacked.patches.flatten(2).double().numpy() - tokens) ** 2
+    expected = of_class.detach().double().numpy() + moved.sum(1).mean(1) / variance
+    np.testing.assert_allclose(outcome.loss.detach().numpy(), expected, rtol=1e-4)
+    torch.testing.assert_close(defence.raised([attacked], [clean], [clean], 0.0), outcome.loss)
+    with pytest.raises(UserError, match="add --tokens both"):
+        ready(tiny_encoder, "patch", patches="distance")
+
+
 def test_before_training_the_heads_answer_with_the_nearest_centre(tiny_encoder: Encoder) -> None:
     clean = [tiny_encoder(IMAGES)]
     outcome = ready(tiny_encoder, "both", clusters=[2, 5]).lowered(LayerFeatures(clean, clean, clean))
@@ -80,6 +123,9 @@ def test_options(tiny_encoder: Encoder) -> None:
     for wrong in ("1", "many", ""):
         with pytest.raises(UserError, match="clusters"):
             ready(tiny_encoder, "cls", clusters=wrong)
+    for name, wrong in (("temperature", "-1"), ("temperature", "inf"), ("patches", "none")):
+        with pytest.raises(UserError, match=name):
+            ready(tiny_encoder, "both", **{name: wrong})
     other = load_defence("pseudo-labels", "cls", (0, -1), {})
     with pytest.raises(UserError, match="leave out --layer"):
         other.prepare(tiny_encoder, IMAGES, lambda size: [])
