@@ -16,7 +16,7 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe.datasets import load_dataset
-from robustprobe.datasets.base import batches
+from robustprobe.datasets.batching import batches
 from robustprobe.encoders import Defended
 from robustprobe.metrics.intervals import wilson
 from robustprobe.tasks import Model

@@ -22,7 +22,7 @@ from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.sizes import format_eps, parse_eps
 from robustprobe.core.threat import image_generator
 from robustprobe.datasets import find_dataset, load_dataset
-from robustprobe.datasets.base import batches
+from robustprobe.datasets.batching import batches
 from robustprobe.defences import ascend, linf
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.collect import RowCollector

@@ -42,7 +42,7 @@ from robustprobe.core.sizes import parse_eps
 from robustprobe.core.threat import Linf
 from robustprobe.core.types import Features, LabelSpace
 from robustprobe.datasets import find_dataset, load_dataset
-from robustprobe.datasets.base import batches
+from robustprobe.datasets.batching import batches
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import class_distance, embedding_distance, patch_distance
 from robustprobe.losses.segmentation import segmentation_pixels, segpgd

@@ -13,7 +13,8 @@ from robustprobe import Dataset, LabelSpace, UserError, load_dataset
 from robustprobe.datasets import label_report
 from robustprobe.datasets._images import to_tensor
 from robustprobe.datasets._splits import held_out
-from robustprobe.datasets.base import RawSample, Split, batches
+from robustprobe.datasets.base import RawSample, Split
+from robustprobe.datasets.batching import batches
 
 pytestmark = pytest.mark.unit
 

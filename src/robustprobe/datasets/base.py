@@ -4,31 +4,28 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple, cast, final
+from typing import ClassVar, Literal, NamedTuple, final
 
-import torch
 from PIL import Image
-from pydantic import BeforeValidator
 from torch import Tensor
 
 from robustprobe.core.content import FilePart, content_digests
 from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import fingerprint
-from robustprobe.core.registry import datasets, own_name, registered_name
+from robustprobe.core.registry import own_name
 from robustprobe.core.shared_names import shared_name
-from robustprobe.core.spec_base import Spec, validated
-from robustprobe.core.types import Batch, LabelSpace, Sample
+from robustprobe.core.types import LabelSpace, Sample
 from robustprobe.core.user_code import source_digest
 from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor
-from robustprobe.tasks import Task, label_sources, load_task
+from robustprobe.tasks import Task, load_task
 from robustprobe.tasks.base import Label
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# Dense datasets are served with about this many times the pixels an encoder prefers.
+DENSE_AREA = 3.0
 
 
 class RawSample(NamedTuple):
@@ -357,134 +354,3 @@ def _checked(raw: object, labels: Mapping[str, LabelSpace]) -> RawSample:
     if unknown := ", ".join(raw.labels.keys() - labels.keys()):
         raise UserError(f"`read` gave labels for {unknown}, which the dataset's `labels` lacks: {', '.join(labels)}.")
     return raw
-
-
-# Dense datasets are served with about this many times the pixels an encoder prefers.
-DENSE_AREA = 3.0
-
-
-def load_dataset(
-    name: str,
-    *,
-    root: str | Path = "data",
-    split: str = "test",
-    limit: int | None = None,
-    size: Size | int | None = None,
-    tasks: Sequence[str] = (),
-) -> Dataset:
-    """A split of a dataset, or a fixed part of it.
-
-    Args:
-        name: a registered dataset (`robustprobe list datasets`), `imagefolder:PATH` and its like, or `my.py:Class`.
-        root: the folder that holds datasets, each in a folder of its own name.
-        limit: number of images; always the same ones for the same number.
-        size: (H, W) images are resized to, or the length of their shorter side; the dataset's own by default.
-        tasks: tasks wanted beside those of the dataset, which read its labels of another: `retrieval` reads classes.
-
-    Raises:
-        UserError: unknown name or split, missing folder, wrong layout, no images, or a limit below one.
-
-    Example:
-        >>> import robustprobe as rp
-        >>> data = rp.load_dataset("scenes", split="test", limit=100)
-        >>> sample = data[0]  # Sample(id, image (3, H, W) in [0, 1], targets by task)
-    """
-    wanted = [tasks] if isinstance(tasks, str) else tasks
-    given = {"name": name, "root": root, "split": split, "limit": limit, "size": size, "tasks": wanted}
-    asked = validated(_Asked, given, f"dataset {name!r}")
-    found = find_dataset(asked.name, root=asked.root, split=asked.split, size=asked.size, tasks=asked.tasks)
-    return found.select(asked.limit)
-
-
-def _one_or_two(size: object) -> object:
-    """Raises ValueError for what is no size."""
-    sides = size if isinstance(size, tuple | list) and len(size) == 2 else [size]
-    if size is not None and not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"expected (H, W), or one number of pixels for the shorter side, got {size!r}")
-    return size
-
-
-class _Asked(Spec):
-    """What a dataset is loaded with."""
-
-    name: str
-    root: Path
-    split: str
-    limit: int | None
-    size: Annotated[Size | int | None, BeforeValidator(_one_or_two)]
-    tasks: tuple[str, ...]
-
-
-def find_dataset(
-    name: str,
-    *,
-    root: str | Path = "data",
-    split: str = "test",
-    size: Size | int | None = None,
-    tasks: Sequence[str] = (),
-) -> Dataset:
-    """A split of a dataset that says what it is, but whose images are not listed yet. Arguments as `load_dataset`.
-
-    Raises:
-        UserError: unknown name or split, or a folder that does not say what its labels mean.
-    """
-    if split not in SPLITS:
-        raise UserError(f"unknown split '{split}'; choose train, val or test.")
-    head, _, path = name.partition(":")
-    if head not in datasets.names():
-        head, path = name, ""
-    # A shell leaves the `~` of imagefolder:~/photos as it is.
-    path = os.path.expanduser(path)
-    kind = cast(type[Dataset], datasets.get(head))
-    if kind.by_path and not path:
-        raise UserError(f"{head} reads a folder of yours; name it, as {head}:PATH. Expected in it: {kind.layout}.")
-    if split not in kind.splits:
-        raise UserError(f"{head} has no split {split}; choose {' or '.join(kind.splits)}.")
-    found = kind(Path(path or root), split, size)
-    found.own_path, found.registered_name, found.data_root = path, registered_name(head), Path(root)
-    sources = label_sources([task for task in tasks if task not in found.labels]) if tasks else {}
-    found.borrowed = {task: source for task, source in sources.items() if source in found.labels}
-    return found
-
-
-def stack(samples: Sequence[Sample]) -> Batch:
-    """Samples of equal shapes as one batch."""
-    tasks = samples[0].targets
-    targets = {task: torch.stack([s.targets[task] for s in samples]) for task in tasks}
-    return Batch([s.id for s in samples], torch.stack([s.image for s in samples]), targets)
-
-
-def batches(
-    dataset: Dataset,
-    batch_size: int,
-    order: Sequence[int] | None = None,
-    change: Callable[[Sample], Sample] = lambda sample: sample,
-) -> Iterator[Batch]:
-    """The dataset, the next batch being read, and changed, while the current one is used.
-
-    A batch ends early where the next image, or one of its labels, has another size: nothing is padded.
-
-    Args:
-        order: places in the dataset; all, in its own order, by default.
-    """
-    positions = range(len(dataset)) if order is None else order
-    starts = range(0, len(positions), batch_size)
-
-    def read(position: int) -> Sample:
-        return change(dataset[position])
-
-    with ThreadPoolExecutor(dataset.reading_threads) as pool:
-
-        def request(start: int) -> list[Future[Sample]]:
-            return [pool.submit(read, position) for position in positions[start : start + batch_size]]
-
-        pending = request(0)
-        for start in starts:
-            current, pending = pending, request(start + batch_size)
-            for _, samples in groupby((future.result() for future in current), shapes):
-                yield stack(list(samples))
-
-
-def shapes(sample: Sample) -> list[tuple[int, ...]]:
-    """Shapes of the image and of its labels."""
-    return [tuple(sample.image.shape), *(tuple(target.shape) for target in sample.targets.values())]

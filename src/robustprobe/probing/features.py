@@ -16,7 +16,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.types import Features, Sample
 from robustprobe.core.views import Size, View
 from robustprobe.datasets import Dataset
-from robustprobe.datasets.base import batches
+from robustprobe.datasets.batching import batches
 from robustprobe.probing.augment import Augmentation
 from robustprobe.tasks import fit_labels
 
