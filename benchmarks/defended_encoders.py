@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 import robustprobe as rp
-from robustprobe.datasets import load_dataset
-from robustprobe.datasets.batching import batches
+from robustprobe.datasets import batches, load_dataset
 from robustprobe.encoders import Defended
 from robustprobe.metrics.intervals import wilson
 from robustprobe.tasks import Model

@@ -23,8 +23,7 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe.core.sizes import parse_eps
-from robustprobe.datasets import load_dataset
-from robustprobe.datasets.batching import batches
+from robustprobe.datasets import batches, load_dataset
 from robustprobe.tasks import Model
 
 TASKS = {"cifar10": "classification", "camvid": "segmentation", "nyu_depth_v2": "depth"}

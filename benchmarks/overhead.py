@@ -18,8 +18,7 @@ from robustprobe.attacks import Victim, load_attack
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.types import HeadDesign, LabelSpace
 from robustprobe.core.views import Resized
-from robustprobe.tasks import Model, load_task
-from robustprobe.tasks.base import fit_labels
+from robustprobe.tasks import Model, fit_labels, load_task
 
 CASES = {"pgd": "classification", "segpgd": "segmentation", "cospgd": "segmentation", "depthpgd": "depth"}
 

@@ -21,14 +21,12 @@ from robustprobe.core.freeze import frozen
 from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.sizes import format_eps, parse_eps
 from robustprobe.core.threat import image_generator
-from robustprobe.datasets import find_dataset, load_dataset
-from robustprobe.datasets.batching import batches
+from robustprobe.datasets import batches, find_dataset, load_dataset
 from robustprobe.defences import ascend, linf
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.evaluate import EvaluationSpec, evaluate
-from robustprobe.tasks import Model
-from robustprobe.tasks.base import fit_labels
+from robustprobe.tasks import Model, fit_labels
 from robustprobe.training.data import shuffle
 from robustprobe.training.schedule import rate_factor
 

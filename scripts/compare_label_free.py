@@ -41,15 +41,13 @@ from robustprobe.core.resize import resized
 from robustprobe.core.sizes import parse_eps
 from robustprobe.core.threat import Linf
 from robustprobe.core.types import Features, LabelSpace
-from robustprobe.datasets import find_dataset, load_dataset
-from robustprobe.datasets.batching import batches
+from robustprobe.datasets import batches, find_dataset, load_dataset
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import class_distance, embedding_distance, patch_distance
 from robustprobe.losses.segmentation import segmentation_pixels, segpgd
 from robustprobe.metrics.dense import mean_iou
 from robustprobe.probing.surrogate_heads import RECIPE, SURROGATE_TASKS, SurrogateTask, kmeans, surrogate_labels
-from robustprobe.tasks import Head, Model, load_task
-from robustprobe.tasks.base import fit_labels
+from robustprobe.tasks import Head, Model, fit_labels, load_task
 
 TASK_LOSSES = {"classification": "ce", "segmentation": "segpgd", "depth": "silog"}
 OPTIMISERS = {"sign": sign_gradient, "apgd": apgd}

@@ -22,8 +22,7 @@ from robustprobe.core.types import Features, HeadDesign, LabelSpace, LossContext
 from robustprobe.core.views import Resized
 from robustprobe.encoders import Encoder
 from robustprobe.losses.embedding import embedding_distance
-from robustprobe.tasks import Model, Task, fitting_attacks, load_task, task_kind
-from robustprobe.tasks.base import resize
+from robustprobe.tasks import Model, Task, fitting_attacks, load_task, resize, task_kind
 from tests.gradients import changed_gradient
 
 pytestmark = pytest.mark.contract

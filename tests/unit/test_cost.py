@@ -16,8 +16,7 @@ from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.registry import attacks, tasks
 from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
 from robustprobe.encoders import Encoder
-from robustprobe.tasks import fitting_attacks, load_task
-from robustprobe.tasks.base import resize
+from robustprobe.tasks import fitting_attacks, load_task, resize
 
 pytestmark = pytest.mark.unit
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from robustprobe import Dataset, UserError, load_dataset
+from robustprobe.datasets import batches
 from robustprobe.datasets._stream import Spool, StreamSource
-from robustprobe.datasets.batching import batches
 from tests.folders import write_classes, write_parquet
 
 pytestmark = pytest.mark.unit

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustprobe import Dataset, LabelSpace, UserError, load_dataset
-from robustprobe.datasets import label_report
+from robustprobe.datasets import batches, label_report
 from robustprobe.datasets._images import to_tensor
 from robustprobe.datasets._splits import held_out
 from robustprobe.datasets.base import RawSample, Split
-from robustprobe.datasets.batching import batches
 
 pytestmark = pytest.mark.unit
 

@@ -17,8 +17,8 @@ from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.types import FeatureDims, HeadDesign
 from robustprobe.core.views import Padded, Resized, View, Windows
+from robustprobe.datasets import batches
 from robustprobe.datasets.base import RawSample
-from robustprobe.datasets.batching import batches
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.collect import Judged, RowCollector
 from robustprobe.evaluation.cost import pair_batch

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelStatistics
+from robustprobe.datasets._loading import find_dataset
 from robustprobe.datasets.base import Dataset, Split
-from robustprobe.datasets.loading import find_dataset
 from robustprobe.tasks import Task, load_task
 
 SAMPLE = 64

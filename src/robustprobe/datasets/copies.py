@@ -15,8 +15,8 @@ from robustprobe.core.images import opened
 from robustprobe.core.registry import datasets
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._images import Size, as_rgb
+from robustprobe.datasets._loading import find_dataset
 from robustprobe.datasets.base import Dataset, RawSample, Split
-from robustprobe.datasets.loading import find_dataset
 
 TASK = "copies"
 NO_COPY = "no copy"

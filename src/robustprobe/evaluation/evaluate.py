@@ -28,8 +28,7 @@ from robustprobe.core.resize import resized
 from robustprobe.core.sizes import SEVERITY
 from robustprobe.core.types import Batch, FeatureDims, Features, LabelSpace, SanityCheck
 from robustprobe.core.views import Size, View, last_layers
-from robustprobe.datasets import Dataset
-from robustprobe.datasets.batching import batches
+from robustprobe.datasets import Dataset, batches
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation.collect import Judged, KeptImage, largest_group
 from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks

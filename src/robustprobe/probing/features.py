@@ -15,8 +15,7 @@ from torch import Tensor
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import Features, Sample
 from robustprobe.core.views import Size, View
-from robustprobe.datasets import Dataset
-from robustprobe.datasets.batching import batches
+from robustprobe.datasets import Dataset, batches
 from robustprobe.probing.augment import Augmentation
 from robustprobe.tasks import fit_labels
 

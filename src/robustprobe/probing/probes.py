@@ -20,8 +20,7 @@ from robustprobe.core.inner_attack import InnerAttack
 from robustprobe.core.threat import NORMS
 from robustprobe.core.types import FeatureDims, Features, HeadDesign
 from robustprobe.core.views import Resized, Size, View, Windows
-from robustprobe.datasets import Dataset, load_dataset
-from robustprobe.datasets.batching import batches
+from robustprobe.datasets import Dataset, batches, load_dataset
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.probing.augment import Augmentation
 from robustprobe.probing.cache import Weights, load_weights, save_weights

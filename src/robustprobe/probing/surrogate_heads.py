@@ -14,8 +14,7 @@ from robustprobe import probing
 from robustprobe.core.fingerprints import code_digest, fingerprint
 from robustprobe.core.resize import resized
 from robustprobe.core.types import Features, HeadDesign, LabelSpace
-from robustprobe.datasets import load_dataset
-from robustprobe.datasets.batching import batches
+from robustprobe.datasets import batches, load_dataset
 from robustprobe.encoders import Encoder
 from robustprobe.tasks import Head, TaskRecipe
 from robustprobe.tasks.segmentation import Segmentation

@@ -14,7 +14,8 @@ from robustprobe.core.pictures import Pixels, Scale, class_colours, overlay, png
 from robustprobe.core.types import Sample
 
 if TYPE_CHECKING:
-    from robustprobe.tasks.base import Model, Task
+    from robustprobe.tasks._model import Model
+    from robustprobe.tasks.base import Task
 
 
 def model_facts(model: "Model") -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustprobe.core.sums import image_sums
 from robustprobe.core.types import FeatureDims, Features, HeadDesign
-from robustprobe.tasks.base import Head
+from robustprobe.tasks._heads import Head
 
 EASY, HARD, JUNK = 1, 2, 3
 """What an item can be to a query of the revisited protocol, beside irrelevant, 0."""

@@ -22,9 +22,11 @@ from robustprobe.core.types import (
 )
 from robustprobe.losses import retrieval as losses
 from robustprobe.metrics.statistics import Columns
+from robustprobe.tasks._class_labels import class_labels
+from robustprobe.tasks._heads import Head
 from robustprobe.tasks._ranking import GalleryHead, embedding_width, first_items, gallery_of
 from robustprobe.tasks._recipe import TaskRecipe
-from robustprobe.tasks.base import Head, Task, class_labels
+from robustprobe.tasks.base import Task
 
 TIE = 1e-6
 """What the loss adds to the damage at most: less than one item's move between rankings that differ."""

@@ -2,17 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.patches import touched
-from robustprobe.core.registry import own_name, tasks
+from robustprobe.core.registry import own_name
 from robustprobe.core.spec import Display, Statistic
 from robustprobe.core.types import (
     AttackLoss,
@@ -23,77 +22,17 @@ from robustprobe.core.types import (
     LabelSpace,
     LabelStatistics,
     LossContext,
-    Sample,
     SanityCheck,
 )
-from robustprobe.core.views import Resized, Size, View
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.metrics.statistics import Columns, estimate
-from robustprobe.tasks._display import model_facts, model_html
+from robustprobe.tasks._heads import Head, MlpHead
 from robustprobe.tasks._hidden import HiddenMaps, HiddenVector
+from robustprobe.tasks._maps import fit_labels
 from robustprobe.tasks._recipe import TaskRecipe
 
 Label = int | float | NDArray[Any]
 ViewKind = Literal["square", "windows", "padded"]
-MOST_OF_ONE_CLASS = 0.99
-"""A larger share of the labels in one class is worth a warning."""
-
-
-class Head(nn.Module, ABC):
-    """A small trainable map from frozen features to an output for images of a given size."""
-
-    @abstractmethod
-    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
-        """Output for images of `size` (H, W)."""
-
-
-@final
-class MlpHead(Head):
-    """A hidden layer, and the head that a task has for linear probing on it."""
-
-    def __init__(self, hidden: HiddenVector | HiddenMaps, head: Head) -> None:
-        super().__init__()
-        self.hidden, self.head = hidden, head
-
-    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
-        return cast(Tensor, self.head(self.hidden(features), size))
-
-
-@final
-class Model(nn.Module):
-    """Encoder and head: images (B, 3, H, W) in [0, 1] to the task's output. The thing attacked and judged.
-
-    `view` says how the encoder is shown the images; an attack acts on the images as they are given. `knn_head`, where
-    there is one, is a k-NN head whose answers are recorded beside the first one's. `sample_source` gives a few labelled
-    images, on which notebooks show the answers; by default none.
-    """
-
-    def __init__(self, encoder: nn.Module, head: Head, task: "Task", view: View, knn_head: Head | None = None) -> None:
-        super().__init__()
-        self.encoder, self.head, self.task, self.view, self.knn_head = encoder, head, task, view, knn_head
-        self.sample_source: Callable[[], Sequence[Sample]] = tuple
-
-    @property
-    def size(self) -> Size | None:
-        """(H, W) that images are resized to; None where they are taken as they are."""
-        return self.view.size if isinstance(self.view, Resized) else None
-
-    def features(self, images: Tensor) -> Features:
-        """Features of the parts of images (B, 3, H, W) in [0, 1] that the head reads."""
-        return self.view.features(self.encoder, images)
-
-    def answer(self, features: Features, size: tuple[int, int]) -> Tensor:
-        """The output for images of `size` (H, W) whose features these are."""
-        return self.view.join(self.head(features, self.view.part_size(size)), size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.answer(self.features(images), (images.shape[-2], images.shape[-1]))
-
-    def __repr__(self) -> str:
-        return f"Model({', '.join(f'{name}: {fact}' for name, fact in model_facts(self).items())})"
-
-    def _repr_html_(self) -> str:
-        return model_html(self)
 
 
 class Task(ABC):
@@ -324,57 +263,10 @@ class Task(ABC):
         return None
 
 
-def load_task(name: str, space: LabelSpace) -> Task:
-    """The task of a name over a label space. Raises UserError for an unknown name."""
-    return task_kind(name)(space, name)
-
-
-def task_kind(name: str) -> type[Task]:
-    """The class of a task by name. Raises UserError for an unknown name."""
-    return cast(type[Task], tasks.get(name))
-
-
-def label_sources(names: Iterable[str]) -> dict[str, str]:
-    """By the name of each task that reads another one's labels the name of that one; unknown names are left out."""
-    known = (name for name in names if name in tasks.names() or ".py:" in name)
-    return {name: source for name in known if (source := task_kind(name).labels_of)}
-
-
-def fitting_attacks(names: Iterable[str], objective: str = "") -> dict[str, tuple[str, ...]]:
-    """By the name of each task the attacks that fit it beside those that name it.
-
-    Args:
-        objective: only tasks with an attack loss of this name; a name that no registered task has leaves all.
-    """
-    known = {name: task_kind(name) for name in names}
-    having = {*tasks_with_loss(objective), *(name for name, kind in known.items() if _has_loss(kind, objective))}
-    return {name: kind.attacks for name, kind in known.items() if name in having or not having}
-
-
-def tasks_with_loss(name: str) -> list[str]:
-    """The registered tasks with an attack loss of a name."""
-    return [task for task in tasks.names() if name and _has_loss(task_kind(task), name)]
-
-
-def _has_loss(kind: type[Task], name: str) -> bool:
-    losses = getattr(kind, "attack_losses", None)
-    return losses is not None and name in losses.losses
-
-
 def _fewer_axes(targets: Tensor, images: int, axes: int) -> str:
     if targets.ndim != 2 + axes or len(targets) != images:
         return ""
     return " Write targets[:, 0]." if targets.shape[1] == 1 else " Of one-hot labels write targets.argmax(1)."
-
-
-def several_classes(output: Tensor) -> LabelSpace:
-    """The classes of logits (B, C, ...) of a user's own model. Raises UserError for a single one."""
-    if output.shape[1] == 1:
-        raise UserError(
-            "the model answers one logit, so it has one class and is never wrong. Of a model that answers yes or no "
-            "make two logits: lambda images: torch.cat([-model(images), model(images)], 1)."
-        )
-    return LabelSpace(classes=tuple(str(index) for index in range(output.shape[1])))
 
 
 def as_tensor(label: Label) -> Tensor:
@@ -390,88 +282,3 @@ def on_labels(loss: Callable[[Tensor, Tensor], Tensor]) -> AttackLoss:
         return loss(output, context.target)
 
     return call
-
-
-def fit_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
-    """Label maps (B, h, w) or (B, c, h, w) at another size, by nearest pixel; labels (B,) stay as they are."""
-    if target.ndim == 1 or target.shape[-2:] == size:
-        return target
-    maps = target if target.ndim == 4 else target[:, None]
-    found = F.interpolate(maps.float(), size=size, mode="nearest-exact").to(target.dtype)
-    return found if target.ndim == 4 else found[:, 0]
-
-
-def resize(output: Tensor, size: tuple[int, int]) -> Tensor:
-    """Output maps (B, C, h, w) at another size, bilinearly."""
-    if output.shape[-2:] == size:
-        return output
-    return F.interpolate(output, size=size, mode="bilinear", align_corners=False)
-
-
-def class_labels(label: Tensor, space: LabelSpace, ignored: bool) -> Tensor:
-    """Class labels as int64. Raises ValueError for fractions, and for classes that the label space does not know."""
-    if label.is_floating_point():
-        raise ValueError(f"values of type {label.dtype}; expected whole numbers. Convert them with .long()")
-    wrong = (label < 0) | (label >= len(space.classes))
-    if ignored:
-        wrong &= label != space.ignore_index
-    if wrong.any():
-        also = f" or {space.ignore_index} (ignored)" if ignored else ""
-        raise ValueError(f"label {int(label[wrong].flatten()[0])}; expected 0 to {len(space.classes) - 1}{also}")
-    return label.long()
-
-
-def missing_classes(found: LabelStatistics, space: LabelSpace, name: str) -> list[str]:
-    """A warning that names classes without a label, where there are some."""
-    unseen = _unseen(found, space)
-    return [f"{len(unseen)} classes have no {name} label: {_listed(unseen)}"] if unseen else []
-
-
-def found_classes(found: LabelStatistics, space: LabelSpace) -> str:
-    """How many classes occur, which do not, and the commonest one with its share, in words."""
-    unseen = _unseen(found, space)
-    missing = f" (without {_listed(unseen)})" if unseen else ""
-    seen = f"{len(space.classes) - len(unseen)} of {len(space.classes)} classes{missing}"
-    if not found.counts:
-        return seen
-    name, share = _commonest(found, space)
-    return f"{seen}, most often {name} ({share:.0%})"
-
-
-def lone_class(found: LabelStatistics, space: LabelSpace) -> list[str]:
-    """A warning where nearly all of several labels are of one class."""
-    if sum(found.counts.values()) < 2:
-        return []
-    name, share = _commonest(found, space)
-    if share == 1:
-        return [f"every label is {name}"]
-    return [f"{share:.2%} of the labels are {name}"] if share > MOST_OF_ONE_CLASS else []
-
-
-def _commonest(found: LabelStatistics, space: LabelSpace) -> tuple[str, float]:
-    """The class with most labels, and its share."""
-    index, count = max(found.counts.items(), key=lambda item: item[1])
-    return space.classes[index], count / sum(found.counts.values())
-
-
-def _unseen(found: LabelStatistics, space: LabelSpace) -> list[str]:
-    """Classes without a label."""
-    seen = {int(value) for value in found.values}
-    return [name for index, name in enumerate(space.classes) if index not in seen]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:5])}{' ...' * (len(names) > 5)}"
-
-
-def looks_like_probabilities(output: Tensor) -> SanityCheck:
-    """Whether outputs (B, C, ...) are probabilities: their gradients vanish, logits' do not."""
-    share = float((((output.sum(1) - 1).abs() < 1e-4) & (output.amin(1) >= 0)).double().mean())
-    means = "" if share < 1 else ": these are probabilities, give logits, or gradients vanish"
-    return SanityCheck("logits", share, share < 1, f"{share:.0%} of outputs are positive and add up to 1{means}")
-
-
-def likeliest(logits: Tensor, classes: Sequence[str], top: int = 5) -> list[list[Any]]:
-    """The likeliest classes of logits (C,), each with its probability."""
-    shares, order = logits.softmax(0).topk(min(top, len(classes)))
-    return [[classes[int(i)], round(float(s), 4)] for s, i in zip(shares, order, strict=True)]

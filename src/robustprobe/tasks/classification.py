@@ -22,19 +22,18 @@ from robustprobe.core.types import (
 )
 from robustprobe.losses import classification as losses
 from robustprobe.metrics.statistics import Columns
-from robustprobe.tasks._recipe import TaskRecipe
-from robustprobe.tasks.base import (
-    Head,
-    Task,
+from robustprobe.tasks._class_labels import (
     class_labels,
     found_classes,
     likeliest,
     lone_class,
     looks_like_probabilities,
     missing_classes,
-    on_labels,
     several_classes,
 )
+from robustprobe.tasks._heads import Head
+from robustprobe.tasks._recipe import TaskRecipe
+from robustprobe.tasks.base import Task, on_labels
 
 TEMPERATURE = 0.07
 KNN_METRIC = "k-NN top-1"

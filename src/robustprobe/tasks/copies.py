@@ -19,9 +19,10 @@ from robustprobe.core.types import (
     LossContext,
 )
 from robustprobe.losses import copies as losses
+from robustprobe.tasks._heads import Head
 from robustprobe.tasks._ranking import GalleryHead, embedding
 from robustprobe.tasks._ranking_task import RankingTask
-from robustprobe.tasks.base import Head, on_labels
+from robustprobe.tasks.base import on_labels
 
 FALSE_POSITIVES = 0.01
 """The share of images that are no copies for which some item may be above the threshold."""

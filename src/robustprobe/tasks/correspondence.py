@@ -23,8 +23,9 @@ from robustprobe.core.types import (
 )
 from robustprobe.losses import correspondence as losses
 from robustprobe.metrics.statistics import Columns
+from robustprobe.tasks._heads import Head
 from robustprobe.tasks._recipe import TaskRecipe
-from robustprobe.tasks.base import Head, Task
+from robustprobe.tasks.base import Task
 
 TIE = 1e-6
 DRAWN = 8

@@ -24,8 +24,10 @@ from robustprobe.core.types import (
 )
 from robustprobe.losses import depth as losses
 from robustprobe.metrics.statistics import Columns
+from robustprobe.tasks._heads import Head
+from robustprobe.tasks._maps import resize
 from robustprobe.tasks._recipe import TaskRecipe
-from robustprobe.tasks.base import Head, Task, on_labels, resize
+from robustprobe.tasks.base import Task, on_labels
 
 BINS = 256
 _FLOOR = 0.1

@@ -22,8 +22,10 @@ from robustprobe.core.types import (
 )
 from robustprobe.losses import normals as losses
 from robustprobe.metrics.statistics import Columns
+from robustprobe.tasks._heads import Head
+from robustprobe.tasks._maps import resize
 from robustprobe.tasks._recipe import TaskRecipe
-from robustprobe.tasks.base import Head, Task, on_labels, resize
+from robustprobe.tasks.base import Task, on_labels
 
 CONSTANTS = 64
 UNKNOWN_GREY = 128

@@ -8,9 +8,9 @@ from torch import Tensor
 from robustprobe.core.spec import Statistic
 from robustprobe.core.types import LabelStatistics
 from robustprobe.losses import retrieval as losses
+from robustprobe.tasks._class_labels import found_classes, lone_class, missing_classes
 from robustprobe.tasks._ranking import ranked
 from robustprobe.tasks._ranking_task import RankingTask, ranking_losses
-from robustprobe.tasks.base import found_classes, lone_class, missing_classes
 
 
 @final

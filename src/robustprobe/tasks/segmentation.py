@@ -24,18 +24,18 @@ from robustprobe.core.types import (
 from robustprobe.losses import segmentation as losses
 from robustprobe.metrics.dense import lowest_mean_iou, mean_iou
 from robustprobe.metrics.statistics import Columns
-from robustprobe.tasks._recipe import TaskRecipe
-from robustprobe.tasks.base import (
-    Head,
-    Task,
+from robustprobe.tasks._class_labels import (
     class_labels,
     found_classes,
     lone_class,
     looks_like_probabilities,
     missing_classes,
-    resize,
     several_classes,
 )
+from robustprobe.tasks._heads import Head
+from robustprobe.tasks._maps import resize
+from robustprobe.tasks._recipe import TaskRecipe
+from robustprobe.tasks.base import Task
 
 
 @final
