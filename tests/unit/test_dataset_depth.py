@@ -1,8 +1,10 @@
 """Depth: the labelled MATLAB file of NYU, BTS's folders, and one's own maps."""
 
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -223,3 +225,73 @@ def test_a_setting_of_depth_that_is_not_known_is_named(tmp_path: Path, name: str
     (tmp_path / "depth.json").write_text(f'{{"scale": 256, "{name}": 80}}')
     with pytest.raises(UserError, match=rf"depth\.json holds {name}; expected such as .*max_depth"):
         load_dataset(f"depthfolder:{tmp_path}")[0]
+
+
+def write_tiff(path: Path, pixels: np.ndarray[Any, Any]) -> None:
+    """A TIFF of one strip of any numeric type; Pillow writes only some."""
+    height, width = pixels.shape
+    kind, bits, data = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind], pixels.itemsize * 8, pixels.tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data), 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(
+        struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+
+
+def with_map(folder: Path, pixels: np.ndarray[Any, Any], settings: str = "") -> Path:
+    """A folder of one test image, whose depth map holds these pixels."""
+    for split, count in (("train", 2), ("test", 1)):
+        for number in range(count):
+            save(folder / "images" / split / f"{number}.png", noise(number, *pixels.shape, 3))
+            (folder / "depth" / split).mkdir(parents=True, exist_ok=True)
+            write_tiff(folder / "depth" / split / f"{number}.tif", pixels)
+    if settings:
+        (folder / "depth.json").write_text(settings)
+    return folder
+
+
+TENTHS = '{"scale": 10000}'
+METRES = np.linspace(1, 4.5, 72).reshape(8, 9)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (METRES.astype(np.float16), "is a TIFF of 16-bit floating point, which is not read; save it as 32-bit"),
+        (METRES, "is a TIFF of 64-bit floating point, which is not read; save it as 32-bit"),
+        ((1000 * METRES).astype(np.uint64), "is a TIFF of 64-bit whole numbers, which is not read"),
+    ],
+)
+def test_a_map_of_pixels_that_pillow_does_not_know_says_which(
+    tmp_path: Path, pixels: np.ndarray[Any, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=rf"depth/test/0\.tif {words}"):
+        list(load_dataset(f"depthfolder:{with_map(tmp_path, pixels)}"))
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.uint32, np.int32])
+def test_whole_numbers_of_any_width_are_millimetres(tmp_path: Path, kind: type) -> None:
+    [sample] = load_dataset(f"depthfolder:{with_map(tmp_path, (1000 * METRES).astype(kind))}")
+    assert np.allclose(sample.targets["depth"].numpy(), METRES, atol=1e-3)
+
+
+def test_the_largest_value_of_16_bits_is_unknown_whatever_the_unit(tmp_path: Path) -> None:
+    stored = (10_000 * METRES).astype(np.uint16)
+    stored[:4] = 65535
+    data = load_dataset(f"depthfolder:{with_map(tmp_path, stored, TENTHS)}")
+    depth = data[0].targets["depth"].numpy()
+    assert (depth[:4] == 0).all(), "6.5535 m would be a depth like any other"
+    assert np.allclose(depth[4:], METRES[4:], atol=1e-3)
+    wider = load_dataset(f"depthfolder:{with_map(tmp_path / 'wider', stored.astype(np.uint32), TENTHS)}")
+    assert np.allclose(wider[0].targets["depth"].numpy()[:4], 6.5535)
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -1, 65535])
+def test_missing_floating_point_depth_is_unknown_and_no_doubt_of_the_unit(tmp_path: Path, missing: float) -> None:
+    metres = METRES.astype(np.float32)
+    metres[:4] = missing
+    data = load_dataset(f"depthfolder:{with_map(tmp_path, metres)}")
+    depth = data[0].targets["depth"].numpy()
+    assert (depth[:4] == 0).all()
+    assert np.allclose(depth[4:], METRES[4:])
+    assert any("are beyond 10 m" in doubt for doubt in data.doubts()) == (missing == 65535)

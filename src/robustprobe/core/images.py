@@ -1,10 +1,11 @@
 """Safe reading of image files from others: format and size are checked before any pixel is decoded."""
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.files import LFS_POINTER, NUMPY_ARRAY
@@ -21,6 +22,10 @@ OTHER_KINDS = {
     NUMPY_ARRAY: "is an array of NumPy, which is not read; save it as PNG or TIFF",
     b"\x76\x2f\x31\x01": "is OpenEXR, which is not read; save it as TIFF",
 }
+
+TIFF_STARTS = (b"II*\0", b"MM\0*")
+TIFF_NUMBERS = {1: "whole numbers", 2: "signed whole numbers", 3: "floating point"}
+TIFF_ADVICE = "save it as 32-bit floating point in one channel, or as whole numbers of 8 or 16 bits"
 
 # `check_pixels` raises an error instead of Pillow's warning.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -66,7 +71,26 @@ def _kind(source: Path | IO[bytes]) -> str:
         return "is empty"
     if start[4:8] == b"ftyp":
         return "is HEIC or a video, which are not read; convert it to PNG"
+    if start.startswith(TIFF_STARTS):
+        return _tiff_kind(source)
     return next((text for mark, text in OTHER_KINDS.items() if start.lstrip().startswith(mark)), "")
+
+
+def _tiff_kind(source: Path | IO[bytes]) -> str:
+    """The pixels of a TIFF that Pillow does not know, such as `is a TIFF of 64-bit floating point`."""
+    try:
+        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+            file.seek(0)
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+            bits = sorted({int(count) for count in tags.get(ExifTags.Base.BitsPerSample, (1,))})
+            number = TIFF_NUMBERS.get(next(iter(tags.get(ExifTags.Base.SampleFormat, (1,)))), "pixels")
+    except Exception:
+        # A broken file raises anything, and is then no image for the caller.
+        return ""
+    depth = "- and ".join(str(one) for one in bits)
+    return f"is a TIFF of {depth}-bit {number}, which is not read; {TIFF_ADVICE}"
 
 
 def _called(source: Path | IO[bytes]) -> str:

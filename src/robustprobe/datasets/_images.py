@@ -24,6 +24,7 @@ IMAGE_SUFFIXES = frozenset(
 MIRRORED, QUARTER_TURNS = frozenset({2, 3, 4}), frozenset({5, 6, 7, 8})
 # Bits per pixel that cameras and scanners record; files hold them in 16 or 32.
 BITS = (8, 10, 12, 14, 16)
+MOST_OF_16_BITS = 2**16 - 1
 # Decoders spread grey of 2 and 4 bits over 0 to 255.
 SPREAD = {"L;2": 85, "L;4": 17}
 
@@ -164,7 +165,9 @@ def read_mask(path: Path) -> NDArray[Any]:
 
 
 def read_depth(path: Path, scale: float, float_scale: float | None = None) -> NDArray[np.float32]:
-    """Depth (h, w) in metres of an image that stores `scale` units per metre.
+    """Depth (h, w) in metres of an image that stores `scale` units per metre; 0 where it is unknown.
+
+    65535 in a map of 16 bits is what sensors and programs store where nothing was measured.
 
     Args:
         float_scale: units per metre of floating-point images, where that differs.
@@ -172,11 +175,14 @@ def read_depth(path: Path, scale: float, float_scale: float | None = None) -> ND
     Raises:
         UserError: more than one channel, or 8 bits.
     """
-    stored = np.array(loaded(path))
+    image = loaded(path)
+    stored = np.array(image)
     if stored.ndim != 2:
         raise UserError(f"{path} has shape {stored.shape}; expected one channel with a depth per pixel. Replace it.")
     if stored.dtype.itemsize < 2:
         raise UserError(f"{path} has 8 bits per pixel; expected 16-bit depth. Download the 16-bit depth maps.")
+    if image.info["layout"].startswith("I;16"):
+        stored[stored == MOST_OF_16_BITS] = 0
     units = float_scale if float_scale is not None and stored.dtype.kind == "f" else scale
     return (stored / units).astype(np.float32)
 

@@ -67,8 +67,8 @@ class DepthFolder(PairDataset):
                 depth = self._depth(index)
             except (UserError, OSError):
                 continue  # the run says so, and does the rest
-            known += int((depth > 0).sum())
-            beyond += int((depth >= cap).sum())
+            known += int((np.isfinite(depth) & (depth > 0)).sum())
+            beyond += int((np.isfinite(depth) & (depth >= cap)).sum())
         if beyond <= MOST_BEYOND * known:
             return []
         return [
