@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import shutil
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -199,3 +200,28 @@ def test_members_of_a_sample_that_lie_apart_are_told_to_lie_together(tmp_path: P
             tar.addfile(member, io.BytesIO(data))
     with pytest.raises(UserError, match=r"holds 0 without \.cls beside it; expected both, one after the other"):
         load_dataset(f"webdataset:{tmp_path}")
+
+
+def link(first: Path, second: Path) -> None:
+    second.unlink()
+    second.symlink_to(first.name)
+
+
+def hard_link(first: Path, second: Path) -> None:
+    second.unlink()
+    second.hardlink_to(first)
+
+
+@pytest.mark.parametrize("repeat", [link, hard_link, shutil.copy])
+def test_a_shard_under_two_names_is_refused(tmp_path: Path, repeat: Callable[[Path, Path], object]) -> None:
+    write_shards(tmp_path, {"train": 12, "test": 12})
+    repeat(tmp_path / "train-0001.tar", tmp_path / "train-0002.tar")
+    assert len(load_dataset(f"webdataset:{tmp_path}")) == 12, "test has none twice"
+    with pytest.raises(UserError, match=r"train-0002\.tar holds the same samples as .*train-0001\.tar; name each"):
+        load_dataset(f"webdataset:{tmp_path}", split="train")
+
+
+def test_shards_of_one_image_may_hold_the_same_one(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"train": 4, "test": 1})
+    shutil.copy(tmp_path / "test-0000.tar", tmp_path / "test-0001.tar")
+    assert len(load_dataset(f"webdataset:{tmp_path}")) == 2

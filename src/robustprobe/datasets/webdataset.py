@@ -1,7 +1,7 @@
 """WebDataset shards, tar archives of photographs with their classes: webdataset:PATH-{0000..0009}.tar"""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -116,13 +116,42 @@ class WebDataset(Dataset):
                 f" Found there: {', '.join(names[:MOST_SHOWN])}{' ...' * (len(names) > MOST_SHOWN)}." if names else ""
             )
             raise UserError(f"no shards of {self.root}; expected {self.layout}.{there}")
-        return [item for shard in shards for item in items_of(shard, self._shard_id(shard))]
+        listed = [list(items_of(shard, self._shard_id(shard))) for shard in shards]
+        _refuse_repeated(shards, listed)
+        return [item for items in listed for item in items]
 
     def _shard_id(self, shard: Path) -> str:
         return shard.relative_to(self.root).with_suffix("").as_posix()
 
 
 TEST_SHARE = 0.2
+FEWEST_COMPARED = 2
+"""Two shards of a single image may hold the same one without being copies."""
+
+
+def _refuse_repeated(shards: Sequence[Path], listed: Sequence[Sequence[Item]]) -> None:
+    """Raises UserError for a shard that is another one of the list under a second name, or a copy of it."""
+    first = dict[tuple[object, ...], Path]()
+    for shard, items in zip(shards, listed, strict=True):
+        for known in (_file(shard), _content(shard, items)):
+            other = first.setdefault(known, shard)
+            if other != shard:
+                raise UserError(
+                    f"{shard} holds the same samples as {other}; name each shard once, or replace one of them."
+                )
+
+
+def _file(shard: Path) -> tuple[object, ...]:
+    found = shard.stat()
+    return found.st_dev, found.st_ino
+
+
+def _content(shard: Path, items: Sequence[Item]) -> tuple[object, ...]:
+    """What copies of a shard share: places and classes of all images, and the first and the last of them."""
+    if len(items) < FEWEST_COMPARED:
+        return (shard,)
+    ends = [read_at(shard, item.start, item.size) for item in (items[0], items[-1])]
+    return (*ends, *((item.start, item.size, item.label) for item in items))
 
 
 def items_of(shard: Path, name: str) -> Iterator[Item]:
