@@ -1,6 +1,5 @@
 """`robustprobe.attack`: attack any model, encoder or callable."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
@@ -28,6 +27,7 @@ from robustprobe.core.sizes import OWN_UNITS, Norm, OwnUnit, SizeUnit
 from robustprobe.core.spec_base import validated
 from robustprobe.core.straight_through import StandIn
 from robustprobe.core.types import Features, LabelSpace
+from robustprobe.core.user_warnings import warn_user
 from robustprobe.core.usual_mode import recording
 from robustprobe.datasets import batch_doubts
 from robustprobe.encoders import Encoder
@@ -37,8 +37,6 @@ from robustprobe.losses.embedding import embedding_distance, squared_distance
 from robustprobe.probing.surrogate_heads import SurrogateHeads
 from robustprobe.tasks import Model, Task, resize, task_kind
 
-USER = 5
-"""Calls from where an answer is judged up to that of the user, for warnings."""
 Images = Tensor | NDArray[Any] | Sequence[Any]
 Labels = Tensor | NDArray[Any] | Sequence[Any] | int
 Bpda = str | Sequence[str] | Mapping[str, StandIn | None] | StandIn
@@ -251,10 +249,9 @@ def _attacked(
     metric = judge.task.metric if judge else "squared distance"
     # An error already where there was no random start: nothing was tried at all.
     if stuck := int((torch.cat(zeros) == 1).sum()):
-        warnings.warn(
+        warn_user(
             f"{spec.name}: every gradient was exactly 0 on {stuck} of {len(images)} images, so nothing was tried there "
-            "beside the random start, and their score says little. Try square, or name what hides the gradient (bpda).",
-            stacklevel=USER - 1,
+            "beside the random start, and their score says little. Try square, or name what hides the gradient (bpda)."
         )
     return AttackResult(torch.cat(adversarial), torch.cat(scores), images, spec, metric, torch.cat(damage))
 
@@ -345,12 +342,12 @@ def _judge(model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | Non
         judged = kind(kind.implied_space(output), task)
         for check in judged.output_checks(output):
             if not check.passed:
-                warnings.warn(f"the model's outputs: {check.meaning}.", stacklevel=USER)
+                warn_user(f"the model's outputs: {check.meaning}.")
     if targets is None:
         raise UserError(f"targets are missing; a score for {judged.name} needs the labels of the images.")
     labels = judged.check_targets(targets, len(images))
     for text in batch_doubts(judged, labels):
-        warnings.warn(text, stacklevel=USER)
+        warn_user(text)
     return _Judge(function, judged, labels, judged.space_of_set([labels]))
 
 

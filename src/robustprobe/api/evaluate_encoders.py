@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from robustprobe.core.head_spec import HeadKind, HeadSpec
 from robustprobe.core.sizes import Norm
 from robustprobe.core.spec import AttackAt, DatasetSpec, ExecutorOptions, Suite
 from robustprobe.core.spec_base import validated
+from robustprobe.core.user_warnings import warn_user
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import Dataset
 from robustprobe.encoders import Encoder
@@ -166,7 +166,7 @@ def evaluate(
         store = Store(folder).prepare()
         plan = make_plan(suite, store, Path(root), find_device(device), loaded, sources=sources)
         for text in plan.warnings:
-            warnings.warn(text, stacklevel=4)
+            warn_user(text)
         _raise_failures(_executed(plan, store, options, progress))
         # A temporary folder names nothing.
         name = "" if out else f"results of {', '.join(dict.fromkeys(e.card.name for e in loaded))}"

@@ -1,6 +1,5 @@
 """`robustprobe.fit_probe`: a head on a frozen encoder."""
 
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
@@ -14,6 +13,7 @@ from robustprobe.core.head_spec import HeadKind, HeadSpec
 from robustprobe.core.spec import DatasetSpec
 from robustprobe.core.spec_base import validated
 from robustprobe.core.types import Sample
+from robustprobe.core.user_warnings import warn_user
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import find_dataset, label_report, load_dataset
 from robustprobe.encoders import Encoder
@@ -92,7 +92,7 @@ def fit_probe(
         encoder.to(where), wanted, spec, root=root, tasks=[task] if task in found.borrowed else tasks
     )
     for doubt in label_report(heads.data.train, heads.data.train, [task]).doubts:
-        warnings.warn(f"{dataset}, {task}: {doubt.text}", stacklevel=4)
+        warn_user(f"{dataset}, {task}: {doubt.text}")
     model = heads.fit(where, [task])[task][0]
     model.sample_source = partial(_held_out, dataset, root, model.size, task)
     return model
