@@ -18,8 +18,9 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.spec import ExecutorOptions, Suite
 from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
+from robustprobe.evaluation.cells import Plan
 from robustprobe.evaluation.executors.ray import import_ray
-from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import RunProgress, execute
 from robustprobe.results.store import Store
 from tests.e2e.program import Answer, start

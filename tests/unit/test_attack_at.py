@@ -11,7 +11,8 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.spec import Suite
 from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.cells import Plan
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import execute
 from robustprobe.report.page.render import render_page
 from robustprobe.report.tables.results import render

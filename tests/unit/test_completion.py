@@ -9,8 +9,9 @@ import torch
 from robustprobe.core.spec import ExecutorOptions, Suite
 from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
+from robustprobe.evaluation.cells import Plan
 from robustprobe.evaluation.executors.work import WorkerState
-from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import execute
 from robustprobe.report.page.render import render_page
 from robustprobe.report.tables.results import render

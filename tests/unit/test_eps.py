@@ -12,7 +12,8 @@ from robustprobe.core.sizes import Norm
 from robustprobe.core.spec import Suite
 from robustprobe.core.spec_base import validated
 from robustprobe.core.threat import NORMS
-from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.cells import Plan
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.results.store import Store
 
 pytestmark = pytest.mark.unit

@@ -12,9 +12,10 @@ from robustprobe.core.spec import Suite
 from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation import example_selection
+from robustprobe.evaluation.cells import Plan
 from robustprobe.evaluation.example_selection import KeptScores, chosen
 from robustprobe.evaluation.executors import WorkerState
-from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import execute
 from robustprobe.results.records import RANDOM, Example, ExampleChoice, Group
 from robustprobe.results.store import Store

@@ -16,9 +16,10 @@ from robustprobe.core.spec_base import validated
 from robustprobe.encoders import Encoder
 from robustprobe.evaluation import evaluate as evaluating
 from robustprobe.evaluation import partial_results, run
+from robustprobe.evaluation.cells import PairKey, Plan
 from robustprobe.evaluation.executors import Executor, FitHeads, Outcome, WorkItem, ray
 from robustprobe.evaluation.executors import work as worker
-from robustprobe.evaluation.plan import PairKey, Plan, make_plan
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import RunProgress, execute
 from robustprobe.results.store import Store
 from tests.runs import contents, quiet

@@ -10,8 +10,9 @@ from robustprobe.core import device as devices
 from robustprobe.core.spec import Suite
 from robustprobe.core.spec_base import validated
 from robustprobe.evaluation import cost
+from robustprobe.evaluation.cells import Plan
 from robustprobe.evaluation.cost import PassMemory, pair_batch
-from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.results.store import Store
 
 pytestmark = [

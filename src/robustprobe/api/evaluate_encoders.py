@@ -23,7 +23,8 @@ from robustprobe.core.user_warnings import warn_user
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import Dataset
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.cells import Plan
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import Failure, execute
 from robustprobe.results.store import Store
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from robustprobe.core.notebook import in_notebook
-from robustprobe.evaluation.plan import Plan
+from robustprobe.evaluation.cells import Plan
 from robustprobe.evaluation.run import RunProgress
 from robustprobe.training.loop import TrainingProgress
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from robustprobe.core.eps import default_eps
 from robustprobe.core.sizes import AREA, SEVERITY, format_eps
-from robustprobe.evaluation.plan import PairKey, Plan
+from robustprobe.evaluation.cells import PairKey, Plan
 from robustprobe.evaluation.run import RunProgress
 from robustprobe.report.tables.blocks import CHECKS_PAGE
 

@@ -14,7 +14,7 @@ from robustprobe.results.records import Record
 from robustprobe.results.store import Store
 
 if TYPE_CHECKING:
-    from robustprobe.evaluation.plan import Plan
+    from robustprobe.evaluation.cells import Plan
 
 GATE_FAILED = 3
 

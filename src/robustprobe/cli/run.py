@@ -32,7 +32,7 @@ from robustprobe.core.suites import find_suite, narrowed
 from robustprobe.trackers import GuardedTrackers
 
 if TYPE_CHECKING:
-    from robustprobe.evaluation.plan import Plan
+    from robustprobe.evaluation.cells import Plan
     from robustprobe.evaluation.run import Failure
 
 Verbose = Annotated[bool, Parameter(alias="-v", group=OUTPUT)]

@@ -12,7 +12,7 @@ from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.shared_names import shared_name
 from robustprobe.core.spec import Suite
 from robustprobe.core.types import HeadDesign
-from robustprobe.evaluation.plan import Cell, EncoderOnDataset
+from robustprobe.evaluation.cells import Cell, EncoderOnDataset
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.metrics.statistics import GROUP, Columns, drift_estimates, patch_estimates
 from robustprobe.probing import Fitted

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.types import SanityCheck
+from robustprobe.evaluation.cells import EncoderOnDataset, Plan
 from robustprobe.evaluation.collect import KeptImage, largest_group
 from robustprobe.evaluation.examples import example_places
-from robustprobe.evaluation.plan import EncoderOnDataset, Plan
 from robustprobe.evaluation.remade_images import FailedCompletion, ImageRemaker
 from robustprobe.results.records import CheckFact
 from robustprobe.results.store import Store

@@ -9,7 +9,8 @@ import torch
 from robustprobe.core.errors import UserError
 from robustprobe.core.shared_names import distinct_names
 from robustprobe.core.spec import Suite
-from robustprobe.evaluation.plan import Plan, make_plan
+from robustprobe.evaluation.cells import Plan
+from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import Failure, RunProgress, execute
 from robustprobe.results.records import Record
 from robustprobe.results.store import Store

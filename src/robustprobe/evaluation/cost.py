@@ -21,7 +21,7 @@ from robustprobe.evaluation.memory import MAP_COPIES, batch_in_memory, probe_ima
 from robustprobe.tasks import load_task
 
 if TYPE_CHECKING:
-    from robustprobe.evaluation.plan import EncoderOnDataset
+    from robustprobe.evaluation.cells import EncoderOnDataset
 
 MOST_OUTPUT_BYTES = 2**30
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.fingerprints import fingerprint
+from robustprobe.evaluation.cells import AttackJob, Cell, EncoderOnDataset, EpsLevel, Plan
 from robustprobe.evaluation.examples import ExampleContext, add_examples, example_places, new_group
-from robustprobe.evaluation.plan import AttackJob, Cell, EncoderOnDataset, EpsLevel, Plan
 from robustprobe.evaluation.remade_images import FailedCompletion, ImageRemaker
 from robustprobe.evaluation.row_scores import Floats, row_scores
 from robustprobe.metrics.kept import share_kept

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from robustprobe.evaluation.cells import EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.evaluation.collect import CHOICE, Judged, KeptImage
 from robustprobe.evaluation.executors import AttackTask, CheckAttack, FitHeads, JudgeImages, RunSpec, WorkerState
 from robustprobe.evaluation.executors.work import Findings, Heads
-from robustprobe.evaluation.plan import EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.results.store import Store
 
 Tell = Callable[[str, int, int], None]

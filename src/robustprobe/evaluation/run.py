@@ -16,6 +16,7 @@ from robustprobe.core.spec import ExecutorOptions
 from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import offline
 from robustprobe.evaluation.cell_record import store_cell
+from robustprobe.evaluation.cells import EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.evaluation.check_completion import facts_of_some, finish_checks
 from robustprobe.evaluation.collect import KeptImage, RowCollector
 from robustprobe.evaluation.example_selection import finish_examples
@@ -35,7 +36,6 @@ from robustprobe.evaluation.executors import (
 )
 from robustprobe.evaluation.executors.work import Findings, Heads, with_sources
 from robustprobe.evaluation.partial_results import PartialResult, PartialResultFolder
-from robustprobe.evaluation.plan import EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.evaluation.remade_images import ImageRemaker
 from robustprobe.evaluation.sanity_checks import patch_check
 from robustprobe.results.labels import eps_text

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import Suite
 from robustprobe.datasets import Dataset
-from robustprobe.evaluation.plan import Plan
+from robustprobe.evaluation.cells import Plan
 
 FEWEST = 10
 """Images of a dataset below which nothing can be said."""

@@ -8,9 +8,9 @@ from typing import NamedTuple, cast, final
 
 from robustprobe.core.registry import executors
 from robustprobe.core.spec import ExecutorOptions
+from robustprobe.evaluation.cells import EncoderOnDataset
 from robustprobe.evaluation.executors.work import Findings, Heads, Rank, RunSpec, WorkItem
 from robustprobe.evaluation.partial_results import PartialResult
-from robustprobe.evaluation.plan import EncoderOnDataset
 
 
 class LostError(RuntimeError):

@@ -7,9 +7,9 @@ from typing import final
 import torch
 
 from robustprobe.core.errors import UserError
+from robustprobe.evaluation.cells import PairKey
 from robustprobe.evaluation.executors.base import Executor, Outcome
 from robustprobe.evaluation.executors.work import FitHeads, Heads, JudgeImages, WorkerState, WorkItem
-from robustprobe.evaluation.plan import PairKey
 
 
 @final

@@ -16,9 +16,9 @@ import torch
 
 from robustprobe.core.device import cores
 from robustprobe.core.errors import UserError
+from robustprobe.evaluation.cells import PairKey
 from robustprobe.evaluation.executors.base import Executor, LostError, Outcome
 from robustprobe.evaluation.executors.work import CheckAttack, FitHeads, JudgeImages, RunSpec, WorkerState, WorkItem
-from robustprobe.evaluation.plan import PairKey
 
 ATTEMPTS = 4
 FIRST_PAUSE = 1.0

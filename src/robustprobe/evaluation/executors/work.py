@@ -18,11 +18,12 @@ from robustprobe.core.spec import Suite
 from robustprobe.core.types import SanityCheck
 from robustprobe.encoders import Encoder, go_offline, load_encoder
 from robustprobe.evaluation.batch_invariant import batch_invariant
+from robustprobe.evaluation.cells import EncoderOnDataset, PairKey
 from robustprobe.evaluation.collect import Judged, KeptImage
 from robustprobe.evaluation.cost import PassMemory, pair_batch
 from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate, space_of_set
 from robustprobe.evaluation.partial_results import PartialResult
-from robustprobe.evaluation.plan import EncoderOnDataset, PairKey, load_pair
+from robustprobe.evaluation.plan import load_pair
 from robustprobe.evaluation.universal_perturbations import UniversalPerturbations
 from robustprobe.probing import Fitted
 from robustprobe.probing.surrogate_heads import SurrogateHeads
