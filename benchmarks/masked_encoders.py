@@ -82,6 +82,46 @@ def _shifted(images: Tensor) -> Tensor:
     return torch.stack([image.roll(int(move), -1) for image, move in zip(images, moves, strict=True)])
 
 
+def _low(images: Tensor) -> Tensor:
+    return F.avg_pool2d(images, 7, stride=1, padding=3)
+
+
+def _flipped_low(gradient: Tensor) -> Tensor:
+    """The gradient with its low frequencies negated, at a fixed norm per image."""
+    flipped = gradient - 2 * _low(gradient)
+    return flipped / flipped.flatten(1).norm(dim=1).clamp(min=1e-20).view(-1, 1, 1, 1)
+
+
+def _at_another(model: Function) -> Function:
+    """Answers as the model does, with the gradient at another image of the batch."""
+    return lambda x: model(x).detach() + (lambda y: y - y.detach())(model(x.flip(0).detach() + x - x.detach()))
+
+
+def _resized_by_chance(model: Function) -> Function:
+    def call(images: Tensor) -> Tensor:
+        side = int(torch.randint(3 * images.shape[-1] // 4, images.shape[-1] + 1, ()))
+        smaller = F.interpolate(images, (side, side), mode="bilinear")
+        return model(F.interpolate(smaller, images.shape[-2:], mode="bilinear"))
+
+    return call
+
+
+def _turned_on_noise(model: Function) -> Function:
+    """True gradients on smooth images, where one would check them, negated ones on images with a trace of noise."""
+
+    def call(images: Tensor) -> Tensor:
+        noise = (images - F.avg_pool2d(images, 3, stride=1, padding=1)).detach().abs()
+        smooth = noise.flatten(1).quantile(0.25, dim=1).view(-1, 1, 1, 1) < 0.5 / 255
+        return model(_Backward.apply(images, lambda g: torch.where(smooth, g, -g)))
+
+    return call
+
+
+def _through_numpy(model: Function) -> Function:
+    """The answer is computed from a copy outside torch; a weak live part gives some gradient."""
+    return lambda x: 0.95 * model(torch.from_numpy(x.detach().numpy().copy())).detach() + 0.05 * model(_blurred(x))
+
+
 class Masking(NamedTuple):
     """A way to hide damage from an attack; `tuned` where thresholds were chosen with it in sight."""
 
@@ -118,6 +158,12 @@ MASKINGS = (
     Masking("shift by content", False, lambda m: lambda x: m(_shifted(x))),
     Masking("noise at every call", False, lambda m: lambda x: m((x + 0.05 * torch.randn_like(x)).clamp(0, 1))),
     Masking("logits times 1000", False, lambda m: lambda x: 1000 * m(x)),
+    Masking("gradient at another image", False, _at_another),
+    Masking("random resizing", False, _resized_by_chance),
+    Masking("low frequencies detached", False, lambda m: lambda x: m(_low(x).detach() + x - _low(x))),
+    Masking("fixed norm, low frequencies negated", False, with_gradient(_flipped_low)),
+    Masking("negated on images with noise", False, _turned_on_noise),
+    Masking("through numpy, weak live part", False, _through_numpy),
 )
 
 
