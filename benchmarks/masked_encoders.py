@@ -21,7 +21,8 @@ from robustprobe.attacks import Attacked, Victim, load_attack
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.types import SanityCheck
 from robustprobe.datasets import load_dataset
-from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks
+from robustprobe.evaluation.same_computation import SameComputation
+from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks, union
 from robustprobe.tasks import Model
 
 Function = Callable[[Tensor], Tensor]
@@ -89,19 +90,26 @@ def _low(images: Tensor) -> Tensor:
 def _flipped_low(gradient: Tensor) -> Tensor:
     """The gradient with its low frequencies negated, at a fixed norm per image."""
     flipped = gradient - 2 * _low(gradient)
-    return flipped / flipped.flatten(1).norm(dim=1).clamp(min=1e-20).view(-1, 1, 1, 1)
+    length: Tensor = flipped.flatten(1).norm(dim=1).clamp(min=1e-20).view(-1, 1, 1, 1)
+    return flipped / length
 
 
 def _at_another(model: Function) -> Function:
     """Answers as the model does, with the gradient at another image of the batch."""
-    return lambda x: model(x).detach() + (lambda y: y - y.detach())(model(x.flip(0).detach() + x - x.detach()))
+
+    def call(images: Tensor) -> Tensor:
+        other = model(images.flip(0).detach() + images - images.detach())
+        return model(images).detach() + other - other.detach()
+
+    return call
 
 
 def _resized_by_chance(model: Function) -> Function:
     def call(images: Tensor) -> Tensor:
         side = int(torch.randint(3 * images.shape[-1] // 4, images.shape[-1] + 1, ()))
         smaller = F.interpolate(images, (side, side), mode="bilinear")
-        return model(F.interpolate(smaller, images.shape[-2:], mode="bilinear"))
+        answers: Tensor = model(F.interpolate(smaller, images.shape[-2:], mode="bilinear"))
+        return answers
 
     return call
 
@@ -110,9 +118,11 @@ def _turned_on_noise(model: Function) -> Function:
     """True gradients on smooth images, where one would check them, negated ones on images with a trace of noise."""
 
     def call(images: Tensor) -> Tensor:
-        noise = (images - F.avg_pool2d(images, 3, stride=1, padding=1)).detach().abs()
-        smooth = noise.flatten(1).quantile(0.25, dim=1).view(-1, 1, 1, 1) < 0.5 / 255
-        return model(_Backward.apply(images, lambda g: torch.where(smooth, g, -g)))
+        corners = images.detach()[..., 1:, 1:] - images.detach()[..., :-1, 1:] - images.detach()[..., 1:, :-1]
+        mixed = (corners + images.detach()[..., :-1, :-1]).abs().flatten(1).median(1).values
+        smooth = (mixed < 1 / 255).view(-1, 1, 1, 1)
+        answers: Tensor = model(_Backward.apply(images, lambda g: torch.where(smooth, g, -g)))
+        return answers
 
     return call
 
@@ -247,6 +257,28 @@ def row(name: str, wrap: Callable[[Function], Function], told: list[Case], spec:
     return f"| {name} | {' | '.join(f'{n:.2f}' for n in numbers)} | {shown} | {counts} |"
 
 
+def smoothed(function: Function, eps: float) -> Function:
+    """A stand-in: the mean over draws of noise."""
+    return lambda x: torch.stack([function((x + eps * torch.randn_like(x)).clamp(0, 1)) for _ in range(8)]).mean(0)
+
+
+def gains(
+    name: str, wrap: Callable[[Function], Function], told: list[Case], others: list[Case], spec: AttackSpec
+) -> str:
+    """What attacks through stand-ins add to that on the model, as a share of the clean score; ! where it fails."""
+    shares: dict[str, list[str]] = {"same operations": [], "noise": [], "other encoder": []}
+    for case, other in zip(told, others, strict=True):
+        torch.manual_seed(0)
+        function = wrap(case.model)
+        judge = JudgingModel(function, case.targets, case.model.task)
+        clean, scores = judge.scores(case.images), judge.scores(run(function, case, spec).images)
+        stand_ins: tuple[Function, ...] = (SameComputation(function), smoothed(function, spec.eps), other.model)
+        for found, stand_in in zip(shares.values(), stand_ins, strict=True):
+            more = union(judge, clean, scores, run(stand_in, case, spec).images)
+            found.append(f"{more.gain:.2f}{'' if more.passed else '!'}")
+    return f"| {name} | {' | '.join(' '.join(found) for found in shares.values())} |"
+
+
 def honest(model: Function) -> Function:
     return model
 
@@ -264,8 +296,15 @@ def main() -> None:
     parser.add_argument("--train-limit", type=int, default=1000)
     parser.add_argument("--encoder", action="append", help="honest ones, instead of the usual list")
     parser.add_argument("--masked", default="bundled:photos", help="what is masked; empty: honest ones only")
+    parser.add_argument("--stand-ins", metavar="ENCODER", help="compare stand-ins, of which one is this encoder")
     options = parser.parse_args()
     spec = AttackSpec(name=options.attack, eps=options.eps / 255, steps=options.steps)
+    if options.stand_ins:
+        told, others = cases(options.masked, options), cases(options.stand_ins, options)
+        print("| model | same operations | noise | other encoder |\n|---|---|---|---|")
+        for masking in (Masking("none", False, honest), *MASKINGS):
+            print(gains(masking.name, masking.wrap, told, others, spec), flush=True)
+        return
     print("| model | clean | score | transfer | gradient error | failed checks |\n|---|---:|---:|---:|---|---|")
     for encoder in options.encoder or HONEST:
         print(row(encoder, honest, cases(encoder, options), spec), flush=True)

@@ -19,6 +19,7 @@ from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sa
 from robustprobe.tasks import Task, load_task
 from tests.conftest import SceneProbes
 from tests.digits import Digits, digits
+from tests.gradients import changed_gradient, with_gradient
 
 pytestmark = pytest.mark.unit
 
@@ -70,6 +71,7 @@ NAMES = {
     "eps 0",
     "same answer twice",
     "black box",
+    "transfer",
     "gradient",
     "batch of one",
 }
@@ -314,3 +316,53 @@ def test_a_checked_image_costs_no_more_than_is_counted_for_it(case: Digits) -> N
     sample_checks(spec, sample, {TEN.name: JudgingModel(function, case.labels, TEN, chance=0.2)})
     # In a run, adversarial images are judged twice as well.
     assert 1 < spent / (attack + 2 * COUNT) <= CHECK_COST
+
+
+def test_a_gradient_hidden_where_no_other_check_looks_is_told_by_transfer(case: Digits) -> None:
+    """Clean images, on which the gradient is checked, have the true one."""
+
+    def hidden(images: Tensor) -> Tensor:
+        clean = ((images * 255 - (images * 255).round()).abs().amax((1, 2, 3)) < 1e-3).view(-1, 1, 1, 1)
+        logits: Tensor = case.model(changed_gradient(images, lambda g: torch.where(clean, g, -g)))
+        return logits
+
+    found = checks(hidden, case.images, case.labels)
+    assert not found["transfer"].passed
+    assert found["transfer"].value > 0.2
+    assert "hides its gradient" in found["transfer"].meaning
+    assert "does more on" in found["transfer"].meaning
+
+
+def test_another_gradient_that_does_no_harm_to_the_attack_passes_transfer(case: Digits) -> None:
+    found = checks(with_gradient(lambda g: g / 2)(case.model), case.images, case.labels)["transfer"]
+    assert found.passed
+    assert found.value == 0
+    assert "another gradient (by 50.0%)" in found.meaning
+
+
+class OutsideTorch(torch.autograd.Function):
+    """Half of the images, computed by numpy, with a backward pass of its own."""
+
+    @staticmethod
+    def forward(context: Any, images: Tensor) -> Tensor:
+        return torch.from_numpy(images.numpy() / 2)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] / 2
+
+
+def test_transfer_says_where_a_model_cannot_be_differentiated_anew(case: Digits) -> None:
+    def outside(images: Tensor) -> Tensor:
+        logits: Tensor = case.model(2 * torch.as_tensor(OutsideTorch.apply(images)))
+        return logits
+
+    found = checks(outside, case.images, case.labels)
+    assert found["transfer"].passed
+    assert "could not be differentiated anew (LostTrackError: no operation of torch" in found["transfer"].meaning
+    assert found["gradient"].passed
+
+
+def test_transfer_is_asked_of_gradient_attacks_on_models_that_are_not_random_by_intention(case: Digits) -> None:
+    assert "transfer" not in checks(case.model, case.images, case.labels, name="square", steps=10)
+    assert "transfer" not in checks(case.model, case.images, case.labels, steps=3, eot_samples=2, judgements=2)

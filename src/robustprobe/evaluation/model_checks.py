@@ -5,10 +5,11 @@ Finite differences are the check of Carlini et al. (2019, section 4) that asks f
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from robustprobe.core.threat import image_generator
 from robustprobe.core.types import LossContext, SanityCheck
@@ -117,10 +118,38 @@ def _error(model: CheckedModel, point: _Point, move: Tensor) -> Tensor:
     return torch.where(size > ROUNDING * point.loss.abs().clamp(min=1), error, torch.nan).cpu()
 
 
-def batch_check(model: CheckedModel) -> SanityCheck:
-    """Whether an image is answered alike alone and among others: the largest difference over the answers' spread."""
+def gradient_difference(function: Callable[[Tensor], Any], other: Callable[[Tensor], Any], images: Tensor) -> float:
+    """Mean over images of how far two functions' gradients are apart, as a share of the longer one.
+
+    Gradients are those of the answers' sum with fixed random signs, so that no loss is needed: answers may be features.
+    """
+    ours, theirs = (_pulled_back(one, images).flatten(1) for one in (function, other))
+    length = torch.maximum(ours.norm(dim=1), theirs.norm(dim=1))
+    apart = (ours - theirs).norm(dim=1) / length.clamp(min=torch.finfo(length.dtype).tiny)
+    return float(apart.mean())
+
+
+def _pulled_back(function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    seen = images.detach().clone().requires_grad_()
+    total = torch.zeros((), device=images.device)
+    for part in tree_leaves(function(seen)):
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, part.shape, generator=generator) * 2.0 - 1
+        total = total + (part * signs.to(part)).sum()
+    if not total.requires_grad:
+        return torch.zeros_like(seen)
+    (gradient,) = torch.autograd.grad(total, seen)
+    return gradient.double()
+
+
+def batch_check(model: CheckedModel, together: Tensor | None = None) -> SanityCheck:
+    """Whether an image is answered alike alone and among others: the largest difference over the answers' spread.
+
+    Args:
+        together: what the model answered to its images, where that is known.
+    """
     with torch.no_grad():
-        together = model.function(model.images)
+        together = model.function(model.images) if together is None else together
         alone = torch.cat([model.function(image[None]) for image in model.images])
     if alone.shape != together.shape:
         text = f"images one by one get answers {tuple(alone.shape)}, together {tuple(together.shape)}"

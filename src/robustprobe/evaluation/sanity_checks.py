@@ -13,10 +13,15 @@ from torch import Tensor
 from robustprobe.attacks import Attacked, Victim, attack_class, load_attack
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.eps import default_eps
+from robustprobe.core.errors import UserError
+from robustprobe.core.fast_linear import fast_linear
+from robustprobe.core.freeze import frozen
 from robustprobe.core.sizes import AREA, SEVERITY, format_eps, threat_size_text
+from robustprobe.core.spec import FEWEST_CHECKED
 from robustprobe.core.threat import NORMS, over_image
 from robustprobe.core.types import SanityCheck
-from robustprobe.evaluation.model_checks import CheckedModel, batch_check, gradient_check
+from robustprobe.evaluation.model_checks import CheckedModel, batch_check, gradient_check, gradient_difference
+from robustprobe.evaluation.same_computation import LayersAnew, LostTrackError, SameComputation
 from robustprobe.metrics.kept import share_kept
 from robustprobe.metrics.statistics import NOISE_PATCH, WITHOUT_PATCH, Columns, patch_estimates
 from robustprobe.tasks import Task
@@ -25,6 +30,8 @@ MOST_ZEROS = 0.05
 MOST_RISING = 0.15
 MOST_GAIN = 0.1
 MOST_UNION = 0.05
+# Share of the gradient that rounding may change, as in bfloat16.
+MOST_DIFFERENCE = 0.05
 # Times the usual eps of the norm; in Linf 64/255.
 LARGE_FACTOR = 8
 MOST_KEPT = 0.5
@@ -44,7 +51,17 @@ class JudgingModel(NamedTuple):
 
     def scores(self, images: Tensor) -> Tensor:
         """Score of each image (n,), in the unit of the task's metric."""
-        return self.task.score(self._rows(images)).double().cpu()
+        return self.scores_of(self.answers(images))
+
+    def answers(self, images: Tensor) -> Tensor:
+        """What the model answers to images (n, 3, H, W)."""
+        with torch.no_grad():
+            return self.function(images)
+
+    def scores_of(self, answers: Tensor) -> Tensor:
+        """As `scores`, of what the model answered."""
+        with torch.no_grad():
+            return self.task.score(self.task.rows(answers, self.targets)).double().cpu()
 
     def kept(self, images: Tensor, clean: Tensor, attacked: Tensor) -> float:
         """The share of the mean clean score above chance that is left; NaN where the clean score is not above chance.
@@ -55,14 +72,11 @@ class JudgingModel(NamedTuple):
         """
         chance = self.chance
         if chance is None:
-            chance = self.task.chance({name: column.cpu().numpy() for name, column in self._rows(images).items()})
+            rows = self.task.rows(self.answers(images), self.targets)
+            chance = self.task.chance({name: column.cpu().numpy() for name, column in rows.items()})
         level = (0.0 if self.task.higher_is_better else math.inf) if chance is None else chance
         before, after = float(clean.nanmean()), float(attacked.nanmean())
         return float(share_kept(before, after, level, self.task.higher_is_better))
-
-    def _rows(self, images: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return self.task.rows(self.function(images), self.targets)
 
     def worse(self, a: Tensor, b: Tensor) -> Tensor:
         """The worse of two scores, image by image."""
@@ -72,6 +86,13 @@ class JudgingModel(NamedTuple):
         """How much worse the mean score has become."""
         change = float(clean.nanmean() - attacked.nanmean())
         return change if self.task.higher_is_better else -change
+
+
+class Answers(NamedTuple):
+    """What a judge answered to images and to what an attack made of them."""
+
+    clean: Tensor
+    adversarial: Tensor
 
 
 class CheckedImages(NamedTuple):
@@ -151,16 +172,19 @@ def sample_checks(
     step = spec.step_size * large_eps / spec.eps
     large = _attacked(spec.model_copy(update={"eps": large_eps, "step_size": step, "warm": ()}), sample)
     none = _attacked(spec.model_copy(update={"eps": 0.0, "warm": ()}), sample)
+    stand_in = _through_stand_in(spec, sample)
     found = {}
     for name, judge in judges.items():
-        clean, scores = judge.scores(sample.images), judge.scores(sample.adversarial)
+        answers = Answers(judge.answers(sample.images), judge.answers(sample.adversarial))
+        clean, scores = (judge.scores_of(one) for one in answers)
         own = sample.victim.task == name
         found[name] = [
             _restart(judge, clean, scores, judge.scores(both)),
             _large(judge.kept(sample.images, clean, judge.scores(large)), format_eps(large_eps, spec.norm)),
             _nothing(spec, judge.scores(none), clean),
-            *_model_checks(spec, judge, sample),
+            *_model_checks(spec, judge, sample, answers),
             *([_black_box(spec, sample, judge, clean, scores)] if own and spec.name != "square" else []),
+            *([_transfer(judge, clean, scores, stand_in)] if stand_in else []),
         ]
     return found
 
@@ -203,9 +227,8 @@ def _nothing(spec: AttackSpec, scores: Tensor, clean: Tensor) -> SanityCheck:
     return SanityCheck("eps 0", differ, passed, f"at eps 0 {differ:.1%} of scores differ from the clean ones{means}")
 
 
-def _model_checks(spec: AttackSpec, judge: JudgingModel, sample: CheckedImages) -> list[SanityCheck]:
-    with torch.no_grad():
-        output, again = judge.function(sample.adversarial), judge.function(sample.adversarial)
+def _model_checks(spec: AttackSpec, judge: JudgingModel, sample: CheckedImages, answers: Answers) -> list[SanityCheck]:
+    output, again = answers.adversarial, judge.answers(sample.adversarial)
     spread = float((output - again).abs().max())
     expected = spread > 0 and _is_for_random(spec)
     means = f": the attack averages over {spec.eot_samples} draws, and the worst of {spec.judgements} answers counts"
@@ -214,17 +237,19 @@ def _model_checks(spec: AttackSpec, judge: JudgingModel, sample: CheckedImages) 
     text = f"two answers to one image differ by {spread:.2g}{means if spread else ''}"
     checks = [SanityCheck("same answer twice", spread, spread == 0 or expected, text)]
     # Differences of losses and answers of a random model measure its randomness.
-    more = [] if expected else _gradient_checks(spec, sample, judge)
+    more = [] if expected else _gradient_checks(spec, sample, judge, answers)
     return [*checks, *judge.task.output_checks(output), *more]
 
 
-def _gradient_checks(spec: AttackSpec, sample: CheckedImages, judge: JudgingModel) -> list[SanityCheck]:
+def _gradient_checks(
+    spec: AttackSpec, sample: CheckedImages, judge: JudgingModel, answers: Answers
+) -> list[SanityCheck]:
     """Whether the model's gradient is its loss's, where the attack uses one, and whether it sees one image alone."""
     model = CheckedModel(judge.function, judge.task, sample.images, sample.ids, judge.targets)
     # The gradient of a straight-through backward pass is another one than the model's by intention.
     asked = attack_class(spec).uses_gradient and not spec.bpda
     gradient = gradient_check(model, spec.eps, spec.norm) if asked else None
-    return [*([gradient] if gradient else []), batch_check(model)]
+    return [*([gradient] if gradient else []), batch_check(model, answers.clean)]
 
 
 def _black_box(
@@ -232,15 +257,76 @@ def _black_box(
 ) -> SanityCheck:
     kept = {name: value for name, value in spec.model_dump().items() if name in ("eps", "norm", "seed", "eot_samples")}
     blind = AttackSpec(name="square", steps=QUERIES, **kept)
-    union = judge.worse(scores, judge.scores(_attacked(blind, sample)))
-    worse = (union != scores) & ~scores.isnan()
-    # Of both attacks the worse result counts, image by image: gradients that mislead on some images are found too.
-    gain = judge.damage(scores, union) / max(abs(float(clean.nanmean())), 1e-12)
+    more = union(judge, clean, scores, _attacked(blind, sample))
+    means = "" if more.passed else ": the gradient misleads, so the score is too good"
+    text = f"a black-box attack with {QUERIES} queries {more.text}{means}"
+    return SanityCheck("black box", more.gain, more.passed, text)
+
+
+class Union(NamedTuple):
+    """What the worse of two results adds, image by image, to the first alone, as a share of the clean score."""
+
+    gain: float
+    passed: bool
+    text: str
+
+
+def union(judge: JudgingModel, clean: Tensor, scores: Tensor, others: Tensor) -> Union:
+    """Of an attack and of other images the worse result counts: gradients that mislead on some images are found too."""
+    both = judge.worse(scores, judge.scores(others))
+    worse = (both != scores) & ~scores.isnan()
+    gain = judge.damage(scores, both) / max(abs(float(clean.nanmean())), 1e-12)
     passed = gain <= MOST_UNION or int(worse.sum()) < 2
-    means = "" if passed else ": the gradient misleads, so the score is too good"
     share = float(worse.double().mean())
+    return Union(gain, passed, f"does more on {share:.0%} of images, {gain:.1%} of the clean score")
+
+
+class _StandIn(NamedTuple):
+    """Which share of the gradient is another one in a stand-in, and the images that the attack makes through it.
+
+    Where the attack is not made, `reason` says why.
+    """
+
+    difference: float = 0.0
+    images: Tensor | None = None
+    reason: str = ""
+
+
+def _through_stand_in(spec: AttackSpec, sample: CheckedImages) -> _StandIn | None:
+    """The same attack through the model's operations, differentiated anew, where that gives another gradient.
+
+    None where the attack uses no gradient, or the model is random and expected to be.
+    """
+    if not attack_class(spec).uses_gradient or _is_for_random(spec):
+        return None
+    seen = sample.victim
+    try:
+        with fast_linear(), frozen(seen.function):
+            stand_in = SameComputation(seen.function)
+            # `gradient` looks at the images themselves; an attack needs gradients at what it makes of them.
+            difference = gradient_difference(seen.function, stand_in, sample.adversarial[:FEWEST_CHECKED])
+            if difference <= MOST_DIFFERENCE:
+                return _StandIn(difference)
+            layers = LayersAnew(seen.layers) if seen.layers else None
+            through = sample._replace(victim=seen._replace(function=stand_in, layers=layers))
+            return _StandIn(difference, _attacked(spec.model_copy(update={"warm": ()}), through))
+    except torch.OutOfMemoryError:
+        raise
+    except (LostTrackError, RuntimeError, UserError) as error:
+        return _StandIn(reason=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+
+
+def _transfer(judge: JudgingModel, clean: Tensor, scores: Tensor, stand_in: _StandIn) -> SanityCheck:
+    if stand_in.reason:
+        text = f"the model's operations could not be differentiated anew ({stand_in.reason})"
+        return SanityCheck("transfer", 0.0, True, text)
+    if stand_in.images is None:
+        text = f"the model's operations, differentiated anew, give its gradient up to {stand_in.difference:.1%}"
+        return SanityCheck("transfer", 0.0, True, text)
+    more = union(judge, clean, scores, stand_in.images)
+    means = "" if more.passed else ": the model hides its gradient, so the score is too good"
     text = (
-        f"a black-box attack with {QUERIES} queries does more on {share:.0%} of images, {gain:.1%} of the clean score"
-        f"{means}"
+        f"the model's operations, differentiated anew, give another gradient (by {stand_in.difference:.1%}); "
+        f"the attack through them {more.text}{means}"
     )
-    return SanityCheck("black box", gain, passed, text)
+    return SanityCheck("transfer", more.gain, more.passed, text)

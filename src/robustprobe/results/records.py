@@ -144,7 +144,16 @@ class CheckFact(Frozen):
 
 
 WEAKNESS = frozenset(
-    ("zero gradient", "still rising", "second restart", "large eps", "black box", "gradient", "patch control")
+    (
+        "zero gradient",
+        "still rising",
+        "second restart",
+        "large eps",
+        "black box",
+        "transfer",
+        "gradient",
+        "patch control",
+    )
 )
 """Checks that say that the attack may be too weak, and the score too high."""
 NOTHING_LEFT = 5e-4

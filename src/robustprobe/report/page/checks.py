@@ -59,6 +59,7 @@ STATEMENTS = {
     "saturated depth": "Predicted depths are not saturated at their limits",
     "patch control": "A patch does more than one of noise in the same place",
     "black box": "A black-box attack without gradients adds no damage on a sample",
+    "transfer": "The model's operations, differentiated anew, give no stronger attack, on a sample",
     "gradient": "The loss changes as its gradient predicts, on a sample",
     "batch of one": "An image is answered alike alone and among others",
 }
