@@ -12,9 +12,10 @@ from cyclopts import Group, Parameter
 from robustprobe.cli._numbers import WholeNumber, WholeNumbers
 from robustprobe.core.errors import UserError
 from robustprobe.core.head_spec import HeadKind
-from robustprobe.core.sizes import Norm
+from robustprobe.core.sizes import OWN_UNITS, Norm
 from robustprobe.core.spec import Suite
 from robustprobe.core.spec_base import validated
+from robustprobe.core.suites import without_sizes_of_no_attack
 
 WHAT = Group("What to evaluate", sort_key=1)
 ATTACK = Group("Attacks", sort_key=2)
@@ -191,6 +192,13 @@ def changed_suite(
         if not told.get(key):
             raise UserError(f"no {key} named; give a suite file, or --{key[:-1]} NAME (see `robustprobe list {key}`).")
     return validated(Suite, told, "the run")
+
+
+def fewer_attacks(suite: Suite, attacks: AttackOptions, only: bool = False) -> Suite:
+    """The suite whose attacks options replaced or left out, without the sizes that it had for the others."""
+    if not (only or attacks.attack):
+        return suite
+    return without_sizes_of_no_attack(suite, [unit for unit in OWN_UNITS if getattr(attacks, unit) is not None])
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

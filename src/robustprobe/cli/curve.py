@@ -18,6 +18,7 @@ from robustprobe.cli._options import (
     HeadOptions,
     MachineOptions,
     changed_suite,
+    fewer_attacks,
 )
 from robustprobe.core.suites import find_suite
 
@@ -66,6 +67,7 @@ def curve(
     epochs = checkpoints.checkpoint_names(folder)
     base = find_suite(suite) if suite else None
     chosen = changed_suite(base, data, attacks, heads, machine, encoders=list(epochs), examples=0)
+    chosen = fewer_attacks(chosen, attacks)
     where = out or folder / "curve"
     plan = checkpoints.plan_curve(chosen, folder, where, machine.data_root, find_device(machine.device))
     show_plan(console, plan)

@@ -22,6 +22,7 @@ from robustprobe.cli._options import (
     HeadOptions,
     MachineOptions,
     changed_suite,
+    fewer_attacks,
     parse_time,
 )
 from robustprobe.core.errors import UserError, unknown_name
@@ -183,7 +184,7 @@ def run(
     changes["transfer_from"] = encoders.transfer_from
     base = find_suite(suite) if suite else None
     whole = changed_suite(base, data, attacks, heads, machine, encoders=encoders.encoder, **changes)
-    chosen = narrowed(whole, only or [])
+    chosen = fewer_attacks(narrowed(whole, only or []), attacks, bool(only))
     _run(
         chosen,
         output.out,

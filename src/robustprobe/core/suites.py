@@ -1,12 +1,15 @@
 """Suites by name or file, and parts of them."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from robustprobe.core.attack_spec import STANDARD_ATTACKS
 from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.registry import attacks as known_attacks
 from robustprobe.core.shared_names import split_name
+from robustprobe.core.sizes import OWN_UNITS
 from robustprobe.core.spec import Suite, load_suite
 
 FOLDER = Path(__file__).parent.parent / "assets" / "suites"
@@ -40,18 +43,30 @@ def narrowed(suite: Suite, patterns: Sequence[str]) -> Suite:
         UserError: a pattern matches nothing.
     """
     attacks = suite.attacks or STANDARD_ATTACKS
-    names = {
-        "encoders": [name or spec for name, spec in map(split_name, suite.encoders)],
-        "datasets": [dataset.name for dataset in suite.datasets],
-        "attacks": [attack.name for attack in attacks],
+    names: dict[str, list[tuple[str, ...]]] = {
+        "encoders": [(name or spec,) for name, spec in map(split_name, suite.encoders)],
+        "datasets": [(dataset.name,) for dataset in suite.datasets],
+        # The losses of an attack are told apart by its full name only.
+        "attacks": [(one.name, *([f"{one.name}:{one.objective}"] if one.objective else [])) for one in attacks],
     }
     for pattern in patterns:
-        if not any(fnmatch.filter(axis, pattern) for axis in names.values()):
-            known = ", ".join(name for axis in names.values() for name in axis)
+        if not any(_matches(called, pattern) for axis in names.values() for called in axis):
+            known = ", ".join(called[-1] for axis in names.values() for called in axis)
             raise UserError(f"--only {pattern} matches nothing of suite {suite.name}; it has {known}.")
-    kept = {}
+    kept: dict[str, tuple[object, ...]] = {}
     for axis, things in (("encoders", suite.encoders), ("datasets", suite.datasets), ("attacks", attacks)):
-        spoken = {name for pattern in patterns for name in fnmatch.filter(names[axis], pattern)}
-        if spoken:
-            kept[axis] = tuple(thing for thing, name in zip(things, names[axis], strict=True) if name in spoken)
+        spoken = [any(_matches(called, pattern) for pattern in patterns) for called in names[axis]]
+        if any(spoken):
+            kept[axis] = tuple(thing for thing, wanted in zip(things, spoken, strict=True) if wanted)
     return suite.model_copy(update=kept)
+
+
+def _matches(called: Sequence[str], pattern: str) -> bool:
+    """Whether a pattern is for a thing, by one of its names."""
+    return bool(fnmatch.filter(called, pattern))
+
+
+def without_sizes_of_no_attack(suite: Suite, asked: Collection[str] = ()) -> Suite:
+    """The suite without a severity or an area for which it has no attack left; `asked` of them stay."""
+    units = {cast(Any, known_attacks.get(one.name)).own_unit for one in suite.attacks or STANDARD_ATTACKS}
+    return suite.model_copy(update={unit: None for unit in OWN_UNITS if unit not in units and unit not in asked})
