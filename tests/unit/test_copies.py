@@ -10,7 +10,7 @@ from torch import Tensor
 
 import robustprobe as rp
 from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace, LossContext
-from robustprobe.datasets import Dataset, load_dataset
+from robustprobe.datasets import Dataset, label_report, load_dataset
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.losses.retrieval import chosen_item
 from robustprobe.tasks import load_task
@@ -211,3 +211,22 @@ def test_attacks_hide_copies_and_make_two_images_one() -> None:
     assert hidden["copies found"].value < clean["copies found"].value / 2
     assert chosen["chosen matches"].value > max(0.5, clean["chosen matches"].value, hidden["chosen matches"].value)
     assert found["clean:"].chance == pytest.approx(0.01 / len(gallery_of(300)))
+
+
+@pytest.mark.parametrize(
+    ("train_limit", "there", "lost"), [(20, 5, 25), (40, 10, 20), (80, 20, 10), (120, 30, 0), (200, 30, 0)]
+)
+def test_labels_say_how_many_copies_have_their_original_among_the_train_images_taken(
+    train_limit: int, there: int, lost: int
+) -> None:
+    train, test = loaded("train", limit=train_limit), loaded("test", limit=60)
+    gallery = {int(train.known_label(index)) for index in train.indices} - {0}
+    assert sum(test.known_label(index) in gallery for index in test.indices) == there
+    assert all(int(test[place].targets["copies"]) == test.known_label(test.indices[place]) for place in range(8))
+    report = label_report(train, test, ["copies"])
+    told = report.facts["copies"]
+    assert f"train ({train_limit} images) {train_limit // 2} of {train_limit} with an original" in told
+    assert f"test (60 images) {there} of 60 have an original in train" in told
+    assert (f"{lost} lost theirs to the train limit and have no score" in told) == bool(lost)
+    warned = [text for task, text in report.doubts if "of 30 copies have no original" in text]
+    assert bool(warned) == (lost > 15)

@@ -162,11 +162,13 @@ class SanityCheck(NamedTuple):
 
 
 class LabelStatistics(NamedTuple):
-    """Statistics of labels of many images: distinct values in ascending order, number of used and of all entries, and
-    how often each whole number occurs.
+    """Statistics of labels of many images: distinct values in ascending order, number of used and of all entries, how
+    often each whole number occurs, and the whole numbers of the train images beside which they are judged.
     """
 
     values: Tensor
     used: int
     total: int
     counts: Mapping[int, int] = MappingProxyType({})
+    in_train: frozenset[int] | None = None
+    """None for train itself, and where not all of its labels were looked at."""

@@ -42,6 +42,7 @@ class LabelFindings:
     counts: Counter[int] = field(default_factory=Counter)
     used: int = 0
     total: int = 0
+    in_train: frozenset[int] | None = None
 
     def add(self, target: Tensor) -> None:
         """Note the label of an image."""
@@ -57,7 +58,7 @@ class LabelFindings:
 
     @property
     def statistics(self) -> LabelStatistics:
-        return LabelStatistics(self.values, self.used, self.total, dict(self.counts))
+        return LabelStatistics(self.values, self.used, self.total, dict(self.counts), self.in_train)
 
     def __str__(self) -> str:
         return self.task.describe_labels(self.statistics) if len(self.values) else "none"

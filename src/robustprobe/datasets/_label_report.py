@@ -39,9 +39,14 @@ def label_report(train: Dataset, reported: Dataset, tasks: Sequence[str]) -> Lab
     texts = [text for data in splits for text in data.doubts()]
     texts += copied_images(train, reported) if train is not reported else []
     doubts = [LabelDoubt(task, text) for text in texts for task in tasks]
+    in_train: dict[str, frozenset[int]] = {}
     for data in splits:
         known, read = _findings(data, tasks)
         for name, label in known.items():
+            if data is not train:
+                label.in_train = in_train.get(name)
+            elif read[name] == len(data):
+                in_train[name] = frozenset(label.counts)
             images = f"{len(data):,}" if read[name] == len(data) else f"{read[name]:,} of {len(data):,}"
             told[name].append(f"{data.split} ({images} images) {label}")
             if not label.used:
@@ -78,9 +83,9 @@ def _findings(data: Dataset, tasks: Sequence[str]) -> tuple[dict[str, LabelFindi
     """Labels by task, and how many images they are of."""
     found = {name: LabelFindings(load_task(name, data.spaces[name])) for name in tasks}
     read = dict.fromkeys(tasks, 0)
-    unread = [name for name in tasks if found[name].task.label_axes or not data.knows_classes]
+    unread = [name for name in tasks if found[name].task.label_axes or not data.knows_labels]
     for name in set(tasks).difference(unread):
-        labels = torch.tensor([data.stratum(index) for index in data.indices])
+        labels = torch.tensor([data.known_label(index) for index in data.indices])
         try:
             found[name].add(found[name].task.check_values(labels))
         except ValueError as error:

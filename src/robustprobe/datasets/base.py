@@ -117,6 +117,10 @@ class Dataset(ABC):
         """The group within which subsets are balanced: the class where it is known without reading the image."""
         return 0
 
+    def known_label(self, index: int) -> int:
+        """The label of a whole image where it is known without reading the image; by default its stratum."""
+        return self.stratum(index)
+
     def rank(self, index: int) -> bytes:
         """What images are sorted by where a limit keeps the first ones: a hash of the id."""
         return hashlib.sha256(self._ids[index].encode()).digest()
@@ -145,9 +149,10 @@ class Dataset(ABC):
 
     @final
     @property
-    def knows_classes(self) -> bool:
-        """Whether `stratum` says the class of an image without reading it."""
-        return type(self).stratum is not Dataset.stratum
+    def knows_labels(self) -> bool:
+        """Whether `known_label` says the label of an image without reading it."""
+        kind = type(self)
+        return kind.stratum is not Dataset.stratum or kind.known_label is not Dataset.known_label
 
     def download(self) -> None:
         """Fetch the official files into `folder`.

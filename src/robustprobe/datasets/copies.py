@@ -122,6 +122,9 @@ class EditedCopies(Dataset):
             found.append(source.digests()[1])
         return found
 
+    def known_label(self, index: int) -> int:
+        return self._items[index].label
+
     def rank(self, index: int) -> bytes:
         # Images are listed such that a gallery and queries that are limited alike belong together.
         return index.to_bytes(8, "big")

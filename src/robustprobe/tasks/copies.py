@@ -25,6 +25,8 @@ from robustprobe.tasks._ranking_task import RankingTask
 from robustprobe.tasks.base import on_labels
 
 FALSE_POSITIVES = 0.01
+LOST_SHARE = 0.5
+"""Of the copies, what may be without an original among the train images taken without a warning."""
 """The share of images that are no copies for which some item may be above the threshold."""
 SOME = 256
 
@@ -67,6 +69,12 @@ def _attack_losses(threshold: float) -> AttackLosses:
         score=lambda output, context: right(output, context).double(),
         ensemble=(EnsembleMember("similarity"), EnsembleMember("similarity", "square", share=8)),
     )
+
+
+def _copies(found: LabelStatistics) -> tuple[int, int]:
+    """How many labels are of copies, and how many of these have their original in train."""
+    copies = {label: number for label, number in found.counts.items() if label}
+    return sum(copies.values()), sum(number for label, number in copies.items() if label in (found.in_train or ()))
 
 
 @final
@@ -147,8 +155,20 @@ class CopyDetection(RankingTask):
         return torch.randint(1, len(self.space.classes), (count,), generator=generator)
 
     def describe_labels(self, found: LabelStatistics) -> str:
-        copies = sum(number for label, number in found.counts.items() if label)
-        return f"{copies} of {found.total} have an original in train"
+        copies, here = _copies(found)
+        if found.in_train is None:
+            return f"{copies} of {found.total} with an original"
+        text = f"{here} of {found.total} have an original in train"
+        return f"{text}, {copies - here} lost theirs to the train limit and have no score" if copies > here else text
+
+    def label_warnings(self, found: LabelStatistics, whole: bool) -> list[str]:
+        copies, here = _copies(found)
+        if found.in_train is None or copies - here <= LOST_SHARE * copies:
+            return []
+        return [
+            f"{copies - here} of {copies} copies have no original among the train images taken, and no score: take "
+            "more (--train-limit)"
+        ]
 
     def label_name(self, label: Tensor) -> str:
         if label.ndim:
