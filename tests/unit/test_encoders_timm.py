@@ -218,7 +218,7 @@ def test_a_revision_is_looked_for_and_recorded(cache: Path) -> None:
     [
         ("dinov2_vits14", r"needs model\.safetensors .*timm/vit_small_patch14_dinov2\.lvd142m; it is not in .*hub"),
         ("dinov2_vits14", r"`hf download timm/vit_small_patch14_dinov2\.lvd142m model\.safetensors`"),
-        ("timm:vit_base_patch16_224.nope", "Invalid pretrained tag"),
+        ("timm:vit_base_patch16_224.nope", "unknown tag of vit_base_patch16_224 'nope'.*Known: .*dino"),
         ("timm:test_vit4", "timm has no weights for test_vit4"),
         ("dinov2", "'dinov2' names no encoder source.*Short names: dino_vitb16"),
     ],

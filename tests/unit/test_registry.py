@@ -198,7 +198,18 @@ def test_a_file_without_a_citation_has_an_empty_one() -> None:
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("autoattack", "ensemble"), ("AutoAttack", "ensemble"), ("aa", "ensemble"), ("PGD", "pgd"), ("fgsm", "pgd")],
+    [
+        ("autoattack", "ensemble"),
+        ("AutoAttack", "ensemble"),
+        ("aa", "ensemble"),
+        ("PGD", "pgd"),
+        ("fgsm", "pgd"),
+        ("pgd-20", "pgd"),
+        ("C&W", "apgd:margin"),
+        ("deepfool", "min-eps"),
+        ("fog", "corruption:fog"),
+        ("Gaussian-Noise", "corruption:gaussian_noise"),
+    ],
 )
 def test_names_of_other_libraries_and_other_spellings_get_a_hint(name: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"Did you mean '{meant}'"):
@@ -208,8 +219,41 @@ def test_names_of_other_libraries_and_other_spellings_get_a_hint(name: str, mean
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
+        ("CIFAR10", "cifar10"),
+        ("nyu", "nyu_depth_v2"),
+        ("NYU-v2", "nyu_depth_v2"),
+        ("imagenet1k", "imagenet"),
+        ("ILSVRC", "imagenet"),
+        ("Pascal VOC", "voc2012"),
+        ("oxford5k", "roxford5k"),
+        ("ADE", "ade20k"),
+    ],
+)
+def test_datasets_are_known_by_their_names_in_papers(name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"Did you mean '{meant}'"):
+        datasets.get(name)
+    assert datasets.get(meant)
+
+
+def test_what_other_names_stand_for_is_there() -> None:
+    for registry in (attacks, datasets):
+        for meant in set(registry.elsewhere.values()):
+            assert registry.get(meant.partition(":")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
         *(("resnet50", "timm:resnet50"), ("ResNet50", "timm:resnet50"), ("resnot50", "timm:resnet50")),
         *(("vit_small_patch14_dinov2.lvd142m", "timm:vit_small_patch14_dinov2.lvd142m"), ("scenes", "bundled:scenes")),
+        *(
+            ("resnet-50", "timm:resnet50"),
+            ("dino_vits16", "timm:vit_small_patch16_224.dino"),
+            ("Photos", "bundled:photos"),
+        ),
+        *(("clip", "timm:vit_base_patch16_clip_224.openai"), ("vit_base", "timm:vit_base_patch16_224")),
+        *(("CLIP-ViT-L14", "timm:vit_large_patch14_clip_224.openai"), ("mae", "timm:vit_base_patch16_224.mae")),
+        *(("timm/resnet50.a1_in1k", "timm:resnet50.a1_in1k"), ("dinov2-base", "timm:vit_base_patch14_dinov2.lvd142m")),
         *(("facebook/dinov2-small", "hf:facebook/dinov2-small"), ("my.py", "my.py:Class")),
     ],
 )

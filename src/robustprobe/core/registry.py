@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Generic, TypeVar, cast
 
+from robustprobe.core.corruption_names import ATTACK as CORRUPTION
+from robustprobe.core.corruption_names import NAMES as CORRUPTION_NAMES
 from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.core.former_names import FORMER_ATTACKS
 from robustprobe.core.user_code import load_attribute
@@ -30,10 +32,23 @@ NAMES_ELSEWHERE = MappingProxyType(
             ("fgsm", "ifgsm", "bim", "linfpgd", "pgdlinf", "l2pgd", "pgdl2", "projectedgradientdescent"), "pgd"
         ),
         **{"apgdce": "apgd:ce", "apgddlr": "apgd:dlr", "squareattack": "square", "embedattack": "embed"},
+        **dict.fromkeys(("cw", "carliniwagner", "cwl2", "cwlinf"), "apgd:margin"),
+        **dict.fromkeys(("deepfool", "fab", "fmn", "ddn", "boundaryattack"), "min-eps"),
+        **{name.replace("_", ""): f"{CORRUPTION}:{name}" for name in CORRUPTION_NAMES},
         **dict.fromkeys(("nothing", "none", "natural", "identity"), "clean"),
     }
 )
 """What papers and other libraries call our attacks, in lower case letters and digits."""
+
+DATASETS_ELSEWHERE = MappingProxyType(
+    {
+        **dict.fromkeys(("nyu", "nyud", "nyuv2", "nyudv2", "nyudepth", "nyu2"), "nyu_depth_v2"),
+        **dict.fromkeys(("pascal", "pascalvoc", "voc", "pascalvoc2012", "voc12"), "voc2012"),
+        **dict.fromkeys(("imagenet1k", "ilsvrc", "ilsvrc2012", "ilsvrc12", "in1k"), "imagenet"),
+        **dict.fromkeys(("oxford", "oxford5k", "roxford"), "roxford5k"),
+        **dict.fromkeys(("paris", "paris6k", "rparis"), "rparis6k"),
+    }
+)
 
 
 class Registry(Generic[T]):
@@ -166,7 +181,9 @@ def _plugin_file(plugin: EntryPoint | None) -> Path | None:
 attacks: "Registry[object]" = Registry(
     "attacks", "attack", "robustprobe.attacks:Attack", dashes=True, former=FORMER_ATTACKS, elsewhere=NAMES_ELSEWHERE
 )
-datasets: "Registry[object]" = Registry("datasets", "dataset", "robustprobe.datasets:Dataset")
+datasets: "Registry[object]" = Registry(
+    "datasets", "dataset", "robustprobe.datasets:Dataset", elsewhere=DATASETS_ELSEWHERE
+)
 tasks: "Registry[object]" = Registry("tasks", "task", "robustprobe.tasks:Task")
 sources: "Registry[object]" = Registry("encoders", "encoder source", "robustprobe.encoders:Source")
 executors: "Registry[object]" = Registry(

@@ -30,6 +30,7 @@ from robustprobe.core.errors import UserError, unknown_name
 from robustprobe.encoders._file_kinds import is_shard, unsafe_classes, weights_format
 from robustprobe.encoders._keys import find_prefix, flatten, hint, match
 from robustprobe.encoders._layouts import converted
+from robustprobe.encoders._meant import published_names, unknown_tag
 from robustprobe.encoders._timm import Norm, create, create_at, wrap
 from robustprobe.encoders.base import SHORT_NAMES, Encoder
 
@@ -194,12 +195,12 @@ def architecture_name(name: str) -> str:
     """
     name = SHORT_NAMES.get(name, name).removeprefix("timm:")
     if name.partition(".")[0] not in timm.list_models():
-        raise unknown_name("architecture", name, [*SHORT_NAMES, *timm.list_models()])
+        raise unknown_name("architecture", name, [*SHORT_NAMES, *timm.list_models()], published_names(name))
     try:
         get_pretrained_cfg(name)
     except RuntimeError as error:
-        tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
-        raise UserError(f"{error} Known tags: {', '.join(tags)}.") from error
+        architecture, _, tag = name.partition(".")
+        raise unknown_tag(architecture, tag) from error
     return name
 
 

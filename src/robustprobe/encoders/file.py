@@ -23,6 +23,7 @@ from robustprobe.encoders._timm import Norm, TimmMap, TimmViT, create_at, wrap
 from robustprobe.encoders.base import Encoder, EncoderCard, Source
 
 CARD, WEIGHTS = "card.json", "encoder.safetensors"
+CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".tar", ".pkl"})
 DIRECTIONS = TypeAdapter(PositiveInt | None)
 
 
@@ -183,6 +184,8 @@ def _plain(architecture: Architecture, name: str, licence: str) -> TimmViT:
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of an encoder folder, as a dictionary."""
     path = folder / CARD
+    if folder.suffix in CHECKPOINTS and not folder.exists():
+        raise UserError(f"no file {folder}; give the path of a checkpoint, as file:PATH?arch=NAME.")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

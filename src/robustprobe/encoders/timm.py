@@ -5,8 +5,9 @@ from typing import Any, final
 import timm
 from timm.models import get_pretrained_cfg
 
-from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.errors import UserError
 from robustprobe.encoders._downloads import hub_file, missing_downloads_named, url_file
+from robustprobe.encoders._meant import unknown_tag, unknown_timm_name
 from robustprobe.encoders._timm import TimmMap, TimmViT, create, wrap
 from robustprobe.encoders.base import Encoder, Source
 
@@ -28,7 +29,12 @@ class TimmSource(Source):
         name, _, revision = name.partition("@")
         architecture, _, tag = name.partition(".")
         if architecture not in timm.list_models():
-            raise unknown_name("timm model", name, timm.list_models(pretrained=True))
+            raise unknown_timm_name(name)
+        if tag != "random" and tag not in (
+            "",
+            *(one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")),
+        ):
+            raise unknown_tag(architecture, tag)
         try:
             model, commit = (create(architecture), "") if tag == "random" else _pretrained(spec, name, revision)
         except UserError:

@@ -25,9 +25,9 @@ from robustprobe.tasks._ranking_task import RankingTask
 from robustprobe.tasks.base import on_labels
 
 FALSE_POSITIVES = 0.01
+"""The share of images that are no copies for which some item may be above the threshold."""
 LOST_SHARE = 0.5
 """Of the copies, what may be without an original among the train images taken without a warning."""
-"""The share of images that are no copies for which some item may be above the threshold."""
 SOME = 256
 
 
