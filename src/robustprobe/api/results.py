@@ -15,6 +15,8 @@ from robustprobe.report.page.examples import ImageLimit
 from robustprobe.report.page.lead import lead
 from robustprobe.report.page.notebook import results_html
 from robustprobe.report.page.render import write_page
+from robustprobe.report.tables.norm_unions import KEYS as UNION_KEYS
+from robustprobe.report.tables.norm_unions import norm_unions
 from robustprobe.report.tables.results import KEYS, render, table_rows
 from robustprobe.report.tables.tidy import tidy_rows
 from robustprobe.results.records import Record
@@ -102,6 +104,18 @@ class Results(pd.DataFrame):
         parts = [tidy_rows(store, [f.record for f in self.found if f.store is store], wanted) for store in self.stores]
         frames: list[pd.DataFrame] = [part.to_pandas() for part in parts]
         return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+
+    def union_of_norms(self) -> pd.DataFrame:
+        """Scores under the union of the norms that were run: each image counts by its worst attack of all of them.
+
+        Returns:
+            one row per encoder, dataset, task and combination of balls: `balls`, such as `linf 2/255 + l2 0.5`,
+            `attacks`, `metric`, `value`, `ci_low`, `ci_high`, `n`, and `alone`, the scores under each ball alone.
+
+        Raises:
+            UserError: no encoder was attacked in two norms on the same images, or rows that cannot be read.
+        """
+        return pd.DataFrame([one.facts for one in norm_unions(self.found)], columns=list(UNION_KEYS))
 
     def to_latex(  # type: ignore[override]
         self, *, transfer: bool | None = None, layout: Literal["all", "paper"] = "all"

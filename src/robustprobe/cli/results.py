@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from robustprobe.cli._console import new_console, print_for_programs
 from robustprobe.core.errors import UserError
 from robustprobe.results.store import Store
+from robustprobe.results.union import finished
 
 if TYPE_CHECKING:
     from robustprobe.report.page.examples import ImageLimit
@@ -21,6 +22,7 @@ def table(
     format: Literal["rich", "md", "csv", "json", "latex"] = "rich",
     transfer: bool = False,
     layout: Literal["all", "paper"] = "all",
+    union_of_norms: bool = False,
     verbose: Annotated[bool, Parameter(alias="-v")] = False,
 ) -> None:
     """Print the results of a folder as a table.
@@ -35,9 +37,14 @@ def table(
         Also show transfer: scores under attacks that were made for another task.
     layout
         all, or paper: results at Linf 8/255 in the columns of the paper's three tables, one row per record.
+    union_of_norms
+        Instead: scores under the union of the norms that were run, each image by its worst attack of all of them.
     verbose
         Print every finding of the sanity checks below the tables, not one line for each cause.
     """
+    if union_of_norms:
+        _print_unions(folder, format)
+        return
     from robustprobe.report.tables import results as tables
 
     records = Store(folder).records()
@@ -45,6 +52,16 @@ def table(
         tables.print_rich(records, transfer=transfer, console=new_console(), layout=layout, verbose=verbose)
     else:
         print_for_programs(tables.render(records, format, transfer=transfer, layout=layout) + "\n", format)
+
+
+def _print_unions(folder: Path, format: str) -> None:
+    from robustprobe.report.tables import norm_unions, sheet
+
+    unions = norm_unions.norm_unions(finished([folder], "show"))
+    if format == "rich":
+        sheet.print_rich(norm_unions.union_document(unions), new_console())
+    else:
+        print_for_programs(norm_unions.render(unions, format), format)
 
 
 def report(
