@@ -1,5 +1,6 @@
 """What must answer at once answers at once, without torch."""
 
+import os
 import subprocess
 import sys
 import time
@@ -48,3 +49,22 @@ def test_table_and_report_need_no_torch(finished: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "NO TORCH" in done.stderr
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "3000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_waiting_threads_of_torch_give_their_core_away_soon(given: dict[str, str], expected: str | None) -> None:
+    own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    # GNU OpenMP shows its settings when it is loaded.
+    shown = subprocess.run(
+        [sys.executable, "-c", PROBE, "doctor"],
+        env={**own, **given, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stderr
+    if "GOMP_SPINCOUNT" not in shown:
+        pytest.skip("torch has another OpenMP here")
+    assert ("GOMP_SPINCOUNT = '3000'" in shown) == (expected == "3000")
+    assert expected is None or f"GOMP_SPINCOUNT = '{expected}'" in shown

@@ -7,7 +7,7 @@ import sys
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from robustprobe.cli._console import end_quietly, prepare_streams
+from robustprobe.cli._console import end_quietly, prepare_streams, prepare_threads
 from robustprobe.core.errors import UserError
 from robustprobe.core.former_names import FORMER_OPTIONS
 
@@ -131,6 +131,7 @@ def main() -> None:
     # A scheduler that wants its machine back asks by this signal: the same as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     prepare_streams()
+    prepare_threads()
     try:
         _main()
         sys.stdout.flush()

@@ -13,6 +13,7 @@ WIDTH = 120
 CLOSED = 141
 """Exit code of a program whose reader has gone, as of those that end by SIGPIPE."""
 PLAIN = "robustprobe.plain"
+SPIN_COUNT = "3000"
 _LIKE = {
     "↑": "^",
     "↓": "v",
@@ -73,6 +74,16 @@ def end_quietly(code: int = CLOSED) -> NoReturn:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     sys.exit(code)
+
+
+def prepare_threads() -> None:
+    """From now on waiting threads of torch give their core away sooner, unless the environment says how they wait.
+
+    Without it GNU OpenMP lets them spin for milliseconds, and where other programs need the cores all threads wait for
+    a spinning one (`benchmarks/busy_machine.py`). It is read when torch is loaded.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
