@@ -37,7 +37,7 @@ from robustprobe.report.page.headline import headline
 from robustprobe.report.page.render import render_page, write_page
 from robustprobe.report.page.viewer import image_iou
 from robustprobe.report.tables.board import benchmark_key, board
-from robustprobe.results.records import RANDOM, CheckFact, Example, ExampleChoice, Group, Interval, Record
+from robustprobe.results.records import RANDOM, CheckFact, Example, ExampleChoice, Group, HeadFacts, Interval, Record
 from robustprobe.results.store import Store
 from tests.unit.test_report_tables import AWKWARD, LINED, OWN, PLAIN, attack, checkpoints_of, make_record, records_of
 
@@ -386,6 +386,56 @@ def test_of_encoders_that_keep_equally_little_none_is_the_highest(better: float,
     made = [make_record(attack("clean"), 0.9, encoder=name) for name in scores]
     made += [make_record(attack("pgd"), value, encoder=name) for name, value in scores.items()]
     assert f"{words} encoders" in headline(made, board(made, {benchmark_key(made[0]): 0.2})).lead
+
+
+def made_of(name: str, value: float, half: float, failed: tuple[str, ...] = (), **other: Any) -> Record:
+    checks = [CheckFact(name=check, value=1.0, passed=False, meaning="it says little") for check in failed]
+    metrics = {"top-1": Interval(value=value, ci_low=value - half, ci_high=value + half)}
+    return make_record(attack(name), value, metrics=metrics, checks=checks, chance=0.2, **other)
+
+
+@pytest.mark.parametrize(
+    ("half", "failed", "words"),
+    [
+        (0.05, (), ""),
+        (0.05, ("gradient",), "The share rests on numbers that failed sanity checks (gradient)."),
+        (0.29, (), "The share has an interval that leaves it open (take more images)."),
+        (
+            *(0.29, ("zero gradient", "transfer")),
+            "The share rests on numbers that failed sanity checks (zero gradient and transfer) and has an interval "
+            "that leaves it open (take more images).",
+        ),
+    ],
+)
+def test_what_speaks_against_a_share_is_said_beside_it(half: float, failed: tuple[str, ...], words: str) -> None:
+    made = [made_of("clean", 0.5, half), made_of("pgd", 0.5, half, failed)]
+    lead = headline(made, board(made)).lead
+    assert words in lead
+    assert ("The share" in lead) == bool(words)
+    both = [*made, *(made_of(name, 0.9, 0.01, encoder="sure") for name in ("clean", "pgd"))]
+    lead = headline(both, board(both)).lead
+    assert (f"The share of {PLAIN} " in lead) == bool(failed), "of the best clean score the interval is narrower"
+    assert "The share of sure " not in lead
+
+
+def test_one_encoder_with_two_kinds_of_heads_is_one_encoder_everywhere() -> None:
+    plain = [make_record(attack(name), value) for name, value in (("clean", 0.9), ("pgd", 0.3))]
+    other = HeadFacts(
+        fingerprint="other", recipe={"recipe": "standard", "kind": "mlp"}, learning_rate=1e-3, held_out_score=0.9,
+        train_images=800,
+    )  # fmt: skip
+    deep = [
+        make_record(attack(name), value, head=other, fingerprint=name) for name, value in (("clean", 0.9), ("pgd", 0.5))
+    ]
+    found = headline([*plain, *deep], board([*plain, *deep]))
+    assert found.title == "How robust are two settings of one encoder for classification?"
+    assert "the highest of two settings of one encoder; " in found.lead
+    assert dict(found.facts)["Encoders"] == "1"
+    assert "two encoders" not in found.title + found.lead
+    third = [make_record(attack(name), 0.2, encoder="third") for name in ("clean", "pgd")]
+    three = headline([*plain, *deep, *third], board([*plain, *deep, *third]))
+    assert three.title == "How robust are three settings of two encoders for classification?"
+    assert dict(three.facts)["Encoders"] == "2"
 
 
 @pytest.mark.parametrize("other", ["embed", "noise", "corruption:fog"])

@@ -10,6 +10,8 @@ from robustprobe.report.tables.shares import share_text
 from robustprobe.results.labels import heads_text
 from robustprobe.results.records import Interval, Record
 
+WIDEST = 1.0
+"""An interval of a share that is wider than this leaves open whether anything is kept, or everything."""
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -124,6 +126,7 @@ def _summary(found_board: Board) -> str:
         return f"{first.encoder} is {_robust_text(first, found_board)}.{ending}"
     guessing = [row for row in found_board.rows if row in (first, last) and row.guesses and not row.is_blind]
     ending = "".join(f" {row.encoder} is {_guess_text(row)}." for row in guessing) + ending
+    ending = _reliance_text([first] if first is last else [first, last]) + ending
     under = f"clean score above chance under attack at {found_board.level_text}"
     if len(rows) == 1:
         whose = "its" if len(found_board.rows) == 1 else "the best"
@@ -131,10 +134,35 @@ def _summary(found_board: Board) -> str:
         return f"{reached}{_weakest_text(first, found_board)}.{ending}"
     apart = "" if last.ranks and last.ranks.first > 1 else ", but their intervals overlap"
     most, least = (share_text(row.robust) if row.robust else "nothing" for row in (first, last))
-    among = f"the highest of {_count_text(len(rows))} encoders; {last.encoder} has the lowest, {least}"
+    among = f"the highest of {_compared_text(rows)}; {last.encoder} has the lowest, {least}"
     if last.robust and last.robust.value == first.robust.value:
-        among, apart = f"no more than any other of {_count_text(len(rows))} encoders", ""
+        among, apart = f"no more than any other of {_compared_text(rows)}", ""
     return f"{first.encoder} reaches {most} of the best {under}{_over(first, found_board)}: {among}{apart}.{ending}"
+
+
+def _reliance_text(rows: Sequence[BoardRow]) -> str:
+    """What speaks against the shares of rows: failed sanity checks, and intervals that hold almost any share."""
+    texts = []
+    for row in rows:
+        found = [k for k in row.benchmarks if k and k.share]
+        failed = dict.fromkeys(check.name for k in found for r in (k.clean, k.attacked) for check in r.doubts)
+        whose = f" The share of {row.encoder}" if len(rows) > 1 else " The share"
+        wide = row.robust is not None and row.robust.ci_high - row.robust.ci_low > WIDEST
+        said = [f"rests on numbers that failed sanity checks ({_listed(list(failed))})"] if failed else []
+        said += ["has an interval that leaves it open (take more images)"] if wide else []
+        texts += [f"{whose} {' and '.join(said)}."] if said else []
+    return "".join(texts)
+
+
+def _compared_text(rows: Sequence[BoardRow]) -> str:
+    """`three encoders`, or `three settings of two encoders` where heads, recipe or precision are all that differ."""
+    named = {(r.encoder, r.encoder_digest) for row in rows for line in row.cells for r in line if r}
+    return _settings_text(len(rows), len(named))
+
+
+def _settings_text(rows: int, encoders: int) -> str:
+    counted = f"{_count_text(encoders)} encoder{'s' * (encoders != 1)}"
+    return counted if rows <= encoders else f"{_count_text(rows)} settings of {counted}"
 
 
 def _size_text(found_board: Board) -> str:
@@ -182,8 +210,13 @@ def _smallest(shares: Sequence[tuple[float, str]]) -> list[str]:
 
 def _title(records: list[Record], portraits: list[EncoderFindings]) -> str:
     tasks = sorted({r.task for r in records})
-    who = f"is {portraits[0].encoder}" if len(portraits) == 1 else f"are {_count_text(len(portraits))} encoders"
+    encoders = _encoders(records)
+    who = f"is {portraits[0].encoder}" if len(portraits) == 1 else f"are {_settings_text(len(portraits), encoders)}"
     return f"How robust {who} for {tasks[0] if len(tasks) == 1 else f'{_count_text(len(tasks))} tasks'}?"
+
+
+def _encoders(records: Sequence[Record]) -> int:
+    return len({(r.encoder, r.encoder_digest) for r in records})
 
 
 def _count_text(count: int) -> str:
@@ -265,7 +298,7 @@ def _facts(records: list[Record]) -> list[tuple[str, str]]:
         ("Threat", "; ".join(threat) if threat else "none"),
         *([("Heads", heads.removeprefix("heads: "))] if (heads := heads_text(records)) else []),
         ("Images", f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} per dataset"),
-        ("Encoders", str(len({(r.encoder, r.encoder_digest) for r in records}))),
+        ("Encoders", str(_encoders(records))),
         ("Datasets", ", ".join(sorted({r.images_of for r in records}))),
         ("Tasks", str(len({r.task for r in records}))),
         ("Measured", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"),
