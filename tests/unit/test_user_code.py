@@ -1,6 +1,7 @@
 """A user's own code counts with all it imports, and two files of one name stay apart."""
 
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,41 @@ def test_every_way_to_import_a_helper_counts(tmp_path: Path, imports: str) -> No
     assert digest(tmp_path / "my.py") == before
     (tmp_path / "tools.py").write_text("size = 2\n")
     assert digest(tmp_path / "my.py") != before
+
+
+VALUE = "from robustprobe.core.user_code import *; import sys; from pathlib import Path; "
+VALUE += "print(load_attribute(Path(sys.argv[1]), 'Mine').value)"
+
+
+def value(path: Path) -> str:
+    """What a class says of itself in a new process, which writes bytecode if any does."""
+    environment = {key: text for key, text in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run([sys.executable, "-c", VALUE, str(path)], capture_output=True, text=True, env=environment)
+    return done.stdout.strip() or done.stderr
+
+
+def test_a_helper_beside_the_file_is_found_as_it_is_beside_a_script(tmp_path: Path) -> None:
+    write(tmp_path / "one", my="from tools import size\nclass Mine: value = size\n", tools="size = 1\n")
+    write(tmp_path / "two", my="from tools import size\nclass Mine: value = size\n", tools="size = 2\n")
+    before = list(sys.path)
+    kinds = [mine(tmp_path / place / "my.py") for place in ("one", "two")]
+    assert [kind.value for kind in kinds] == [1, 2]  # type: ignore[attr-defined]
+    assert sys.path == before
+    assert "tools" not in sys.modules or source_digest(kinds[0]) != source_digest(kinds[1])
+
+
+@pytest.mark.parametrize("edited", ["my", "tools"])
+def test_an_edit_of_the_same_size_and_time_runs(tmp_path: Path, edited: str) -> None:
+    write(tmp_path, my=f"{HERE}from tools import size\nclass Mine: value = (1, size)\n", tools="size = 1\n")
+    seen = [(value(tmp_path / "my.py"), digest(tmp_path / "my.py"))]
+    path = tmp_path / f"{edited}.py"
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_text(path.read_text().replace("1", "2"))
+    os.utime(path, ns=times)
+    seen.append((value(tmp_path / "my.py"), digest(tmp_path / "my.py")))
+    assert seen[0][0] == "(1, 1)"
+    assert seen[1][0] == {"my": "(2, 1)", "tools": "(1, 2)"}[edited]
+    assert seen[0][1] != seen[1][1]
 
 
 def test_helpers_of_helpers_and_packages_count(tmp_path: Path) -> None:

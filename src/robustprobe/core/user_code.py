@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import NamedTuple, cast, final
 
 from robustprobe.core.errors import UserError, unknown_name
@@ -68,7 +68,7 @@ def _executed(path: Path) -> ModuleType:
         return known
     name = f"{PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     print(f"robustprobe: running the code of {path}, with your rights.", file=sys.stderr)
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     if spec is None or spec.loader is None:
         raise UserError(f"{path} cannot be imported; give a Python file.")
     module = importlib.util.module_from_spec(spec)
@@ -93,7 +93,8 @@ def _loaded_from(path: str) -> ModuleType | None:
 
 @contextmanager
 def _own_helpers(name: str, folder: Path) -> Iterator[None]:
-    """While a file is run, its imports find the modules of its own folders, not another folder's of the same name.
+    """While a file is run, its imports find the modules beside it first, as Python's own do for a script, and not
+    another folder's of the same name.
 
     A file that was run before is not run again under another name.
     """
@@ -106,12 +107,18 @@ def _own_helpers(name: str, folder: Path) -> Iterator[None]:
     }
     for key in aside:
         del sys.modules[key]
-    finder = _KnownFiles()
+    finder, path = _KnownFiles(), list(sys.path)
     sys.meta_path.insert(0, finder)
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        if sys.path[:1] == [str(folder)] and sys.path[1:] == path:
+            sys.path[:] = path
+        else:
+            # The file changed the path itself: what it put there stays.
+            sys.path.remove(str(folder))
         new = {key: m for key, m in sys.modules.items() if before.get(key) is not m or key in aside}
         _helpers[name] = {key: m for key, m in new.items() if key != name and _is_own(m)}
         sys.modules.update(aside)
@@ -129,8 +136,20 @@ class _KnownFiles(MetaPathFinder):
             return None
         known = _loaded_from(os.path.realpath(spec.origin))
         if known is None or known.__name__ == "__main__":
-            return None
+            if isinstance(spec.loader, SourceFileLoader):
+                spec.loader = _FromSource(spec.loader.name, spec.loader.path)
+            return spec
         return ModuleSpec(fullname, _Again(known), origin=spec.origin)
+
+
+@final
+class _FromSource(SourceFileLoader):
+    """Runs the source itself: Python's stored bytecode is taken for that of an edited file of the same size and second,
+    while the digest is that of the source.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 @final
