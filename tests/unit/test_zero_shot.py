@@ -1,5 +1,6 @@
 """Zero-shot classifiers: logits written out, those of a CLIP model, attacks, runs, and files that make no sense."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -242,6 +243,42 @@ def test_texts_that_do_not_fit_a_run_are_one_clear_error_of_the_plan(
     path = shapes(tmp_path / "texts.safetensors", classes, width=width)
     with pytest.raises(rp.UserError, match=said):
         planned(tiny_encoder, tasks, zero_shot=path)
+
+
+def test_one_file_for_encoders_of_several_models_is_warned_of_and_the_number_says_it(
+    tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    def copied(name: str, teacher: str = "") -> Encoder:
+        encoder = copy.deepcopy(tiny_encoder)
+        encoder.card = encoder.card.model_copy(update={"name": name, "teacher": teacher})
+        return encoder
+
+    path = shapes(tmp_path / "texts.safetensors")
+    told = {"encoders": ["one", "two"], "datasets": {"name": "scenes", "limit": 4, "size": (16, 16)}}
+    told |= {"tasks": ["classification", "depth"], "attacks": "clean", "head": {"zero_shot": path, "train_limit": 24}}
+
+    def warnings(*encoders: Encoder) -> list[str]:
+        suite = validated(Suite, told, "the suite")
+        plan = make_plan(suite, Store(tmp_path / "out"), NOWHERE, torch.device("cpu"), encoders)
+        return [text for text in plan.warnings if "embedding space" in text]
+
+    (said,) = warnings(copied("one"), copied("two"))
+    assert "is used for 2 encoders (one, two)" in said
+    assert not warnings(copied("one"), copied("two", teacher="one"))
+    with pytest.warns(UserWarning, match="is used for 2 encoders"):
+        result = rp.evaluate(
+            [copied("one"), copied("two")],
+            "scenes",
+            "clean",
+            tasks=["classification", "depth"],
+            head={"zero_shot": path, "train_limit": 24},
+            limit=4,
+            size=(16, 16),
+            root=NOWHERE,
+        )
+    told_by = {record.task: [check.name for check in record.doubts] for record in result.records}
+    assert told_by["classification"] == ["plausible texts"]
+    assert "plausible texts" not in told_by["depth"]
 
 
 @pytest.mark.parametrize(

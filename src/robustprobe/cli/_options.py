@@ -121,9 +121,10 @@ class HeadOptions:
     """clean, or adversarial:EPS such as adversarial:4/255: heads are fitted on images that are attacked through encoder
     and head, with the design and learning rate that were chosen on clean images. adversarial:0.5:l2 for another norm.
     Takes seven passes through the encoder per image and epoch."""
-    zero_shot: Path | None = None
-    """File of text embeddings that make the classification head, of which nothing is fitted then (see
-    docs/guides/encoders.md)."""
+    zero_shot: str | None = None
+    """Texts that make the classification head, of which nothing is fitted then: a file of text embeddings, or for the
+    text tower of a CLIP or SigLIP model of hf: templates with {} for the name of a class, separated by |. The word
+    templates stands for "a photo of a {}." (see docs/guides/encoders.md)."""
 
     def fields(self) -> dict[str, Any]:
         """What is given, by the names of `HeadSpec`."""

@@ -20,10 +20,18 @@ HeadKind = Literal["linear", "mlp"]
 ZERO_SHOT = "zero-shot"
 """The kind of heads that are made of texts, in records."""
 _SHA256 = "@sha256:"
+TEMPLATES, PROMPT = "templates", "a photo of a {}."
+"""The word for the usual template, and the template."""
+PLACE, BETWEEN = "{}", "|"
+"""Where a template has the name of a class, and what stands between several templates."""
 
 
 class TextsFile(Spec):
-    """A file of text embeddings, and the SHA-256 of its content; empty: that of the file as it is found."""
+    """A file of text embeddings, and the SHA-256 of its content; empty: that of the file as it is found.
+
+    In place of a file, `file` may hold templates with `{}` for the name of a class, separated by `|`: the encoder's own
+    text tower embeds the names then. `templates` stands for the usual one.
+    """
 
     file: Annotated[str, StringConstraints(min_length=1)]
     sha256: Annotated[str, StringConstraints(pattern="^([0-9a-f]{64})?$")] = ""
@@ -36,12 +44,18 @@ class TextsFile(Spec):
         if not isinstance(data, str):
             return data
         file, sign, digest = data.rpartition(_SHA256)
-        return {"file": file, "sha256": digest} if sign else {"file": data}
+        found = {"file": file, "sha256": digest} if sign else {"file": data}
+        return {**found, "file": PROMPT} if found["file"] == TEMPLATES else found
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Templates of texts; empty where it is a file."""
+        return tuple(part.strip() for part in self.file.split(BETWEEN)) if PLACE in self.file else ()
 
     @property
     def shared_text(self) -> str:
-        """`texts.safetensors@sha256:...`, without the folders of this machine."""
-        return f"{shared_name(self.file, 1)}{_SHA256}{self.sha256}"
+        """`texts.safetensors@sha256:...`, without the folders of this machine, or `a photo of a {}.@sha256:...`."""
+        return f"{self.file if self.templates else shared_name(self.file, 1)}{_SHA256}{self.sha256}"
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -61,8 +75,8 @@ class HeadSpec(Spec):
     (`clean`), or on images attacked through encoder and head (`adversarial:4/255`). Label maps are learnt at
     1/`label_stride` of the image resolution; they are always scored at their own. `layers` is how many of the last
     blocks heads read, `pooling` what of them a classification head does. `knn` also judges classification by k-NN.
-    `zero_shot` is a file of text embeddings that make the head of classification, see `rp.zero_shot`; heads of other
-    tasks are the usual ones.
+    `zero_shot` is a file of text embeddings, or templates for the encoder's own text tower, that make the head of
+    classification, see `rp.zero_shot`; heads of other tasks are the usual ones.
     """
 
     recipe: Literal["fast", "standard", "paper"] = "fast"

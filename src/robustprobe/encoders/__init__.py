@@ -4,7 +4,7 @@ from robustprobe.encoders._check import check_encoder
 from robustprobe.encoders._downloads import go_offline, offline
 from robustprobe.encoders._options import with_arch
 from robustprobe.encoders._wrapped import wrap
-from robustprobe.encoders.base import SHORT_NAMES, Encoder, EncoderCard, Source, full_name, load_encoder
+from robustprobe.encoders.base import SHORT_NAMES, Encoder, EncoderCard, Source, TextTower, full_name, load_encoder
 from robustprobe.encoders.defended import Defended
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Encoder",
     "EncoderCard",
     "Source",
+    "TextTower",
     "check_encoder",
     "full_name",
     "go_offline",

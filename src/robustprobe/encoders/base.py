@@ -3,8 +3,8 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import cast, final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, cast, final
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -49,6 +49,22 @@ class EncoderCard(BaseModel):
     widths: FeatureDims
 
 
+class TextTower(NamedTuple):
+    """What embeds texts in the space of an encoder's images.
+
+    `embed` maps N texts to (N, D). Images have the class token (B, width) for an embedding, or where there is `pool`
+    what that makes of the patch tokens (B, N, width); `projection` (D, width) follows. Logits are `scale` times the
+    cosine of both, plus `bias`. `digest` names the weights and the tokenizer.
+    """
+
+    embed: Callable[[Sequence[str]], Tensor]
+    digest: str
+    scale: float
+    bias: float = 0.0
+    projection: Tensor | None = None
+    pool: nn.Module | None = None
+
+
 class Encoder(nn.Module, ABC):
     """A frozen vision encoder: images (B, 3, H, W) in [0, 1] to `Features`.
 
@@ -74,6 +90,17 @@ class Encoder(nn.Module, ABC):
             UserError: the encoder does not show them, or has no such block.
         """
         raise UserError(f"{self.card.name} does not show the features of its layers; fill Encoder.layers to do so.")
+
+    def text_tower(self) -> TextTower:
+        """The text tower that was trained with this image tower, from the same place as its weights.
+
+        Raises:
+            UserError: there is none, or it cannot be read.
+        """
+        raise UserError(
+            f"{self.card.name} has no text tower, so templates cannot be embedded. Take a CLIP or SigLIP model with "
+            "both towers, as hf:ORG/NAME, or give a safetensors file of text embeddings."
+        )
 
     def readable_blocks(self, count: int) -> int:
         """How many of the last `count` blocks `layers` can give side by side: with the width and grid of the last one.

@@ -13,8 +13,9 @@ from robustprobe.core.types import FeatureDims, Features
 from robustprobe.encoders._downloads import hub_file
 from robustprobe.encoders._file_kinds import check_is_weights
 from robustprobe.encoders._hf_images import FILES, check_channels, pixel_scale, processor_settings, read_json
+from robustprobe.encoders._hf_texts import TEXT_MODELS, Repository, text_tower
 from robustprobe.encoders._timm import checked_layers
-from robustprobe.encoders.base import Encoder, EncoderCard, Source
+from robustprobe.encoders.base import Encoder, EncoderCard, Source, TextTower
 
 INDEX = "model.safetensors.index.json"
 # Model type in config.json: class of the vision tower, and whether it takes `interpolate_pos_encoding`.
@@ -44,12 +45,19 @@ class HfViT(Encoder):
 
     mean: Tensor
     std: Tensor
+    origin: Repository | None = None
+    """Where its weights are from, which may have a text tower too."""
 
     def __init__(self, card: EncoderCard, model: nn.Module, kind: str, mean: Sequence[float], std: Sequence[float]):
         super().__init__(card)
         self.model, self.kind = model, kind
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def text_tower(self) -> TextTower:
+        if self.origin is None or self.kind not in TEXT_MODELS:
+            return super().text_tower()
+        return text_tower(self.origin, self.kind, self.model)
 
     def settings(self) -> list[int | float | str]:
         config = cast(Any, self.model).config
@@ -136,7 +144,9 @@ class HfSource(Source):
             notes=pixels.note,
             widths=FeatureDims(model.config.hidden_size, model.config.hidden_size),
         )
-        return HfViT(card, model, kind, pixels.mean, pixels.std)
+        encoder = HfViT(card, model, kind, pixels.mean, pixels.std)
+        encoder.origin = Repository(spec, repository, commit, folder)
+        return encoder
 
 
 def _transformers() -> Any:

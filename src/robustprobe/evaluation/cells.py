@@ -171,6 +171,7 @@ class Plan(NamedTuple):
             if (text := implausible_eps(level.attack, pair.data.typical_size))
         )
         said |= dict.fromkeys(f"{pair.data.name}: {text}" for pair in self.pairs for text in pair.heads.doubts)
+        said |= dict.fromkeys(t for pair in self.pairs for task in pair.head_keys for t in pair.heads.text_doubts(task))
         said |= dict.fromkeys(
             f"{pair.data.name}: {task}: {text}" for pair in self.pairs for task, text in pair.labels.doubts
         )

@@ -62,7 +62,7 @@ def make_plan(
         for index, encoder in enumerate(loaded)
         for dataset in range(len(suite.datasets))
     )
-    pairs = _with_labels(pairs)
+    pairs = _with_labels(_with_readers(pairs, [*loaded, *moved]))
     clock = PassClock(device, suite)
     costs = {pair.key: estimate(suite, pair, clock) for pair in pairs if pair.left}
     seconds = sum(cost.seconds for cost in costs.values())
@@ -149,6 +149,20 @@ def _with_labels(pairs: tuple[EncoderOnDataset, ...]) -> tuple[EncoderOnDataset,
         if pair.key.dataset not in known:
             known[pair.key.dataset] = label_report(pair.heads.data.train, pair.data, list(pair.head_keys))
     return tuple(pair._replace(labels=known[pair.key.dataset]) for pair in pairs)
+
+
+def _with_readers(pairs: tuple[EncoderOnDataset, ...], encoders: Sequence[Encoder]) -> tuple[EncoderOnDataset, ...]:
+    """The pairs with the names of all encoders, where these share a file of texts and are no copies of one model."""
+    models = {encoder.card.teacher or encoder.card.spec or encoder.card.name for encoder in encoders}
+    if len(models) < 2:
+        return pairs
+    readers = tuple(dict.fromkeys(encoder.card.name for encoder in encoders))
+    return tuple(
+        pair._replace(heads=pair.heads._replace(readers=readers))
+        if pair.heads.spec.zero_shot and not pair.heads.spec.zero_shot.templates
+        else pair
+        for pair in pairs
+    )
 
 
 def _pair(

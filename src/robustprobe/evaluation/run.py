@@ -385,6 +385,7 @@ def _warnings(attack: AttackSpec, pair: EncoderOnDataset, task: str) -> list[San
         made = SanityCheck("plausible severity", attack.eps, False, text)
     found = [made] if text else []
     found += [SanityCheck("plausible heads", 0.0, False, text) for text in pair.heads.doubts]
+    found += [SanityCheck("plausible texts", 0.0, False, text) for text in pair.heads.text_doubts(task)]
     return found + [SanityCheck("plausible labels", 0.0, False, d.text) for d in pair.labels.doubts if d.task == task]
 
 

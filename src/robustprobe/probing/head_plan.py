@@ -10,6 +10,7 @@ from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.device import Elapsed
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UserError
+from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.head_spec import HeadSpec, TextsFile, texts_name
 from robustprobe.core.spec import DatasetSpec
 from robustprobe.core.views import Size, View
@@ -32,7 +33,7 @@ from robustprobe.probing.probes import (
     train_data,
 )
 from robustprobe.probing.recipes import GEM, recipe_for, recipe_of
-from robustprobe.probing.zero_shot import TASK, fitted_of_texts, with_digest
+from robustprobe.probing.zero_shot import TASK, fitted_of_texts, texts_digest, with_digest
 from robustprobe.tasks import Model, load_task, task_kind
 
 
@@ -46,7 +47,8 @@ class HeadCost(NamedTuple):
 class HeadPlan(NamedTuple):
     """The heads of one encoder on one dataset: train images, and fingerprints by task.
 
-    `size` is the one that images of the dataset are loaded at: (H, W), or the length of the shorter side.
+    `size` is the one that images of the dataset are loaded at: (H, W), or the length of the shorter side. `readers` are
+    names of the run's encoders, where one file of texts is used for several that were not hardened from one another.
     """
 
     encoder: Encoder
@@ -54,6 +56,7 @@ class HeadPlan(NamedTuple):
     spec: HeadSpec
     size: Size | int
     keys: dict[str, str]
+    readers: tuple[str, ...] = ()
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -73,6 +76,17 @@ class HeadPlan(NamedTuple):
         attack = AttackSpec(name="pgd", eps=self.spec.threat.eps, norm=self.spec.threat.norm)
         text = implausible_eps(attack, self.data.train.typical_size)
         return [f"heads are fitted on attacked images: {text}"] if text else []
+
+    def text_doubts(self, task: str) -> list[str]:
+        """What is legal but implausible about the texts that judge a task, a sentence each."""
+        texts = spec_of_task(self.spec, task).zero_shot
+        if texts is None or not self.readers:
+            return []
+        return [
+            f"{texts_name(texts.shared_text)} is used for {len(self.readers)} encoders ({', '.join(self.readers)}), "
+            "and each has an embedding space of its own: texts of one mean nothing to another, unless both are of one "
+            "text tower"
+        ]
 
     @property
     def notes(self) -> list[str]:
@@ -185,6 +199,8 @@ def plan_heads(
     if spec.zero_shot is not None:
         _check_texts(encoder, spec.zero_shot, data.train, names)
     keys = {task: head_fingerprint(encoder.digest, task, data, spec) for task in names}
+    if tower := texts_digest(encoder, spec):
+        keys[TASK] = fingerprint([keys[TASK], tower])
     return HeadPlan(encoder, data, spec, serving.size, keys)
 
 

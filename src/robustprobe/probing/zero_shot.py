@@ -1,21 +1,23 @@
-"""Zero-shot heads: text embeddings from a file in place of a fitted classification head."""
+"""Zero-shot heads: text embeddings, from a file or the encoder's own text tower, in place of a fitted head."""
 
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.head_spec import HeadSpec, TextsFile
+from robustprobe.core.head_spec import PLACE, HeadSpec, TextsFile
 from robustprobe.datasets import Dataset
-from robustprobe.encoders import Encoder
+from robustprobe.encoders import Encoder, TextTower
 from robustprobe.probing.fit import Fitted
 from robustprobe.tasks.classification import ZeroShotHead
 
@@ -23,6 +25,8 @@ TASK = ZeroShotHead.task
 SCALE = 100.0
 EXPECTED = "a safetensors file with a tensor 'text' (classes, width) and metadata 'classes', a JSON list of their names"
 MOST_NAMED = 3
+CODE = re.compile(r"[\W_]*|(?:class)?[\W_]*\d+|n\d{8}", re.IGNORECASE)
+"""What is no name of a class: blanks, numbers, and identifiers of WordNet as ImageNet's folders have them."""
 
 
 class Texts(NamedTuple):
@@ -58,25 +62,65 @@ def head_of_texts(encoder: Encoder, texts: Texts) -> ZeroShotHead:
     return ZeroShotHead(text, projection, scale, bias).eval()
 
 
+def head_of_templates(tower: TextTower, templates: Sequence[str], classes: Sequence[str]) -> ZeroShotHead:
+    """The head of classes whose names stand in templates: the mean of their normalised embeddings, as in CLIP.
+
+    Of Radford et al. (2021, section 3.1.4). Underscores in names become blanks.
+
+    Raises:
+        UserError: names that are numbers or codes, or a tokenizer that reads two texts alike.
+    """
+    names = [" ".join(name.replace("_", " ").split()) for name in classes]
+    rows = [F.normalize(tower.embed([one.replace(PLACE, name) for name in names]), dim=1) for one in templates]
+    return ZeroShotHead(torch.stack(rows).mean(0), tower.projection, tower.scale, tower.bias, tower.pool).eval()
+
+
+def check_names(classes: Sequence[str], name: str) -> None:
+    """Raises UserError where a dataset's classes have no names that a text could be made of."""
+    codes = [one for one in classes if CODE.fullmatch(one)]
+    if 2 * len(codes) >= len(classes):
+        said = f"its classes are {_named(codes)}" if codes else "it lists none"
+        raise UserError(
+            f"{name} has no names of classes for the templates of a zero-shot head: {said}. Name the classes (folders, "
+            "or classes.txt), or give a safetensors file of text embeddings."
+        )
+
+
 def with_digest(spec: HeadSpec) -> HeadSpec:
-    """The same heads with the SHA-256 of their texts, so that they stay those of this file.
+    """The same heads with the SHA-256 of their file of texts or of their templates, so that they stay those.
 
     Raises:
         UserError: the file is missing, makes no sense or is another one than `spec` says.
     """
     if spec.zero_shot is None:
         return spec
-    texts = _texts(spec.zero_shot)
-    return spec.model_copy(update={"zero_shot": TextsFile(file=spec.zero_shot.file, sha256=texts.sha256)})
+    given = spec.zero_shot
+    sha256 = hashlib.sha256(given.file.encode()).hexdigest() if given.templates else _texts(given).sha256
+    return spec.model_copy(update={"zero_shot": TextsFile(file=given.file, sha256=sha256)})
+
+
+def texts_digest(encoder: Encoder, spec: HeadSpec) -> str:
+    """What names the text tower that a zero-shot head needs; empty where it needs none.
+
+    Raises:
+        UserError: the encoder has none.
+    """
+    return encoder.text_tower().digest if spec.zero_shot is not None and spec.zero_shot.templates else ""
 
 
 def fitted_of_texts(encoder: Encoder, file: TextsFile, data: Dataset) -> Fitted:
     """The zero-shot head of an encoder for the classes of a dataset, in its order of classes.
 
     Raises:
-        UserError: the file is another one than it was, or has other classes or widths.
+        UserError: the file is another one than it was, or has other classes or widths; or of templates, the encoder has
+            no text tower, or the classes have no names.
     """
-    texts, classes = _texts(file), data.spaces[TASK].classes
+    classes = data.spaces[TASK].classes
+    if file.templates:
+        check_names(classes, data.name)
+        made = head_of_templates(encoder.text_tower(), file.templates, classes)
+        return Fitted(made.requires_grad_(False), 0.0, math.nan)
+    texts = _texts(file)
     if sorted(texts.classes) != sorted(classes):
         raise UserError(
             f"{file.file} has texts for {len(texts.classes)} classes ({_named(texts.classes)}), which are not the "

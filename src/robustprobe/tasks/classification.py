@@ -89,20 +89,25 @@ class ZeroShotHead(Head):
     Args:
         text: embeddings (C, D) of texts, one for each class.
         projection: (D, width of the class token); None: the class token as it is.
+        pool: makes of patch tokens (B, N, width) what stands for the class token (B, width), as in SigLIP.
     """
 
     task: ClassVar = "classification"
     text: Tensor
     projection: Tensor | None
 
-    def __init__(self, text: Tensor, projection: Tensor | None, scale: float, bias: float = 0.0) -> None:
+    def __init__(
+        self, text: Tensor, projection: Tensor | None, scale: float, bias: float = 0.0, pool: nn.Module | None = None
+    ) -> None:
         super().__init__()
+        self.pool = pool
         self.scale, self.bias = scale, bias
         self.register_buffer("text", F.normalize(text, dim=1))
         self.register_buffer("projection", projection)
 
     def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
-        seen = features.cls if self.projection is None else features.cls @ self.projection.T
+        cls = features.cls if self.pool is None else self.pool(features.patches.flatten(2).mT)
+        seen = cls if self.projection is None else cls @ self.projection.T
         return self.scale * (F.normalize(seen, dim=1) @ self.text.T) + self.bias
 
 

@@ -50,6 +50,7 @@ STATEMENTS = {
     "second restart": "A second random start does not find a much stronger attack",
     "plausible labels": "Labels and files of the dataset are plausible",
     "plausible heads": "Heads are fitted on images attacked with a plausible eps, where they are attacked",
+    "plausible texts": "A file of texts is used for encoders of one embedding space",
     "plausible eps": "Eps is neither too small to matter nor large enough to erase an image",
     "plausible severity": "A corruption is applied at the size of image that its lengths in pixels are meant for",
     "large eps": "A very large eps, to which no model is robust, breaks this one too",
