@@ -90,12 +90,18 @@ def _loaded(origin: Repository, kind: str) -> tuple[Any, Any]:
     """The model without its image tower, in fp32, and its tokenizer."""
     import transformers
 
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with _quiet(transformers):
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(origin.folder, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                origin.folder, use_safetensors=True, local_files_only=True, trust_remote_code=False
+            )
             model, report = getattr(transformers, TEXT_MODELS[kind]).from_pretrained(
-                origin.folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+                origin.folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         except Exception as error:
             # transformers raises various exceptions for an invalid configuration.
