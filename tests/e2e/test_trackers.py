@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -152,6 +153,27 @@ def test_mlflow_reads_back_what_was_measured(call: Call, tmp_path: Path, monkeyp
     assert values[f"{record.metric} ci_low"] == pytest.approx(record.headline.ci_low)
     assert run.info.status == "FINISHED"
     assert {f.path for f in client.list_artifacts(run.info.run_id)} == {"suite.json", "report.html"}
+
+
+def test_mlflow_reads_back_the_pictures(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking = pytest.importorskip("mlflow.tracking")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    out = tmp_path / "out"
+    answer = call(*PICTURES, "--tracker", "mlflow", "--out", out)
+    assert answer.code == 0
+    assert "warning: tracker" not in answer.out
+    client = tracking.MlflowClient(tracking_uri=(out / "mlflow").absolute().as_uri())
+    (run,) = client.search_runs([client.get_experiment_by_name("robustprobe").experiment_id])
+    folder = Path(client.download_artifacts(run.info.run_id, "examples", str(tmp_path)))
+    found = sorted(folder.rglob("*.png"))
+    (group,) = [group for group in Store(out).groups() if group.attack.eps == 0]
+    assert [path.stem for path in found] == sorted(example.id.replace(":", "_") for example in group.examples)
+    for path in found:
+        pixels = np.asarray(Image.open(path))
+        assert pixels.ndim == 3
+        assert pixels.std() > 0, f"{path.name} is blank"
+    assert "charts/eps.png" in {one.path for one in client.list_artifacts(run.info.run_id, "charts")}
 
 
 def test_the_pages_charts_and_example_images_are_pictures(call: Call, own: Path, tmp_path: Path) -> None:
