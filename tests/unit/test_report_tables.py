@@ -437,3 +437,18 @@ def test_how_a_mean_over_corruptions_is_made_is_said_where_there_is_one(names: t
     shown = console.export_text()
     assert ("Mean of corruptions:" in shown) == (len(names) > 1)
     assert not re.search(r"no label\.\n\S", shown)
+
+
+def test_attacks_of_the_same_numbers_with_the_same_finding_share_a_sentence() -> None:
+    def doubtful(name: str, text: str, encoder: str = PLAIN) -> Record:
+        fact = CheckFact(name="plausible labels", value=0.0, passed=False, meaning=text)
+        return make_record(attack(name), 0.5, encoder=encoder, checks=[fact])
+
+    same = [doubtful("clean", "odd labels"), doubtful("pgd", "odd labels")]
+    other = [doubtful("pgd", "few labels"), doubtful("pgd", "odd labels", "other")]
+    assert failed_checks(same) == [f"clean, pgd 8/255: odd labels ({PLAIN}, scenes, classification)."]
+    found = failed_checks([*same, *other])
+    assert len(found) == 3
+    assert found[1].startswith("pgd 8/255: odd labels (")
+    assert "other, scenes" in found[1]
+    assert found[2] == f"pgd 8/255: few labels ({PLAIN}, scenes, classification)."

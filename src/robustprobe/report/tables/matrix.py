@@ -151,13 +151,16 @@ def _transfer_matrix(name: str, records: list["Record"]) -> TransferMatrix:
 
 def failed_checks(records: Iterable["Record"]) -> list[str]:
     """What failed sanity checks mean, one sentence each, with the numbers that they concern."""
-    said: dict[str, list[str]] = {}
+    cells: dict[tuple[str, str], dict[str, None]] = {}
     for record in records:
         where = f"{record.encoder}, {record.images_of}, {record.task}"
-        label = record_label(record)
         for check in record.doubts:
-            said.setdefault(f"{label}: {check.meaning}", []).append(where)
-    return [f"{text} ({'; '.join(dict.fromkeys(cells))})." for text, cells in said.items()]
+            cells.setdefault((check.meaning, record_label(record)), {})[where] = None
+    # Attacks of the same numbers with the same finding share a sentence.
+    labels: dict[tuple[str, str], list[str]] = {}
+    for (meaning, label), places in cells.items():
+        labels.setdefault((meaning, "; ".join(places)), []).append(label)
+    return [f"{', '.join(shared)}: {meaning} ({places})." for (meaning, places), shared in labels.items()]
 
 
 def trusted(record: "Record") -> bool:
