@@ -26,8 +26,7 @@ from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.spec import DatasetSpec, Suite
 from robustprobe.datasets import Dataset
 from robustprobe.datasets._label_report import LabelDoubt
-from robustprobe.evaluation.cells import PairKey, Plan
-from robustprobe.evaluation.cost import PairCost
+from robustprobe.evaluation.cells import PairCost, PairKey, Plan
 from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import RunProgress, execute
 from robustprobe.results.store import Store

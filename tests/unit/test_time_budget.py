@@ -9,8 +9,7 @@ import pytest
 from robustprobe.cli._options import parse_time
 from robustprobe.core.errors import UserError
 from robustprobe.core.spec import Suite
-from robustprobe.evaluation.cells import PairKey, Plan
-from robustprobe.evaluation.cost import PairCost
+from robustprobe.evaluation.cells import PairCost, PairKey, Plan
 from robustprobe.evaluation.time_budget import plan_within
 
 pytestmark = pytest.mark.unit

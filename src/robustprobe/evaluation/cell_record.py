@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,15 +13,13 @@ from robustprobe.core.shared_names import shared_name
 from robustprobe.core.spec import Suite
 from robustprobe.core.types import HeadDesign
 from robustprobe.evaluation.cells import Cell, EncoderOnDataset
+from robustprobe.evaluation.running_job import RunningJob
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.metrics.statistics import GROUP, Columns, drift_estimates, patch_estimates
 from robustprobe.probing import Fitted
 from robustprobe.results.records import CheckFact, HeadFacts, Interval, Provenance, Record
 from robustprobe.results.store import Store
 from robustprobe.tasks import Task, load_task
-
-if TYPE_CHECKING:
-    from robustprobe.evaluation.run import RunningJob
 
 
 class _Judged(NamedTuple):
@@ -34,7 +32,7 @@ class _Judged(NamedTuple):
 
 
 def store_cell(
-    store: Store, running: "RunningJob", number: int, cell: Cell, checks: Sequence[CheckFact], source: Provenance
+    store: Store, running: RunningJob, number: int, cell: Cell, checks: Sequence[CheckFact], source: Provenance
 ) -> Record:
     """Write the rows of a cell at the eps of a `number`, then its record, which is returned."""
     collector = running.collectors[number]
@@ -57,7 +55,7 @@ def store_cell(
 
 
 def _record(
-    running: "RunningJob", number: int, cell: Cell, judged: _Judged, checks: Sequence[CheckFact], source: Provenance
+    running: RunningJob, number: int, cell: Cell, judged: _Judged, checks: Sequence[CheckFact], source: Provenance
 ) -> Record:
     """The record of a cell whose rows are stored."""
     pair, level, suite = running.pair, running.job.levels[number], running.suite

@@ -14,7 +14,6 @@ from robustprobe.core.eps import implausible_eps
 from robustprobe.core.spec import Suite
 from robustprobe.datasets import Dataset, LabelReport
 from robustprobe.encoders import Encoder
-from robustprobe.evaluation.cost import PairCost
 from robustprobe.evaluation.evaluate import is_checked_again
 
 
@@ -105,6 +104,23 @@ class EncoderOnDataset(NamedTuple):
     @property
     def label(self) -> str:
         return f"{self.encoder.card.name} on {self.data.name}"
+
+
+class PairCost(NamedTuple):
+    """Estimated seconds of computing of what a pair lacks: fitting its heads, and each of the jobs in `left`; and the
+    bytes of features that are kept while heads learn.
+
+    `load` is how many times longer the same took on the clock, as other work ran beside it.
+    """
+
+    heads: float
+    jobs: tuple[float, ...]
+    kept_bytes: int
+    load: float = 1.0
+
+    @property
+    def seconds(self) -> float:
+        return self.heads + sum(self.jobs)
 
 
 class Plan(NamedTuple):

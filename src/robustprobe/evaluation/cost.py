@@ -1,7 +1,7 @@
 """What the work of a pair costs, measured before it is done: seconds, bytes, and how many images fit into memory."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -17,33 +17,14 @@ from robustprobe.core.types import Features
 from robustprobe.core.views import Resized, Size, View
 from robustprobe.datasets import Dataset
 from robustprobe.encoders import Encoder
+from robustprobe.evaluation.cells import EncoderOnDataset, PairCost
 from robustprobe.evaluation.memory import MAP_COPIES, batch_in_memory, probe_images
 from robustprobe.tasks import load_task
-
-if TYPE_CHECKING:
-    from robustprobe.evaluation.cells import EncoderOnDataset
 
 MOST_OUTPUT_BYTES = 2**30
 
 
-class PairCost(NamedTuple):
-    """Estimated seconds of computing of what a pair lacks: fitting its heads, and each of the jobs in `left`; and the
-    bytes of features that are kept while heads learn.
-
-    `load` is how many times longer the same took on the clock, as other work ran beside it.
-    """
-
-    heads: float
-    jobs: tuple[float, ...]
-    kept_bytes: int
-    load: float = 1.0
-
-    @property
-    def seconds(self) -> float:
-        return self.heads + sum(self.jobs)
-
-
-def peak_bytes(suite: Suite, pairs: Sequence["EncoderOnDataset"], device: torch.device, kept: int) -> int | None:
+def peak_bytes(suite: Suite, pairs: Sequence[EncoderOnDataset], device: torch.device, kept: int) -> int | None:
     """What is held already, and the larger of a batch under attack and the features that heads learn from."""
     memory, batches = PassMemory(device, suite), [kept if kept < probing.MOST_IN_MEMORY else 0]
     for pair in (pair for pair in pairs if pair.left):
@@ -126,7 +107,7 @@ class PassClock:
         return self.known[key]
 
 
-def estimate(suite: Suite, pair: "EncoderOnDataset", clock: PassClock) -> PairCost:
+def estimate(suite: Suite, pair: EncoderOnDataset, clock: PassClock) -> PairCost:
     """What a pair lacks costs, from one pass each way and one training step of each missing head."""
     size = pair.data.typical_size
     forward, step = _pass_seconds(pair, size, clock)
@@ -171,7 +152,7 @@ def _making(spec: AttackSpec, forward: Elapsed, step: Elapsed) -> Elapsed:
     return (passes.forwards - passes.backwards) * forward + passes.backwards * step
 
 
-def _pass_seconds(pair: "EncoderOnDataset", size: Size, clock: PassClock) -> tuple[Elapsed, Elapsed]:
+def _pass_seconds(pair: EncoderOnDataset, size: Size, clock: PassClock) -> tuple[Elapsed, Elapsed]:
     """Seconds an image of `size`: forward, and forward and backward."""
     view = next(iter(pair.heads.views.values()))
     part = view.part_size(size)
@@ -180,7 +161,7 @@ def _pass_seconds(pair: "EncoderOnDataset", size: Size, clock: PassClock) -> tup
     return parts * forward, parts * step
 
 
-def _judged_images(pair: "EncoderOnDataset", target_task: str, spec: AttackSpec) -> int:
+def _judged_images(pair: EncoderOnDataset, target_task: str, spec: AttackSpec) -> int:
     """How many images are judged for each one: several where it is chosen among them what counts."""
     if not (target_task and attack_class(spec).whole_set):
         return 1
@@ -188,7 +169,7 @@ def _judged_images(pair: "EncoderOnDataset", target_task: str, spec: AttackSpec)
     return 2 + len(losses.ensemble) if losses.of_set else 1
 
 
-def _passes(pair: "EncoderOnDataset", target_task: str, spec: AttackSpec) -> Passes:
+def _passes(pair: EncoderOnDataset, target_task: str, spec: AttackSpec) -> Passes:
     """The most passes that an attack makes per image."""
     losses = load_task(target_task, pair.data.spaces[target_task]).attack_losses if target_task else None
     return load_attack(spec).total_passes(losses)

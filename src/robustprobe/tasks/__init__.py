@@ -9,11 +9,10 @@ from robustprobe.tasks._class_labels import (
     looks_like_probabilities,
     missing_classes,
 )
-from robustprobe.tasks._display import as_pixels
 from robustprobe.tasks._heads import Head
 from robustprobe.tasks._loading import fitting_attacks, label_sources, load_task, task_kind, tasks_with_loss
 from robustprobe.tasks._maps import fit_labels, resize
-from robustprobe.tasks._model import Model
+from robustprobe.tasks._model import Model, as_pixels
 from robustprobe.tasks._recipe import Augment, TaskRecipe
 from robustprobe.tasks.base import Task, on_labels
 
