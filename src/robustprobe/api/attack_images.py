@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustprobe.api.attack_result import AttackResult
+from robustprobe.api.call_doubts import Judged, call_doubts
 from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, only
 from robustprobe.api.own_models import OwnModel, check_embedding, check_real, in_type_of, own_model
 from robustprobe.attacks import Attack, Attacked, Victim, load_attack
@@ -121,7 +122,9 @@ def attack(
         UserError: unknown names, images outside [0, 1], labels out of range, a model that fails on an image, outputs of
             the wrong shape, NaN.
         UserWarning: labels that are legal but make little sense, images without a label that counts (their score is
-            NaN), outputs that are probabilities, and gradients that are exactly 0, so that the score means little.
+            NaN), outputs that are probabilities, a model that is right on no clean image, answers at random or by the
+            other images of the batch, an eps out of proportion, and gradients that are exactly 0, so that the score
+            means little.
 
     Example:
         >>> import robustprobe as rp
@@ -235,6 +238,8 @@ def _attacked(
         judge = _judge(model, images, given.targets, task)
         victim_of = _victims(model, spec.name, images.device, precision, backward)
         most = largest_batch(victim_of(judge, images, goals).function, images, made.uses_gradient)
+        for text in call_doubts(spec, judge and Judged(judge.function, judge.task, judge.targets), images[:most]):
+            warn_user(f"{text}.")
         adversarial, scores, damage, zeros = [], [], [], []
         for start in range(0, len(images), most):
             part = slice(start, start + most)
@@ -357,8 +362,17 @@ def _at_image_size(model: Callable[[Tensor], Any], kind: type[Task]) -> Callable
 
 
 def _at_size(output: Any, kind: type[Task], images: Tensor) -> Any:
-    """An answer as the task takes it: maps at the size of the images; one of (B, h, w) may come as (B, 1, h, w)."""
+    """An answer as the task takes it: maps at the size of the images; one of (B, h, w) may come as (B, 1, h, w).
+
+    Raises:
+        UserError: maps whose channels are last.
+    """
     flat = kind.output_axes == 3
+    if kind.label_axes and isinstance(output, Tensor) and _channels_are_last(output, images):
+        raise UserError(
+            f"the model answers {tuple(output.shape)} for images {tuple(images.shape)}: its channels seem to be last. "
+            "Write lambda images: model(images).permute(0, 3, 1, 2)."
+        )
     if not kind.label_axes or not isinstance(output, Tensor):
         return output
     if flat and output.ndim == 3:
@@ -367,6 +381,15 @@ def _at_size(output: Any, kind: type[Task], images: Tensor) -> Any:
         return output
     output = resize(output, (images.shape[-2], images.shape[-1]))
     return output[:, 0] if flat else output
+
+
+def _channels_are_last(output: Tensor, images: Tensor) -> bool:
+    """Whether the middle axes of (B, h, w, C) have the shape of the images, and the last ones have not."""
+    if output.ndim != 4:
+        return False
+    height, width = images.shape[-2:]
+    _, first, second, third = output.shape
+    return first * width == second * height and second * width != third * height
 
 
 def _worst_score(
