@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robustprobe.api.attack_result import AttackResult
-from robustprobe.api.call_doubts import Judged, call_doubts
+from robustprobe.api.call_doubts import LabelledModel, call_doubts
 from robustprobe.api.inputs import as_ids, as_images, as_labels, check_layout, only
 from robustprobe.api.own_models import OwnModel, check_embedding, check_real, in_type_of, own_model
 from robustprobe.attacks import Attack, Attacked, Victim, load_attack
@@ -238,7 +238,9 @@ def _attacked(
         judge = _judge(model, images, given.targets, task)
         victim_of = _victims(model, spec.name, images.device, precision, backward)
         most = largest_batch(victim_of(judge, images, goals).function, images, made.uses_gradient)
-        for text in call_doubts(spec, judge and Judged(judge.function, judge.task, judge.targets), images[:most]):
+        for text in call_doubts(
+            spec, judge and LabelledModel(judge.function, judge.task, judge.targets), images[:most]
+        ):
             warn_user(f"{text}.")
         adversarial, scores, damage, zeros = [], [], [], []
         for start in range(0, len(images), most):

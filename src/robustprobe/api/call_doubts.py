@@ -19,7 +19,7 @@ MOST_APART = 0.05
 """Share of the largest output by which two answers may differ, as rounding in half precision does."""
 
 
-class Judged(NamedTuple):
+class LabelledModel(NamedTuple):
     """A model of the user's with its labels."""
 
     function: Callable[[Tensor], Tensor]
@@ -27,7 +27,7 @@ class Judged(NamedTuple):
     targets: Tensor
 
 
-def call_doubts(spec: AttackSpec, judged: Judged | None, images: Tensor) -> list[str]:
+def call_doubts(spec: AttackSpec, judged: LabelledModel | None, images: Tensor) -> list[str]:
     """Sentences on an eps that is out of proportion; and, where there are labels, on a model that answers at random,
     whose answer to an image (B, 3, H, W) depends on the others, or that is right on none of the clean images.
     """
@@ -37,7 +37,7 @@ def call_doubts(spec: AttackSpec, judged: Judged | None, images: Tensor) -> list
 
 
 @torch.no_grad()
-def _model_doubts(spec: AttackSpec, judged: Judged, images: Tensor) -> list[str]:
+def _model_doubts(spec: AttackSpec, judged: LabelledModel, images: Tensor) -> list[str]:
     # A model that answers at random goes on from the same numbers as if it had not been asked here.
     try:
         with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
