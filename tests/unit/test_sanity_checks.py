@@ -15,6 +15,7 @@ from robustprobe.core.spec import CHECK_COST, DatasetSpec, Suite
 from robustprobe.core.types import LabelSpace, SanityCheck
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate
+from robustprobe.evaluation.same_computation import SameComputation
 from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks
 from robustprobe.tasks import Task, load_task
 from tests.conftest import SceneProbes
@@ -361,6 +362,19 @@ def test_transfer_says_where_a_model_cannot_be_differentiated_anew(case: Digits)
     assert found["transfer"].passed
     assert "could not be differentiated anew (LostTrackError: no operation of torch" in found["transfer"].meaning
     assert found["gradient"].passed
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), RuntimeError(""), KeyError("part")])
+def test_what_a_stand_in_refuses_costs_no_number(
+    case: Digits, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(self: object, images: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(SameComputation, "__call__", refuse)
+    found = checks(case.model, case.images, case.labels, steps=2)["transfer"]
+    assert found.passed
+    assert f"could not be differentiated anew ({type(error).__name__}" in found.meaning
 
 
 def test_transfer_is_asked_of_gradient_attacks_on_models_that_are_not_random_by_intention(case: Digits) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from robustprobe.attacks import Attacked, Victim, attack_class, load_attack
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.eps import default_eps
-from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen
 from robustprobe.core.sizes import AREA, SEVERITY, format_eps, threat_size_text
@@ -21,7 +20,7 @@ from robustprobe.core.spec import FEWEST_CHECKED
 from robustprobe.core.threat import NORMS, over_image
 from robustprobe.core.types import SanityCheck
 from robustprobe.evaluation.model_checks import CheckedModel, batch_check, gradient_check, gradient_difference
-from robustprobe.evaluation.same_computation import LayersAnew, LostTrackError, SameComputation
+from robustprobe.evaluation.same_computation import LayersAnew, SameComputation
 from robustprobe.metrics.kept import share_kept
 from robustprobe.metrics.statistics import NOISE_PATCH, WITHOUT_PATCH, Columns, patch_estimates
 from robustprobe.tasks import Task
@@ -310,10 +309,11 @@ def _through_stand_in(spec: AttackSpec, sample: CheckedImages) -> _StandIn | Non
             layers = LayersAnew(seen.layers) if seen.layers else None
             through = sample._replace(victim=seen._replace(function=stand_in, layers=layers))
             return _StandIn(difference, _attacked(spec.model_copy(update={"warm": ()}), through))
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
-    except (LostTrackError, RuntimeError, UserError) as error:
-        return _StandIn(reason=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    except Exception as error:
+        # Operations of all kinds run again, on other images: what one of them refuses is no fault of the number.
+        return _StandIn(reason=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def _transfer(judge: JudgingModel, clean: Tensor, scores: Tensor, stand_in: _StandIn) -> SanityCheck:
