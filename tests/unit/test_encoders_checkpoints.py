@@ -93,6 +93,16 @@ LAYOUTS: dict[str, Callable[[State], object]] = {
     },
     "in a torch.nn.Sequential": lambda s: under("feature_extractor.0.", s),
     "timm, EMA beside plain": lambda s: {"epoch": 9, "state_dict": other(s), "state_dict_ema": s},
+    "Lightning, EMA module beside plain": lambda s: {"state_dict": under("model.", other(s)) | under("ema_model.", s)},
+    "Lightning, EMA callback": lambda s: {
+        "state_dict": under("model.", other(s)),
+        "callbacks": {"EMA": {"weights": s}},
+    },
+    "SWA beside plain": lambda s: {
+        "model": other(s),
+        "swa_model": under("module.", s) | {"n_averaged": torch.tensor(3)},
+    },
+    "a schema is no EMA": lambda s: {"model": s, "schema": {"weight": torch.ones(1)}},
     "ConvNeXt, EMA beside plain": lambda s: {"model": other(s), "model_ema": s, "optimizer": {"lr": 0.1}},
 }
 
@@ -111,6 +121,21 @@ def test_every_layout_gives_the_models_own_features(tmp_path: Path, layout: Any,
     else:
         close(encoder(images).patches, found)
     assert f"{len(model.state_dict())} keys matched" in encoder.card.notes
+
+
+def test_the_branch_that_is_named_for_the_weights_beside_an_average_gives_them(tmp_path: Path) -> None:
+    state = plain(tiny().state_dict())
+    path = write(tmp_path / "last.ckpt", {"state_dict": under("model.", other(state)) | under("ema_model.", state)})
+    spec = f"file:{path}?arch={VIT}"
+    assert "&branch=model takes those" in load_encoder(spec).card.notes
+    assert torch.equal(inner(load_encoder(f"{spec}&branch=model")).cls_token, other(state)["cls_token"])
+
+
+def test_weights_of_zeros_only_are_refused(tmp_path: Path) -> None:
+    state = plain(tiny().state_dict())
+    path = write(tmp_path / "empty.pth", {name: torch.zeros_like(tensor) for name, tensor in state.items()})
+    with pytest.raises(UserError, match=r"empty\.pth holds zeros only"):
+        load_encoder(f"file:{path}?arch={VIT}")
 
 
 def test_the_moving_average_is_taken_as_timm_does_and_either_can_be_chosen(tmp_path: Path) -> None:

@@ -163,7 +163,11 @@ def check_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def check_values(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
-    """Raises UserError for weights that no training leaves: NaN, infinity, or whole numbers in place of real ones."""
+    """Raises UserError for weights that no training leaves: NaN, infinity, zeros only, or whole numbers in place of
+    real ones.
+    """
+    if weights and not any(bool(tensor.any()) for tensor in weights.values()):
+        raise UserError(f"{path} holds zeros only, as where weights were never loaded before saving. Save it again.")
     for name, tensor in weights.items():
         if own[name].is_floating_point() and not tensor.is_floating_point():
             raise UserError(

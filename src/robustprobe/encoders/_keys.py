@@ -21,7 +21,8 @@ _LATER = {
     "original_model",
 }
 # Moving averages of the weights beside the weights themselves: timm, ConvNeXt, BEiT and others.
-_AVERAGES = {"state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema"}
+_AVERAGES = {"ema", "swa", "shadow", "averaged"}
+"""Words of their names, as in `state_dict_ema`, `ema_model`, `swa_model` and Lightning's `callbacks.EMA`."""
 # Keys beside the encoder's under the same prefix: heads, queues of negatives, and tokens of pre-training only.
 _HEADS = {
     *("head", "heads", "fc", "classifier", "projector", "projection_head", "predictor", "prototypes", "dino_head"),
@@ -133,7 +134,8 @@ def find_prefix(names: Iterable[str], anchors: Iterable[str], *, branch: str = "
     """
     names = list(names)
     found = {n[: -len(a)] for n in names for a in anchors if n == a or n.endswith(f".{a}")}
-    known = _WRAPPERS | _ENCODERS | _FIRST | _LATER | _AVERAGES | {branch}
+    named = _averages(word for prefix in found for word in prefix.split("."))
+    known = _WRAPPERS | _ENCODERS | _FIRST | _LATER | named | {branch}
     # A layer inside the encoder may have the name of the encoder's first: only prefixes of known words may be nested.
     inner = {p for p in found if any(p != other and p.startswith(other) for other in found)}
     prefixes = [p for p in found if p not in inner or set(p.split(".")[:-1]) <= known]
@@ -178,13 +180,18 @@ def _trained_together(prefixes: Iterable[str]) -> bool:
     return any({"student", "state_dict"} <= w for w in split) and any("teacher" in w for w in split)
 
 
+def _averages(words: Iterable[str]) -> set[str]:
+    """Those of the words that name a moving average."""
+    return {word for word in words if not _AVERAGES.isdisjoint(word.lower().split("_"))}
+
+
 def _beside(chosen: str, prefixes: Iterable[str]) -> str:
     """What a moving average was preferred to, in words."""
-    averages = set(chosen.split(".")) & _AVERAGES
-    others = [p for p in prefixes if not set(p.split(".")) & _AVERAGES]
+    averages = _averages(chosen.split("."))
+    others = [p for p in prefixes if not _averages(p.split("."))]
     if not averages or not others:
         return ""
-    word = next((w for w in others[0].split(".") if w), "")
+    word = next((w for w in others[0].split(".") if w and w not in chosen.split(".")), "")
     return (
         f"the moving average ({min(averages)}) was taken, as timm does, not the weights beside it"
         f"{f'; &branch={word} takes those' if word else ''}"
@@ -218,7 +225,7 @@ def match(
 
 def _rank(prefix: str, known: set[str]) -> int:
     words = set(prefix.split(".")[:-1])
-    if words & _AVERAGES:
+    if _averages(words):
         return 0
     if not words <= known:
         return 3
