@@ -164,7 +164,18 @@ def test_digest_follows_the_units(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"scale": 0}', '{"max_depth": -1}', '{"scal": 1000}', '{"scale": "x"}', '{"scale": NaN}']
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"scale": 0}',
+        '{"max_depth": -1}',
+        '{"scal": 1000}',
+        '{"scale": "x"}',
+        '{"scale": NaN}',
+        '{"max_depth": true}',
+    ],
 )
 def test_wrong_units_are_refused(tmp_path: Path, text: str) -> None:
     (write_depthfolder(tmp_path, {"train": 10, "test": 1}) / "depth.json").write_text(text)

@@ -291,3 +291,12 @@ def test_bundled_hardened_encoders_say_whose_they_are() -> None:
     for name, method in (("scenes-deacl", "deacl"), ("photos-anyhead", "anyhead")):
         card = load_encoder(f"bundled:{name}").card
         assert (card.teacher, card.method, card.epoch) == (f"bundled:{name.split('-')[0]}", method, 4)
+
+
+def test_a_card_whose_input_size_does_not_fit_its_patches_is_named(tiny_encoder: Encoder) -> None:
+    wrong = copy.copy(tiny_encoder)
+    wrong.card = tiny_encoder.card.model_copy(update={"input_size": (20, 20)})
+    with pytest.raises(UserError, match=r"Correct its card: input_size \(20, 20\) is no multiple of patch_size 8"):
+        wrong(torch.rand(1, 3, 20, 20))
+    with pytest.raises(UserError, match=r"Resize the images, for instance to \(16, 16\)"):
+        tiny_encoder(torch.rand(1, 3, 20, 20))

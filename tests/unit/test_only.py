@@ -1,11 +1,16 @@
 """Parts of suites: `--only`, and what is left of a suite's sizes where an option leaves out or replaces attacks."""
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from robustprobe import UserError
 from robustprobe.cli._options import AttackOptions, fewer_attacks
-from robustprobe.core.spec import Suite
+from robustprobe.core.spec import Suite, validated
 from robustprobe.core.suites import narrowed
+from robustprobe.evaluation.plan import make_plan
+from robustprobe.results.store import Store
 
 pytestmark = pytest.mark.unit
 
@@ -62,3 +67,17 @@ def test_sizes_that_were_asked_for_stay_and_so_do_those_of_the_file_alone() -> N
 def test_a_pattern_for_nothing_is_refused_with_full_names() -> None:
     with pytest.raises(UserError, match=r"--only apgd:md matches nothing of suite mixed; .*apgd:ce, apgd:dlr"):
         narrowed(SUITE, ["apgd:md"])
+
+
+def test_what_is_named_twice_is_planned_once(tmp_path: Path) -> None:
+    data = {
+        "encoders": ["bundled:scenes", "bundled:scenes"],
+        "datasets": [{"name": "scenes", "limit": 4}, {"name": "scenes", "limit": 4}, {"name": "scenes", "limit": 3}],
+        "attacks": ["clean", "clean"],
+        "tasks": ["classification"],
+        "head": {"train_limit": 8},
+    }
+    plan = make_plan(validated(Suite, data, "test"), Store(tmp_path), Path("nowhere"), torch.device("cpu"))
+    assert plan.suite.encoders == ("bundled:scenes",)
+    assert [(pair.key.encoder, len(pair.data)) for pair in plan.pairs] == [(0, 4), (0, 3)]
+    assert len({cell.fingerprint for cell in plan.cells}) == len(plan.cells) == 2

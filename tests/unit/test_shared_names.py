@@ -1,5 +1,7 @@
 """Names of encoders for tables, and paths without the folders of a machine."""
 
+from pathlib import Path
+
 import pytest
 
 from robustprobe.core.errors import UserError
@@ -97,3 +99,13 @@ def test_a_command_keeps_what_is_no_absolute_path(command: str, shown: str | Non
 def test_paths_below_the_home_folder_lose_its_name(monkeypatch: pytest.MonkeyPatch, home: str, shown: str) -> None:
     monkeypatch.setenv("HOME", home)
     assert shared_text("run /srv/people/ann/a/b --out /srv/people/ann/out") == shown
+
+
+def test_a_path_with_an_equals_sign_is_a_path_where_its_file_is_there(tmp_path: Path) -> None:
+    (tmp_path / "lr=0.1").mkdir()
+    (tmp_path / "lr=0.1" / "my.py").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert split_name("lr=0.1/my.py:Mine") == ("", "lr=0.1/my.py:Mine")
+        assert split_name("mine=lr=0.1/my.py:Mine") == ("mine", "lr=0.1/my.py:Mine")
+        assert split_name("lr=0.2/my.py:Mine") == ("lr", "0.2/my.py:Mine")

@@ -16,13 +16,14 @@ _WITH_SPACES = re.compile(r"(?<![\w.~/\\-])(?:[A-Za-z]:[\\/]|~[\\/]|/(?!/))[^:?=
 
 
 def split_name(spec: str) -> tuple[str, str]:
-    """`NAME=SPEC` as both; a spec without a name has an empty one.
+    """`NAME=SPEC` as both; a spec without a name has an empty one, also where the path of its file has an `=`.
 
     Raises:
         UserError: a name that is blank or cannot be printed.
     """
     found = _NAMED.fullmatch(spec)
-    if not found:
+    path, _, attribute = spec.rpartition(":")
+    if not found or (attribute and path.endswith(".py") and os.path.isfile(path)):
         return "", spec
     name = found["name"].strip()
     if not name or not name.isprintable():

@@ -47,7 +47,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def _eight_bits(levels: NDArray[Any], name: str) -> NDArray[np.uint8]:
     largest = levels.max()
     if not np.isfinite(levels).all() or levels.min() < 0 or largest >= 2 ** BITS[-1]:
-        raise UserError(f"{name} holds values outside 16 bits; save it with 8 bits per channel.")
+        raise UserError(
+            f"{name} holds values outside 16 bits ({levels.min():g} to {largest:g}); save it with 8 bits per channel."
+        )
     if levels.dtype.kind == "f" and largest <= 1:
         return np.asarray((levels * 255).round(), np.uint8)
     top = next(2**bits - 1 for bits in BITS if largest < 2**bits)

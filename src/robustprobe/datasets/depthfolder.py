@@ -96,7 +96,7 @@ class DepthFolder(PairDataset):
             return {}
         try:
             given: Any = json.loads(text_of(path))
-            units = {name: float(number) for name, number in given.items()}
+            units = {name: _number(number) for name, number in given.items()}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read: {error}. Expected content such as {json.dumps(UNITS)}.") from error
         unknown = sorted(units.keys() - UNITS.keys())
@@ -109,3 +109,10 @@ class DepthFolder(PairDataset):
     @property
     def _units(self) -> dict[str, float]:
         return {**UNITS, **self._given}
+
+
+def _number(given: object) -> float:
+    """A number as JSON has it. Raises TypeError for true and false, which Python would take for 1 and 0."""
+    if isinstance(given, bool) or not isinstance(given, int | float | str):
+        raise TypeError(f"{given!r} is no number")
+    return float(given)

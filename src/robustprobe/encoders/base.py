@@ -119,9 +119,13 @@ class Encoder(nn.Module, ABC):
         """
         patch = self.card.patch_size
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % patch or images.shape[3] % patch:
+            own = self.card.input_size
+            remedy = f"Resize the images, for instance to {own}."
+            if own[0] % patch or own[1] % patch:
+                remedy = f"Correct its card: input_size {own} is no multiple of patch_size {patch} itself."
             raise UserError(
                 f"{self.card.name} got images of shape {tuple(images.shape)}; it takes (B, 3, H, W) with H and W "
-                f"multiples of {patch}. Resize the images, for instance to {self.card.input_size}."
+                f"multiples of {patch}. {remedy}"
             )
         if self.card.fixed_size and images.shape[2:] != self.card.input_size:
             raise UserError(

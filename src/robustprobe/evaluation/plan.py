@@ -49,9 +49,9 @@ def make_plan(
     Raises:
         UserError: anything that cannot be resolved, before any work is done.
     """
-    suite = _with_attacks(suite, root, leave_out)
-    suite = suite.model_copy(update={"head": probing.with_digest(suite.head)})
     given = tuple(encoders)
+    suite = _with_attacks(_without_repeats(suite, named=not given), root, leave_out)
+    suite = suite.model_copy(update={"head": probing.with_digest(suite.head)})
     own = given or tuple(load_encoder(name) for name in suite.encoders)
     others = tuple(sources) or tuple(load_encoder(name) for name in suite.transfer_from)
     loaded, moved = _named_apart(suite, own, others)
@@ -69,6 +69,12 @@ def make_plan(
     kept = max((cost.kept_bytes for cost in costs.values()), default=0)
     given = (*given, *others) if given else ()
     return Plan(suite, root, device, pairs, seconds, kept, given, peak_bytes(suite, pairs, device, kept), costs)
+
+
+def _without_repeats(suite: Suite, named: bool) -> Suite:
+    """The suite with what is named twice once; encoders that are given as objects may share a name."""
+    once = {"datasets": tuple(dict.fromkeys(suite.datasets))}
+    return suite.model_copy(update=once | ({"encoders": tuple(dict.fromkeys(suite.encoders))} if named else {}))
 
 
 def _named(suite: Suite, encoders: Sequence[Encoder]) -> list[Encoder]:
