@@ -3,6 +3,7 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,44 @@ def test_nobody_imports_a_private_file_of_another_room() -> None:
             if private and room != file.partition("/")[0]:
                 found.append(f"{file}:{node.lineno} {node.module}")
     assert found == []
+
+
+def home_of(module: str, name: str) -> Path | None:
+    """The file that an import takes a name from, through the packages that hand it on; None for a package itself."""
+    path = SOURCE.parent.joinpath(*module.split("."))
+    for file in (path.with_suffix(".py"), path / f"{name}.py"):
+        if file.is_file():
+            return file
+    face = path / "__init__.py"
+    if not face.is_file():
+        return None
+    for node in ast.walk(ast.parse(face.read_text())):
+        if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
+            return home_of(str(node.module), name)
+    return None
+
+
+def arrows() -> dict[Path, set[Path]]:
+    """By file the files that it imports, in functions and for types too."""
+    found: dict[Path, set[Path]] = defaultdict(set)
+    for file, node in nodes():
+        if not isinstance(node, ast.ImportFrom) or file.endswith("__init__.py"):
+            continue
+        if (node.module or "").startswith("robustprobe"):
+            homes = {home_of(str(node.module), alias.name) for alias in node.names}
+            found[SOURCE / file] |= {home for home in homes if home and home != SOURCE / file}
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    found = arrows()
+    assert len(found) > 200
+    TopologicalSorter(found).prepare()
+    run, cells = SOURCE / "evaluation/run.py", SOURCE / "evaluation/cells.py"
+    assert cells in found[run]
+    found[cells].add(run)
+    with pytest.raises(CycleError):
+        TopologicalSorter(found).prepare()
 
 
 def test_a_task_is_named_in_its_own_file_alone() -> None:
