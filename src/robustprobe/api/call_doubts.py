@@ -12,6 +12,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.tasks import Task
 
 LOOKED_AT = 8
+"""Images that are shown at once; the first of them is shown twice more, alone."""
 FEWEST = 4
 """Fewer images may all be wrong by chance."""
 NOTHING_RIGHT = 0.02
@@ -41,12 +42,12 @@ def _model_doubts(spec: AttackSpec, judged: LabelledModel, images: Tensor) -> li
     # A model that answers at random goes on from the same numbers as if it had not been asked here.
     try:
         with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
-            first, again, alone = (judged.function(part).float() for part in (images, images, images[:1]))
+            first, alone, again = (judged.function(part).float() for part in (images, images[:1], images[:1]))
     except UserError:
         return []  # a fixed answer to all images fits no part of them; what else is wrong the attack says
     most = MOST_APART * first.abs().max()
     found = []
-    if _apart(first, again) > most:
+    if _apart(alone, again) > most:
         if spec.eot_samples == spec.judgements == 1:
             found.append(
                 "the model answers at random, or remembers earlier calls: a score of one answer is too good. Give "
