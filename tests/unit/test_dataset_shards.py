@@ -225,3 +225,15 @@ def test_shards_of_one_image_may_hold_the_same_one(tmp_path: Path) -> None:
     write_shards(tmp_path, {"train": 4, "test": 1})
     shutil.copy(tmp_path / "test-0000.tar", tmp_path / "test-0001.tar")
     assert len(load_dataset(f"webdataset:{tmp_path}")) == 2
+
+
+@pytest.mark.parametrize("label", ["9" * 19, str(2**31), "1.0", "-1"])
+def test_a_label_that_can_be_no_index_is_refused(tmp_path: Path, label: str) -> None:
+    path = tmp_path / "train-0.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, content in (("k.png", encoded(photo(0))), ("k.cls", label.encode())):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(UserError, match=rf"holds k\.cls with b'{label}'; expected the index of a class"):
+        list(items_of(path, "train-0"))

@@ -20,6 +20,7 @@ from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 
 PLACEHOLDER = "{split}"
 LONGEST_LABEL = 20
+LARGEST_LABEL = 2**31 - 1
 
 
 class Item(NamedTuple):
@@ -196,6 +197,6 @@ def _item(shard: Path, name: str, key: str, parts: dict[str, ShardMember]) -> It
         )
     image, label = parts["image"], parts["cls"]
     text = read_at(shard, label.start, min(label.size, LONGEST_LABEL + 1)).strip()
-    if len(text) > LONGEST_LABEL or not text.isdigit():
+    if len(text) > LONGEST_LABEL or not text.isdigit() or int(text) > LARGEST_LABEL:
         raise UserError(f"{shard} holds {key}.cls with {text[:LONGEST_LABEL]!r}; expected the index of a class.")
     return Item(f"{name}/{key}", shard, image.start, image.size, int(text))
