@@ -68,7 +68,54 @@ class Claim(NamedTuple):
     holds: Callable[[Scores], bool]
 
 
-CLAIMS: tuple[Claim, ...] = ()
+PLAIN, MIXED = "`anyhead`", "pseudo-labels and distance"
+LONG = {PLAIN: f"{PLAIN}, 288 updates", MIXED: f"{MIXED}, 288"}
+CLAIMS = (
+    Claim(
+        "**The projector changes nothing that these images show.**", lambda s: s.all_overlap(PLAIN, "with a projector")
+    ),
+    Claim(
+        "**AWP helps depth at 8/255 and costs a little mIoU**",
+        lambda s: (
+            s("with AWP", "depth", 8).value < s(PLAIN, "depth", 8).value - 0.05
+            and all(s("with AWP", "segmentation", e).value < s(PLAIN, "segmentation", e).value for e in LEVELS)
+        ),
+    ),
+    Claim(
+        "**Training the first two blocks alone is another point of the front**",
+        lambda s: (
+            s("first 2 of 4 blocks", "depth", 8).value > s(PLAIN, "depth", 8).value
+            and s("first 2 of 4 blocks", "segmentation", 8).value < s(PLAIN, "segmentation", 8).value
+            and s("first 2 of 4 blocks", "classification", 0).value >= s(PLAIN, "classification", 0).value
+            and s("first 2 of 4 blocks", "depth", 0).value <= s(PLAIN, "depth", 0).value
+        ),
+    ),
+    Claim(
+        "**LORE's bound keeps clean scores and gives up robustness**",
+        lambda s: (
+            s("with LORE's bound, 0.05", "depth", 0).value < s(PLAIN, "depth", 0).value
+            and s("with LORE's bound, 0.05", "segmentation", 8).high < s(PLAIN, "segmentation", 8).low
+        ),
+    ),
+    Claim(
+        "**The covariance gap as a second loss does not help**",
+        lambda s: (
+            all(s("with the covariance gap", "depth", e).value > s(PLAIN, "depth", e).value for e in LEVELS)
+            and all(
+                s("with the covariance gap", t, e).value <= s(PLAIN, t, e).value
+                for t in ("classification", "segmentation")
+                for e in (4, 8)
+            )
+        ),
+    ),
+    Claim(
+        "**Pseudo-labels for the class token keep twice as much top-1 at 4/255**",
+        lambda s: all(
+            s(mixed, "classification", 4).value > 2 * s(plain, "classification", 4).value
+            for mixed, plain in ((MIXED, PLAIN), (LONG[MIXED], LONG[PLAIN]))
+        ),
+    ),
+)
 
 
 def collected(records: Iterable[Record]) -> list[dict[str, object]]:
