@@ -1,10 +1,14 @@
 """The faster road for linear layers gives what `F.linear` gives, and only where it may be taken."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import robustprobe as rp
 from robustprobe.core.fast_linear import fast_linear, pays
 
 pytestmark = pytest.mark.unit
@@ -53,3 +57,27 @@ def test_layers_in_training_get_their_gradients() -> None:
         layer(values(3, 8)).sum().backward()
     assert layer.weight.grad is not None
     torch.testing.assert_close(layer.weight.grad, values(3, 8).sum(0).expand(4, 8))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+def test_a_compiled_model_keeps_the_kernels_of_its_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustprobe.core.fast_linear.pays", lambda: True)
+    graphs: list[str] = []
+
+    def compiler(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(str(graph.graph))
+        return graph.forward
+
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)).eval()
+    compiled = torch.compile(plain, backend=compiler)
+    images = torch.rand(4, 3, 8, 8)
+    labels = plain(images).argmax(1)
+    results = [
+        rp.attack(model, images, labels, attack="pgd", steps=3, eps="1/255", task="classification")
+        for model in (plain, compiled)
+    ]
+    assert graphs
+    assert not any("mkldnn" in graph or "Linear_apply" in graph or "_Linear" in graph for graph in graphs)
+    assert all("linear" in graph for graph in graphs)
+    torch.testing.assert_close(results[1].adversarial, results[0].adversarial)

@@ -78,7 +78,8 @@ class _Detour(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is F.linear:
+        # A compiled model has kernels of its own, and the compiler knows no gradient of the one used here.
+        if func is F.linear and not torch.compiler.is_compiling():
             values, weight, bias = _arguments(*args, **(kwargs or {}))
             if _fits(values, weight, bias):
                 return _Linear.apply(values, weight, bias)
