@@ -25,6 +25,8 @@ def tables() -> ModuleType:
 
 def test_table_and_claims_hold(tables: ModuleType) -> None:
     assert tables.faults(tables.Scores.read(SCORES), PAGE.read_text()) == []
+    of_test = tables.table(tables.Scores.read(SCORES.with_name("hardening-parts-test.csv")))
+    assert of_test in PAGE.read_text()
 
 
 def test_a_changed_number_and_a_missing_sentence_are_found(tables: ModuleType) -> None:
