@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -265,6 +266,11 @@ def test_wandb_reads_back_what_was_measured(call: Call, tmp_path: Path, monkeypa
     assert "warning: tracker" not in answer.out
     numbers = [TrackedNumber.of(r) for r in Store(out).records()]
     told = wandb_history(out)
+    # Another process of W&B's writes the file, and may end after the run.
+    deadline = time.monotonic() + 20
+    while "numbers/nrows" not in told and time.monotonic() < deadline:
+        time.sleep(0.2)
+        told = wandb_history(out)
     for number in numbers:
         assert told[number.path] == pytest.approx(number.value)
         assert told[f"{number.path} ci_low"] == pytest.approx(number.ci_low)

@@ -8,6 +8,7 @@ from robustprobe.core.arguments import checked_types
 from robustprobe.core.device import find_device
 from robustprobe.core.errors import UserError
 from robustprobe.core.head_spec import TextsFile
+from robustprobe.core.spec_base import validated
 from robustprobe.core.types import LabelSpace
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.core.views import Resized
@@ -46,7 +47,7 @@ def zero_shot(encoder: Encoder | str, texts: str | Path, *, classes: Sequence[st
         >>> logits = model(images)  # (B, 3, H, W) in [0, 1] to (B, C)
     """
     encoder, where = as_encoder(encoder, "zero_shot"), find_device(device)
-    templates = TextsFile.model_validate(texts).templates
+    templates = validated(TextsFile, texts, "`texts`").templates
     if templates:
         check_names(classes, "rp.zero_shot (classes=...)")
         head, names = head_of_templates(encoder.text_tower(), templates, classes), tuple(classes)
