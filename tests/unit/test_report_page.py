@@ -418,6 +418,14 @@ def test_what_speaks_against_a_share_is_said_beside_it(half: float, failed: tupl
     assert "The share of sure " not in lead
 
 
+@pytest.mark.parametrize(("failed", "said"), [("second restart", False), ("gradient", False), ("ball", True)])
+def test_a_share_of_nothing_cannot_be_too_high(failed: str, said: bool) -> None:
+    # Below the level of chance, 0.2, so that nothing is left; the score itself is not 0.
+    made = [made_of("clean", 0.5, 0.05), made_of("pgd", 0.1, 0.01, (failed,))]
+    assert made[1].doubts
+    assert ("failed sanity checks" in headline(made, board(made)).lead) is said
+
+
 def test_one_encoder_with_two_kinds_of_heads_is_one_encoder_everywhere() -> None:
     plain = [make_record(attack(name), value) for name, value in (("clean", 0.9), ("pgd", 0.3))]
     other = HeadFacts(

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from robustprobe.report.tables.board import Board, BoardRow, TaskOnDataset
+from robustprobe.report.tables.board import Board, BoardRow, Strongest, TaskOnDataset
 from robustprobe.report.tables.corruptions import corruption_summaries, corruption_tables
 from robustprobe.report.tables.matrix import ends_text, failed_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.report.tables.shares import share_text
 from robustprobe.results.labels import heads_text
-from robustprobe.results.records import Interval, Record
+from robustprobe.results.records import WEAKNESS, Interval, Record
 
 WIDEST = 1.0
 """An interval of a share that is wider than this leaves open whether anything is kept, or everything."""
@@ -145,13 +145,20 @@ def _reliance_text(rows: Sequence[BoardRow]) -> str:
     texts = []
     for row in rows:
         found = [k for k in row.benchmarks if k and k.share]
-        failed = dict.fromkeys(check.name for k in found for r in (k.clean, k.attacked) for check in r.doubts)
+        failed = dict.fromkeys(name for k in found for name in _failed_names(k))
         whose = f" The share of {row.encoder}" if len(rows) > 1 else " The share"
         wide = row.robust is not None and row.robust.ci_high - row.robust.ci_low > WIDEST
         said = [f"rests on numbers that failed sanity checks ({_listed(list(failed))})"] if failed else []
         said += ["has an interval that leaves it open (take more images)"] if wide else []
         texts += [f"{whose} {' and '.join(said)}."] if said else []
     return "".join(texts)
+
+
+def _failed_names(benchmark: Strongest) -> list[str]:
+    """Failed checks of its numbers; where nothing is left, not those that say that an attack can do more."""
+    nothing = benchmark.share is not None and benchmark.share.ci_high <= 0
+    failed = [check.name for record in (benchmark.clean, benchmark.attacked) for check in record.doubts]
+    return [name for name in failed if not (nothing and name in WEAKNESS)]
 
 
 def _compared_text(rows: Sequence[BoardRow]) -> str:
