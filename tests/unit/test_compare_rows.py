@@ -1,6 +1,5 @@
 """`scripts/compare_rows.py`: the same rows are the same under old and new names; one bit is a difference."""
 
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from robustprobe.results.records import Record
 from robustprobe.results.store import Store
+from tests.scripts import program
 from tests.unit.test_report_tables import attack, make_record
 
 pytestmark = pytest.mark.unit
@@ -24,13 +24,7 @@ COLUMNS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def compare_rows() -> Callable[[list[str]], int]:
-    path = Path(__file__).parents[2] / "scripts" / "compare_rows.py"
-    spec = importlib.util.spec_from_file_location("compare_rows", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: Callable[[list[str]], int] = module.main
+    found: Callable[[list[str]], int] = program("scripts/compare_rows.py").main
     return found
 
 

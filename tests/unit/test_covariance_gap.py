@@ -1,9 +1,5 @@
 """Scripts on the covariance gap: as a loss, against the diagnostic of a run; and its correlation with scores."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 
@@ -11,20 +7,10 @@ from robustprobe.core.types import Features
 from robustprobe.defences import LayerFeatures
 from robustprobe.metrics.feature_gap import feature_gap
 from robustprobe.results.records import FeatureGaps, Interval
+from tests.scripts import program
 from tests.unit.test_report_tables import attack, make_record
 
 pytestmark = pytest.mark.unit
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def script(name: str) -> ModuleType:
-    found = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert found
-    assert found.loader
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
 
 
 def features(seed: int) -> Features:
@@ -33,14 +19,14 @@ def features(seed: int) -> Features:
 
 
 def test_the_gap_of_the_loss_is_that_of_the_diagnostic() -> None:
-    module = script("covariance_gap_loss")
+    module = program("scripts/covariance_gap_loss.py")
     clean, attacked = features(0), features(1)
     expected = feature_gap(clean.cls.numpy(), attacked.cls.numpy()).covariance.value
     assert float(module.covariance_gap(clean.cls, attacked.cls)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_loss_adds_the_weighted_gap_and_none_where_nothing_moved() -> None:
-    module = script("covariance_gap_loss")
+    module = program("scripts/covariance_gap_loss.py")
     clean, attacked = features(0), features(1)
     found = {}
     for weight in (0.0, 1.0, 3.0):
@@ -66,7 +52,7 @@ def test_the_correlation_is_that_of_ranks_and_has_the_sign_of_better_scores() ->
             records.append(make_record(attack("embed"), 0.5, encoder=name, task=task, feature_gaps=gaps(gap)))
             records.append(make_record(attack(own), score, encoder=name, task=task))
             records.append(make_record(attack("clean"), 0.95, encoder=name, task=task))
-    found = script("gap_against_robustness").correlations(records)
+    found = program("scripts/gap_against_robustness.py").correlations(records)
     assert [name.split()[0] for name in found] == ["classification", "depth"]
     for (count, values), sign in zip(found.values(), (-1, 1), strict=True):
         assert count == 3

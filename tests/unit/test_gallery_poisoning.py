@@ -1,7 +1,5 @@
 """`benchmarks/gallery_poisoning.py`: images stay in their ball, and more of the known queries return them."""
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -9,20 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from robustprobe.encoders import Encoder
+from tests.scripts import program
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "gallery_poisoning", Path(__file__).parents[2] / "benchmarks" / "gallery_poisoning.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("benchmarks/gallery_poisoning.py")
 
 
 def test_poisoned_images_stay_in_their_ball_and_are_returned_by_more_queries(

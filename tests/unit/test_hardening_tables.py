@@ -1,26 +1,20 @@
 """The page of findings on hardening says what its file of scores does."""
 
-import importlib.util
 import re
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.scripts import ROOT, program
+
 pytestmark = pytest.mark.unit
 
-ROOT = Path(__file__).parents[2]
 SCORES, PAGE = (ROOT / "docs/findings" / name for name in ("hardening-parts.csv", "hardening.md"))
 
 
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
-    found = importlib.util.spec_from_file_location("hardening_tables", ROOT / "scripts/hardening_tables.py")
-    assert found
-    assert found.loader
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return program("scripts/hardening_tables.py")
 
 
 def test_table_and_claims_hold(tables: ModuleType) -> None:
