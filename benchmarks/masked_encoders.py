@@ -22,7 +22,7 @@ from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.types import SanityCheck
 from robustprobe.datasets import load_dataset
 from robustprobe.evaluation.same_computation import SameComputation
-from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks, union
+from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks, union_damage
 from robustprobe.tasks import Model
 
 Function = Callable[[Tensor], Tensor]
@@ -274,7 +274,7 @@ def gains(
         clean, scores = judge.scores(case.images), judge.scores(run(function, case, spec).images)
         stand_ins: tuple[Function, ...] = (SameComputation(function), smoothed(function, spec.eps), other.model)
         for found, stand_in in zip(shares.values(), stand_ins, strict=True):
-            more = union(judge, clean, scores, run(stand_in, case, spec).images)
+            more = union_damage(judge, clean, scores, run(stand_in, case, spec).images)
             found.append(f"{more.gain:.2f}{'' if more.passed else '!'}")
     return f"| {name} | {' | '.join(' '.join(found) for found in shares.values())} |"
 

@@ -95,8 +95,9 @@ class PseudoLabels(Defence):
             for count in self._counts(kind, len(points)):
                 self.clusterings.append(_clustered(kind, points, count))
                 self.heads.append(_nearest_centre(self.clusterings[-1]))
-        patches = torch.cat([_tokens(part, "patch").flatten(0, 1) for part in parts])
-        self.patch_variance = (patches - patches.mean(0)).square().sum(1).mean()
+        if self.patch_distance:
+            patches = torch.cat([_tokens(part, "patch").flatten(0, 1) for part in parts])
+            self.patch_variance = (patches - patches.mean(0)).square().sum(1).mean()
 
     @property
     def patch_distance(self) -> bool:

@@ -35,8 +35,7 @@ def text_tower(origin: Repository, kind: str, vision: nn.Module) -> TextTower:
     Raises:
         UserError: the repository has none, or no tokenizer.
     """
-    vocabulary = _vocabulary(origin)
-    model, tokenizer = _loaded(origin, kind)
+    model, tokenizer, digest = _loaded(origin, kind)
     siglip = kind == "siglip"
     most = model.config.text_config.max_position_embeddings
 
@@ -55,12 +54,9 @@ def text_tower(origin: Repository, kind: str, vision: nn.Module) -> TextTower:
         embedded: Tensor = getattr(answer, "pooler_output", answer)
         return embedded
 
-    seen = hashlib.sha256(vocabulary.read_bytes())
-    for name, weights in model.state_dict().items():
-        seen.update(name.encode() + weights.contiguous().numpy().tobytes())
     return TextTower(
         embed,
-        seen.hexdigest(),
+        digest,
         float(model.logit_scale.exp()),
         float(model.logit_bias) if siglip else 0.0,
         None if siglip else model.visual_projection.weight.detach(),
@@ -68,15 +64,15 @@ def text_tower(origin: Repository, kind: str, vision: nn.Module) -> TextTower:
     )
 
 
-def _vocabulary(origin: Repository) -> Path:
-    """The file of a repository's tokenizer; of one on the hub everything beside it is brought too."""
+def _tokenizer_files(origin: Repository) -> list[Path]:
+    """The files of a repository's tokenizer that are there; those of one on the hub are brought first."""
     if origin.commit:
         hub_file(origin.spec, origin.name, VOCABULARIES, origin.commit)
         for name in MORE_FILES:
             with suppress(UserError):
                 hub_file(origin.spec, origin.name, [name], origin.commit)
-    found = next((path for name in VOCABULARIES if (path := origin.folder / name).is_file()), None)
-    if found is None:
+    found = [path for name in (*VOCABULARIES, *MORE_FILES) if (path := origin.folder / name).is_file()]
+    if not any(path.name in VOCABULARIES for path in found):
         raise UserError(
             f"{origin.spec} has no tokenizer in {origin.folder}, so its text tower cannot read templates; expected "
             f"{' or '.join(VOCABULARIES)}. Save it there with tokenizer.save_pretrained, or give a file of text "
@@ -86,10 +82,11 @@ def _vocabulary(origin: Repository) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _loaded(origin: Repository, kind: str) -> tuple[Any, Any]:
-    """The model without its image tower, in fp32, and its tokenizer."""
+def _loaded(origin: Repository, kind: str) -> tuple[Any, Any, str]:
+    """The model without its image tower, in fp32, its tokenizer, and what names the content of both."""
     import transformers
 
+    files = _tokenizer_files(origin)
     with _quiet(transformers):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -111,7 +108,12 @@ def _loaded(origin: Repository, kind: str) -> tuple[Any, Any]:
         raise UserError(f"{origin.spec} lacks {len(missing)} weights of its text tower: {', '.join(missing[:3])}.")
     # The image tower is the encoder's own.
     del model.vision_model
-    return model.eval().requires_grad_(False), tokenizer
+    seen = hashlib.sha256()
+    for path in files:
+        seen.update(path.name.encode() + path.read_bytes())
+    for name, weights in model.state_dict().items():
+        seen.update(name.encode() + weights.contiguous().numpy().tobytes())
+    return model.eval().requires_grad_(False), tokenizer, seen.hexdigest()
 
 
 @contextmanager

@@ -256,13 +256,13 @@ def _black_box(
 ) -> SanityCheck:
     kept = {name: value for name, value in spec.model_dump().items() if name in ("eps", "norm", "seed", "eot_samples")}
     blind = AttackSpec(name="square", steps=QUERIES, **kept)
-    more = union(judge, clean, scores, _attacked(blind, sample))
+    more = union_damage(judge, clean, scores, _attacked(blind, sample))
     means = "" if more.passed else ": the gradient misleads, so the score is too good"
     text = f"a black-box attack with {QUERIES} queries {more.text}{means}"
     return SanityCheck("black box", more.gain, more.passed, text)
 
 
-class Union(NamedTuple):
+class UnionDamage(NamedTuple):
     """What the worse of two results adds, image by image, to the first alone, as a share of the clean score."""
 
     gain: float
@@ -270,14 +270,14 @@ class Union(NamedTuple):
     text: str
 
 
-def union(judge: JudgingModel, clean: Tensor, scores: Tensor, others: Tensor) -> Union:
+def union_damage(judge: JudgingModel, clean: Tensor, scores: Tensor, others: Tensor) -> UnionDamage:
     """Of an attack and of other images the worse result counts: gradients that mislead on some images are found too."""
     both = judge.worse(scores, judge.scores(others))
     worse = (both != scores) & ~scores.isnan()
     gain = judge.damage(scores, both) / max(abs(float(clean.nanmean())), 1e-12)
     passed = gain <= MOST_UNION or int(worse.sum()) < 2
     share = float(worse.double().mean())
-    return Union(gain, passed, f"does more on {share:.0%} of images, {gain:.1%} of the clean score")
+    return UnionDamage(gain, passed, f"does more on {share:.0%} of images, {gain:.1%} of the clean score")
 
 
 class _StandIn(NamedTuple):
@@ -323,7 +323,7 @@ def _transfer(judge: JudgingModel, clean: Tensor, scores: Tensor, stand_in: _Sta
     if stand_in.images is None:
         text = f"the model's operations, differentiated anew, give its gradient up to {stand_in.difference:.1%}"
         return SanityCheck("transfer", 0.0, True, text)
-    more = union(judge, clean, scores, stand_in.images)
+    more = union_damage(judge, clean, scores, stand_in.images)
     means = "" if more.passed else ": the model hides its gradient, so the score is too good"
     text = (
         f"the model's operations, differentiated anew, give another gradient (by {stand_in.difference:.1%}); "
