@@ -1,6 +1,7 @@
 """Zero-shot heads of templates: logits of CLIP and SigLIP as transformers has them, and what cannot be read."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,19 @@ def test_other_weights_of_the_text_tower_and_other_templates_are_other_heads(tmp
         (other / name).write_bytes((tmp_path / name).read_bytes())
     assert rp.load_encoder(f"hf:{other}").digest == rp.load_encoder(f"hf:{tmp_path}").digest
     assert key(other, "templates") != first
+
+
+def test_another_setting_of_the_tokenizer_is_another_head(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    saved(first, "clip")
+    shutil.copytree(first, second)
+    spec = HeadSpec.model_validate({"zero_shot": "templates"})
+    assert key_of(first, spec) == key_of(second, spec)
+    third = tmp_path / "third"
+    shutil.copytree(first, third)
+    settings = json.loads((third / "tokenizer_config.json").read_text())
+    (third / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 4}))
+    assert key_of(first, spec) != key_of(third, spec)
 
 
 def test_an_encoder_without_a_text_tower_is_one_clear_error(tiny_encoder: Encoder, tmp_path: Path) -> None:

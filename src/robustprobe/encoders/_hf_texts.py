@@ -35,7 +35,10 @@ def text_tower(origin: Repository, kind: str, vision: nn.Module) -> TextTower:
     Raises:
         UserError: the repository has none, or no tokenizer.
     """
-    model, tokenizer, digest = _loaded(origin, kind)
+    seen = hashlib.sha256()
+    for path in _tokenizer_files(origin):
+        seen.update(path.name.encode() + path.read_bytes())
+    model, tokenizer, digest = _loaded(origin, kind, seen.hexdigest())
     siglip = kind == "siglip"
     most = model.config.text_config.max_position_embeddings
 
@@ -82,11 +85,10 @@ def _tokenizer_files(origin: Repository) -> list[Path]:
 
 
 @lru_cache(maxsize=1)
-def _loaded(origin: Repository, kind: str) -> tuple[Any, Any, str]:
+def _loaded(origin: Repository, kind: str, tokenizer_digest: str) -> tuple[Any, Any, str]:
     """The model without its image tower, in fp32, its tokenizer, and what names the content of both."""
     import transformers
 
-    files = _tokenizer_files(origin)
     with _quiet(transformers):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -108,9 +110,7 @@ def _loaded(origin: Repository, kind: str) -> tuple[Any, Any, str]:
         raise UserError(f"{origin.spec} lacks {len(missing)} weights of its text tower: {', '.join(missing[:3])}.")
     # The image tower is the encoder's own.
     del model.vision_model
-    seen = hashlib.sha256()
-    for path in files:
-        seen.update(path.name.encode() + path.read_bytes())
+    seen = hashlib.sha256(tokenizer_digest.encode())
     for name, weights in model.state_dict().items():
         seen.update(name.encode() + weights.contiguous().numpy().tobytes())
     return model.eval().requires_grad_(False), tokenizer, seen.hexdigest()
