@@ -27,7 +27,7 @@ from robustprobe.core.registry import attacks as known_attacks
 from robustprobe.core.sizes import OWN_UNITS, Norm, OwnUnit, SizeUnit
 from robustprobe.core.spec_base import validated
 from robustprobe.core.straight_through import StandIn
-from robustprobe.core.types import Features, LabelSpace
+from robustprobe.core.types import Features
 from robustprobe.core.user_warnings import warn_user
 from robustprobe.core.usual_mode import recording
 from robustprobe.datasets import batch_doubts
@@ -238,9 +238,7 @@ def _attacked(
         judge = _judge(model, images, given.targets, task)
         victim_of = _victims(model, spec.name, images.device, precision, backward)
         most = largest_batch(victim_of(judge, images, goals).function, images, made.uses_gradient)
-        for text in call_doubts(
-            spec, judge and LabelledModel(judge.function, judge.task, judge.targets), images[:most]
-        ):
+        for text in call_doubts(spec, judge, images[:most]):
             warn_user(f"{text}.")
         adversarial, scores, damage, zeros = [], [], [], []
         for start in range(0, len(images), most):
@@ -263,7 +261,7 @@ def _attacked(
     return AttackResult(torch.cat(adversarial), torch.cat(scores), images, spec, metric, torch.cat(damage))
 
 
-def _outside(judge: "_Judge", attacked: Attacked, images: Tensor) -> "_Judge":
+def _outside(judge: LabelledModel, attacked: Attacked, images: Tensor) -> LabelledModel:
     """The judge with the labels that count: outside of patches."""
     if attacked.boxes is None:
         return judge
@@ -293,7 +291,7 @@ def _beside(
     return images.to(place), None if targets is None else targets.to(place), None if goals is None else goals.to(place)
 
 
-VictimOf = Callable[["_Judge | None", Tensor, Tensor | None], Victim]
+VictimOf = Callable[[LabelledModel | None, Tensor, Tensor | None], Victim]
 
 
 def _victims(
@@ -307,7 +305,7 @@ def _victims(
         encoder, view = model.encoder, replace(model.view, layers=1)
     surrogates = SurrogateHeads(encoder, device) if isinstance(encoder, Encoder) else None
 
-    def victim(judge: "_Judge | None", images: Tensor, goals: Tensor | None) -> Victim:
+    def victim(judge: LabelledModel | None, images: Tensor, goals: Tensor | None) -> Victim:
         if label_free:
             return encoder_victim(encoder, view, precision=precision, goals=goals, surrogates=surrogates, bpda=bpda)
         if judge is None or not target_tasks(name, {judge.task.name: judge.task.attacks}):
@@ -323,15 +321,9 @@ def _victims(
     return victim
 
 
-class _Judge(NamedTuple):
-    function: Callable[[Tensor], Tensor]
-    task: Task
-    targets: Tensor
-    space: LabelSpace
-    """Of the labels of all images, also where `targets` are those of a batch."""
-
-
-def _judge(model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | None, task: str | None) -> _Judge | None:
+def _judge(
+    model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | None, task: str | None
+) -> LabelledModel | None:
     function: Callable[[Tensor], Tensor]
     if isinstance(model, Model):
         if task not in (None, model.task.name):
@@ -355,7 +347,7 @@ def _judge(model: Callable[[Tensor], Any], images: Tensor, targets: Tensor | Non
     labels = judged.check_targets(targets, len(images))
     for text in batch_doubts(judged, labels):
         warn_user(text)
-    return _Judge(function, judged, labels, judged.space_of_set([labels]))
+    return LabelledModel(function, judged, labels, judged.space_of_set([labels]))
 
 
 def _at_image_size(model: Callable[[Tensor], Any], kind: type[Task]) -> Callable[[Tensor], Any]:
@@ -395,7 +387,7 @@ def _channels_are_last(output: Tensor, images: Tensor) -> bool:
 
 
 def _worst_score(
-    model: Callable[[Tensor], Any], judge: _Judge | None, images: Tensor, adversarial: Tensor, times: int
+    model: Callable[[Tensor], Any], judge: LabelledModel | None, images: Tensor, adversarial: Tensor, times: int
 ) -> Tensor:
     """Of several judgements of each image the worst; without a task the farthest embedding."""
     scores = torch.stack([_score(model, judge, images, adversarial) for _ in range(times)])
@@ -404,7 +396,7 @@ def _worst_score(
 
 
 @torch.no_grad()
-def _score(model: Callable[[Tensor], Any], judge: _Judge | None, images: Tensor, adversarial: Tensor) -> Tensor:
+def _score(model: Callable[[Tensor], Any], judge: LabelledModel | None, images: Tensor, adversarial: Tensor) -> Tensor:
     if judge is not None:
         output = judge.function(adversarial).float()
         if output.isnan().any():

@@ -9,6 +9,7 @@ from torch import Tensor
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.eps import implausible_eps
 from robustprobe.core.errors import UserError
+from robustprobe.core.types import LabelSpace
 from robustprobe.tasks import Task
 
 LOOKED_AT = 8
@@ -26,6 +27,8 @@ class LabelledModel(NamedTuple):
     function: Callable[[Tensor], Tensor]
     task: Task
     targets: Tensor
+    space: LabelSpace
+    """Of the labels of all images, also where `targets` are those of a batch."""
 
 
 def call_doubts(spec: AttackSpec, judged: LabelledModel | None, images: Tensor) -> list[str]:
