@@ -82,16 +82,22 @@ def test_a_gradient_of_something_else_is_told(wrap: Callable[[Function], Functio
     assert "gradient" in found.meaning
 
 
-def test_a_right_gradient_of_a_rough_loss_is_not_called_wrong() -> None:
-    # A wave of 3.4 steps of eps/20: nearly linear over one of them, not over five.
-    rough = of_digits(lambda m: lambda x: m(x + 0.01 * torch.sin(2 * torch.pi * x / (0.17 * EPS))))
+# Waves of 3.4 steps of eps/20, nearly linear over one of them and not over five, and of 1.2, linear over eps/200 only.
+@pytest.mark.parametrize(("wave", "parts"), [(0.17, (20, 4)), (0.06, (200, 20, 4))])
+def test_a_right_gradient_of_a_rough_loss_is_not_called_wrong(wave: float, parts: tuple[int, ...]) -> None:
+    rough = of_digits(lambda m: lambda x: m(x + 0.01 * torch.sin(2 * torch.pi * x / (wave * EPS))))
     found = gradient_check(rough, EPS, "linf")
     assert found is not None
     assert not found.passed
     assert "the loss is rough" in found.meaning
+    assert [f"over eps/{part}" in found.meaning for part in (200, 20, 4)] == [part in parts for part in (200, 20, 4)]
+
+
+def test_a_wrong_gradient_is_called_wrong_at_every_step() -> None:
     wrong = gradient_check(of_digits(with_gradient(lambda g: -g)), EPS, "linf")
     assert wrong is not None
     assert "is not that of the loss" in wrong.meaning
+    assert "over eps/200" in wrong.meaning
 
 
 def test_a_model_whose_loss_stands_still_is_left_to_the_other_checks() -> None:
