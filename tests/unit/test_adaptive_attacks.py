@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 import robustprobe as rp
 from robustprobe import UserError
-from robustprobe.attacks import Attack, load_attack
+from robustprobe.attacks import Attack, Victim, load_attack
 from robustprobe.core.attack_spec import AttackChoice, AttackSpec
 from robustprobe.core.registry import attacks
 from robustprobe.core.spec import Suite
 from robustprobe.core.straight_through import find_module, straight_through
-from robustprobe.core.types import LabelSpace
+from robustprobe.core.types import Features, LabelSpace
 from robustprobe.evaluation.evaluate import worse_rows
 from robustprobe.tasks import load_task
 from tests.digits import digits
@@ -138,6 +138,29 @@ def test_an_honest_model_is_attacked_no_less(attack: str) -> None:
 
     adapted = left(Honest(), attack, steps=5, bpda="defence", eot_samples=2, judgements=2)
     assert adapted == left(Honest(), attack, steps=5)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_label_free_asks_for_every_draw_of_every_iterate_once(draws: int) -> None:
+    """Its two measures share an answer; two draws at the same images do not."""
+    answers: list[Tensor] = []
+
+    def encoder(images: Tensor) -> Features:
+        patches = nn.functional.avg_pool2d(images, 4) + 0.1 * torch.randn(len(images), 3, 4, 4)
+        answers.append(patches.detach())
+        return Features(patches.mean((2, 3)), patches)
+
+    def head(features: Features, size: tuple[int, int]) -> Tensor:
+        return nn.functional.interpolate(features.patches, size=size)
+
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    victim = Victim(encoder, surrogate_heads=lambda size: [head])
+    spec = AttackSpec(name="label-free", eps=EPS, steps=2, eot_samples=draws)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        load_attack(spec).run(victim, images, ["a", "b"])
+    # The clean images once; in each of two phases two steps and the last iterate.
+    assert len(answers) == 1 + 2 * 3 * draws
 
 
 def test_every_attack_with_gradients_takes_both_options() -> None:

@@ -5,8 +5,12 @@ import torch
 from torch import Tensor
 
 import robustprobe as rp
-from robustprobe.attacks.min_eps import LEVELS
+from robustprobe.attacks import PerImageRandom, Victim
+from robustprobe.attacks.min_eps import LEVELS, MinEps, broken
+from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.errors import UserError
+from robustprobe.core.types import LabelSpace
+from robustprobe.tasks import load_task
 
 pytestmark = pytest.mark.unit
 
@@ -131,3 +135,21 @@ def test_minimal_eps_does_not_depend_on_the_batch() -> None:
 
     together = found(list(range(24)))
     assert torch.equal(torch.cat([found([i]) for i in (3, 7, 20)]), together[[3, 7, 20]])
+
+
+@pytest.mark.parametrize("draws", [1, 2, 5])
+def test_damage_says_broken_of_images_that_every_draw_broke_and_of_no_others(draws: int) -> None:
+    """A model that answers at random: the mean damage of an image that one draw held is large too."""
+    weights, images, labels = case()
+    names, task = tuple(str(i) for i in range(len(images))), load_task("classification", LabelSpace(classes=("a", "b")))
+
+    def model(x: Tensor) -> Tensor:
+        return (x + 0.1 * torch.randn_like(x)).flatten(1) @ weights.T
+
+    attack = MinEps(AttackSpec(name="min-eps", eps=0.02, steps=4, eot_samples=draws, lost_share=0.5))
+    victim = Victim(model, labels, task.space, task.attack_losses, task.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = attack.perturb(victim, images, PerImageRandom(0, names, "min-eps"), None)
+    assert 0 < int(found.success.sum()) < len(images)
+    assert torch.equal(broken(found.damage), found.success)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustprobe.attacks import Attacked, Entries, LossValues, Objective, SearchResult, Victim, load_attack
 from robustprobe.attacks._apgd import apgd
-from robustprobe.attacks._search import Optimiser, PerImageRandom, Search, everything
+from robustprobe.attacks._search import Best, Optimiser, PerImageRandom, Search, everything
 from robustprobe.attacks._sign_gradient import sign_gradient
 from robustprobe.attacks._square import square
 from robustprobe.attacks._staged import staged_apgd
@@ -426,3 +426,65 @@ def test_worst_takes_no_more_goals_than_there_are_wrong_classes() -> None:
     phases = kind(AttackSpec(name="ensemble", eps=0.01)).phases(victim, FOUR)  # type: ignore[call-arg, attr-defined]
     assert [phase.name for phase in phases] == ["ce apgd", "targeted-ce apgd", "margin square"]
     assert [phase.runs for phase in phases] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("optimiser", [apgd, sign_gradient, square])
+def test_what_every_draw_broke_comes_before_more_damage_that_one_draw_held(optimiser: Optimiser, stop: bool) -> None:
+    """Of a model that answers at random: by step the damage and the success of each of two draws."""
+    draws = [((0.3, False), (0.3, False)), ((1.1, True), (1.1, True)), ((1.9, True), (0.9, False))]
+    asked = 0
+
+    def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
+        nonlocal asked
+        damage, success = draws[round(2 * progress)][asked % 2]
+        asked += 1
+        value = x.sum((1, 2, 3))
+        return LossValues(value, value, torch.full((1,), damage), torch.tensor([success]))
+
+    image = torch.full((1, 3, 4, 4), 0.5)
+    problem = search(judge, 2)._replace(draws=2, stop=stop)
+    found = optimiser(problem, image, everything(image), randomness(1), None)
+    assert found.success.tolist() == [True]
+    assert float(found.damage) == pytest.approx(1.1)
+
+
+def test_of_the_last_iterate_what_it_did_counts_even_where_an_earlier_one_broke_the_image() -> None:
+    best = Best(torch.zeros(1, 3, 2, 2), search(Watched(torch.sum), 2)._replace(last=True))
+    for step, (damage, success) in enumerate([(0.1, False), (1.5, True), (0.2, False)]):
+        judged = LossValues(torch.zeros(1), torch.zeros(1), torch.tensor([damage]).double(), torch.tensor([success]))
+        best.visit(torch.tensor([0]), torch.full((1, 3, 2, 2), float(step)), judged, step)
+    assert best.outcome().success.tolist() == [False]
+    assert (best.outcome().images == 2).all()
+
+
+def rough_classifier(count: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Two ReLU layers in double precision, and images (count, 3, 4, 4)."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((48, 64), (64, 64), (64, 8))
+    first, second, third = (torch.randn(a, b, generator=generator, dtype=torch.float64) / a**0.5 for a, b in shapes)
+    images = torch.rand(count, 3, 4, 4, generator=generator, dtype=torch.float64)
+    return lambda x: 4 * ((x.flatten(1) @ first).relu() @ second).relu() @ third, images
+
+
+@pytest.mark.parametrize("early_exit", [False, True])
+@pytest.mark.parametrize("name", ["pgd:targeted-ce", "apgd:targeted-dlr", "ensemble"])
+def test_a_broken_image_leaves_no_trace_whatever_further_runs_did(name: str, early_exit: bool) -> None:
+    """Of several runs some break an image and others do not; how many are made at once depends on the batch."""
+    model, images = rough_classifier(48)
+    labels = model(images).argmax(1)
+    task = load_task("classification", LabelSpace(classes=tuple("abcdefgh")))
+    attack = load_attack(AttackSpec(name=name, eps=0.04, steps=6, restarts=3, early_exit=early_exit))
+
+    def run(places: list[int]) -> Attacked:
+        seen = Victim(model, labels[places], task.space, task.attack_losses, task.name)
+        return attack.run(seen, images[places], [str(place) for place in places])
+
+    whole = run(list(range(48)))
+    broken = model(whole.images).argmax(1) != labels
+    assert 0 < int(broken.sum()) < 48
+    assert torch.equal(whole.rising.isnan(), broken)
+    alone = [run([place]) for place in range(48)]
+    for field in ("rising", "zero_gradient"):
+        one_by_one = torch.cat([getattr(one, field) for one in alone])
+        torch.testing.assert_close(getattr(whole, field), one_by_one, equal_nan=True)

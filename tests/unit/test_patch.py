@@ -163,6 +163,14 @@ def test_passes_are_those_that_are_counted(scene_probes: SceneProbes, options: d
     assert (found.forwards, found.backwards) == load_attack(spec(**options)).total_passes()
 
 
+@pytest.mark.parametrize("task", ["classification", "depth"])
+def test_the_last_iterate_is_the_last_one_with_early_exit_too(scene_probes: SceneProbes, task: str) -> None:
+    _, seen = victim(scene_probes, task)
+    last = run(seen, iterate="last", steps=6)
+    assert torch.equal(run(seen, iterate="last", steps=6, early_exit=True).images, last.images)
+    assert task != "classification" or not torch.equal(run(seen, steps=6, early_exit=True).images, last.images)
+
+
 def test_clean_control_and_attack_are_judged_on_the_same_pixels(scene_probes: SceneProbes) -> None:
     models = {task: scene_probes.fitted[task][0] for task in TASKS}
     data = rp.load_dataset("scenes", split="test", limit=4, size=(16, 16))

@@ -14,6 +14,7 @@ from robustprobe.attacks._search import (
     Search,
     SearchResult,
     everything,
+    outranks,
     visited,
 )
 from robustprobe.attacks._sign_gradient import sign_gradient
@@ -142,19 +143,19 @@ def replaced(result: SearchResult, part: SearchResult, index: Tensor) -> SearchR
 
 
 def merged(result: SearchResult, part: SearchResult, index: Tensor, stop: bool) -> SearchResult:
-    """`result` with the images at `index` replaced by those of `part` where these have more damage.
+    """`result` with the images at `index` replaced by those of `part` where these outrank them.
 
-    Ties keep the earlier image. With early exit (`stop`) broken images are kept too, so that the result does not
+    Ties keep the earlier image. With early exit (`stop`) nothing of a broken image changes, so that the result does not
     depend on how many runs are made at once.
     """
-    better = part.damage > result.damage[index]
-    if stop:
-        better = better & ~result.success[index]
+    counted = ~result.success[index] if stop else torch.ones_like(part.success)
+    better = counted & outranks(part.success, part.damage, result.success[index], result.damage[index])
     images, damage, success, zeros, rising = (value.clone() for value in result.values)
     chosen = index[better]
     images[chosen], damage[chosen], success[chosen] = part.images[better], part.damage[better], part.success[better]
-    zeros[index] = torch.fmax(zeros[index], part.zero_gradient)
-    rising[index] = torch.where(better | rising[index].isnan(), part.rising, rising[index])
+    zeros[index] = torch.where(counted, torch.fmax(zeros[index], part.zero_gradient), zeros[index])
+    replaced = better | (~success[index] & rising[index].isnan())
+    rising[index] = torch.where(replaced, part.rising, rising[index])
     return SearchResult(images, damage, success, zeros, rising)
 
 

@@ -34,7 +34,7 @@ class LossValues(NamedTuple):
     """Values of an objective per entry, each (n,).
 
     Steps maximise `loss`; adaptive steps compare `step_loss` between steps; the result is the visited iterate with
-    most `damage`; `success` marks entries whose score cannot get worse.
+    most `damage`, of those with `success` where there are some: it marks entries whose score cannot get worse.
     """
 
     loss: Tensor
@@ -167,6 +167,14 @@ class SearchResult(NamedTuple):
         return self.images, self.damage, self.success, self.zero_gradient, self.rising
 
 
+def outranks(success: Tensor, damage: Tensor, other_success: Tensor, other_damage: Tensor) -> Tensor:
+    """Which images (n,) do worse harm than others: success comes first, then damage.
+
+    Of one answer of the model success has the larger damage anyway; the mean damage of several may be larger without.
+    """
+    return torch.where(success == other_success, damage > other_damage, success)
+
+
 class Best:
     """The best visited image of each entry, and diagnostics for the sanity checks."""
 
@@ -185,7 +193,7 @@ class Best:
         self, index: Tensor, images: Tensor, judged: LossValues, step: int, gradient: Tensor | None = None
     ) -> None:
         """Update the entries at `index` with new iterates."""
-        better = judged.damage > self.damage[index]
+        better = outranks(judged.success, judged.damage, self.success[index], self.damage[index])
         if self.search.last and step == self.search.steps:
             better = torch.ones_like(better)
         self.images[index] = torch.where(over_image(better), images, self.images[index])

@@ -25,8 +25,7 @@ def task_objective(victim: Victim, name: str, images: Tensor, broken: Broken | N
     """The loss `name` of the victim's task; targeted losses aim at the likeliest wrong class, in
     each further run at the next one.
 
-    With `broken`, which tells what is a success, damage is the task's scaled into [0, 1), and 1 more for a success: the
-    worst visited image is one of success wherever there was any.
+    With `broken`, which tells what is a success, damage is the task's scaled into (0, 1).
 
     Raises:
         UserError: the task has no such loss.
@@ -47,9 +46,8 @@ def task_objective(victim: Victim, name: str, images: Tensor, broken: Broken | N
             step_loss = attack_losses.step_loss(output, aim) if attack_losses.step_loss else value
             damage = measure(output, aim)
             if broken:
-                success = broken(output, aim, entries.rows)
                 share = damage.double() / (1 + damage.double().abs())
-                return LossValues(value, step_loss, success + (1 + share) / 2, success)
+                return LossValues(value, step_loss, (1 + share) / 2, broken(output, aim, entries.rows))
             success = torch.zeros_like(value, dtype=torch.bool)
             if attack_losses.success and not own_aim:
                 success = attack_losses.success(output, aim)

@@ -32,21 +32,41 @@ class LabelFree(PhasedAttack):
     def phases(self, victim: Victim, images: Tensor) -> list[Phase]:
         if self.spec.objective:
             raise UserError(f"label-free has its own objectives; leave :{self.spec.objective} out.")
-        seen = victim._replace(function=_remembering(victim.function))
+        shared = _SharedAnswer(victim.function)
+        seen = victim._replace(function=shared)
         far, fooled = embedding_objective(seen, "l2", images), surrogate_objective(seen, "label-free", images)
         parts = {"embed": (far, fooled), "surrogate": (fooled, far)}
         steps, runs = self.spec.steps, self.spec.restarts
-        return [Phase(name, _with_product(*both), sign_gradient, steps, runs) for name, both in parts.items()]
+        return [Phase(name, _with_product(shared, *both), sign_gradient, steps, runs) for name, both in parts.items()]
 
     def passes(self, losses: AttackLosses | None = None) -> Passes:
         found = super().passes(losses).times(2)
         return found._replace(forwards=found.forwards + 1)
 
 
-def _with_product(raised: Objective, other: Objective) -> Objective:
+class _SharedAnswer:
+    """A function whose last answer several objectives share, until it is forgotten."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        self.function = function
+        self.last: tuple[Tensor, bool, Any] | None = None
+
+    def __call__(self, images: Tensor) -> Any:
+        graph = images.requires_grad and torch.is_grad_enabled()
+        if self.last is None or self.last[0] is not images or (graph and not self.last[1]):
+            self.last = images, graph, self.function(images)
+        return self.last[2]
+
+    def forget(self) -> None:
+        self.last = None
+
+
+def _with_product(shared: _SharedAnswer, raised: Objective, other: Objective) -> Objective:
     """An objective whose damage is the logarithm of its product with another one's damage."""
 
     def judge(x: Tensor, entries: Entries, progress: float) -> LossValues:
+        # Each draw of a model that answers at random is an answer of its own, also to the same images.
+        shared.forget()
         own = raised(x, entries, progress)
         with torch.no_grad():
             damages = (own.damage, other(x, entries, progress).damage)
@@ -54,18 +74,3 @@ def _with_product(raised: Objective, other: Objective) -> Objective:
         return own._replace(damage=product)
 
     return judge
-
-
-def _remembering(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-    """A function that answers at once what it was asked last."""
-    last: list[tuple[Tensor, bool, Any]] = []
-
-    def call(images: Tensor) -> Any:
-        graph = images.requires_grad and torch.is_grad_enabled()
-        if last and last[0][0] is images and (last[0][1] or not graph):
-            return last[0][2]
-        answer = function(images)
-        last[:] = [(images, graph, answer)]
-        return answer
-
-    return call

@@ -73,7 +73,7 @@ class MinEps(Attack):
                 rows = (left & ((low + high) // 2 == level)).nonzero()[:, 0].to(images.device)
                 won = self._tried(search, images, rows, randomness, result, level)
                 high[rows.cpu()[won]], low[rows.cpu()[~won]] = level, level
-        return result
+        return result._replace(damage=result.success + result.damage)
 
     def _tried(
         self, search: Search, images: Tensor, rows: Tensor, randomness: PerImageRandom, result: SearchResult, level: int

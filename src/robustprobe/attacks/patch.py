@@ -96,11 +96,10 @@ class Patch(Attack):
         size = (images.shape[-2], images.shape[-1])
         boxes = self._boxes(randomness.ids, size, run).to(images.device)
         spec, last = self.spec, self.spec.iterate == "last"
+        stop = spec.early_exit and not last
         here = _pasted(victim, spec.objective, images, boxes)
         objective = here if spec.position_samples == 1 else self._anywhere(victim, images, randomness, run)
-        search = Search(
-            WholeBox(RADIUS), objective, spec.steps, 0.0, spec.random_start, last, spec.early_exit, spec.eot_samples
-        )
+        search = Search(WholeBox(RADIUS), objective, spec.steps, 0.0, spec.random_start, last, stop, spec.eot_samples)
         entries = everything(images)
         entries = entries._replace(runs=entries.runs + run)
         clean = cut_out(images, boxes)
