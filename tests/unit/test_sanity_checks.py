@@ -16,7 +16,7 @@ from robustprobe.core.types import LabelSpace, SanityCheck
 from robustprobe.evaluation.collect import RowCollector
 from robustprobe.evaluation.evaluate import EvaluationSpec, check_again, evaluate
 from robustprobe.evaluation.same_computation import SameComputation
-from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, sample_checks, trace_checks
+from robustprobe.evaluation.sanity_checks import CheckedImages, JudgingModel, _restart, sample_checks, trace_checks
 from robustprobe.tasks import Task, load_task
 from tests.conftest import SceneProbes
 from tests.digits import Digits, digits
@@ -213,6 +213,16 @@ def test_attack_that_depends_on_its_start_is_flagged() -> None:
     (again,) = [check for check in listed if check.name == "second restart"]
     assert not again.passed
     assert "depends on its start, give it restarts" in again.meaning
+
+
+@pytest.mark.parametrize(("better", "passed"), [(1, True), (2, False)])
+def test_images_without_a_score_are_none_on_which_a_second_start_does_more(better: int, passed: bool) -> None:
+    clean = torch.tensor([1.0, 1.0, 1.0, torch.nan, torch.nan])
+    both = torch.cat([torch.full((better,), 0.2), clean[better:]])
+    task = load_task("segmentation", LabelSpace(classes=("a", "b")))
+    check = _restart(JudgingModel(lambda x: x, torch.zeros(5), task), clean, clean, both)
+    assert check.value > 0.1
+    assert check.passed is passed
 
 
 def test_attack_that_gets_nowhere_at_any_eps_is_flagged(case: Digits) -> None:

@@ -198,7 +198,7 @@ def _attacked(spec: AttackSpec, sample: CheckedImages) -> Tensor:
 
 def _restart(judge: JudgingModel, clean: Tensor, scores: Tensor, both: Tensor) -> SanityCheck:
     gain = judge.damage(scores, both) / max(abs(float(clean.nanmean())), 1e-12)
-    passed = gain <= MOST_GAIN or int((both != scores).sum()) < 2
+    passed = gain <= MOST_GAIN or int(((both != scores) & ~scores.isnan()).sum()) < 2
     means = "" if passed else ": the attack depends on its start, give it restarts"
     return SanityCheck(
         "second restart", gain, passed, f"a second random start does more by {gain:.1%} of the clean score{means}"
