@@ -1,5 +1,6 @@
 """Stored results: the record of one number, and the example images of one attack."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
@@ -160,6 +161,11 @@ NOTHING_LEFT = 5e-4
 """A share below this is printed as 0.000."""
 
 
+def doubts_of(checks: Iterable[CheckFact], nothing_left: bool) -> list[CheckFact]:
+    """Failed checks that put a number in doubt: where nothing is left of a score, it cannot be too high."""
+    return [check for check in checks if not (check.passed or (nothing_left and check.name in WEAKNESS))]
+
+
 class Cost(Frozen):
     """Forward and backward passes through the attacked model, mean per image."""
 
@@ -283,9 +289,12 @@ class Record(Frozen):
 
     @property
     def doubts(self) -> list[CheckFact]:
-        """Failed checks that put the number in doubt: where nothing is left of a score, it cannot be too high."""
-        nothing = self.unit == "share" and self.higher_is_better and self.headline.value < NOTHING_LEFT
-        return [c for c in self.checks if not c.passed and not (nothing and c.name in WEAKNESS)]
+        """Failed checks that put the number in doubt."""
+        return doubts_of(self.checks, self.is_nothing(self.headline.value))
+
+    def is_nothing(self, value: float) -> bool:
+        """Whether a value of the metric is a score of which nothing is left."""
+        return self.unit == "share" and self.higher_is_better and value < NOTHING_LEFT
 
     @property
     def attack_key(self) -> AttackKey:

@@ -8,7 +8,7 @@ from robustprobe.report.tables.corruptions import corruption_summaries, corrupti
 from robustprobe.report.tables.matrix import ends_text, failed_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.report.tables.shares import share_text
 from robustprobe.results.labels import heads_text
-from robustprobe.results.records import WEAKNESS, Interval, Record
+from robustprobe.results.records import Interval, Record, doubts_of
 
 WIDEST = 1.0
 """An interval of a share that is wider than this leaves open whether anything is kept, or everything."""
@@ -155,10 +155,10 @@ def _reliance_text(rows: Sequence[BoardRow]) -> str:
 
 
 def _failed_names(benchmark: Strongest) -> list[str]:
-    """Failed checks of its numbers; where nothing is left, not those that say that an attack can do more."""
+    """Failed checks of its numbers that put the share in doubt."""
     nothing = benchmark.share is not None and benchmark.share.ci_high <= 0
-    failed = [check.name for record in (benchmark.clean, benchmark.attacked) for check in record.doubts]
-    return [name for name in failed if not (nothing and name in WEAKNESS)]
+    of_both = (check for record in (benchmark.clean, benchmark.attacked) for check in record.doubts)
+    return [check.name for check in doubts_of(of_both, nothing)]
 
 
 def _compared_text(rows: Sequence[BoardRow]) -> str:

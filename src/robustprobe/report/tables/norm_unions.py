@@ -20,7 +20,7 @@ from robustprobe.report.tables.blocks import MARK
 from robustprobe.report.tables.matrix import failed_checks, in_order, interval_text, line_key, line_names
 from robustprobe.report.tables.sheet import Document, Row, Sheet, csv_text, finite, json_text, text
 from robustprobe.results.labels import record_label
-from robustprobe.results.records import NOTHING_LEFT, WEAKNESS, CheckFact, Interval, Record
+from robustprobe.results.records import CheckFact, Interval, Record, doubts_of
 from robustprobe.results.union import Found
 
 KEYS = (
@@ -61,9 +61,8 @@ class NormUnion(NamedTuple):
     @property
     def doubts(self) -> list[CheckFact]:
         """Failed checks of its attacks that put the number in doubt, as `Record.doubts`."""
-        first = self.records[0]
-        nothing = first.unit == "share" and first.higher_is_better and self.interval.value < NOTHING_LEFT
-        return [c for r in self.records for c in r.doubts if not (nothing and c.name in WEAKNESS)]
+        of_attacks = (check for record in self.records for check in record.doubts)
+        return doubts_of(of_attacks, self.records[0].is_nothing(self.interval.value))
 
     @property
     def balls_text(self) -> str:
