@@ -204,7 +204,7 @@ def grouped_answers(first: float, second: float, size: int) -> Callable[..., Pai
     return draw
 
 
-def errors(sigma: float, size: int = 1) -> Callable[..., Pair]:
+def errors(sigma: float, size: int = 1, ratio: float = 1.1) -> Callable[..., Pair]:
     """Log-normal errors; the second encoder's are 10 % larger and correlated. A group shares most of its variance."""
 
     def normal(count: int, generator: np.random.Generator) -> Floats:
@@ -216,7 +216,7 @@ def errors(sigma: float, size: int = 1) -> Callable[..., Pair]:
     def draw(count: int, generator: np.random.Generator) -> Pair:
         common, one, other = (normal(count, generator) for _ in range(3))
         own, second = (np.exp(sigma * (0.8**0.5 * common + 0.2**0.5 * rest)) for rest in (one, other))
-        return _grouped({"rmse": own}, {"rmse": 1.1 * second}, size)
+        return _grouped({"rmse": own}, {"rmse": ratio * second}, size)
 
     return draw
 
@@ -269,6 +269,7 @@ def paired(runs: int) -> None:
     cases = [
         ("top-1, groups of 6", SHARE, grouped_answers(0.1, 0.05, 6), -0.05, (102, 240, 480)),
         *((f"RMSE, sigma {sigma}", MEAN, errors(sigma), truth, (50, 120, 400)) for sigma, truth in sigmas.items()),
+        ("RMSE, sigma 0.4, equals", MEAN, errors(0.4, ratio=1.0), 0.0, (2, 3, 5, 9, 20, 50)),
         ("RMSE, sigma 0.4, groups of 6", MEAN, errors(0.4, 6), sigmas[0.4], (102, 240, 480)),
         *((f"mIoU, {name}, equals", MIOU, maps(w, equal=True), 0.0, (50, 200, 500)) for name, w in known.items()),
         *((f"mIoU, {name}", MIOU, maps(world), ends[name], (50, 200, 500)) for name, world in known.items()),

@@ -125,6 +125,28 @@ def test_lower_is_better_turns_the_sign(tmp_path: Path) -> None:
     assert judge_regressions(stores[1], stores[0], stores[0].records())[0].state == "passed"
 
 
+@pytest.mark.parametrize(
+    ("images", "more", "state", "words"),
+    [
+        (1, 0.3, "failed", "cannot be told. No paired interval: of one image nothing is known about others"),
+        (1, 0.0, "passed", "equal on every image"),
+        (3, 0.3, "failed", "Of 3 images the interval is far too narrow"),
+        (3, -0.3, "passed", "Of 3 images the interval is far too narrow"),
+        (10, 0.3, "failed", "the paired 95 % interval excludes 0"),
+    ],
+)
+def test_few_images_are_said_to_tell_little(tmp_path: Path, images: int, more: float, state: str, words: str) -> None:
+    error = np.random.default_rng(1).gamma(4, 0.1, images) + 0.5
+    stores = [
+        fill(tmp_path / name, dense_cell("depth", "embed", {"rmse": e}, float(e.mean())))
+        for name, e in (("a", error), ("b", error + more))
+    ]
+    (found,) = judge_regressions(stores[0], stores[1], stores[1].records())
+    assert found.state == state
+    assert words in found.message
+    assert ("far too narrow" in found.message) == (1 < images < 10)
+
+
 def test_controls_are_left_out_new_numbers_are_skipped_and_one_encoder_a_side_is_matched(tmp_path: Path) -> None:
     first = fill(tmp_path / "a", classified(CORRECT), classified(CORRECT, name="noise", access="nothing"))
     second = fill(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from robustprobe.core.spec import Statistic
 from robustprobe.metrics import intervals as stats
 from robustprobe.metrics.intervals import Estimate, bootstrap, paired_share, wilson
+from robustprobe.metrics.paired import paired_rows
 from robustprobe.metrics.statistics import estimate
 
 pytestmark = pytest.mark.unit
@@ -136,3 +137,23 @@ def test_images_on_which_nothing_counts_make_no_noise() -> None:
     share = Statistic(kind="ratio", columns=("above", "below"))
     assert estimate(share, rows) == Estimate(0.75, 0.75, 0.75)
     assert np.isnan(estimate(share, {name: values[1:] for name, values in rows.items()}).value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "value"),
+    [
+        # One image is enough for Tango's interval, which is wide then.
+        ([1.0], [0.0], -1.0),
+        ([1.0, np.nan, 0.0], [np.nan, 1.0, 1.0], 1.0),
+        ([1.0, np.nan], [np.nan, 1.0], None),
+        ([np.nan], [1.0], None),
+    ],
+)
+def test_shares_are_paired_over_images_that_count_on_both_sides(
+    first: list[float], second: list[float], value: float | None
+) -> None:
+    ids = [str(k) for k in range(len(first))]
+    statistic = Statistic(kind="proportion", columns=("correct",))
+    found = paired_rows(statistic, {"id": ids, "correct": first}, {"id": ids, "correct": second})
+    assert (found.estimate and found.estimate.value) == value
+    assert found.note == ("" if value else "No paired interval: no image has a score on both sides.")

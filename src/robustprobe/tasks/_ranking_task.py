@@ -29,7 +29,7 @@ from robustprobe.tasks._recipe import TaskRecipe
 from robustprobe.tasks.base import Task
 
 TIE = 1e-6
-"""What the loss adds to the damage at most: less than one item's move between rankings that differ."""
+"""What the loss adds to the damage at most: far below the differences of scores that are shown."""
 
 
 def ranking_losses(

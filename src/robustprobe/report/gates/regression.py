@@ -62,6 +62,7 @@ def _judged(pair: RecordPair, baseline: "Store", store: "Store") -> GateOutcome:
         "no difference shown": "no difference shown; the paired 95 % interval includes 0",
         "worse": "worse; the paired 95 % interval excludes 0",
     }
+    note = f". {paired.note}" if paired.note and found != "equal" else ""
     return GateOutcome(
-        record.encoder, name, "failed" if found == "worse" else "passed", f"{name}: {change}: {said[found]}"
+        record.encoder, name, "failed" if found == "worse" else "passed", f"{name}: {change}: {said[found]}{note}"
     )
