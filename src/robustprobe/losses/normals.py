@@ -34,7 +34,10 @@ def angles(normals: Tensor, target: Tensor) -> Tensor:
     # The root's gradient at 0 is infinite, the clamp's below its bound is 0. `vector_norm` would do, but is slower.
     sine = squared.clamp(min=torch.finfo(squared.dtype).tiny).sqrt()
     short = normals.square().sum(1) < TINY**2
-    return torch.atan2(torch.where(short, 1, sine), (normals * target).sum(1)).flatten(1)
+    # In double precision: in the last elements of a tensor some processors round float32 atan2 otherwise, and an image
+    # alone and in a batch would differ.
+    angle = torch.atan2(torch.where(short, 1, sine).double(), (normals * target).sum(1).double())
+    return angle.to(normals.dtype).flatten(1)
 
 
 def unit(normals: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ def ranking_losses(
         return precision(output, context.target)
 
     def chosen_damage(output: Tensor, context: LossContext) -> Tensor:
-        return 1 / losses.chosen_rank(output, *relevance(context.target)) + TIE * chosen(output, context).sigmoid()
+        tie = TIE * chosen(output, context).double().sigmoid()
+        return 1 / losses.chosen_rank(output, *relevance(context.target)) + tie
 
     named = {
         "soft-neighbour": soft_neighbour,
