@@ -12,7 +12,8 @@ from robustprobe.defences.base import Defence, LayerFeatures, LossTerms, Recipe
 class Fare(Defence):
     """Inner attack and loss: the squared L2 distance of f_R(x') and f(x), summed over channels; no clean term.
 
-    Published for CLIP: AdamW 1e-5, weight decay 1e-4, two epochs of ImageNet, 10 steps of 1/255 with momentum 0.9.
+    Published for CLIP: AdamW 1e-5, weight decay 1e-4, two epochs of ImageNet, 10 steps of 1/255 with momentum 0.9,
+    which has no effect in the authors' program (see docs/guides/hardening.md) and has one here.
     """
 
     recipe: ClassVar = Recipe(
