@@ -64,7 +64,7 @@ def test_what_cannot_be_compared_is_an_error_with_a_hint(call: Call, tmp_path: P
 
 def test_compare_fails_with_code_3_and_writes_junit(call: Call, tmp_path: Path) -> None:
     before, after = (fill(tmp_path / n, classified(v)).folder for n, v in (("before", GOOD), ("after", BAD)))
-    file = tmp_path / "gates.xml"
+    file = tmp_path / "reports" / "new" / "gates.xml"
     answer = call("compare", before, after, "--fail-on-regression", "--junit", file)
     assert answer.code == 3
     assert "1 of 1 gates failed" in answer.err

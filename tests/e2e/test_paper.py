@@ -98,10 +98,35 @@ def test_fetch_says_what_is_there_and_what_is_missing(data_root: Path, tmp_path:
     there = child("fetch", suite, "--data-root", data_root)
     assert there.returncode == 0, there.stderr
     assert there.stdout.count("ready") == 3
+    assert " train and " in there.stdout
     missing = child("fetch", suite, "--data-root", tmp_path, "--only", "voc2012")
     assert missing.returncode == 1
     assert "VOCdevkit" in "".join(missing.stdout.split())
     assert "missing: voc2012;" in missing.stderr
+
+
+def test_fetch_asks_for_all_that_a_run_reads(data_root: Path, tmp_path: Path) -> None:
+    """Encoders of transfer, train images that heads are fitted on, and the text tower of templates."""
+    encoder = "timm:vit_small_patch16_224.random"
+    suite = yaml.safe_load(small(tmp_path, encoder, ["cifar10"], 2).read_text())
+
+    def answer(**changes: object) -> str:
+        path = tmp_path / "changed.yaml"
+        path.write_text(yaml.safe_dump({**suite, **changes}))
+        done = child("fetch", path, "--data-root", data_root)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert "missing: timm:no_such_model;" in answer(transfer_from=["timm:no_such_model"])
+    texts = {**suite["head"], "zero_shot": "templates"}
+    assert f"missing: {encoder};" in answer(head=texts)
+    for path in (data_root / "cifar10").rglob("*train*"):
+        path.rename(path.with_name(path.name.replace("train", "kept")))
+    try:
+        assert "missing: cifar10;" in answer()
+    finally:
+        for path in (data_root / "cifar10").rglob("*kept*"):
+            path.rename(path.with_name(path.name.replace("kept", "train")))
 
 
 def test_only_narrows_a_suite_and_a_pattern_without_a_match_is_an_error() -> None:

@@ -1,5 +1,6 @@
 """What must answer at once loads no torch, and help no other large library."""
 
+import json
 import os
 import subprocess
 import sys
@@ -48,6 +49,15 @@ def test_table_and_report_need_no_torch(finished: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "NO TORCH" in done.stderr
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("kind", ["encoders", "datasets", "tasks", "attacks", "trackers", "suites", "references"])
+def test_lists_show_every_character_of_a_summary(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brackets, as in NAME[@REVISION], are no markup of the terminal's library."""
+    monkeypatch.setenv("COLUMNS", "2000")
+    table, entries = _probe("list", kind), json.loads(_probe("list", kind, "--format", "json").stdout)
+    assert all(entry["summary"] in table.stdout for entry in entries)
+    assert all(entry["name"] in table.stdout for entry in entries)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Progress from Python: a notebook's output is replaced in place, and nothing in it is markup of others."""
 
+import io
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -44,6 +46,16 @@ def test_a_notebook_shows_one_bar_that_moves_and_scores_as_they_come(monkeypatch
     assert len(cell.displayed) == 1
     assert "Done after" in cell.shown
     assert "<progress" not in cell.shown
+
+
+def test_a_terminal_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brackets are markup for rich, and `:fog:` is an emoji."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    label = "imagefolder:photos[/old] [b]x[/b]: corruption:fog"
+    with TerminalProgress(2) as bar:
+        bar.update(RunProgress(label, 1, 2, finished=True, scores="top-1 0.5"))
+    assert f"{label}: top-1 0.5" in " ".join(stream.getvalue().split())
 
 
 def test_a_notebook_says_where_a_run_stopped() -> None:

@@ -510,6 +510,24 @@ def test_cells_are_matched_by_name_attack_and_size_alone() -> None:
         assert {(p.first is None, p.second is None) for p in match([first], [other])} == {(False, True), (True, False)}
 
 
+def test_steps_of_another_norm_are_not_told_in_grey_levels() -> None:
+    first, second = (cifar("pgd", 0.3, settings={"norm": "l2", "eps": 4, "step_size": size}) for size in (1.0, 2.0))
+    assert differing(first, second) == ["step size: 1, then 2."]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_strongest_attack_of_a_verdict_is_an_attack_and_has_a_number(tmp_path: Path, turned: bool) -> None:
+    right, wrong = np.array([1] * 12 + [0] * 8), np.array([1] * 4 + [0] * 16)
+    cells = [
+        classified(right, name="pgd"),
+        classified(wrong, name="corruption", settings={"objective": "fog", "norm": "severity", "eps": 3}),
+    ]
+    comparison = both(tmp_path, cells, cells[::-1] if turned else cells)
+    told = comparison.heading["verdict"][1:]
+    assert len(told) == 1
+    assert "under pgd 8/255" in told[0]
+
+
 def test_doubts_say_of_which_folder_they_are(tmp_path: Path) -> None:
     check = CheckFact(name="restart", value=0.3, passed=False, meaning="a second start finds more")
     doubtful = classified(np.ones(4), checks=(check,))

@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from robustprobe.core.errors import UserError
 from robustprobe.report.gates.outcome import GateOutcome, junit
 from robustprobe.report.gates.regression import judge_regressions
-from robustprobe.report.gates.rules import judge_rules, parse_rule
+from robustprobe.report.gates.rules import judge_rules, measured_by, parse_rule
 from tests.unit.test_compare import SMALL, cifar, classified, dense_cell, fill
 
 pytestmark = pytest.mark.unit
@@ -180,3 +181,37 @@ def test_the_junit_file_is_what_build_servers_read() -> None:
         ("a", ["skipped"]),
     ]
     assert ET.fromstring(junit([])).get("tests") == "0"
+
+
+@pytest.mark.parametrize(
+    "dataset", ["segfolder:my/data", "segfolder:pets", "hfstream:owner/pets@v1", "imagefolder:my data"]
+)
+@pytest.mark.parametrize("label", ["pgd", "apgd:dlr"])
+def test_a_rule_finds_its_dataset_whatever_colons_the_name_has(dataset: str, label: str) -> None:
+    name, _, objective = label.partition(":")
+    own = cifar(name, 0.3, dataset=dataset, settings={"objective": objective})
+    other = cifar(name, 0.3, dataset="segfolder:other", settings={"objective": objective})
+    rule = parse_rule(f"classification@{dataset}:{label}:8/255>=0.2")
+    assert [one.state for one in judge_rules([rule], [own, other])] == ["passed"]
+    with pytest.raises(UserError, match="is about no number"):
+        judge_rules([rule], [other])
+
+
+def test_a_rule_may_name_a_folder_by_its_whole_path() -> None:
+    own = cifar("pgd", 0.3, dataset="segfolder:b/c/d")
+    assert judge_rules([parse_rule("classification@segfolder:/a/b/c/d:pgd>=0.2")], [own])[0].state == "passed"
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"norm": "l2", "eps": 0.5}, {"norm": "area", "eps": 0.05}, {"norm": "severity", "eps": 3}]
+)
+def test_what_a_message_calls_a_number_is_a_rule_about_it(settings: dict[str, Any]) -> None:
+    record = cifar("pgd", 0.3, settings=settings)
+    for name in (measured_by(record).name, measured_by(record).name.replace("@cifar10", "")):
+        assert parse_rule(f"{name}>=0.2").concerns(measured_by(record))
+
+
+def test_no_two_outcomes_of_one_encoder_have_one_name() -> None:
+    records = [cifar("pgd", 0.3, settings={"eps": eps}) for eps in (2 / 255, 4 / 255)]
+    outcomes = judge_rules([parse_rule("classification:pgd>=0.2")], records)
+    assert len({one.name for one in outcomes}) == 2

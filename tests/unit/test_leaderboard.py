@@ -50,6 +50,11 @@ def test_images_of_the_size_an_encoder_prefers_are_the_same_images() -> None:
     assert len(standing.board.ranked) == 2
 
 
+def test_a_ball_on_pixels_as_stored_is_another_version() -> None:
+    (standing,) = standings([*records_of("a"), *records_of("b"), *changed("c", attack_at="native")])
+    assert [(r.encoder, r.field, r.own) for r in standing.refusals] == [("c", "attack_at", "native")]
+
+
 def test_an_encoder_measured_again_in_another_way_stays() -> None:
     again = [r.model_copy(update={"fingerprint": f"again-{r.fingerprint}", "n": 7}) for r in records_of("a")]
     (standing,) = standings([*records_of("a"), *records_of("b"), *again])

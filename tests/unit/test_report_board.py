@@ -289,6 +289,15 @@ def test_the_eps_figure_takes_the_worst_attack_at_each_eps() -> None:
     assert "'chance': 0.25" in str(figure.draw().to_dict())
 
 
+@pytest.mark.parametrize(("norm", "eps", "said"), [("l2", 1.0, "1"), ("l1", 2.0, "2"), ("l2", 0.5, "0.5")])
+def test_an_eps_of_another_norm_is_not_told_in_grey_levels(norm: str, eps: float, said: str) -> None:
+    records = [make_record(attack("clean"), 0.9), make_record(attack("pgd", eps, norm=norm), 0.2)]
+    (figure,) = eps_figures(records, board(records))
+    assert figure.words.endswith(f" at {said}.")
+    assert f"pgd {said} {norm}: " in str(figure.draw().to_dict())
+    assert "/255" not in figure.words.partition(" to ")[2] + str(figure.draw().to_dict())
+
+
 def test_the_level_of_chance_is_that_of_the_commonest_class(tmp_path: Path) -> None:
     store = Store(tmp_path).prepare()
     records = [make_record(attack("clean"), 0.9, task=task) for task in OWN]
@@ -311,6 +320,26 @@ def test_the_level_of_chance_is_the_record_s_where_it_has_one(tmp_path: Path) ->
     told = [record.model_copy(update={"chance": 0.25}) for record in records]
     assert set(chances([Found(record, store) for record in told]).values()) == {0.25}
     assert len(chances([Found(record, store) for record in told])) == len({r.task for r in told})
+
+
+def test_the_level_of_chance_is_not_that_of_the_pixels_beside_a_patch(tmp_path: Path) -> None:
+    whole = make_record(attack("clean"), 0.9, task="segmentation", chance=0.25)
+    patch = make_record(attack("patch", 0.05, norm="area"), 0.3, task="segmentation", chance=0.5)
+    for order in ((whole, patch), (patch, whole)):
+        assert chances([Found(record, Store(tmp_path)) for record in order]) == {benchmark_key(whole): 0.25}
+
+
+def test_the_same_eps_on_pixels_as_stored_is_another_row() -> None:
+    served = [make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.1)]
+    native = [
+        make_record(attack(name), value, attack_at="native", fingerprint=name)
+        for name, value in (("clean", 0.9), ("pgd", 0.6))
+    ]
+    made = board([*served, *native])
+    assert {row.encoder: row.robust and round(row.robust.value, 3) for row in made.rows} == {
+        f"{PLAIN} (attacked at served size)": 0.111,
+        f"{PLAIN} (attacked at native size)": 0.667,
+    }
 
 
 def test_the_heat_map_prints_the_share_that_was_left() -> None:

@@ -287,6 +287,68 @@ def test_the_strongest_attack_at_the_largest_eps_counts() -> None:
     assert finding.robust == pytest.approx(0.125)
 
 
+@pytest.mark.parametrize("values", [(0.05, 0.4), (0.4, 0.05)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_several_norms_the_headline_is_that_of_the_ranking(values: tuple[float, float], turned: bool) -> None:
+    of_l2 = make_record(attack("pgd", 0.5, norm="l2"), values[0])
+    made = [make_record(attack("clean"), 0.8), of_l2, make_record(attack("pgd"), values[1])]
+    made = made[::-1] if turned else made
+    finding = headline(made, board(made)).portraits[0].findings[0]
+    assert finding.attack == "pgd 8/255"
+    assert finding.attacked is not None
+    assert finding.attacked.value == f"{values[1]:.3f}"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_attack_without_a_number_hides_no_other(turned: bool) -> None:
+    clean, pgd = make_record(attack("clean"), 0.8), make_record(attack("pgd"), 0.4)
+    nothing = make_record(attack("apgd"), math.nan, target_task="classification")
+    made = [clean, nothing, pgd] if turned else [clean, pgd, nothing]
+    assert headline(made, board(made)).portraits[0].findings[0].attack == "pgd 8/255"
+
+
+@pytest.mark.parametrize("names", [("fast", "standard"), ("standard", "fast")])
+def test_heads_of_two_recipes_are_told_apart_as_the_ranking_does(names: tuple[str, str]) -> None:
+    made = [
+        make_record(attack(name), value, head=HeadFacts(
+            fingerprint=f"head of {recipe}", recipe={"recipe": recipe}, learning_rate=1e-3, held_out_score=0.9,
+            train_images=800,
+        ), fingerprint=f"{recipe}{name}")
+        for recipe in names
+        for name, value in (("clean", 0.9), ("pgd", 0.3))
+    ]  # fmt: skip
+    portraits = headline(made, board(made)).portraits
+    assert {one.encoder for one in portraits} == {f"{PLAIN} (recipe {name})" for name in names}
+    assert all(one.robust.startswith("robust: 33") for one in portraits)
+
+
+def test_of_heads_that_only_their_content_tells_apart_the_later_count() -> None:
+    def with_head(name: str, day: int, value: float) -> list[Record]:
+        facts = HeadFacts(
+            fingerprint=name, recipe={"recipe": "fast"}, learning_rate=1e-3, held_out_score=0.9, train_images=day
+        )
+        return [
+            record.model_copy(
+                update={"provenance": record.provenance.model_copy(update={"started": f"2026-11-{day}T10:00:00+00:00"})}
+            )
+            for kind, score in (("clean", 0.9), ("pgd", value))
+            for record in [make_record(attack(kind), score, head=facts, fingerprint=f"{name}{kind}")]
+        ]
+
+    made = [*with_head("new", 21, 0.4), *with_head("old", 20, 0.1)]
+    (portrait,) = headline(made, board(made)).portraits
+    assert [finding.attacked.value for finding in portrait.findings if finding.attacked] == ["0.400"]
+
+
+def test_a_doubtful_number_is_marked_under_transfer_between_encoders_too() -> None:
+    doubt = CheckFact(name="still rising", value=0.5, passed=False, meaning="more steps would find more")
+    made = [make_record(attack(name), 0.8, encoder=encoder) for name in ("clean", "pgd") for encoder in ("a", "b")]
+    made.append(make_record(attack("pgd"), 0.5, encoder="b", source_encoder="a", checks=(doubt,), fingerprint="moved"))
+    page = read_text(render_page(made))
+    section = page.text.partition("Images are made on the encoder of the row")[2].partition("Attacked images")[0]
+    assert "0.500† failed sanity check: more steps would find more" in section
+
+
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_an_l2_or_l1_ball_is_not_told_in_grey_levels(norm: str) -> None:
     made = [make_record(attack("clean"), 0.8), make_record(attack("pgd", 0.5, norm=norm), 0.2)]

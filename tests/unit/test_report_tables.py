@@ -20,7 +20,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.report.tables.blocks import Notes
 from robustprobe.report.tables.matrix import failed_checks, task_tables, trusted
 from robustprobe.report.tables.results import KEYS, print_rich, render, table_rows
-from robustprobe.report.tables.sheet import FORMATS
+from robustprobe.report.tables.sheet import FORMATS, escape_latex
 from robustprobe.results.records import CheckFact, HeadFacts, Interval, Provenance, Record
 
 METRICS = {
@@ -260,6 +260,10 @@ def test_latex_has_labels_bold_best_values_norms_and_notes_inside_the_table() ->
     first = text.partition(r"\end{table}")[0]
     assert r"square at eps 8/255 ($\ell_\infty$) is stronger" in first.partition(r"\end{tabular}")[2]
     assert "square" not in text.partition(r"\end{table}")[2]
+
+
+def test_latex_has_an_own_sign_for_what_its_usual_fonts_lack() -> None:
+    assert escape_latex("12 % [10, ∞] ≥ ≤") == r"12 \% [10, $\infty$] $\geq$ $\leq$"
 
 
 def test_csv_reads_back(records: list[Record]) -> None:

@@ -108,7 +108,7 @@ def test_times_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_time(None) == math.inf
 
 
-@pytest.mark.parametrize("text", ["", "soon", "0m", "-5m", "1.2.3h", "30 minutes"])
+@pytest.mark.parametrize("text", ["", "soon", "0m", "-5m", "1.2.3h", "30 minutes", "1h30", "2m5"])
 def test_what_is_no_time_is_one_clear_error(text: str) -> None:
     with pytest.raises(UserError, match="is no time; write such as 90s, 30m, 2h or 1h30m"):
         parse_time(text)

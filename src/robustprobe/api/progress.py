@@ -78,8 +78,9 @@ class TerminalProgress(ProgressBar):
     """One bar for the stages, one for the images of the current stage, on the error stream."""
 
     def __init__(self, stages: int) -> None:
-        self.console = Console(file=sys.stderr)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.console = Console(file=sys.stderr, markup=False, emoji=False)
+        described = TextColumn("{task.description}", markup=False)
+        columns = (described, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Progress(*columns, console=self.console, transient=self.console.is_terminal)
         self.whole = self.bars.add_task("all stages", total=stages, visible=stages > 1)
         self.current = self.bars.add_task("", total=None)
@@ -99,7 +100,7 @@ class TerminalProgress(ProgressBar):
             self.bars.advance(self.whole)
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
 
 @final

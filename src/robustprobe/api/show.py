@@ -36,7 +36,7 @@ def show(result: Showable) -> None:
         return
     from robustprobe.report.tables.results import print_rich
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(Text(result.headline, style="bold"))
     console.print()
     print_rich(result.records, False, console, pointer="What was measured where: .report(path) writes the page.")

@@ -8,6 +8,8 @@ import unicodedata
 from typing import NoReturn, final
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
 
 WIDTH = 120
 CLOSED = 141
@@ -43,11 +45,26 @@ class TerminalConsole(Console):
 
 
 def new_console() -> Console:
-    """A console as wide as the terminal; where there is none, as $COLUMNS says or wide enough for most tables."""
+    """A console as wide as the terminal; where there is none, as $COLUMNS says or wide enough for most tables.
+
+    Text is shown as it is: brackets in names are no markup, and `corruption:fog: 0.3` holds no code of an emoji.
+    """
     if sys.stdout.isatty():
-        return TerminalConsole()
+        return TerminalConsole(markup=False, emoji=False)
     columns = os.environ.get("COLUMNS", "")
-    return TerminalConsole(width=int(columns) if columns.isdigit() and int(columns) else WIDTH)
+    width = int(columns) if columns.isdigit() and int(columns) else WIDTH
+    return TerminalConsole(markup=False, emoji=False, width=width)
+
+
+def opening(words: str) -> Text:
+    """The first line of a command: the program's name in bold, then what it does."""
+    return Text.assemble(("robustprobe", "bold"), f" {words}")
+
+
+def bars_of(console: Console, *columns: ProgressColumn, shown: bool) -> Progress:
+    """Progress bars, each described as it is written; nothing is drawn where they are not `shown`."""
+    described = TextColumn("{task.description}", markup=False)
+    return Progress(described, BarColumn(), *columns, console=console, disable=not shown, transient=True)
 
 
 def prepare_streams() -> None:

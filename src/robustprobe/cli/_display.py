@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.measure import Measurement
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from robustprobe.cli._console import bars_of
 from robustprobe.core.eps import default_eps
 from robustprobe.core.sizes import AREA, SEVERITY, format_eps
 from robustprobe.evaluation.cells import PairKey, Plan
@@ -173,14 +173,13 @@ class RunDisplay:
         self.stages = sum(len(b.left) + 1 for b in plan.pairs if b.left)
         self.ended = 0
         self.told = ""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.bars = Bars(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self.bars = bars_of(console, MofNCompleteColumn(), TimeElapsedColumn(), shown=console.is_terminal)
         self.whole = self.bars.add_task("all stages", total=self.stages)
         self.current = self.bars.add_task("", total=None)
 
     def say(self, text: str) -> None:
         """Print a line about something that happened during the run."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def update(self, progress: RunProgress) -> None:
         """Show how far a stage is, its score as soon as it is known, and the time that is left."""

@@ -64,6 +64,7 @@ def finish(outcomes: Sequence[GateOutcome], junit_file: Path | None, stream: Tex
         print(f"gate {one.state}: {one.encoder}: {one.message}", file=stream or sys.stdout)
     if junit_file is not None:
         try:
+            junit_file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(junit_file, junit(outcomes))
         except OSError as error:
             raise UserError(f"{junit_file} cannot be written: {error}. Give another file with --junit.") from error

@@ -147,8 +147,9 @@ class MachineOptions:
     """Images attacked at once: changes memory and speed, and numbers by rounding at most."""
 
 
-_TIME = re.compile(r"(?:(?P<h>[\d.]+)h)?(?:(?P<m>[\d.]+)m)?(?:(?P<s>[\d.]+)s?)?")
-_UNITS = {"h": 3600, "m": 60, "s": 1}
+# A number without a unit is of seconds, but not behind hours or minutes: of 1h30 nobody knows.
+_TIME = re.compile(r"(?:(?P<h>[\d.]+)h)?(?:(?P<m>[\d.]+)m)?(?:(?P<s>[\d.]+)s)?|(?P<bare>[\d.]+)")
+_UNITS = {"h": 3600, "m": 60, "s": 1, "bare": 1}
 
 
 def parse_time(text: str | None) -> float:

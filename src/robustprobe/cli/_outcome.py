@@ -39,7 +39,7 @@ def show_outcome(console: Console, found: Sequence[Found], out: Path, *, brief: 
     else:
         print_rich(records, verbose, console, verbose=verbose, pointer="What was measured where: on the page, or -v")
     page = write_page(out, out / PAGE)
-    console.print(f"Results: {out}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"Page: {page.resolve().as_uri()}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Results: {out}", soft_wrap=True, highlight=False)
+    console.print(f"Page: {page.resolve().as_uri()}", soft_wrap=True, highlight=False)
     if brief:
-        console.print(OWN, soft_wrap=True, markup=False, highlight=False)
+        console.print(OWN, soft_wrap=True, highlight=False)

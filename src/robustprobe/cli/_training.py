@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bars
+from rich.progress import MofNCompleteColumn
 
+from robustprobe.cli._console import bars_of
 from robustprobe.cli._display import duration
 from robustprobe.trackers import GuardedTrackers
 from robustprobe.training.folder import LOG, read_log
@@ -24,8 +24,7 @@ class TrainingDisplay:
 
     def __init__(self, console: Console, leads: bool) -> None:
         self.console, self.leads = console, leads
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self.bars = Bars(*columns, console=console, disable=not (leads and console.is_terminal), transient=True)
+        self.bars = bars_of(console, MofNCompleteColumn(), shown=leads and console.is_terminal)
         self.task = self.bars.add_task("images are read", total=None)
 
     def update(self, progress: TrainingProgress) -> None:
@@ -41,7 +40,6 @@ class TrainingDisplay:
             f"attacked cls {look.cls:.3f}, patch {look.patch:.3f} (1: as far as another image); "
             f"{duration(progress.left)} left",
             soft_wrap=True,
-            markup=False,
         )
 
 
@@ -55,7 +53,7 @@ class TrainingCurves:
 
     def __init__(self, told: GuardedTrackers, spec: HardenSpec, folder: Path, console: Console) -> None:
         self.told, self.spec, self.log = told, spec, folder / LOG
-        self.say = partial(console.print, soft_wrap=True, markup=False)
+        self.say = partial(console.print, soft_wrap=True)
         self.started = False
 
     def update(self, progress: TrainingProgress) -> None:

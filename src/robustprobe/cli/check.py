@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from robustprobe.cli._console import new_console
 
@@ -28,17 +28,16 @@ def encoder(spec: str, /, *, arch: str | None = None, offline: bool = False) -> 
     loaded = load_encoder(with_arch(spec, arch) if arch else spec)
     card = loaded.card
     console = new_console()
-    named = escape(card.name)
-    console.print(f"{named}: patch size {card.patch_size}, images of {card.input_size}, licence {escape(card.licence)}")
+    console.print(f"{card.name}: patch size {card.patch_size}, images of {card.input_size}, licence {card.licence}")
     console.print(f"weights {loaded.digest}{f', revision {card.revision}' if card.revision else ''}", highlight=False)
     if card.notes:
-        console.print(card.notes, markup=False)
+        console.print(card.notes)
     table = Table(show_edge=False, pad_edge=False)
     for column in ("check", "result", "seen"):
         table.add_column(column, overflow="fold")
     found = check_encoder(loaded)
     for one in found:
-        table.add_row(one.name, "passed" if one.passed else "[red]failed[/red]", escape(one.seen))
+        table.add_row(one.name, "passed" if one.passed else Text("failed", style="red"), one.seen)
     console.print(table)
     failed = sum(not one.passed for one in found)
     if failed:
@@ -74,10 +73,8 @@ def results(folder: Path, /, *, deacl: str | None = None) -> None:
     for column in ("dataset", "encoder", "result", "seen"):
         table.add_column(column, overflow="fold")
     for one in found:
-        table.add_row(
-            *(escape(one.record.dataset), escape(one.record.encoder)),
-            *("plausible" if one.plausible else "[red]off[/red]", escape(one.text)),
-        )
+        result = "plausible" if one.plausible else Text("off", style="red")
+        table.add_row(one.record.dataset, one.record.encoder, result, one.text)
     new_console().print(table)
     print(f"Published: {'; '.join(dict.fromkeys(one.source for one in found))}.")
     off = sum(not one.plausible for one in found)

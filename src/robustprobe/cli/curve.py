@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from robustprobe.cli._console import new_console
+from robustprobe.cli._console import new_console, opening
 from robustprobe.cli._options import (
     HEADS,
     OUTPUT,
@@ -57,7 +57,7 @@ def curve(
         PNG, SVG or PDF file; by default curve.png among the results.
     """
     console = new_console()
-    console.print("[bold]robustprobe[/] curve: loading torch and checkpoints ...")
+    console.print(opening("curve: loading torch and checkpoints ..."))
     from robustprobe.cli._display import RunDisplay, show_plan
     from robustprobe.core.device import find_device
     from robustprobe.evaluation import checkpoints
@@ -78,7 +78,7 @@ def curve(
     found = checkpoints.points([r for r in Store(where).records() if r.fingerprint in wanted], epochs)
     _show(console, checkpoints.tables(found))
     picture = write_plot([where], "curve", plot or where / "curve.png")
-    console.print(f"Results: {where}    Plot: {picture}", soft_wrap=True, markup=False)
+    console.print(f"Results: {where}    Plot: {picture}", soft_wrap=True)
     for failure in failures:
         print(f"robustprobe: failed: {failure.label}: {failure.reason}", file=sys.stderr)
     if teacher_heads:

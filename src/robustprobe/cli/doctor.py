@@ -5,7 +5,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from robustprobe.cli._console import new_console
@@ -64,7 +63,7 @@ def doctor(
             found = f"found, {len(load_dataset(name, root=data_root))} test images"
         except UserError as error:
             found = f"missing: {error}"
-        table.add_row(f"dataset {name}", escape(found))
+        table.add_row(f"dataset {name}", found)
     new_console().print(table)
 
 
@@ -83,10 +82,10 @@ def _cluster(address: str, root: Path, encoders: list[str]) -> None:
     differences = differing(found)
     for fact, values in differences.items():
         told = "; ".join(f"{value} on {', '.join(names)}" for value, names in values.items())
-        console.print(f"differs: {fact}: {told}", markup=False, soft_wrap=True)
+        console.print(f"differs: {fact}: {told}", soft_wrap=True)
     everywhere = {k: v for k, v in found[0].facts.items() if k not in differences}
     for fact, value in everywhere.items():
-        console.print(f"{fact}: {value}", markup=False, soft_wrap=True)
+        console.print(f"{fact}: {value}", soft_wrap=True)
     if differences:
         console.print(
             "Make the machines equal; else workers may be refused, and numbers may differ by rounding.", soft_wrap=True

@@ -35,6 +35,7 @@ def rows(
 
     table = tidy_rows(Store(folder), transfer=transfer)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, _written(table, out.suffix))
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}. Give another file with --out.") from error

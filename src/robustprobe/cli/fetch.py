@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from robustprobe.cli._console import new_console
 from robustprobe.core.errors import UserError
@@ -37,7 +37,7 @@ def fetch(
     for column in ("needed", "state"):
         table.add_column(column, overflow="fold", no_wrap=column == "needed")
     for name, state, there in [*_weights(wanted), *_data(wanted, data_root, download)]:
-        table.add_row(escape(name), escape(state) if there else f"[red]missing[/red]: {escape(state)}")
+        table.add_row(name, state if there else Text.assemble(("missing", "red"), f": {state}"))
         missing += [] if there else [name]
     console.print(table)
     if missing:
@@ -50,9 +50,13 @@ def _weights(suite: "Suite") -> list[tuple[str, str, bool]]:
     from robustprobe.encoders import load_encoder
 
     found = []
-    for name in suite.encoders:
+    texts = suite.head.zero_shot
+    for name in dict.fromkeys([*suite.encoders, *suite.transfer_from]):
         try:
             encoder = load_encoder(name)
+            if texts and texts.templates:
+                # Brings the tokenizer, which images do not need.
+                encoder.text_tower()
             revision = f", revision {encoder.card.revision}" if encoder.card.revision else ""
             found.append((name, f"ready, weights {encoder.digest[:16]}{revision}", True))
         except UserError as error:
@@ -64,16 +68,19 @@ def _data(suite: "Suite", root: Path, download: bool) -> list[tuple[str, str, bo
     from robustprobe.datasets import find_dataset, load_dataset
 
     found = []
-    for name in dict.fromkeys(dataset.name for dataset in suite.datasets):
+    for name, split in dict.fromkeys((dataset.name, dataset.split) for dataset in suite.datasets):
+        # Heads are fitted on train.
+        splits = ("train", split)
         try:
             try:
-                data = load_dataset(name, root=root)
+                counts = [len(load_dataset(name, root=root, split=one)) for one in splits]
             except UserError:
                 if not download:
                     raise
                 find_dataset(name, root=root).download()
-                data = load_dataset(name, root=root)
-            found.append((name, f"ready, {len(data):,} test images", True))
+                counts = [len(load_dataset(name, root=root, split=one)) for one in splits]
+            told = " and ".join(f"{count:,} {one}" for count, one in zip(counts, splits, strict=True))
+            found.append((name, f"ready, {told} images", True))
         except UserError as error:
             found.append((name, str(error), False))
     return found

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
-from rich.markup import escape
 
-from robustprobe.cli._console import new_console
+from robustprobe.cli._console import new_console, opening
 from robustprobe.cli._numbers import WholeNumber, WholeNumbers
 from robustprobe.cli._options import OUTPUT, WHERE
 from robustprobe.trackers import GuardedTrackers
@@ -137,7 +136,7 @@ def harden(
     leads = os.environ.get("RANK", "0") == "0"
     told = GuardedTrackers((tracker or ()) if leads else (), out)
     if leads:
-        console.print(f"[bold]robustprobe[/] harden {method.method}: loading torch and {escape(source.encoder)} ...")
+        console.print(opening(f"harden {method.method}: loading torch and {source.encoder} ..."))
     from robustprobe.cli._training import TrainingCurves, TrainingDisplay
     from robustprobe.training.distributed import find_processes
     from robustprobe.training.loop import DivergedError, TrainingProgress
@@ -164,7 +163,7 @@ def harden(
         print(f"robustprobe: {error}", file=sys.stderr)
         sys.exit(2)
     if leads:
-        console.print(f"{'Done' if worked else 'Done already'}: encoder file:{out}", soft_wrap=True, markup=False)
+        console.print(f"{'Done' if worked else 'Done already'}: encoder file:{out}", soft_wrap=True)
         console.print(
             f"How robust each epoch is: robustprobe curve {out} --dataset {source.dataset[0]}", soft_wrap=True
         )

@@ -51,7 +51,7 @@ def table(
     if format == "rich":
         tables.print_rich(records, transfer=transfer, console=new_console(), layout=layout, verbose=verbose)
     else:
-        print_for_programs(tables.render(records, format, transfer=transfer, layout=layout) + "\n", format)
+        print_for_programs(tables.render(records, format, transfer=transfer, layout=layout), format)
 
 
 def _print_unions(folder: Path, format: str) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich.markup import escape
 
-from robustprobe.cli._console import new_console
+from robustprobe.cli._console import new_console, opening
 from robustprobe.cli._gates import check_baseline, check_planned, judge_run, parse_rules
 from robustprobe.cli._numbers import WholeNumber
 from robustprobe.cli._options import (
@@ -217,7 +216,7 @@ def _run(
         check_baseline(gates.fail_on_regression, out)
     told = GuardedTrackers(trackers, out)
     console = new_console()
-    console.print(f"[bold]robustprobe[/] {escape(suite.name)}: loading torch and encoders ...")
+    console.print(opening(f"{suite.name}: loading torch and encoders ..."))
     from robustprobe.cli._display import RunDisplay, show_plan
     from robustprobe.cli._outcome import PAGE, show_outcome
     from robustprobe.core.device import find_device
@@ -241,7 +240,7 @@ def _run(
         check_planned(rules, plan)
         show_plan(console, plan, verbose=verbose)
         if words:
-            console.print(f"--max-time {launch.max_time}: {words}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"--max-time {launch.max_time}: {words}", highlight=False, soft_wrap=True)
         if launch.dry_run:
             return
         display = RunDisplay(console, plan)

@@ -167,6 +167,7 @@ def version(record: Record) -> dict[str, str]:
         "image_ids_digest": record.image_ids_digest,
         "metric": record.metric,
         "precision": record.precision,
+        "attack_at": record.attack_at,
         "head.recipe": record.head.recipe.get("recipe"),
         **{f"head.{name}": record.head.recipe.get(name, usual) for name, usual in USUAL_HEADS.items()},
         "head.train_images": record.head.train_images,

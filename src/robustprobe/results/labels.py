@@ -25,7 +25,7 @@ def attack_labels(keys: Sequence[AttackKey], task: str | None = None) -> list[st
             "iterate": attack.iterate,
             "seed": str(attack.seed),
             "restarts": str(attack.restarts),
-            "step size": format_eps(attack.step_size),
+            "step size": format_eps(attack.step_size, attack.norm),
             "random start": "yes" if attack.random_start else "no",
             "early exit": "yes" if attack.early_exit else "no",
             **{name.replace("_", " "): setting_text(getattr(attack, name)) for name in TUNING},

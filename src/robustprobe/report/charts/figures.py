@@ -9,6 +9,7 @@ from robustprobe.core.sizes import format_eps
 from robustprobe.report.charts.series import MOST, EncoderStyle, series
 from robustprobe.report.tables.board import Board, TaskOnDataset
 from robustprobe.report.tables.matrix import interval_text, number_text
+from robustprobe.results.labels import eps_text
 from robustprobe.results.records import Interval, Record
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _badness(record: Record) -> float:
 def _eps_row(cell: _Cell, kind: str) -> dict[str, Any]:
     record, interval = cell.record, cell.record.headline
     eps = record.attack.eps * (255 if record.attack.norm == "linf" else 1)
-    what = _label(record) if record.is_clean else f"{record.attack.label} {format_eps(record.attack.eps)}"
+    what = _label(record) if record.is_clean else f"{record.attack.label} {eps_text(record.attack)}"
     low, high = ends(interval)
     return {
         **{"encoder": cell.encoder.short, "eps": round(eps, 6), "value": interval.value, "low": low, "high": high},
@@ -163,8 +164,8 @@ def _eps_words(benchmark: TaskOnDataset, cells: Sequence[_Cell], under: str) -> 
         own = [c.record for c in cells if c.encoder.name == encoder]
         first, last = own[0], own[-1]
         parts.append(
-            f"{encoder} {number_text(first.headline.value)} at eps {format_eps(first.attack.eps)}"
-            f" to {number_text(last.headline.value)} at {format_eps(last.attack.eps)}"
+            f"{encoder} {number_text(first.headline.value)} at eps {format_eps(first.attack.eps, first.attack.norm)}"
+            f" to {number_text(last.headline.value)} at {format_eps(last.attack.eps, last.attack.norm)}"
         )
     what = f"{benchmark.metric} of {benchmark.task} on {benchmark.dataset}"
     return f"Line chart: {what} against eps under {under}. {'; '.join(parts)}."

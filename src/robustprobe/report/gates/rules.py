@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.errors import UserError
-from robustprobe.core.sizes import format_eps, parse_eps
+from robustprobe.core.shared_names import shared_name
+from robustprobe.core.sizes import format_eps, parse_area, parse_eps
 from robustprobe.report.gates.outcome import GateOutcome
 from robustprobe.report.tables.matrix import interval_text, number_text, trusted
 from robustprobe.report.tables.shares import is_guess
@@ -41,7 +42,10 @@ class Measured(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A least or most value; an empty dataset, or no eps, means every one."""
+    """A least or most value; an empty dataset, or no eps, means every one.
+
+    Names of datasets have colons too, as `segfolder:PATH`: where one ends and the attack begins, `concerns` finds out.
+    """
 
     text: str
     task: str
@@ -53,10 +57,13 @@ class Rule(NamedTuple):
 
     def concerns(self, measured: Measured) -> bool:
         """Whether this is about a number."""
+        label = measured.attack.label
+        same = self.attack == label
+        if self.dataset:
+            same = shared_name(f"{self.dataset}:{self.attack}") == f"{measured.dataset}:{label}"
         return (
-            self.task == measured.task
-            and self.dataset in ("", measured.dataset)
-            and self.attack == measured.attack.label
+            same
+            and self.task == measured.task
             and (self.eps is None or math.isclose(self.eps, measured.attack.eps, rel_tol=1e-6, abs_tol=1e-9))
         )
 
@@ -85,7 +92,7 @@ def _split_eps(attack: str) -> tuple[str, float | None]:
     """`apgd:dlr:4/255` as label and eps; objectives begin with a letter, sizes with a digit."""
     label, colon, last = attack.rpartition(":")
     if colon and last[:1].isdigit():
-        return label, parse_eps(last)
+        return label, parse_area(last) if last.endswith("%") else parse_eps(last)
     return attack, None
 
 
@@ -129,7 +136,9 @@ def _judged(rule: Rule, record: "Record") -> GateOutcome:
         f"{where}: {record.metric} {interval_text(number)}, n = {record.n}, "
         f"{'keeps' if kept else 'breaks'} {rule.sign} {rule.value:g}{doubt}{blind}{trust}"
     )
-    return GateOutcome(record.encoder, f"{rule.text} ({record.images_of})", "passed" if kept else "failed", message)
+    # Build servers take two cases of one name for one.
+    name = f"{rule.text} ({record.images_of}, {record_label(record)})"
+    return GateOutcome(record.encoder, name, "passed" if kept else "failed", message)
 
 
 def _chance_text(record: "Record") -> str:

@@ -109,11 +109,17 @@ def _shelves(groups: list[FoundGroup], witness: dict[str, Record]) -> list[_Enco
     by_encoder: dict[Hashable, list[FoundGroup]] = {}
     for group in groups:
         record = witness[group.group.group]
-        key = (record.encoder, record.encoder_digest, record.precision, head_text(record))
+        key = (record.encoder, record.encoder_digest, record.precision, head_text(record), record.attack_at)
         by_encoder.setdefault(key, []).append(group)
     first = [witness[some[0].group.group] for some in by_encoder.values()]
     facts = [
-        {"weights": r.encoder_digest[:8], "precision": r.precision, "heads": head_text(r) or "linear"} for r in first
+        {
+            "weights": r.encoder_digest[:8],
+            "precision": r.precision,
+            "heads": head_text(r) or "linear",
+            "attacked at": f"{r.attack_at} size",
+        }
+        for r in first
     ]
     endings = distinctions([r.encoder for r in first], facts)
     return [

@@ -1,9 +1,10 @@
 """The result in words: what each encoder scores clean and attacked, and for which task it is weakest."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from robustprobe.report.tables.board import Board, BoardRow, Strongest, TaskOnDataset
+from robustprobe.report.tables.board import Board, BoardRow, Strongest, TaskOnDataset, at, levels
 from robustprobe.report.tables.corruptions import corruption_summaries, corruption_tables
 from robustprobe.report.tables.matrix import ends_text, failed_text, number_text, percent_text, task_tables, threat_text
 from robustprobe.report.tables.shares import share_text
@@ -71,11 +72,7 @@ class Headline(NamedTuple):
 
 def headline(records: list[Record], found_board: Board) -> Headline:
     """The result in words, from the records and their board."""
-    found: dict[str, list[Finding]] = {}
-    for table in task_tables(records):
-        for line in table.lines:
-            cells = [(column.label, cell) for column, cell in zip(table.columns, line.cells, strict=True) if cell]
-            found.setdefault(line.encoder, []).append(_finding(line.dataset, cells, found_board))
+    found = _findings(records, found_board)
     rows = {row.encoder: row for row in found_board.rows}
     order = [*(name for name in rows if name in found), *sorted(name for name in found if name not in rows)]
     portraits = [
@@ -86,6 +83,19 @@ def headline(records: list[Record], found_board: Board) -> Headline:
         "No task was measured both on clean images and under a task-specific attack: nothing to compare yet."
     )
     return Headline(_title(records, portraits), lead, _facts(records), portraits)
+
+
+def _findings(records: list[Record], found_board: Board) -> dict[str, list[Finding]]:
+    """What was found, by the encoder as the board names it; of two lines of one benchmark the later one counts."""
+    found: dict[str, dict[tuple[str, str], Finding]] = {}
+    for table in task_tables(records):
+        for line in sorted(table.lines, key=lambda line: max(r.provenance.started for r in line.cells if r)):
+            cells = [(column.label, cell) for column, cell in zip(table.columns, line.cells, strict=True) if cell]
+            name = next((name for _, r in cells if (name := found_board.encoder(r))), line.encoder)
+            place = next((k for _, r in cells if (k := found_board.benchmark(r)) is not None), None)
+            dataset = line.dataset if place is None else found_board.benchmarks[place].dataset
+            found.setdefault(name, {})[table.task, dataset] = _finding(dataset, cells, found_board)
+    return {name: list(some.values()) for name, some in found.items()}
 
 
 def _robust_text(row: BoardRow | None, found_board: Board) -> str:
@@ -265,10 +275,12 @@ def _constant_text(attacked: Record, benchmark: TaskOnDataset) -> str:
 
 
 def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
-    """Of the attacks at the largest eps, the one after which the score is worst."""
-    largest = max(r.attack.eps for _, r in own)
+    """Of the attacks at the largest eps, of Linf where there are several norms, the one with the worst score."""
+    level = levels([r for _, r in own])[0]
+    at_level = [pair for pair in own if at(level, pair[1].attack)]
+    known = [pair for pair in at_level if math.isfinite(pair[1].headline.value)] or at_level
     sign = 1 if own[0][1].higher_is_better else -1
-    return min((pair for pair in own if pair[1].attack.eps == largest), key=lambda pair: sign * pair[1].headline.value)
+    return min(known, key=lambda pair: sign * pair[1].headline.value)
 
 
 def _robust(attacked: Record, found_board: Board, position: int) -> float | None:

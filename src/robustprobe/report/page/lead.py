@@ -1,12 +1,13 @@
 """The first sentences of the page, and the smallest table that goes with them, for the terminal."""
 
+import math
 from collections.abc import Sequence
 
 from robustprobe.report.page.headline import headline
 from robustprobe.report.tables.blocks import MARK
 from robustprobe.report.tables.board import Board, board
 from robustprobe.report.tables.chance import chances
-from robustprobe.report.tables.matrix import MISSING, images_text, number_text, threat_text, trusted
+from robustprobe.report.tables.matrix import MISSING, images_text, level_order, number_text, threat_text, trusted
 from robustprobe.report.tables.sheet import Row, Sheet
 from robustprobe.results.records import Record
 from robustprobe.results.union import Found
@@ -49,7 +50,11 @@ def _board(found: Sequence[Found]) -> Board:
 
 
 def _worst(records: Sequence[Record]) -> Record | None:
-    return min(records, key=lambda r: r.headline.value * (1 if r.higher_is_better else -1), default=None)
+    """The worst score at the largest eps; one that is not a number is none."""
+    known = [r for r in records if math.isfinite(r.headline.value)]
+    level = max((level_order(r.attack) for r in known), default=None)
+    at_level = [r for r in known if level_order(r.attack) == level]
+    return min(at_level, key=lambda r: r.headline.value * (1 if r.higher_is_better else -1), default=None)
 
 
 def _text(record: Record | None, name: str | None = None) -> str:

@@ -120,7 +120,9 @@ def _head(r: Record) -> tuple[str, ...]:
 def _attack(r: Record) -> tuple[str, ...]:
     a = r.attack
     searches = not (r.is_clean or r.is_control or r.is_corruption)
-    path = (str(a.steps), format_eps(a.step_size), a.iterate) if searches else (MISSING,) * 3
+    # Steps of a patch are no part of its size.
+    step_size = MISSING if r.is_patch else format_eps(a.step_size, a.norm)
+    path = (str(a.steps), step_size, a.iterate) if searches else (MISSING,) * 3
     start, options = "yes" if a.random_start else "no", a.tuning_text or MISSING
     made_for = (r.target_task or "no task") + (f", on {r.source_encoder}" if r.source_encoder else "")
     return (

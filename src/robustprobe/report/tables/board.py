@@ -8,7 +8,7 @@ from typing import NamedTuple
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.sizes import threat_size_text
 from robustprobe.metrics.intervals import Estimate
-from robustprobe.report.tables.matrix import Column, attack_order
+from robustprobe.report.tables.matrix import Column, attack_order, level_order
 from robustprobe.report.tables.shares import Ranks, is_guess, kept, mean_kept, ranks
 from robustprobe.results.labels import attack_labels, distinctions, eps_text, head_text
 from robustprobe.results.records import AttackKey, Interval, Record
@@ -153,6 +153,7 @@ def board(
             "precision": r.precision,
             "recipe": _recipe(r),
             "heads": head_text(r) or "linear",
+            "attacked at": f"{r.attack_at} size",
         }
         for r in first.values()
     ]
@@ -173,7 +174,7 @@ def levels(records: Sequence[Record]) -> list[Level]:
     attacked = [r for r in records if r.is_in_ball]
     specific = [r for r in attacked if r.is_task_specific]
     found = {Level(r.attack.norm, r.attack.eps) for r in specific or attacked}
-    return sorted(found, key=lambda level: (level.norm == "linf", level.norm, level.eps), reverse=True)
+    return sorted(found, key=level_order, reverse=True)
 
 
 def at(level: Level | None, attack: AttackSpec) -> bool:
@@ -186,7 +187,9 @@ def _recipe(record: Record) -> str:
 
 
 def _row_key(record: Record) -> tuple[Hashable, ...]:
-    return (record.encoder, record.encoder_digest, record.precision, _recipe(record), head_text(record))
+    own = (record.encoder, record.encoder_digest, record.precision, _recipe(record), head_text(record))
+    # The same eps on the pixels as stored is another threat.
+    return (*own, record.attack_at)
 
 
 def benchmark_key(record: Record) -> TaskOnDatasetKey:

@@ -11,9 +11,12 @@ from robustprobe.results.union import Found
 
 
 def chances(found: Iterable[Found]) -> dict[TaskOnDatasetKey, float]:
-    """The score of the best constant answer, for each choice of images where it is known."""
+    """The score of the best constant answer, for each choice of images where it is known.
+
+    Under a patch pixels do not count, so that the records of patches hold another level: that of the rest of the image.
+    """
     levels: dict[TaskOnDatasetKey, float] = {}
-    for key, one in {benchmark_key(f.record): f for f in found}.items():
+    for key, one in {benchmark_key(f.record): f for f in found if not f.record.is_patch}.items():
         level = one.record.chance if one.record.chance is not None else _from_rows(one)
         if level is not None:
             levels[key] = level

@@ -146,7 +146,7 @@ def differing(first: "Record", second: "Record", across: bool = False) -> list[s
 
 def _facts(record: "Record") -> dict[str, str]:
     attack, head = record.attack, record.head
-    climbs = {"step size": format_eps(attack.step_size), "iterate": attack.iterate} if attack.eps else {}
+    climbs = {"step size": format_eps(attack.step_size, attack.norm), "iterate": attack.iterate} if attack.eps else {}
     return {
         "steps": str(attack.steps),
         **climbs,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from robustprobe.core.sizes import OWN_UNITS, format_eps
 from robustprobe.results.labels import attack_labels, distinctions, head_text, heads_text, record_label
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 MISSING = "—"
 NOT_A_NUMBER = "n/a"
 DECIMALS = 3
+
+
+class Sized(Protocol):
+    """What has a norm and an eps, as an attack has."""
+
+    @property
+    def norm(self) -> str: ...
+
+    @property
+    def eps(self) -> float: ...
 
 
 class Column(NamedTuple):
@@ -72,6 +82,11 @@ def attack_order(key: "AttackKey", task: str = "") -> tuple[object, ...]:
     else:
         origin = 0 if key.is_clean else 1 if key.is_control else 5 if key.is_corruption else 2
     return (origin, key.target_task, attack.name, attack.eps, attack.model_dump_json())
+
+
+def level_order(attack: Sized) -> tuple[bool, str, float]:
+    """Sorts norms and eps: of several the last counts, which is Linf before other norms and the largest eps."""
+    return (attack.norm == "linf", attack.norm, attack.eps)
 
 
 def task_tables(records: Iterable["Record"], transfer: bool = False) -> list[TaskTable]:

@@ -245,7 +245,7 @@ def print_rich(
     for one in (*corruption_sheets(known, notes.value), *patch_sheets(known, notes.value)):
         print_fitting(one, console)
         for text in one.notes:
-            console.print(f"{text}\n", markup=False, highlight=False)
+            console.print(f"{text}\n", highlight=False)
     for one in transfer_sheets(known, notes) if transfer else []:
         print_fitting(one, console)
     for matrix in encoder_transfers(known):
@@ -253,7 +253,7 @@ def print_rich(
     gaps = feature_gap_sheet(known)
     if gaps:
         print_fitting(gaps, console)
-    console.print(f"{BRACKETS[:-1]}; protocol {protocol_name(known)}", markup=False, highlight=False)
+    console.print(f"{BRACKETS[:-1]}; protocol {protocol_name(known)}", highlight=False)
     for text in remarks(known):
-        console.print(text, markup=False, highlight=False)
+        console.print(text, highlight=False)
     print_notes(notes, console, verbose, pointer)

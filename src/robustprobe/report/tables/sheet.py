@@ -35,6 +35,9 @@ _LATEX = {
     "†": r"$\dagger$",
     "−": "$-$",
     "—": "---",
+    "∞": r"$\infty$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
     "\n": " ",
 }
 
@@ -170,7 +173,7 @@ def as_terminal(show: Callable[["Console"], None]) -> str:
     """What a wide terminal without colour shows."""
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=TEXT_WIDTH, color_system=None)
+    console = Console(file=io.StringIO(), width=TEXT_WIDTH, color_system=None, markup=False, emoji=False)
     with console.capture() as capture:
         show(console)
     return capture.get()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from robustprobe.report.tables.matrix import MISSING, Column, Line
+from robustprobe.report.tables.matrix import MISSING, Column, Line, level_order
 from robustprobe.results.labels import eps_text
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def headline_column(
     own = {k: column.key for k, column in enumerate(columns) if column.key.target_task and not column.key.is_clean}
     if not own:
         return None
-    level = max((key.attack.norm == "linf", key.attack.norm, key.attack.eps) for key in own.values())
-    places = [k for k, key in own.items() if (key.attack.norm, key.attack.eps) == level[1:]]
+    level = max(level_order(key.attack) for key in own.values())
+    places = [k for k, key in own.items() if level_order(key.attack) == level]
     if len(places) < 2:
         return None
     several = len({(c.key.attack.norm, c.key.attack.eps) for c in columns if not c.key.is_clean}) > 1

@@ -1,5 +1,6 @@
 """What a comparison found, in words: which of two sides is more robust, and whether chance may explain it."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -94,7 +95,14 @@ def _after_correction(judgements: Sequence[Judgement]) -> str:
 
 
 def _strongest(judgements: Sequence[Judgement]) -> Judgement | None:
-    attacked = [j for j in judgements if not (j.record.is_clean or j.record.is_control or j.record.is_transfer)]
+    attacked = [
+        j
+        for j in judgements
+        if not (j.record.is_clean or j.record.is_control or j.record.is_transfer)
+        and math.isfinite(j.record.headline.value)
+    ]
+    # Corruptions are no attack, and the score beside a patch is one of fewer pixels.
+    attacked = [j for j in attacked if j.record.is_in_ball] or attacked
     sign = 1 if judgements[0].record.higher_is_better else -1
     return min(attacked, key=lambda j: sign * j.record.headline.value, default=None)
 
