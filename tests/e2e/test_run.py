@@ -17,7 +17,7 @@ import pytest
 
 import robustprobe as rp
 from robustprobe.core.fingerprints import fingerprint
-from robustprobe.results.records import RANDOM
+from robustprobe.results.example_images import RANDOM
 from robustprobe.results.store import Store
 from tests.e2e.program import Answer, child
 

@@ -12,15 +12,12 @@ from robustprobe.datasets._rendering import (
     FIRST_OBJECT,
     FLOOR,
     IGNORE,
-    SHAPES,
     SURFACES,
     WALL,
     Rendering,
-    Scene,
-    Solid,
     render,
-    sample_scene,
 )
+from robustprobe.datasets._scene_sampling import SHAPES, Scene, Solid, sample_scene
 
 pytestmark = pytest.mark.golden
 

@@ -1,5 +1,6 @@
 """Every public function with arguments of types that are not meant: it works, or one `UserError` says what to do."""
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import nn
 import robustprobe as rp
 from robustprobe import Encoder, Results, UserError, probing
 from robustprobe.api import attack_images, evaluate_encoders, harden_encoder
+from robustprobe.cli._options import AttackOptions, DataOptions, MachineOptions
 from robustprobe.core.arguments import checked_types
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.head_spec import HeadSpec
@@ -200,3 +202,31 @@ def test_true_is_no_number_in_any_description(kind: Any) -> None:
     for name in counts:
         with pytest.raises(ValidationError, match=rf"(?s)\n{name}\n[^\n]*expected a number, got True"):
             kind.model_validate({name: True})
+
+
+def test_every_option_of_run_that_numbers_depend_on_is_an_argument_of_evaluate() -> None:
+    called = {
+        **{"attack": "attacks", "dataset": "datasets", "task": "tasks"},
+        **{"image_size": "size", "data_root": "root"},
+    }
+    kinds = (DataOptions, AttackOptions, MachineOptions)
+    options = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    assert {called.get(name, name) for name in options} <= set(inspect.signature(rp.evaluate).parameters)
+
+
+def test_patches_are_asked_for_from_python_as_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Suite] = []
+
+    def plan(suite: Suite, *given: Any, **more: Any) -> Any:
+        planned.append(suite)
+        raise StoppedError
+
+    monkeypatch.setattr(evaluate_encoders, "make_plan", plan)
+    cases: list[tuple[Any, Any]] = [("5%", (0.05,)), (["1%", 0.2], (0.01, 0.2)), (None, None)]
+    for area, expected in cases:
+        with pytest.raises(StoppedError):
+            rp.evaluate("bundled:scenes", "scenes", "patch", area=area, position="centre", position_samples=2)
+        suite = planned.pop()
+        assert (suite.area, suite.position, suite.position_samples) == (expected, "centre", 2)
+    with pytest.raises(UserError, match=r"area 0\.9 is not above 0 and at most 50%"):
+        rp.evaluate("bundled:scenes", "scenes", "patch", area=0.9)

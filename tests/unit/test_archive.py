@@ -1,6 +1,7 @@
 """Results as one file: what is in it, what is left out, and what is refused."""
 
 import platform
+import random
 import zipfile
 from pathlib import Path
 
@@ -94,6 +95,22 @@ def test_what_is_no_archive_or_holds_no_results_is_one_clear_error(tmp_path: Pat
         unpack(tmp_path / "empty.zip", tmp_path / "c")
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpack(tmp_path / "missing.zip", tmp_path / "d")
+
+
+def test_damaged_archives_are_one_clear_error(tmp_path: Path) -> None:
+    put(tmp_path / "a", make_record(attack("clean"), 0.9), make_record(attack("pgd"), 0.1), examples=True)
+    whole = packed(tmp_path / "a", tmp_path / "a.zip").read_bytes()
+    damaged, refused = tmp_path / "damaged.zip", 0
+    generator = random.Random(0)
+    for number in range(300):
+        content = bytearray(whole)
+        content[generator.randrange(len(whole))] = generator.randrange(256)
+        damaged.write_bytes(content if number % 10 else content[: generator.randrange(len(whole))])
+        try:
+            unpack(damaged, tmp_path / str(number))
+        except UserError:
+            refused += 1
+    assert refused > 100
 
 
 def test_damaged_results_are_not_packed(tmp_path: Path) -> None:

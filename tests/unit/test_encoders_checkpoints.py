@@ -421,7 +421,9 @@ def test_normalisation_is_the_architectures_or_asked_for(tmp_path: Path) -> None
     encoder = load_encoder(f"file:{path}?arch={VIT}&norm=imagenet")
     assert_features(encoder, images, model.forward_features(normalised(images, IMAGENET)), prefix=1)
     assert encoder.digest != load_encoder(f"file:{path}?arch={VIT}").digest
-    with pytest.raises(UserError, match=r"several normalisations .*&norm=imagenet\|half\|clip\|none .*MoCo v3"):
+    with pytest.raises(
+        UserError, match=r"several normalisations .*&norm=imagenet\|half\|clip\|sat493m\|none .*MoCo v3"
+    ):
         load_encoder(f"file:{path}?arch=vit_base_patch16_224")
     with pytest.raises(UserError, match=r"unknown normalisation 'imagnet'\. Did you mean 'imagenet'"):
         load_encoder(f"file:{path}?arch={VIT}&norm=imagnet")

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models import get_pretrained_cfg
 
 from robustprobe import UserError, load_encoder
+from robustprobe.encoders._norms import NORMS
 from tests.unit.encoders_on_disk import assert_features, close, inner, normalised, some_images, without_network
 
 pytestmark = pytest.mark.unit
@@ -59,6 +61,9 @@ def downloading():
     model = DINO()
     model.load_state_dict(torch.hub.load_state_dict_from_url(URL, map_location="cpu"))
     return model
+
+def satellite(weights="LVD1689M"):
+    return dinov2()
 
 def linear():
     return nn.Linear(2, 2)
@@ -146,3 +151,35 @@ def test_a_missing_download_is_named(cached: Path) -> None:
 def test_what_is_no_encoder_is_refused(cached: Path, spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_encoder(spec)
+
+
+@pytest.mark.parametrize(
+    ("options", "norm"),
+    [
+        ("", "imagenet"),
+        ("?weights=LVD1689M", "imagenet"),
+        ("?weights=SAT493M", "sat493m"),
+        ("?weights=/weights/dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth", "sat493m"),
+        ("?weights=SAT493M&norm=half", "half"),
+        ("?norm=clip", "clip"),
+    ],
+)
+def test_images_are_normalised_as_the_weights_were_trained(cached: Path, options: str, norm: str) -> None:
+    """Weights of DINOv3 that were trained on satellite images have another mean and deviation than ImageNet's."""
+    encoder = load_encoder(f"hub:owner/repo:satellite{options}")
+    seen: list[torch.Tensor] = []
+    patchify = next(module for module in encoder.modules() if isinstance(module, torch.nn.Conv2d))
+    patchify.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    images = some_images(64, 64)
+    encoder(images)
+    close(seen[0], normalised(images, NORMS[norm]))
+
+
+def test_the_satellite_normalisation_is_that_of_the_library() -> None:
+    config = get_pretrained_cfg("vit_large_patch16_dinov3.sat493m")
+    assert NORMS["sat493m"] == (config.mean, config.std)
+
+
+def test_an_unknown_normalisation_is_named(cached: Path) -> None:
+    with pytest.raises(UserError, match="unknown normalisation 'satellite'"):
+        load_encoder("hub:owner/repo:satellite?norm=satellite")

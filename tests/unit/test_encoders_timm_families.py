@@ -198,3 +198,19 @@ def test_a_map_of_a_network_without_padding_is_resized_to_the_grid() -> None:
 def test_the_contract_holds_for_a_network_whose_own_size_is_no_multiple() -> None:
     checks = check_encoder(load_encoder("timm:tf_efficientnet_lite1.random"))
     assert [c.name for c in checks if not c.passed] == []
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_a_class_token_among_the_embeddings_is_one(class_token: bool) -> None:
+    """NaFlexViT keeps it there; RADIO's weights have one, others none and are pooled."""
+    small: dict[str, Any] = {"embed_dim": 32, "depth": 1, "num_heads": 2, "reg_tokens": 3}
+    pool = "token" if class_token else "avg"
+    model = create("naflexvit_base_patch16_gap", class_token=class_token, global_pool=pool, fc_norm=False, **small)
+    encoder = wrap("timm:naflexvit", model.eval(), source="timm")
+    images = torch.rand(2, 3, *encoder.card.input_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = model.forward_features((images - encoder.mean) / encoder.std)
+        features = encoder(images)
+    patches = tokens[:, 3 + class_token :]
+    close(features.cls, tokens[:, 0] if class_token else patches.mean(1))
+    close(features.patches.flatten(2), patches.transpose(1, 2))

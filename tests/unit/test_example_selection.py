@@ -17,7 +17,7 @@ from robustprobe.evaluation.example_selection import KeptScores, chosen
 from robustprobe.evaluation.executors import WorkerState
 from robustprobe.evaluation.plan import make_plan
 from robustprobe.evaluation.run import execute
-from robustprobe.results.records import RANDOM, Example, ExampleChoice, Group
+from robustprobe.results.example_images import RANDOM, Example, ExampleChoice, Group
 from robustprobe.results.store import Store
 from tests.runs import contents, quiet
 

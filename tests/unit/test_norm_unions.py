@@ -118,6 +118,12 @@ def test_where_nothing_is_left_an_attack_that_may_be_too_weak_puts_no_mark(tmp_p
         assert ("†" in render([found], "md")) == bool(doubted)
 
 
+@pytest.mark.parametrize("options", [{"transfer": True}, {"layout": "paper"}, {"transfer": True, "format": "json"}])
+def test_options_of_the_other_table_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="leave --transfer and --layout out"):
+        table(tmp_path, union_of_norms=True, **options)
+
+
 def test_command_formats_and_data_frame_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check = CheckFact(name="gradient", value=1.0, passed=False, meaning="the gradient is another one")
     found = unions(

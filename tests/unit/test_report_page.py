@@ -37,7 +37,8 @@ from robustprobe.report.page.headline import headline
 from robustprobe.report.page.render import render_page, write_page
 from robustprobe.report.page.viewer import image_iou
 from robustprobe.report.tables.board import benchmark_key, board
-from robustprobe.results.records import RANDOM, CheckFact, Example, ExampleChoice, Group, HeadFacts, Interval, Record
+from robustprobe.results.example_images import RANDOM, Example, ExampleChoice, Group
+from robustprobe.results.records import CheckFact, HeadFacts, Interval, Record
 from robustprobe.results.store import Store
 from tests.unit.test_report_tables import AWKWARD, LINED, OWN, PLAIN, attack, checkpoints_of, make_record, records_of
 

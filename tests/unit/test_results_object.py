@@ -47,6 +47,9 @@ def test_results_are_a_data_frame_with_the_images_behind_it(tmp_path: Path) -> N
     assert rows.groupby("attack")["score"].mean().to_dict() == {"clean": 1.0, "pgd": 0.125}
     assert len(result.rows(transfer=True)) == 24
     assert r"\toprule" in result.to_latex()
+    assert r"\toprule" in rp.load_results(tmp_path, transfer=True).to_latex(layout="paper")
+    with pytest.raises(rp.UserError, match="no attacks made for other tasks"):
+        result.to_latex(layout="paper", transfer=True)
     with pytest.raises(rp.UserError, match="no results in"):
         rp.load_results(tmp_path / "nowhere")
 

@@ -1,5 +1,6 @@
 """Descriptions of work: parsing, defaults, refusals and fingerprints."""
 
+import ast
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from robustprobe import UserError
 from robustprobe.core import fingerprints
 from robustprobe.core.attack_spec import AttackChoice, AttackSpec
-from robustprobe.core.fingerprints import code_digest, fingerprint
+from robustprobe.core.fingerprints import BESIDE_NUMBERS, code_digest, fingerprint
 from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.sizes import format_eps, parse_eps
 from robustprobe.core.spec import DatasetSpec, Suite, load_suite
@@ -267,11 +268,25 @@ def test_code_digest_follows_the_source(tmp_path: Path, monkeypatch: pytest.Monk
     before = code_digest()
     monkeypatch.setattr(fingerprints, "__file__", str(copy / "core" / "fingerprints.py"))
     assert code_digest() == before
-    (copy / "cli" / "__init__.py").write_text("# no number depends on this")
+    for room in BESIDE_NUMBERS:
+        (copy / room / "new.py").write_text("# no number depends on this")
     assert code_digest() == before
     source = copy / changed
     source.write_text(source.read_text() + "# changed\n")
     assert code_digest() != before
+
+
+def test_no_code_that_numbers_depend_on_is_left_out_of_its_digest() -> None:
+    """Rooms that count import none that does not, but for what keeps numbers and finds weights as they are."""
+    kept = {"robustprobe.results", "robustprobe.training.folder"}
+    root = Path(fingerprints.__file__).parents[1]
+    files = [f for f in root.rglob("*.py") if f.parent != root and f.relative_to(root).parts[0] not in BESIDE_NUMBERS]
+    assert len(files) > 100
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+            beside = any(f"{module}.".startswith(f"robustprobe.{room}.") for room in BESIDE_NUMBERS)
+            assert not beside or any(f"{module}.".startswith(f"{one}.") for one in kept), file
 
 
 @pytest.mark.parametrize("field", ["train_limit", "batch_size"])

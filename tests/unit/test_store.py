@@ -19,7 +19,8 @@ from robustprobe.core import files as written_files
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.files import write_whole
 from robustprobe.core.spec import Display
-from robustprobe.results.records import Example, ExampleChoice, Group, HeadFacts, Interval, Provenance, Record
+from robustprobe.results.example_images import Example, ExampleChoice, Group
+from robustprobe.results.records import HeadFacts, Interval, Provenance, Record
 from robustprobe.results.store import Store
 from tests.unit.test_report_tables import attack, make_record
 

@@ -46,6 +46,9 @@ def evaluate(
     tasks: Names | None = None,
     eps: str | float | Sequence[str | float] | None = None,
     severity: int | Sequence[int] | None = None,
+    area: str | float | Sequence[str | float] | None = None,
+    position: str | None = None,
+    position_samples: int | None = None,
     norm: Norm = "linf",
     steps: int | None = None,
     restarts: int = 1,
@@ -92,6 +95,8 @@ def evaluate(
         eps: size of the ball in pixel units of [0, 1], as `8/255` or a number, or several; by default what is usual for
             the norm and the size of the images.
         severity: of corruptions, from 1 to 5, or several; by default 3.
+        area: of patches, the share of the image that they cover, as `5%` or 0.05, or several; by default 5%.
+        position: where a patch lies, with `position_samples`; see `attack`.
         steps: by default as many as each attack asks for.
         head: fields of `HeadSpec` that differ from the recipe `fast`, such as `{"recipe": "standard"}`; or a
             kind of heads alone, `mlp`.
@@ -147,6 +152,8 @@ def evaluate(
             "tasks": None if tasks is None else _several(tasks),
             "eps": None if eps is None else _several(eps),
             "severity": None if severity is None else _several(severity),
+            "area": None if area is None else _several(area),
+            **{"position": position, "position_samples": position_samples},
             "head": HeadSpec() if head is None else head,
             **{"norm": norm, "steps": steps, "restarts": restarts, "iterate": iterate},
             **{"batch_size": batch_size, "precision": precision, "attack_at": attack_at},

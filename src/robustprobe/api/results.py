@@ -70,6 +70,11 @@ class Results(pd.DataFrame):
         return [one.record for one in self.found]
 
     @property
+    def with_transfer(self) -> bool:
+        """Whether numbers whose attack was made for another task's head are among the rows."""
+        return bool(self._transfer)
+
+    @property
     def headline(self) -> str:
         """What was found, in the sentences that head the page."""
         return lead(self.found)
@@ -124,9 +129,13 @@ class Results(pd.DataFrame):
 
         Args:
             transfer: as for `table`.
-            layout: `paper` for results at Linf 8/255 in the columns of the paper's tables.
+            layout: `paper` for results at Linf 8/255 in the columns of the paper's tables, which have no transfer.
+
+        Raises:
+            UserError: an unknown layout, or transfer tables in the paper's.
         """
-        return render(self.records, "latex", self._wanted(transfer) and layout != "paper", layout)
+        wanted = self._wanted(transfer if transfer is not None or layout == "all" else False)
+        return render(self.records, "latex", wanted, layout)
 
     @checked_types("self")
     def report(self, path: str | Path, *, samples: int | Literal["all"] | None = None) -> Path:
@@ -145,7 +154,7 @@ class Results(pd.DataFrame):
         return write_page(list(self.stores), Path(path), _limit(samples))
 
     def _wanted(self, transfer: bool | None) -> bool:
-        return bool(self._transfer) if transfer is None else transfer
+        return self.with_transfer if transfer is None else transfer
 
     def __repr__(self) -> str:
         numbers = f"{len(self)} number{'' if len(self) == 1 else 's'}"

@@ -39,4 +39,5 @@ def show(result: Showable) -> None:
     console = Console(markup=False, emoji=False)
     console.print(Text(result.headline, style="bold"))
     console.print()
-    print_rich(result.records, False, console, pointer="What was measured where: .report(path) writes the page.")
+    pointer = "What was measured where: .report(path) writes the page."
+    print_rich(result.records, result.with_transfer, console, pointer=pointer)

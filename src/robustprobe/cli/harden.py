@@ -1,6 +1,7 @@
 """`robustprobe harden`."""
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,5 +166,6 @@ def harden(
     if leads:
         console.print(f"{'Done' if worked else 'Done already'}: encoder file:{out}", soft_wrap=True)
         console.print(
-            f"How robust each epoch is: robustprobe curve {out} --dataset {source.dataset[0]}", soft_wrap=True
+            f"How robust each epoch is: robustprobe curve {shlex.quote(str(out))} --dataset {source.dataset[0]}",
+            soft_wrap=True,
         )

@@ -43,6 +43,8 @@ def table(
         Print every finding of the sanity checks below the tables, not one line for each cause.
     """
     if union_of_norms:
+        if transfer or layout != "all":
+            raise UserError("--union-of-norms prints a table of its own; leave --transfer and --layout out.")
         _print_unions(folder, format)
         return
     from robustprobe.report.tables import results as tables

@@ -12,8 +12,8 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# Rooms that show, store or train; no number of a cell depends on their code.
-BESIDE_NUMBERS = frozenset({"cli", "report", "results", "training", "defences", "trackers"})
+# Rooms that ask, show, store or train; no number of a cell depends on their code.
+BESIDE_NUMBERS = frozenset({"api", "cli", "report", "results", "training", "defences", "trackers"})
 
 
 def code_digest() -> str:

@@ -4,18 +4,16 @@ Per-pixel arithmetic uses only operations that IEEE 754 rounds exactly (+, -, *,
 randomness comes from one seeded stream, so that a scene is the same on every machine.
 """
 
-import hashlib
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from robustprobe.datasets._scene_sampling import SHAPES, Array, Camera, Scene, Solid, Stream, Texture, sample_scene
+
 Vector = tuple[Array, Array, Array]
 
-SHAPES = ("sphere", "box", "cylinder", "cone", "pyramid", "octahedron")
 SURFACES = ("floor", "wall", *SHAPES)
 IGNORE = 255
 FLOOR, WALL, FIRST_OBJECT = 0, 1, 2
@@ -62,94 +60,6 @@ class Rendering(NamedTuple):
     label: int
 
 
-@dataclass(frozen=True)
-class Texture:
-    colours: Array
-    kind: int
-    period: float
-    table: Array
-
-
-@dataclass(frozen=True)
-class Solid:
-    shape: str
-    position: tuple[float, float]
-    scale: tuple[float, float]
-    turn: float
-    texture: Texture
-
-
-@dataclass(frozen=True)
-class Camera:
-    height: float
-    pitch: float
-    focal: float
-
-
-@dataclass(frozen=True)
-class Scene:
-    camera: Camera
-    wall: float
-    light: tuple[float, float, float]
-    ambient: float
-    solids: tuple[Solid, ...]
-    floor_texture: Texture
-    wall_texture: Texture
-    grain: float
-
-
-class _Stream:
-    """Uniform numbers from one seeded generator, the only source of randomness of a scene."""
-
-    def __init__(self, identity: str) -> None:
-        seed = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")
-        self.generator = np.random.Generator(np.random.PCG64(seed))
-
-    def uniform(self, low: float, high: float) -> float:
-        return low + (high - low) * float(self.generator.random())
-
-    def choice(self, count: int) -> int:
-        return int(self.generator.random() * count)
-
-    def array(self, *shape: int) -> Array:
-        return self.generator.random(shape)
-
-
-def sample_scene(identity: str, appearance: str = "") -> Scene:
-    """The scene that belongs to an image id; another `appearance` keeps its geometry and redraws textures and light."""
-    stream, look = _Stream(identity), _Stream(f"{identity}/appearance{appearance}")
-    camera = Camera(stream.uniform(1.1, 1.7), stream.uniform(0.2, 0.36), stream.uniform(1.2, 1.5))
-    wall = stream.uniform(4.5, 9.0)
-    main_depth = stream.uniform(1.9, 2.8)
-    solids = [_solid(stream, look, main_depth, stream.uniform(-0.4, 0.4), stream.uniform(0.6, 0.85))]
-    for _ in range(2 + stream.choice(3)):
-        depth = stream.uniform(main_depth + 0.4, wall - 0.6)
-        solids.append(_solid(stream, look, depth, stream.uniform(-0.6, 0.6) * depth, stream.uniform(0.3, 0.55)))
-    azimuth, height = look.uniform(-2.4, -0.7), look.uniform(0.6, 1.6)
-    norm = math.sqrt(1 + height * height)
-    return Scene(
-        camera=camera,
-        wall=wall,
-        light=(math.cos(azimuth) / norm, height / norm, math.sin(azimuth) / norm),
-        ambient=look.uniform(0.3, 0.5),
-        solids=tuple(solids),
-        floor_texture=_texture(look, 0.3, 0.9),
-        wall_texture=_texture(look, 0.5, 1.5),
-        grain=look.uniform(0.0, 0.03),
-    )
-
-
-def _solid(stream: _Stream, look: _Stream, depth: float, side: float, size: float) -> Solid:
-    shape = SHAPES[stream.choice(len(SHAPES))]
-    scale = (size, size * stream.uniform(0.8, 1.3))
-    return Solid(shape, (side, depth), scale, stream.uniform(0, 2 * math.pi), _texture(look, 0.15, 0.5))
-
-
-def _texture(look: _Stream, low: float, high: float) -> Texture:
-    colours = 0.12 + 0.8 * look.array(2, 3)
-    return Texture(colours, look.choice(4), look.uniform(low, high), look.array(16, 16))
-
-
 def render(identity: str, size: int = 64, appearance: str = "") -> Rendering:
     """Render the scene of an image id at `size` x `size` pixels."""
     scene = sample_scene(identity, appearance)
@@ -162,7 +72,7 @@ def render(identity: str, size: int = 64, appearance: str = "") -> Rendering:
         hit = _surfaces(scene, origin, _rays(scene.camera, size, u, v))
         image += _shade(scene, hit) / len(SUBPIXELS)
         mask[_classes(scene, hit.surface) != classes] = IGNORE
-    image += scene.grain * (_Stream(f"{identity}/grain{appearance}").array(size * size, 3) - 0.5) * 2
+    image += scene.grain * (Stream(f"{identity}/grain{appearance}").array(size * size, 3) - 0.5) * 2
     pixels = np.floor(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
     visible = np.bincount(centre.surface, minlength=FIRST_OBJECT + len(scene.solids))[FIRST_OBJECT:]
     label = SHAPES.index(scene.solids[int(visible.argmax())].shape)
@@ -189,7 +99,7 @@ def two_views(identity: str, size: int = 64) -> TwoViews:
     image = np.zeros((size * size, 3))
     for u, v in SUBPIXELS:
         image += _shade(scene, _surfaces(scene, origin, _rays(camera, size, u, v))) / len(SUBPIXELS)
-    image += scene.grain * (_Stream(f"{identity}/second grain").array(size * size, 3) - 0.5) * 2
+    image += scene.grain * (Stream(f"{identity}/second grain").array(size * size, 3) - 0.5) * 2
     second = np.floor(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8).reshape(size, size, 3)
     hit = _surfaces(scene, (0.0, scene.camera.height, 0.0), _rays(scene.camera, size, 0.5, 0.5))
     places, seen = _places(scene, camera, origin, hit)
@@ -199,7 +109,7 @@ def two_views(identity: str, size: int = 64) -> TwoViews:
 
 def _second_camera(scene: Scene, identity: str) -> tuple[Camera, tuple[float, float, float]]:
     """A camera to the left or right of the first, and where it is."""
-    stream, first = _Stream(f"{identity}/second camera"), scene.camera
+    stream, first = Stream(f"{identity}/second camera"), scene.camera
     side = stream.uniform(0.25, 0.6) * (1 if stream.choice(2) else -1)
     origin = (side, first.height + stream.uniform(-0.15, 0.15), stream.uniform(-0.3, 0.2))
     tilt, zoom = stream.uniform(-0.06, 0.06), stream.uniform(0.85, 1.15)

@@ -8,7 +8,8 @@ from PIL import Image
 
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._generated import GeneratedDataset
-from robustprobe.datasets._rendering import IGNORE, SHAPES, SURFACES, Rendering, render
+from robustprobe.datasets._rendering import IGNORE, SURFACES, Rendering, render
+from robustprobe.datasets._scene_sampling import SHAPES
 from robustprobe.datasets.base import RawSample, Split
 
 SIZES: dict[Split, int] = {"train": 4000, "val": 500, "test": 1000}

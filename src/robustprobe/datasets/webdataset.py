@@ -21,6 +21,9 @@ from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 PLACEHOLDER = "{split}"
 LONGEST_LABEL = 20
 LARGEST_LABEL = 2**31 - 1
+TEST_SHARE = 0.2
+FEWEST_COMPARED = 2
+"""Two shards of a single image may hold the same one without being copies."""
 
 
 class Item(NamedTuple):
@@ -123,11 +126,6 @@ class WebDataset(Dataset):
 
     def _shard_id(self, shard: Path) -> str:
         return shard.relative_to(self.root).with_suffix("").as_posix()
-
-
-TEST_SHARE = 0.2
-FEWEST_COMPARED = 2
-"""Two shards of a single image may hold the same one without being copies."""
 
 
 def _refuse_repeated(shards: Sequence[Path], listed: Sequence[Sequence[Item]]) -> None:

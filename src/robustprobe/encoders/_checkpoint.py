@@ -13,14 +13,6 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.data.constants import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    IMAGENET_INCEPTION_MEAN,
-    IMAGENET_INCEPTION_STD,
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-)
 from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -31,15 +23,10 @@ from robustprobe.encoders._file_kinds import is_shard, unsafe_classes, weights_f
 from robustprobe.encoders._keys import find_prefix, flatten, hint, match
 from robustprobe.encoders._layouts import converted
 from robustprobe.encoders._meant import published_names, unknown_tag
+from robustprobe.encoders._norms import NORMS, named_norm
 from robustprobe.encoders._timm import Norm, create, create_at, wrap
 from robustprobe.encoders.base import SHORT_NAMES, Encoder
 
-NORMS = {
-    "imagenet": Norm(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-    "half": Norm(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD),
-    "clip": Norm(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
-    "none": Norm((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
 OPTIONS = ("arch", "branch", "norm")
 _OFFICIAL_FIRST_WEIGHTS = {
     "ConvNeXt": ["downsample_layers.0.0.weight"],
@@ -211,9 +198,7 @@ def architecture_name(name: str) -> str:
 def _norm(name: str, options: Mapping[str, str]) -> Norm | None:
     """The normalisation that the options name; None for the architecture's own."""
     if "norm" in options:
-        if options["norm"] not in NORMS:
-            raise unknown_name("normalisation", options["norm"], NORMS)
-        return NORMS[options["norm"]]
+        return named_norm(options["norm"])
     if "." not in name:
         published = timm.list_pretrained(f"{name}.*")
         means = {get_pretrained_cfg(n).mean for n in published}

@@ -1,8 +1,8 @@
 """Text towers of the transformers library: those of the CLIP and SigLIP models whose image towers are encoders."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError
 from robustprobe.encoders._downloads import hub_file
+from robustprobe.encoders._hf_loading import read_model, reading
 from robustprobe.encoders.base import TextTower
 
 TEXT_MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
@@ -87,43 +88,17 @@ def _tokenizer_files(origin: Repository) -> list[Path]:
 @lru_cache(maxsize=1)
 def _loaded(origin: Repository, kind: str, tokenizer_digest: str) -> tuple[Any, Any, str]:
     """The model without its image tower, in fp32, its tokenizer, and what names the content of both."""
-    import transformers
-
-    with _quiet(transformers):
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                origin.folder, use_safetensors=True, local_files_only=True, trust_remote_code=False
-            )
-            model, report = getattr(transformers, TEXT_MODELS[kind]).from_pretrained(
-                origin.folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except Exception as error:
-            # transformers raises various exceptions for an invalid configuration.
-            reason = str(error).split("\n")[0]
-            raise UserError(f"the text tower of {origin.spec} cannot be read from {origin.folder}: {reason}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(f"{origin.spec} lacks {len(missing)} weights of its text tower: {', '.join(missing[:3])}.")
+    with reading(f"the tokenizer of {origin.spec}", origin.folder) as transformers:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            origin.folder, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+    model = read_model(origin.folder, TEXT_MODELS[kind], origin.spec, "text tower")
     # The image tower is the encoder's own.
     del model.vision_model
     seen = hashlib.sha256(tokenizer_digest.encode())
     for name, weights in model.state_dict().items():
         seen.update(name.encode() + weights.contiguous().numpy().tobytes())
     return model.eval().requires_grad_(False), tokenizer, seen.hexdigest()
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
 
 
 def _check_told_apart(origin: Repository, texts: Sequence[str], tokens: Tensor) -> None:

@@ -13,6 +13,7 @@ from robustprobe.core.types import FeatureDims, Features
 from robustprobe.encoders._timm_families import (
     SEVERAL_MAPS,
     as_map,
+    has_class_token,
     last_layer,
     norm_after_pooling,
     pooled_and_map,
@@ -83,8 +84,7 @@ class TimmViT(Encoder):
 
     def _features(self, first: Tensor, patches: Tensor, images: Tensor) -> Features:
         norm = norm_after_pooling(self.model)
-        has_class_token = getattr(self.model, "cls_token", None) is not None
-        pooled = first if has_class_token else patches.mean(1, keepdim=True)
+        pooled = first if has_class_token(self.model) else patches.mean(1, keepdim=True)
         grid = images.shape[2] // self.card.patch_size, images.shape[3] // self.card.patch_size
         return Features(norm(pooled)[:, 0], as_map(norm(patches), grid))
 

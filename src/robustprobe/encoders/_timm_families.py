@@ -89,6 +89,12 @@ def norm_after_pooling(model: Any) -> nn.Module:
     return norm if weight is None or weight.shape[0] == model.num_features else nn.Identity()
 
 
+def has_class_token(model: Any) -> bool:
+    """Whether the first token is a class token; NaFlexViT has it among its embeddings."""
+    holders = (model, getattr(model, "embeds", None))
+    return any(getattr(holder, "cls_token", None) is not None for holder in holders)
+
+
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (B, h * w, D) as (B, D, h, w)."""
     return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)

@@ -13,6 +13,7 @@ from robustprobe.core.types import FeatureDims, Features
 from robustprobe.encoders._downloads import hub_file
 from robustprobe.encoders._file_kinds import check_is_weights
 from robustprobe.encoders._hf_images import FILES, check_channels, pixel_scale, processor_settings, read_json
+from robustprobe.encoders._hf_loading import read_model, transformers_library
 from robustprobe.encoders._hf_texts import TEXT_MODELS, Repository, text_tower
 from robustprobe.encoders._timm import checked_layers
 from robustprobe.encoders.base import Encoder, EncoderCard, Source, TextTower
@@ -113,7 +114,7 @@ class HfSource(Source):
 
     def load(self, name: str) -> Encoder:
         spec = f"hf:{name}"
-        transformers = _transformers()
+        transformers_library()
         repository, _, revision = name.partition("@")
         folder, commit = _fetched(spec, repository, revision or None)
         settings = read_json(folder / "config.json", spec)
@@ -124,7 +125,7 @@ class HfSource(Source):
                 "Use such a model, or write your own class, as my.py:Class."
             )
         pixels = pixel_scale(processor_settings(folder, spec), spec)
-        model = _model(transformers, folder, kind, spec)
+        model = _model(folder, kind, spec)
         check_channels(model.config, spec)
         size = model.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -149,14 +150,6 @@ class HfSource(Source):
         return encoder
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError("encoders of hf: need transformers: pip install 'robustprobe[hf]'.") from error
-    return transformers
-
-
 def _fetched(spec: str, repository: str, revision: str | None) -> tuple[Path, str]:
     """The folder with all files of a repository, and its commit (empty for a local folder)."""
     if Path(repository, "config.json").is_file():
@@ -176,34 +169,14 @@ def _fetched(spec: str, repository: str, revision: str | None) -> tuple[Path, st
     return config.path.parent, pinned
 
 
-def _model(transformers: Any, folder: Path, kind: str, spec: str) -> Any:
-    """The vision tower with the weights of a folder, in fp32. Raises UserError if any weight is missing."""
+def _model(folder: Path, kind: str, spec: str) -> Any:
+    """The vision tower with the weights of a folder. Raises UserError if any weight is missing."""
     options: dict[str, Any] = {"add_pooling_layer": False} if kind in {"vit", "ijepa"} else {}
     if kind == "vit_mae":
         options["mask_ratio"] = 0.0
     for weights in folder.glob("*.safetensors"):
         check_is_weights(weights)
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        model, report = getattr(transformers, CLASSES[kind][0]).from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:
-        # transformers raises various exceptions for an invalid configuration.
-        raise UserError(f"{spec} cannot be read from {folder}: {str(error).split(chr(10))[0]}") from error
-    finally:
-        transformers.logging.set_verbosity(level)
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise UserError(f"{spec} lacks {len(missing)} weights of its encoder: {', '.join(missing[:3])}.")
-    return model
+    return read_model(folder, CLASSES[kind][0], spec, "encoder", **options)
 
 
 def _licence(folder: Path) -> str:

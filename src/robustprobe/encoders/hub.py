@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import Any, cast, final
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import FeatureDims, Features
 from robustprobe.encoders._downloads import missing_downloads_named, offline
+from robustprobe.encoders._norms import NORMS, named_norm
 from robustprobe.encoders._options import split_options
-from robustprobe.encoders._timm import checked_layers
+from robustprobe.encoders._timm import Norm, checked_layers
 from robustprobe.encoders.base import Encoder, EncoderCard, Source
 
 SIZE = (224, 224)
+SATELLITE = "sat493m"
 RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
 
 @final
 class HubEncoder(Encoder):
-    """A model of torch.hub with one of three interfaces, with ImageNet's normalisation inside.
+    """A model of torch.hub with one of three interfaces, with its normalisation inside.
 
     DINOv2 (`forward_features` returns normalised class and patch tokens by name; also DINOv3 and Franca), DINO
     (`get_intermediate_layers` returns normalised tokens, class token first), or torchvision's ResNet (CLS is the mean
@@ -34,11 +35,11 @@ class HubEncoder(Encoder):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, card: EncoderCard, model: nn.Module, interface: str) -> None:
+    def __init__(self, card: EncoderCard, model: nn.Module, interface: str, norm: Norm = NORMS["imagenet"]) -> None:
         super().__init__(card)
         self.model, self.interface = model, interface
-        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None])
+        self.register_buffer("mean", torch.tensor(norm.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(norm.std)[:, None, None])
 
     def settings(self) -> list[int | float | str]:
         heads = [cast(Any, m).num_heads for m in self.model.modules() if hasattr(m, "num_heads")]
@@ -83,12 +84,14 @@ class HubEncoder(Encoder):
 class HubSource(Source):
     """Repositories of GitHub with a hubconf.py, or local folders with one. Their code is run: use only what you trust.
 
-    REF is a branch, a tag or, best, a commit. The option `weights` is passed to the entry point, as Franca needs it.
+    REF is a branch, a tag or, best, a commit. The option `weights` is passed to the entry point, as Franca needs it;
+    `norm` is the normalisation of the images, ImageNet's by default, or where `weights` say so that of `sat493m`.
     """
 
     def load(self, name: str) -> Encoder:
         spec = f"hub:{name}"
-        path, options = split_options(name, ("weights",))
+        path, options = split_options(name, ("weights", "norm"))
+        norm = _norm(options.pop("norm", ""), options.get("weights", ""))
         repository, _, entry = path.rpartition(":")
         if not repository or not entry:
             raise UserError(f"'{spec}' names no model; write hub:OWNER/REPO:NAME or hub:OWNER/REPO:REF:NAME.")
@@ -111,7 +114,7 @@ class HubSource(Source):
             # The repository's code runs here and may raise any exception.
             raise UserError(f"{spec} cannot be loaded: {type(error).__name__}: {error}.") from error
         _, _, reference = repository.partition(":")
-        return _wrap(spec, model, "" if Path(repository).is_dir() else reference)
+        return _wrap(spec, model, "" if Path(repository).is_dir() else reference, norm)
 
 
 def _local(repository: str, spec: str) -> Path | None:
@@ -130,7 +133,12 @@ def _local(repository: str, spec: str) -> Path | None:
     return None
 
 
-def _wrap(spec: str, model: Any, reference: str) -> Encoder:
+def _norm(given: str, weights: str) -> Norm:
+    """The normalisation that is named; else by the name of DINOv3's weights, of which some are of satellite images."""
+    return named_norm(given or (SATELLITE if SATELLITE in weights.lower() else "imagenet"))
+
+
+def _wrap(spec: str, model: Any, reference: str, norm: Norm) -> Encoder:
     """The encoder around what a repository returned."""
     try:
         interface, patch, width = _interface(model)
@@ -148,7 +156,7 @@ def _wrap(spec: str, model: Any, reference: str) -> Encoder:
         input_size=(SIZE[0] // patch * patch, SIZE[1] // patch * patch),
         widths=FeatureDims(width, width),
     )
-    return HubEncoder(card, model, interface)
+    return HubEncoder(card, model, interface, norm)
 
 
 def _interface(model: Any) -> tuple[str, int, int]:

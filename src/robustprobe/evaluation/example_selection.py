@@ -17,7 +17,8 @@ from robustprobe.evaluation.examples import ExampleContext, add_examples, exampl
 from robustprobe.evaluation.remade_images import FailedCompletion, ImageRemaker
 from robustprobe.evaluation.row_scores import Floats, row_scores
 from robustprobe.metrics.kept import share_kept
-from robustprobe.results.records import RANDOM, ChoiceKind, ExampleChoice, Group, Record
+from robustprobe.results.example_images import RANDOM, ChoiceKind, ExampleChoice, Group
+from robustprobe.results.records import Record
 from robustprobe.results.store import Store
 from robustprobe.tasks import Task, load_task
 

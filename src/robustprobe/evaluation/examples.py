@@ -13,7 +13,7 @@ from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.views import View
 from robustprobe.datasets import Dataset
 from robustprobe.evaluation.collect import KeptImage
-from robustprobe.results.records import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group
+from robustprobe.results.example_images import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group
 from robustprobe.results.store import Store
 from robustprobe.tasks import Task, load_task, task_kind
 

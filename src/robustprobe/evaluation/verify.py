@@ -21,8 +21,9 @@ from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.row_scores import row_scores
 from robustprobe.metrics.statistics import PATCH
+from robustprobe.results.example_images import Example, Group
 from robustprobe.results.labels import record_label
-from robustprobe.results.records import Example, Group, Record
+from robustprobe.results.records import Record
 from robustprobe.results.store import Store
 from robustprobe.tasks import Model
 

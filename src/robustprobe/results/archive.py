@@ -14,7 +14,8 @@ from typing import Any
 from robustprobe.core.errors import UserError
 from robustprobe.core.files import write_whole
 from robustprobe.core.shared_names import shared_text
-from robustprobe.results.records import Group, Record
+from robustprobe.results.example_images import Group
+from robustprobe.results.records import Record
 from robustprobe.results.sealing import sealed
 from robustprobe.results.store import Store
 from robustprobe.results.union import Found, check_files
@@ -69,7 +70,10 @@ def unpack(archive: Path, folder: Path) -> Store:
                 path = folder / member.filename
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(opened.read(member))
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        # Damaged bytes make zipfile and zlib raise various exceptions.
         raise UserError(f"{archive} cannot be unpacked: {error}. Ask for it again.") from error
     store = Store(folder)
     if not (folder / "cells").is_dir():

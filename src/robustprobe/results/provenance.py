@@ -15,6 +15,8 @@ from robustprobe.core.shared_names import shared_text
 from robustprobe.results.records import Provenance
 
 PACKAGES = ("robustprobe", "torch", "timm", "numpy", "pillow", "pyarrow", "safetensors")
+OPTIONAL = ("transformers", "torchvision")
+"""Packages that make some encoders; they are told where they are installed."""
 
 
 def provenance(seconds: float, device: str, peak_memory: int | None, threads: Iterable[int] = ()) -> Provenance:
@@ -37,11 +39,11 @@ def provenance(seconds: float, device: str, peak_memory: int | None, threads: It
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *OPTIONAL):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
+            found |= {} if name in OPTIONAL else {name: "not installed"}
     return found
 
 

@@ -1,4 +1,4 @@
-"""Stored results: the record of one number, and the example images of one attack."""
+"""Stored results: the record of one number."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -8,24 +8,21 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 from robustprobe.core.attack_spec import AttackSpec
 from robustprobe.core.former_names import (
     FORMER_ATTACKS,
-    FORMER_DISPLAYS,
     FORMER_FIELDS,
-    FORMER_KINDS,
     FORMER_STATISTICS,
     SAW_NOTHING,
 )
 from robustprobe.core.sizes import AREA, SEVERITY, Norm
-from robustprobe.core.spec import AttackAt, Display, Statistic
+from robustprobe.core.spec import AttackAt, Statistic
 
 SCHEMA = 3
 """3: attacks and fields have today's names. Files of schema 1 and 2 are read under today's names."""
 
 # Names of files: one that leads elsewhere is no name.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
-PictureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}\.png$")]
 
 
-def _renamed(data: Any) -> Any:
+def renamed(data: Any) -> Any:
     """Fields and attacks of an earlier schema under today's names."""
     if not isinstance(data, dict):
         return data
@@ -36,7 +33,7 @@ def _renamed(data: Any) -> Any:
     return found
 
 
-def _with_access(data: Any) -> Any:
+def with_access(data: Any) -> Any:
     """The same with what the attack could see, where the fields do not say it."""
     if not isinstance(data, dict) or "access" in data:
         return data
@@ -267,7 +264,7 @@ class Record(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _of_any_schema(cls, data: Any) -> Any:
-        found = _with_access(_renamed(data))
+        found = with_access(renamed(data))
         if isinstance(found, dict) and "statistic" not in found and found.get("metric") in FORMER_STATISTICS:
             found["statistic"] = FORMER_STATISTICS[found["metric"]]
         return found
@@ -340,79 +337,3 @@ class Record(Frozen):
     def images_of(self) -> str:
         """The dataset, and its split where that is not `test`."""
         return self.dataset if self.split == "test" else f"{self.dataset} {self.split}"
-
-
-ChoiceKind = Literal["random", "most damaged", "barely broken", "survived"]
-CHOICE_KINDS: tuple[ChoiceKind, ...] = get_args(ChoiceKind)
-"""In the order in which images are shown."""
-
-
-class ExampleChoice(Frozen):
-    """Why an image is an example: drawn at random, or for what an attack made for `task` did to it on `encoder`."""
-
-    kind: ChoiceKind
-    task: str = ""
-    attack: AttackSpec | None = None
-    encoder: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_any_schema(cls, data: Any) -> Any:
-        found = _renamed(data)
-        if isinstance(found, dict) and isinstance(kind := found.get("kind"), str):
-            found["kind"] = FORMER_KINDS.get(kind, kind)
-        return found
-
-
-RANDOM = ExampleChoice(kind="random")
-
-
-class Example(Frozen):
-    """One image of a group as the page shows it; arrays lie beside as PNG files."""
-
-    id: str
-    position: int
-    chosen: tuple[ExampleChoice, ...] = (RANDOM,)
-    """Groups of older versions hold random images alone."""
-    predictions: dict[str, Any]
-    """By task: a list of [class, probability] where classes are shown, else the name of a PNG file."""
-    truth: dict[str, Any]
-    """By task: the name of the class, or of a PNG file."""
-    scores: dict[str, float] = {}
-    """By task: the score of this image; groups of earlier versions have none."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_any_schema(cls, data: Any) -> Any:
-        return _renamed(data)
-
-
-class Group(Frozen):
-    """Example images of one encoder, dataset and attack."""
-
-    group: Name
-    encoder: str
-    dataset: str
-    attack: AttackSpec
-    target_task: str
-    access: AttackAccess = "encoder"
-    classes: dict[str, list[str]]
-    displays: dict[str, Display]
-    """How answers and labels of each task are shown."""
-    examples: list[Example]
-    digests: dict[PictureName, str] = {}
-    """SHA-256 of the PNG files by name; groups of older versions have none."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_any_schema(cls, data: Any) -> Any:
-        found = _with_access(_renamed(data))
-        if isinstance(found, dict) and "displays" not in found and isinstance(found.get("classes"), dict):
-            found.pop("max_depth", None)
-            found["displays"] = {task: FORMER_DISPLAYS[task] for task in found["classes"] if task in FORMER_DISPLAYS}
-        return found
-
-    @property
-    def attack_key(self) -> AttackKey:
-        """What names the attack in tables and charts."""
-        return AttackKey(self.attack, self.target_task, self.access)

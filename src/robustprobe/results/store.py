@@ -27,7 +27,8 @@ from PIL import Image
 
 from robustprobe.core.errors import UnwritableError, UserError
 from robustprobe.core.files import sweep, write_all, write_whole
-from robustprobe.results.records import Group, Record
+from robustprobe.results.example_images import Group
+from robustprobe.results.records import Record
 from robustprobe.results.sealing import Stored, read_sealed, sealed
 
 ROOMS = ("cells", "rows", "examples")

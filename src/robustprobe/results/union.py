@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustprobe.core.errors import UserError
+from robustprobe.results.example_images import Group
 from robustprobe.results.labels import record_label
-from robustprobe.results.records import Group, Record
+from robustprobe.results.records import Record
 from robustprobe.results.store import Store
 
 SHOWN = 5

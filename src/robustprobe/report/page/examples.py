@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from robustprobe.core.pictures import Pixels, read_array
 from robustprobe.report.tables.matrix import attack_order, data_names
+from robustprobe.results.example_images import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group
 from robustprobe.results.labels import attack_labels, distinctions, eps_text, head_text
-from robustprobe.results.records import CHOICE_KINDS, RANDOM, Example, ExampleChoice, Group, Record
+from robustprobe.results.records import Record
 from robustprobe.results.union import FoundGroup
 
 
