@@ -1,5 +1,6 @@
 """What is written for the Hub is what its own classes read, and holds the numbers of the table."""
 
+import json
 from pathlib import Path
 
 import huggingface_hub
@@ -9,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from robustprobe import UserError
 from robustprobe.report.bibtex import bibtex
-from robustprobe.report.hub_card import write_hub
+from robustprobe.report.hub_card import RESULTS, write_hub
 from robustprobe.results.records import CheckFact, Record
 from robustprobe.results.store import Store
 from tests.unit.test_report_tables import PLAIN, attack, make_record, records_of
@@ -61,6 +62,21 @@ def test_evaluation_results_are_the_hub_s_entries(tmp_path: Path) -> None:
     assert huggingface_hub.eval_result_entries_to_yaml(entries) == content
     assert {entry.dataset_id for entry in entries} == {"someone/scenes"}
     assert all("n = 200" in entry.notes for entry in entries)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_left_out_of_what_the_hub_reads(tmp_path: Path, bad: float) -> None:
+    records = records_of(PLAIN)
+    own = [number for number, record in enumerate(records) if not record.is_transfer]
+    for number, changed in ((own[0], {"value": bad}), (own[1], {"ci_low": -bad, "ci_high": bad})):
+        wrong = records[number].headline.model_copy(update=changed)
+        records[number] = records[number].model_copy(update={"metrics": {records[number].metric: wrong}})
+    write_hub(filled(tmp_path / "results", records), tmp_path / "hub", ids={"scenes": "someone/scenes"})
+    metadata = (tmp_path / "hub" / "README.md").read_text().split("---\n")[1]
+    found = [yaml.safe_load(text) for text in (metadata, (tmp_path / "hub" / RESULTS).read_text())]
+    json.dumps(found, allow_nan=False, default=str)
+    results = found[0]["model-index"][0]["results"]
+    assert sum(len(one["metrics"]) for one in results) == len(found[1]) == len(own) - 1
 
 
 def test_wrong_names_are_one_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Results for a model's page on the Hugging Face Hub: a section of its card, `model-index`, `.eval_results`, BibTeX."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def write_hub(folder: Path, output: Path, encoder: str = "", ids: Mapping[str, s
         if name not in {r.dataset for r in own}:
             raise unknown_name(f"dataset of {folder}", name, {r.dataset for r in own})
     files = {CARD: _card(own), BIBLIOGRAPHY: _bibliography(own)}
-    if entries := [_entry(r, ids[r.dataset], protocol_name(own)) for r in own if r.dataset in ids]:
+    if entries := [_entry(r, ids[r.dataset], protocol_name(own)) for r in own if r.dataset in ids and _is_number(r)]:
         files[RESULTS] = _yaml(entries)
     try:
         for name, text in files.items():
@@ -70,15 +71,18 @@ def _card(records: Sequence[Record]) -> str:
 ## Adversarial robustness
 
 Measured with [robustprobe](https://arxiv.org/abs/2407.12588), protocol `{protocol_name(records)}`. A score under attack
-holds for these attacks: a stronger one can only lower it. {failed}Publications to cite are in `{BIBLIOGRAPHY}`.
+holds for these attacks: a stronger one can only make it worse. {failed}Publications to cite are in `{BIBLIOGRAPHY}`.
 
 {table}"""
 
 
 def model_index(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The records of one encoder as `model-index`: a result for each task and dataset, a metric for each cell."""
+    """The records of one encoder as `model-index`: a result for each task and dataset, a metric for each cell.
+
+    Scores that are not a number are left out; the Hub stores JSON, which has none.
+    """
     results: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in records:
+    for record in filter(_is_number, records):
         new = {
             "task": {"type": _hub_task(record.task), "name": record.task},
             "dataset": {"type": record.dataset, "name": record.images_of, "split": record.split},
@@ -88,12 +92,18 @@ def model_index(records: Sequence[Record]) -> list[dict[str, Any]]:
     return [{"name": records[0].encoder, "results": list(results.values())}]
 
 
+def _is_number(record: Record) -> bool:
+    return math.isfinite(record.headline.value)
+
+
 def _metric(record: Record) -> dict[str, Any]:
     attack, headline = record.attack, record.headline
     facts = {"attack": attack.label, "eps": attack.eps, "norm": attack.norm, "steps": attack.steps}
+    interval = {"ci_low": headline.ci_low, "ci_high": headline.ci_high}
     arguments = {
         **({} if record.is_clean else facts),
-        **{"n": record.n, "ci_low": headline.ci_low, "ci_high": headline.ci_high, "unit": record.unit},
+        **{"n": record.n, "unit": record.unit},
+        **{name: bound for name, bound in interval.items() if math.isfinite(bound)},
         **({"failed_checks": failed_text(record)} if failed_text(record) else {}),
     }
     metric = {"type": re.sub(r"[^a-z0-9]+", "_", record.metric.lower()), "value": headline.value}
