@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -295,6 +296,18 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"answers \(1, 5, 4, 4\); a classification model answers \(B, C\)",
     ),
     "model without a tensor": ({"model": not_a_tensor}, r"answers list; a classification model answers \(B, C\)"),
+    "model that fails where a gradient is asked for": (
+        {"model": lambda x: classifier(torch.as_tensor(np.asarray(x)))},
+        r"the model fails on images \(4, 3, 8, 8\) .*that require a gradient.*RuntimeError: Can't call numpy",
+    ),
+    "model that fails on several images": (
+        {"model": lambda x: classifier(x.reshape(1, 3, 8, 8))},
+        r"the model fails on images \(\d, 3, 8, 8\) of torch.float32.*: RuntimeError: shape",
+    ),
+    "lazy layers": (
+        {"model": nn.Sequential(nn.Flatten(), nn.LazyLinear(5))},
+        "lazy layers without weights; call it once",
+    ),
     "NaN": ({"model": lambda x: classifier(x) * torch.nan}, "NaN|not finite"),
     "NaN for noise": ({"model": lambda x: classifier(x) * torch.nan, "attack": "noise"}, "NaN"),
     "eps above 1": ({"eps": 8}, r"eps 8 is outside \[0, 1\]"),

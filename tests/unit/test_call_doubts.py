@@ -43,7 +43,21 @@ def half(images: Tensor) -> Tensor:
     return network(images).bfloat16()
 
 
+DEPTH = 1 + 4 * IMAGES.mean(1)
+
+
+def depth_of(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda images: change(1 + 4 * images.mean(1))
+
+
+def classes(answers: Callable[[Tensor], Tensor], count: int = 12) -> Callable[[Tensor], Tensor]:
+    weights = torch.randn(3, count, generator=torch.Generator().manual_seed(2))
+    return lambda images: answers(9 * (images.mean((2, 3)) - 0.5) @ weights)
+
+
 WRONG = (LABELS + 1) % 3
+OF_TWELVE = classes(lambda logits: logits)(IMAGES).argmax(1)
+OF_DEPTH = {"task": "depth", "attack": "depthpgd"}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +68,12 @@ WRONG = (LABELS + 1) % 3
         (centred, LABELS, {}, "depends on the other images of the batch"),
         (network, LABELS, {"norm": "l2", "eps": "1/255"}, "l2 eps 0.00392157 is too small to matter; usual at 16 x 16"),
         (network, LABELS, {"norm": "l2", "eps": 255}, "l2 eps 255 is enough to turn any image grey"),
+        (classes(torch.sigmoid), OF_TWELVE, {}, "all outputs are from 0 to 1, as of sigmoids: give logits"),
+        (classes(lambda x: x.softmax(1)), OF_TWELVE, {}, "these are probabilities, give logits"),
+        (depth_of(lambda d: 1 / d), DEPTH, OF_DEPTH, "falls where depth rises, as inverse depth (disparity) does"),
+        (depth_of(lambda d: 1000 * d), DEPTH, OF_DEPTH, "it is 1e+03 times the labels in the median"),
+        (depth_of(lambda d: d / 100), DEPTH, OF_DEPTH, "it is 0.01 times the labels in the median"),
+        (depth_of(lambda d: d.flip(1) + 1.5), DEPTH, OF_DEPTH, "where a constant answer has"),
     ],
 )
 def test_an_implausible_call_is_told_what_is_implausible(
@@ -73,6 +93,10 @@ def test_an_implausible_call_is_told_what_is_implausible(
         (network, torch.where(torch.arange(8) < 1, LABELS, WRONG), {}),
         (noisy, LABELS, {"eot_samples": 2, "judgements": 2}),
         (network, LABELS, {"attack": "min-eps"}),
+        (classes(lambda x: x.log_softmax(1)), OF_TWELVE, {}),
+        (depth_of(lambda d: d), DEPTH, OF_DEPTH),
+        (depth_of(lambda d: 1.3 * d), DEPTH, OF_DEPTH),
+        (depth_of(lambda d: 1 / d), DEPTH[:3], OF_DEPTH),
     ],
 )
 def test_an_ordinary_call_is_told_nothing(

@@ -210,6 +210,16 @@ def test_a_file_or_nothing_in_place_of_the_folder_is_told(tmp_path: Path) -> Non
         load_dataset(f"imagefolder:{tmp_path}/none")
 
 
+def test_a_folder_without_its_kind_and_files_that_are_not_read_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"is a folder; say what it holds: imagefolder:{tmp_path} or segfolder:"):
+        load_dataset(str(tmp_path))
+    for name in ("a.npy", "b.npy", "c.heic", "d"):
+        (tmp_path / "test" / "cat").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / "cat" / name).touch()
+    with pytest.raises(UserError, match=r"no test images .* Files there: 2 of \.npy, 1 of \.heic, 1 of no ending\."):
+        load_dataset(f"imagefolder:{tmp_path}")
+
+
 def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write_classes(tmp_path / "photos", {"test": 1})

@@ -39,6 +39,18 @@ def masks(folder: Path, *values: int) -> str:
     return f"segfolder:{folder}"
 
 
+TASKS = {"imagefolder": "classification", "segfolder": "segmentation", "depthfolder": "depth"}
+
+
+def write(folder: Path, kind: str) -> str:
+    if kind == "imagefolder":
+        write_classes(folder, {"train": 8, "val": 1, "test": 2})
+    else:
+        write_own = write_segfolder if kind == "segfolder" else write_depthfolder
+        write_own(folder, {"train": 8, "val": 1, "test": 4})
+    return f"{kind}:{folder}"
+
+
 def test_sound_labels_are_not_doubted(tmp_path: Path) -> None:
     assert said(masks(tmp_path / "a", 0, 1), "segmentation") == []
     write_depthfolder(tmp_path / "b", {"train": 6, "test": 3})
@@ -47,6 +59,30 @@ def test_sound_labels_are_not_doubted(tmp_path: Path) -> None:
     write_classes(tmp_path / "c", {"train": 6, "test": 3})
     apart(tmp_path / "c")
     assert said(f"imagefolder:{tmp_path / 'c'}", "classification") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("1 sky\n2 road", "classes.txt numbers its lines 1, 2 ..., and the first line is class 0"),
+        ("7: sky\n8: road", "classes.txt numbers its lines 7, 8 ..."),
+        ("1\n0", "classes.txt numbers its lines 1, 0 ..."),
+        ("# names\nsky", "the line '# names' of classes.txt is read as a class"),
+        ("0 sky\n1 road", ""),
+        ("00\n01", ""),
+        ("3d printer\n2d plotter", ""),
+        ("1 sky\nroad", ""),
+    ],
+)
+def test_lines_of_classes_that_mean_another_class_are_named(tmp_path: Path, lines: str, said: str) -> None:
+    spec = masks(tmp_path, 0, 1)
+    (tmp_path / "classes.txt").write_text(lines)
+    found = [text for text in said_of(spec) if "classes.txt" in text]
+    assert [text.startswith(said) for text in found] == [True] * bool(said), found
+
+
+def said_of(spec: str) -> list[str]:
+    return said(spec, "segmentation")
 
 
 def test_masks_of_0_and_255_are_named(tmp_path: Path) -> None:
@@ -82,6 +118,33 @@ def test_a_class_without_test_images_is_named_where_all_are_reported_on(tmp_path
     write_shards(tmp_path, {"train": 8, "test": 1})
     spec = f"webdataset:{tmp_path}"
     assert said(spec, "classification") == ["test: 1 classes have no classification label: dog"]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_split_of_another_name_is_named(tmp_path: Path, kind: str) -> None:
+    spec, task = write(tmp_path, kind), TASKS[kind]
+    images = tmp_path / "images" if kind != "imagefolder" else tmp_path
+    assert not [text for text in said(spec, task) if "call it" in text]
+    (images / "val").rename(images / "Valid")
+    (images / "extra").mkdir()
+    assert [text for text in said(spec, task) if "call it" in text] == ["the folder Valid is not read; call it val"]
+
+
+def test_palettes_that_differ_are_named(tmp_path: Path) -> None:
+    spec = masks(tmp_path, 0, 1)
+    paths = sorted((tmp_path / "masks").rglob("*.png"))
+
+    def write_palettes(*colours: list[int]) -> list[str]:
+        for number, path in enumerate(paths):
+            image = Image.fromarray(np.array(Image.open(path)).astype(np.uint8), "P")
+            image.putpalette(colours[number % len(colours)])
+            image.save(path)
+        return [text for text in said(spec, "segmentation") if "palette" in text]
+
+    found = write_palettes([0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0])
+    assert "the palettes of masks differ: 0 is the colour (" in found[0]
+    # An index that does not occur has no colour that counts.
+    assert write_palettes([0, 0, 0, 255, 0, 0, 9, 9, 9], [0, 0, 0, 255, 0, 0, 7, 7, 7]) == []
 
 
 def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
@@ -230,18 +293,6 @@ def test_depths_beyond_a_cap_that_nobody_chose_are_named(
     assert all("check the unit (scale), or set max_depth in depth.json" in text for text in found)
 
 
-TASKS = {"imagefolder": "classification", "segfolder": "segmentation", "depthfolder": "depth"}
-
-
-def write(folder: Path, kind: str) -> str:
-    if kind == "imagefolder":
-        write_classes(folder, {"train": 8, "val": 1, "test": 2})
-    else:
-        write_own = write_segfolder if kind == "segfolder" else write_depthfolder
-        write_own(folder, {"train": 8, "val": 1, "test": 4})
-    return f"{kind}:{folder}"
-
-
 def copied(spec: str, task: str) -> list[str]:
     return [text for text in said(spec, task) if "byte for byte" in text]
 
@@ -258,6 +309,35 @@ def test_images_of_test_that_are_in_train_too_are_counted(tmp_path: Path, kind: 
     assert copied(spec, task) == ["test: 1 of 4 images are in train too, byte for byte"]
     if kind == "imagefolder":
         assert "test: 1 of 4 images are in train too, byte for byte" in check_dataset(spec, Path(), sample=None).notes
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_held_out_split_of_copies_is_told(tmp_path: Path, kind: str) -> None:
+    spec, task = write(tmp_path, kind), TASKS[kind]
+    apart(tmp_path)
+
+    def told() -> list[str]:
+        train, val, test = (load_dataset(spec, split=split) for split in ("train", "val", "test"))
+        found = [one.text for one in label_report(train, test, [task], val).doubts if "byte for byte" in one.text]
+        # As `fit_probe` asks, which reports on nothing.
+        alone = [one.text for one in label_report(train, train, [task], val).doubts if "byte for byte" in one.text]
+        assert alone == [text for text in found if text.startswith("val")]
+        return found
+
+    for number, path in enumerate(sorted(tmp_path.rglob("val/**/*.*"))):
+        if not {"masks", "depth"} & set(path.parts):
+            save(path, noise(9000 + number, *np.array(Image.open(path)).shape))
+    assert told() == []
+    images = tmp_path / "images" if kind != "imagefolder" else tmp_path
+    source = {split: sorted((images / split).rglob("*.*"))[0] for split in ("train", "val", "test")}
+    source["val"].write_bytes(source["train"].read_bytes())
+    count = len(load_dataset(spec, split="val"))
+    train = f"val: 1 of {count} images are in train too, byte for byte, so that heads are chosen on"
+    assert [text.startswith(train) for text in told()] == [True]
+    source["val"].write_bytes(source["test"].read_bytes())
+    assert told() == ["test: 1 of 4 images are in val too, byte for byte"]
+    if kind == "imagefolder":
+        assert "test: 1 of 4 images are in val too, byte for byte" in check_dataset(spec, Path(), sample=None).notes
 
 
 def test_samples_of_shards_that_are_in_train_too_are_counted(tmp_path: Path) -> None:

@@ -52,11 +52,15 @@ def test_folders_of_the_system_are_no_classes_and_hold_no_images(tmp_path: Path,
     assert data.kept_ids == ["test/a/x.png", "test/b/x.png"]
 
 
-CODINGS = ["utf-8-sig", "utf-16", "utf-16-le-mark", "utf-16-be-mark", "crlf"]
+CODINGS = ["utf-8-sig", "utf-16", "utf-16-le-mark", "utf-16-be-mark", "utf-32", "two marks", "joined", "crlf"]
 
 
 def coded(text: str, coding: str) -> bytes:
     marks = {"utf-16-le-mark": b"\xff\xfe", "utf-16-be-mark": b"\xfe\xff"}
+    if coding == "two marks":
+        return 2 * b"\xef\xbb\xbf" + text.encode()
+    if coding == "joined":
+        return b"\xef\xbb\xbf".join([b"", *(line.encode() for line in text.splitlines(keepends=True))])
     if coding == "crlf":
         return text.replace("\n", "\r\n").encode()
     return marks.get(coding, b"") + text.encode(coding.removesuffix("-mark"))

@@ -1,14 +1,16 @@
 """The checks of an encoder: a sound one passes them all, and each kind of broken one fails its own."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import robustprobe as rp
 from robustprobe import Encoder, EncoderCard, FeatureDims, Features, UserError
-from robustprobe.encoders._check import check_encoder
+from robustprobe.encoders import check_encoder, order_doubt
 
 pytestmark = pytest.mark.unit
 
@@ -93,6 +95,22 @@ class Transposed(Sound):
     def features(self, images: Tensor) -> Features:
         cls, patches = super().features(images)
         return Features(cls, patches.transpose(2, 3).reshape(patches.shape))
+
+
+class Ordered(Sound):
+    """Patch tokens in another order than the image."""
+
+    def __init__(self, order: Callable[[Tensor], Tensor], **card: Any) -> None:
+        super().__init__(**card)
+        self.order = order
+
+    def features(self, images: Tensor) -> Features:
+        cls, patches = super().features(images)
+        return Features(cls, self.order(patches))
+
+
+def shifted(by: int) -> Callable[[Tensor], Tensor]:
+    return lambda patches: patches.flatten(2).roll(by, 2).reshape(patches.shape)
 
 
 class OneSize(Sound):
@@ -232,7 +250,7 @@ def test_sound_encoders_pass_every_check(encoder: Encoder) -> None:
         (Rounded(), GRADIENT, "from cls to 0%"),
         (Cropped(), GRADIENT, "from cls to 44% and from patches to 44%"),
         (ForBytes(), INSIDE, "the encoder seems to expect values up to 255"),
-        (Transposed(), PLACE, "rows and columns are exchanged"),
+        (Transposed(), PLACE, "patch tokens have rows and columns exchanged"),
         (OneSize(), SIZES, "RuntimeError|UserError"),
         (OneSize(input_size=(32, 24)), SHAPES, "RuntimeError"),
     ],
@@ -244,6 +262,55 @@ def test_broken_encoders_fail_their_check(encoder: Encoder, check: str, seen: st
     found = failures(encoder.freeze())
     assert check in found
     assert re.search(seen, found[check])
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (shifted(-1), "are shifted by -1"),
+        (shifted(1), "are shifted by 1"),
+        (shifted(4), "are shifted by 4"),
+        (lambda patches: patches.flip(3), "are mirrored"),
+        (lambda patches: patches.flip(2), "are upside down"),
+        (lambda patches: patches.transpose(2, 3), "have rows and columns exchanged"),
+    ],
+)
+@pytest.mark.parametrize("card", [{}, {"fixed_size": True, "input_size": (40, 40)}], ids=["any size", "one size"])
+def test_patch_tokens_in_another_order_are_told(
+    order: Callable[[Tensor], Tensor], said: str, card: dict[str, Any]
+) -> None:
+    assert f"patch tokens {said}: heads on patches see" in failures(Ordered(order, **card).freeze())[PLACE]
+    assert f"patch tokens {said}: heads on patches see" in order_doubt(Ordered(order, **card).freeze())
+
+
+def test_a_class_token_behind_the_patches_of_a_wrapped_network_is_told() -> None:
+    class Behind(nn.Module):
+        def __init__(self, first: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.first = nn.Conv2d(3, 32, 4, 4), first
+            self.block = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.conv(images).flatten(2).transpose(1, 2)
+            cls = torch.ones_like(tokens[:, :1])
+            both = [cls, tokens] if self.first else [tokens, cls]
+            return cast(Tensor, self.block(torch.cat(both, 1)))
+
+    right, wrong = (rp.wrap(Behind(first), mean=0.5, std=0.25, patch_size=4, input_size=32) for first in (True, False))
+    assert order_doubt(right) == ""
+    assert "patch tokens are shifted by -1" in order_doubt(wrong)
+    with pytest.warns(UserWarning, match=r"Behind: patch tokens are shifted by -1: heads"):
+        table = rp.evaluate(wrong, "scenes", "clean", tasks="segmentation", limit=2, head={"train_limit": 8})
+    assert "plausible heads" in table.failed_checks[0]
+
+
+@pytest.mark.parametrize(
+    "order", [lambda p: p.mean((2, 3), keepdim=True).expand_as(p), lambda p: p[..., torch.randperm(6)]]
+)
+def test_features_that_show_no_order_are_not_doubted(order: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    assert order_doubt(Ordered(order).freeze()) == ""
 
 
 def test_training_mode_and_parameters_that_ask_for_a_gradient_are_found() -> None:

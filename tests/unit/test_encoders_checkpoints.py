@@ -184,6 +184,29 @@ def test_blocks_in_chunks(tmp_path: Path, numbering: str) -> None:
     assert "names of DINOv2 in chunks of blocks converted" in encoder.card.notes
 
 
+@pytest.mark.parametrize("prefix", ["", "state_dict.model.encoder."])
+def test_a_resnet_that_was_trained_as_a_sequence_of_its_parts(tmp_path: Path, prefix: str) -> None:
+    model = timm.create_model("resnet18", num_classes=0)
+    numbers = {name: str(number) for number, (name, _) in enumerate(model.named_children())}
+    assert {**numbers, "act1": "", "maxpool": "", "global_pool": "", "fc": ""}.keys() == numbers.keys()
+    state = {f"{numbers[n.partition('.')[0]]}.{n.partition('.')[2]}": t for n, t in plain(model.state_dict()).items()}
+    path = write(tmp_path / "last.pth", {**under(prefix, state), "projection_head.0.weight": torch.ones(2, 2)})
+    loaded: Any = load_encoder(f"file:{path}?arch=resnet18&norm=imagenet")
+    assert all(torch.equal(loaded.model.state_dict()[n], t) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("word", ["_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"])
+@pytest.mark.parametrize("where", ["around each block", "around all blocks"])
+def test_words_of_wrappers_between_the_names(tmp_path: Path, word: str, where: str) -> None:
+    model = timm.create_model(VIT, num_classes=0)
+    name = r"blocks\.(\d+)\." if where == "around each block" else r"(blocks)\."
+    state = {re.sub(name, lambda f: f"{f[0]}{word}.", n): t for n, t in plain(model.state_dict()).items()}
+    assert any(f".{word}." in n for n in state)
+    path = write(tmp_path / "last.pth", {"model": under("module.", state)})
+    loaded: Any = load_encoder(f"file:{path}?arch={VIT}")
+    assert all(torch.equal(loaded.model.state_dict()[n], t) for n, t in model.state_dict().items())
+
+
 def official_clip(model: Any) -> State:
     """Weights of timm's vision tower under the names of OpenAI's CLIP, open_clip, FARE and TeCoA."""
     parts = [

@@ -92,12 +92,33 @@ NO_CHECKPOINT: dict[str, tuple[Callable[[State, Path], object], str]] = {
     "torch.export": (as_program, "is a compiled network"),
     "network": (with_network, r"more than weights \(objects of torch\.nn\.modules\.conv\.Conv2d\), and .*no code"),
     "list": (lambda s, p: torch.save(list(s.values()), p), "holds a list and no dictionary"),
+    "tensor": (lambda s, p: torch.save(s["cls_token"], p), "holds a Tensor and no dictionary, so it"),
+    "pair": (
+        lambda s, p: torch.save((s, {"epoch": 1}), p),
+        r"a tuple and no dictionary \(a part of it is one with weights\)",
+    ),
     "numbers": (
         lambda s, p: torch.save({"epoch": 1, "loss": [0.1]}, p),
         "dictionary of epoch, loss without one tensor",
     ),
     "nothing": (lambda s, p: torch.save({}, p), "holds an empty dictionary"),
 }
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("last.ckpt", r"Give the file itself, such as file:.*last\.ckpt\?arch=NAME"),
+        ("__0_0.distcp", r"distributed checkpoint of torch: .*dcp_to_torch .* FILE makes one file"),
+        ("config.json", "It looks like a model of transformers: give it as hf:"),
+        ("notes.txt", r"encoder\.safetensors\.$"),
+    ],
+)
+@pytest.mark.parametrize("options", ["", f"?arch={VIT}"])
+def test_a_folder_of_another_program_is_told_what_to_give(tmp_path: Path, file: str, says: str, options: str) -> None:
+    (tmp_path / file).touch()
+    with pytest.raises(UserError, match=says):
+        load_encoder(f"file:{tmp_path}{options}")
 
 
 @pytest.mark.parametrize("case", NO_CHECKPOINT)

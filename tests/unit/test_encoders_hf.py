@@ -4,6 +4,7 @@ import builtins
 import json
 import re
 import shutil
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,9 +13,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants, hf_hub_download
 from torch import Tensor
 
 from robustprobe import UserError, load_encoder
+from robustprobe.core import network
+from robustprobe.encoders import _downloads
 from tests.unit.encoders_on_disk import (
     COMMIT,
     assert_features,
@@ -200,6 +204,28 @@ def test_missing_repository_says_what_to_fetch_and_where_it_was_looked_for(cache
     with pytest.raises(UserError, match=r"`hf download facebook/dino-vitb16 config\.json`") as caught:
         load_encoder("hf:facebook/dino-vitb16")
     assert str(cache) in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", ["hf:facebook/dino-vitb16", "timm:resnet50"])
+def test_without_a_network_nothing_is_tried_again(cache: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror("not known")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(network, "getproxies", dict)
+    asked = []
+    real = hf_hub_download
+
+    def noted(*arguments: Any, **options: Any) -> str:
+        asked.append(options["local_files_only"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(_downloads, "hf_hub_download", noted)
+    with pytest.raises(UserError, match=r"no network: the name .* cannot be resolved.*hf download"):
+        load_encoder(spec)
+    assert set(asked) == {True}
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,12 @@ class ListOfNetworks(Plain):
         self.norms = {"last": nn.BatchNorm2d(6)}
 
 
+class Lazy(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.LazyConv2d(6, 4, 4)
+
+
 class OnMeta(Plain):
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +61,7 @@ class OnMeta(Plain):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
+        (Lazy, "has lazy layers without weights"),
         (OwnForward, "has a `forward` of its own, past all checks; call it `features`"),
         (StaysInTraining, r"the layer norm stays in training mode after \.eval\(\)"),
         (ListOfNetworks, "keeps networks in norms, where torch does not find them: .*nn.ModuleDict"),

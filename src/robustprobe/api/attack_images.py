@@ -339,9 +339,6 @@ def _judge(
         function = _at_image_size(model, kind) if kind.label_axes else model
         output = kind.check_output(_at_size(answer, kind, images), task)
         judged = kind(kind.implied_space(output), task)
-        for check in judged.output_checks(output):
-            if not check.passed:
-                warn_user(f"the model's outputs: {check.meaning}.")
     if targets is None:
         raise UserError(f"targets are missing; a score for {judged.name} needs the labels of the images.")
     labels = judged.check_targets(targets, len(images))

@@ -17,6 +17,8 @@ LOOKED_AT = 8
 FEWEST = 4
 """Fewer images may all be wrong by chance."""
 NOTHING_RIGHT = 0.02
+WORSE = 1.5
+"""Times the error of the best constant answer: no model that was trained for the task has so much."""
 MOST_APART = 0.05
 """Share of the largest output by which two answers may differ, as rounding in half precision does."""
 
@@ -33,7 +35,8 @@ class LabelledModel(NamedTuple):
 
 def call_doubts(spec: AttackSpec, judged: LabelledModel | None, images: Tensor) -> list[str]:
     """Sentences on an eps that is out of proportion; and, where there are labels, on a model that answers at random,
-    whose answer to an image (B, 3, H, W) depends on the others, or that is right on none of the clean images.
+    whose answer to an image (B, 3, H, W) depends on the others, whose answers hide their gradient, or that is no better
+    on clean images than without seeing them.
     """
     size = (images.shape[-2], images.shape[-1])
     found = [text for text in [implausible_eps(spec, size)] if text]
@@ -61,14 +64,30 @@ def _model_doubts(spec: AttackSpec, judged: LabelledModel, images: Tensor) -> li
             "the model's answer to an image depends on the other images of the batch, as with batch statistics: scores "
             "depend on them too"
         )
-    scores = judged.task.score(judged.task.rows(first, judged.targets[: len(images)]))
+    found += [f"the model's outputs: {c.meaning}" for c in judged.task.output_checks(first) if not c.passed]
+    return found if first.isnan().any() else found + _score_doubts(judged, first)
+
+
+def _score_doubts(judged: LabelledModel, answers: Tensor) -> list[str]:
+    """Where the answers to the first of the clean images are no better than answers that see nothing."""
+    task, targets = judged.task, judged.targets[: len(answers)]
+    rows = task.rows(answers, targets)
+    scores = task.score(rows)
     known = scores[scores.isfinite()]
-    if judged.task.higher_is_better and len(known) >= FEWEST and known.mean() < NOTHING_RIGHT:
-        found.append(
+    if len(known) < FEWEST:
+        return []
+    if task.higher_is_better:
+        nothing = (
             f"the model is right on none of the first {len(known)} images as they are, so that nothing is left to "
             "attack: check the order of the classes, whether labels start at 0, and the normalisation in the model"
         )
-    return found
+        return [nothing] if known.mean() < NOTHING_RIGHT else []
+    chance = task.chance({name: column.cpu().numpy() for name, column in rows.items()})
+    if not chance or known.mean() <= WORSE * chance:
+        return []
+    level = f"{known.mean():.3g} {task.unit}, where {task.chance_answer} has {chance:.3g} {task.unit}"
+    text = f"on the first {len(known)} images as they are, the model's {task.metric} is {level}"
+    return [f"{text}: {task.likely_fault(answers, targets)}"]
 
 
 def _apart(first: Tensor, second: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from robustprobe.core.types import Sample
 from robustprobe.core.user_warnings import warn_user
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.datasets import find_dataset, label_report, load_dataset
-from robustprobe.encoders import Encoder
+from robustprobe.encoders import Encoder, order_doubt
 from robustprobe.tasks import Model
 
 SHOWN = 4
@@ -91,8 +91,11 @@ def fit_probe(
     heads = probing.plan_heads(
         encoder.to(where), wanted, spec, root=root, tasks=[task] if task in found.borrowed else tasks
     )
-    for doubt in label_report(heads.data.train, heads.data.train, [task]).doubts:
+    train, val, _ = heads.data
+    for doubt in label_report(train, train, [task], val).doubts:
         warn_user(f"{dataset}, {task}: {doubt.text}")
+    for text in heads._replace(order=order_doubt(heads.encoder)).doubts:
+        warn_user(f"{text}.")
     model = heads.fit(where, [task])[task][0]
     model.sample_source = partial(_held_out, dataset, root, model.size, task)
     return model

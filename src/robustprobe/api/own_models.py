@@ -7,7 +7,9 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from robustprobe.core.device import out_of_memory
 from robustprobe.core.errors import UserError
 from robustprobe.core.fast_linear import fast_linear
 from robustprobe.core.freeze import frozen, held_networks, running_networks
@@ -46,7 +48,14 @@ class OwnModel:
         return answer
 
     def _asked(self, images: Tensor) -> Any:
-        return answer_of(self.model(images.to(self.cast or images.dtype, copy=True)))
+        try:
+            return answer_of(self.model(images.to(self.cast or images.dtype, copy=True)))
+        except UserError:
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise _failure(images, error) from error
 
     def look(self, images: Tensor) -> None:
         """Keep its answer to one of the images (B, 3, H, W), and learn which networks it uses.
@@ -64,15 +73,22 @@ class OwnModel:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f"the model fails on an image {tuple(images[:1].shape)} of {images.dtype}: {type(error).__name__}: "
-                f"{error}. It must take images (B, 3, H, W) in [0, 1] as they are handed to attack; put resizing, "
-                "normalisation and conversion into it, for instance with a lambda."
-            ) from error
+            raise _failure(images[:1], error) from error
 
     def _watched(self) -> AbstractContextManager[list[nn.Module]]:
         # A module knows its networks, and a compiled one would be compiled again under hooks.
         return nullcontext([]) if isinstance(self.model, nn.Module) else running_networks()
+
+
+def _failure(images: Tensor, error: Exception) -> UserError:
+    """What is told of an error of the model's own code."""
+    what = f"{'an image' if len(images) == 1 else 'images'} {tuple(images.shape)} of {images.dtype}"
+    asked = " that require a gradient, as attacks need it" if images.requires_grad else ""
+    return UserError(
+        f"the model fails on {what}{asked}: {type(error).__name__}: {error}. It must take images (B, 3, H, W) in "
+        "[0, 1] as they are handed to attack; put resizing, normalisation and conversion into it, for instance with a "
+        "lambda."
+    )
 
 
 def _fits(answer: object, images: Tensor) -> bool:
@@ -97,7 +113,9 @@ def own_model(model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
 
 
 def check_weights(model: object) -> None:
-    """Raises UserError where a callable holds weights that were made in inference mode, or on the device meta."""
+    """Raises UserError where a callable holds weights made in inference mode, or on the device meta, or none yet."""
+    if any(is_lazy(tensor) for network in held_networks(model) for tensor in _tensors(network)):
+        raise UserError("the model has lazy layers without weights; call it once with images first.")
     if any(tensor.is_meta for network in held_networks(model) for tensor in _tensors(network)):
         raise UserError("the model has weights on the device meta, which holds no values; load them first.")
     if any(tensor.is_inference() for network in held_networks(model) for tensor in _tensors(network)):

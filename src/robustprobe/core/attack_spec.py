@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema
 
 from robustprobe.core.arguments import plain
 from robustprobe.core.corruption_names import ATTACK, GROUP, group_names
+from robustprobe.core.registry import registered_name
 from robustprobe.core.sizes import (
     OWN_UNITS,
     SEVERITY,
@@ -146,6 +147,11 @@ class AttackSpec(Spec):
         """`eot samples 10, bpda jpeg`: the options that are not at their default, in words; empty where none is."""
         texts = {name: setting_text(value) for name, value in self.tuned.items()}
         return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in texts.items())
+
+    @property
+    def shared(self) -> "AttackSpec":
+        """The same attack by the name in results: `my.py:Class` without the folders of this machine."""
+        return self.model_copy(update={"name": registered_name(self.name)})
 
     @property
     def label(self) -> str:

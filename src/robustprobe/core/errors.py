@@ -78,6 +78,11 @@ def _known(name: str, names: list[str]) -> str:
     return f"{len(names):,} are known; the most similar: {', '.join(similar)}."
 
 
+def letters(name: str) -> str:
+    """Letters and digits of a name in lower case."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
 def unknown_name(
     noun: str, name: str, known: Iterable[str], elsewhere: Mapping[str, str] = MappingProxyType({})
 ) -> UserError:
@@ -87,9 +92,18 @@ def unknown_name(
         noun: what the name is of.
         name: what came.
         known: what could have come.
-        elsewhere: what other programs call a thing, in lower case letters and digits, and what to write here.
+        elsewhere: what other programs call a thing, in lower case letters and digits, and what to write here, with
+            options behind it where there are any: `pgd --steps 1`.
     """
     names = sorted(known)
-    meant = elsewhere.get(re.sub(r"[^a-z0-9]", "", name.lower()))
-    hint = f" Did you mean '{meant}'?" if meant else nearest(name, names)
+    meant = elsewhere.get(letters(name))
+    hint = _hint(meant) if meant else nearest(name, names)
     return UserError(f"unknown {noun} '{name}'.{hint} {_known(name, names)}")
+
+
+def _hint(meant: str) -> str:
+    """` Did you mean 'pgd' with --steps 20 (in Python steps=20)?` for `pgd --steps 20`."""
+    name, dashes, options = meant.partition(" --")
+    words = [one.split(" ") for one in options.split(" --")] if dashes else []
+    given = ", ".join(f"{option.replace('-', '_')}={value}" for option, value in words)
+    return f" Did you mean '{name}' with --{options} (in Python {given})?" if given else f" Did you mean '{name}'?"

@@ -8,6 +8,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import re
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -17,7 +18,7 @@ from typing import Generic, TypeVar, cast
 
 from robustprobe.core.corruption_names import ATTACK as CORRUPTION
 from robustprobe.core.corruption_names import NAMES as CORRUPTION_NAMES
-from robustprobe.core.errors import UserError, unknown_name
+from robustprobe.core.errors import UserError, letters, unknown_name
 from robustprobe.core.former_names import FORMER_ATTACKS
 from robustprobe.core.user_code import load_attribute
 
@@ -28,12 +29,19 @@ CONTRACT = "base"
 NAMES_ELSEWHERE = MappingProxyType(
     {
         **dict.fromkeys(("autoattack", "aa", "rautoattack", "standardattack"), "ensemble"),
-        **dict.fromkeys(
-            ("fgsm", "ifgsm", "bim", "linfpgd", "pgdlinf", "l2pgd", "pgdl2", "projectedgradientdescent"), "pgd"
-        ),
-        **{"apgdce": "apgd:ce", "apgddlr": "apgd:dlr", "squareattack": "square", "embedattack": "embed"},
+        **dict.fromkeys(("ifgsm", "bim", "linfpgd", "pgdlinf", "projectedgradientdescent"), "pgd"),
+        **dict.fromkeys(("l2pgd", "pgdl2"), "pgd --norm l2"),
+        **dict.fromkeys(("fgsm", "fgm", "ffgsm", "rfgsm"), "pgd --steps 1"),
+        **dict.fromkeys(("mim", "mifgsm", "momentumiterative", "nifgsm", "vmifgsm"), "pgd --momentum 1"),
+        **dict.fromkeys(("di2fgsm", "difgsm", "dim"), "pgd --input-diversity 0.5"),
+        **dict.fromkeys(("tifgsm", "tim"), "pgd --translation-kernel 15"),
+        **dict.fromkeys(("eotpgd", "pgdeot"), "pgd --eot-samples 10"),
+        **dict.fromkeys(("apgdt", "apgdtdlr", "apgdtargeted"), "apgd:targeted-dlr"),
+        **{"autopgd": "apgd", "apgdce": "apgd:ce", "apgddlr": "apgd:dlr", "apgdtce": "apgd:targeted-ce"},
+        **{"squareattack": "square", "embedattack": "embed", "uap": "universal"},
         **dict.fromkeys(("cw", "carliniwagner", "cwl2", "cwlinf"), "apgd:margin"),
-        **dict.fromkeys(("deepfool", "fab", "fmn", "ddn", "boundaryattack"), "min-eps"),
+        **dict.fromkeys(("deepfool", "fab", "fmn", "ddn", "boundaryattack", "fabt"), "min-eps"),
+        **dict.fromkeys(("hopskipjump", "hsj", "zoo", "simba", "nes", "rays", "spsa", "bandits"), "square"),
         **{name.replace("_", ""): f"{CORRUPTION}:{name}" for name in CORRUPTION_NAMES},
         **dict.fromkeys(("nothing", "none", "natural", "identity"), "clean"),
     }
@@ -51,11 +59,16 @@ DATASETS_ELSEWHERE = MappingProxyType(
 )
 
 
+_NUMBERED = (re.compile(r"(.*)[-_ ](\d+)"), re.compile(r"(.*?[^\W\d_])[-_ ]*(\d+)(?:[-_ ]\d+)*"))
+"""`pgd-l2-20`, and `pgd20` or `pgd20-5`, whose last number is that of restarts."""
+
+
 class Registry(Generic[T]):
     """The things of one room, found by file name, entry point or path.
 
     `dashes`: names are written with `-`, and `_` is understood too. `former` maps names of earlier versions to today's.
-    `elsewhere` maps what other programs call a thing, for hints. `helpers` are files of the room that hold no thing.
+    `elsewhere` maps what other programs call a thing, for hints, and `number` is the option that a number behind a name
+    stands for there: `steps` in `pgd-20`. `helpers` are files of the room that hold no thing.
     """
 
     def __init__(
@@ -67,10 +80,11 @@ class Registry(Generic[T]):
         dashes: bool = False,
         former: Mapping[str, str] = MappingProxyType({}),
         elsewhere: Mapping[str, str] = MappingProxyType({}),
+        number: str = "",
         helpers: Collection[str] = (),
     ) -> None:
         self.room, self.noun, self.base, self.dashes = room, noun, base, dashes
-        self.former, self.elsewhere = former, elsewhere
+        self.former, self.elsewhere, self.number = former, elsewhere, number
         self.helpers = {CONTRACT, *helpers}
 
     @cached_property
@@ -124,7 +138,16 @@ class Registry(Generic[T]):
             return self._only_class(importlib.import_module(f"robustprobe.{self.room}.{self.files[spelled].stem}"))
         if name in self.former:
             raise UserError(f"{self.noun} '{name}' is called '{self.former[name]}' now; write {self.former[name]}.")
-        raise unknown_name(self.noun, name, self.names(), self.elsewhere)
+        raise unknown_name(self.noun, name, self.names(), {**self._numbered(name), **self.elsewhere})
+
+    def _numbered(self, name: str) -> dict[str, str]:
+        """What a name with a number behind it is called here, by its letters and digits: `pgd --steps 20`."""
+        own = {letters(one): one for one in self.names()} | dict(self.elsewhere)
+        for parts in (pattern.fullmatch(name) for pattern in _NUMBERED) if self.number else ():
+            known = own.get(letters(parts[1]), "") if parts else ""
+            if parts and known and f" --{self.number}" not in known:
+                return {letters(name): f"{known} --{self.number} {parts[2]}"}
+        return {}
 
     def _file(self, name: str) -> Path | None:
         return self.files.get(name) or _plugin_file(self.plugins.get(name))
@@ -179,7 +202,13 @@ def _plugin_file(plugin: EntryPoint | None) -> Path | None:
 
 
 attacks: "Registry[object]" = Registry(
-    "attacks", "attack", "robustprobe.attacks:Attack", dashes=True, former=FORMER_ATTACKS, elsewhere=NAMES_ELSEWHERE
+    "attacks",
+    "attack",
+    "robustprobe.attacks:Attack",
+    dashes=True,
+    former=FORMER_ATTACKS,
+    elsewhere=NAMES_ELSEWHERE,
+    number="steps",
 )
 datasets: "Registry[object]" = Registry(
     "datasets", "dataset", "robustprobe.datasets:Dataset", elsewhere=DATASETS_ELSEWHERE

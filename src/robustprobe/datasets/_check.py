@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ SAMPLE = 64
 MOST_VALUES = 16384
 MOST_COPIES = 0.01
 """Published datasets hold a few images twice."""
+CHOSEN = ", so that heads are chosen on what they were fitted on"
 
 
 @dataclass
@@ -93,7 +95,7 @@ def check(name: str, root: Path, *, sample: int | None = SAMPLE) -> Findings:
             elif number not in official:
                 notes.append(f"{split}: found {number:,} of {expected} images: a subset")
         notes += dict.fromkeys(remark for dataset in found for remark in [*dataset.remarks(), *dataset.doubts()])
-        notes += copied_images(found[0], found[-1]) if sample is None else []
+        notes += copies_among(found[0], found[-1], *found[1:2]) if sample is None else []
         notes += grouped(splits)
     return Findings(found[0], splits, notes, wrong)
 
@@ -143,15 +145,27 @@ def shared_images(splits: Sequence[SplitFindings]) -> list[str]:
     return []
 
 
-def copied_images(train: Dataset, reported: Dataset) -> list[str]:
-    """Warnings where more than `MOST_COPIES` of the images reported on are in train too, or repeat one another."""
-    counts, images = Counter(reported.image_digests()), len(reported)
-    shared = sum(counts[digest] for digest in counts.keys() & set(train.image_digests()))
+def copies_among(train: Dataset, reported: Dataset, held_out: Dataset | None = None) -> list[str]:
+    """Warnings where more than `MOST_COPIES` of the images of a split are in another one too, or of those reported on
+    repeat one another. Train that stands in the place of another split is not compared with itself.
+
+    Args:
+        held_out: the images that heads are chosen on.
+    """
+    pairs = [(train, reported)] if reported is not train else []
+    if held_out is not None and held_out.split not in (train.split, reported.split):
+        after = [(held_out, reported)] if reported.split != train.split else []
+        pairs = [(train, held_out), *pairs, *after]
+    counts = {data: Counter(data.image_digests()) for data in dict.fromkeys(chain.from_iterable(pairs))}
     found = []
-    if shared > MOST_COPIES * images:
-        found.append(f"{reported.split}: {shared:,} of {images:,} images are in {train.split} too, byte for byte")
-    if counts and images - len(counts) > MOST_COPIES * images:
-        found.append(f"{reported.split}: {images - len(counts):,} of {images:,} images repeat others, byte for byte")
+    for one, other in pairs:
+        shared = sum(counts[other][digest] for digest in counts[other].keys() & counts[one].keys())
+        if shared > MOST_COPIES * len(other):
+            what = f"{other.split}: {shared:,} of {len(other):,} images are in {one.split} too, byte for byte"
+            found.append(what + (CHOSEN if other is held_out else ""))
+    repeated = len(reported) - len(counts[reported]) if reported is not train and counts[reported] else 0
+    if repeated > MOST_COPIES * len(reported):
+        found.append(f"{reported.split}: {repeated:,} of {len(reported):,} images repeat others, byte for byte")
     return found
 
 

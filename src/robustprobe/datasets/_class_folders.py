@@ -8,10 +8,9 @@ from typing import ClassVar, NamedTuple, final
 
 from robustprobe.core.content import FilePart
 from robustprobe.core.errors import UserError
-from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import MOST_SHOWN, composed, folders_found, image_names, is_hidden, loose_images
-from robustprobe.datasets._images import upright
+from robustprobe.datasets._images import loaded, upright
 from robustprobe.datasets._splits import read_split
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
 
@@ -48,7 +47,7 @@ class ClassFolderDataset(Dataset):
     @final
     def read(self, index: int) -> RawSample:
         member = self._members[index]
-        image = opened(self.folder / member.id)
+        image = loaded(self.folder / member.id)
         return RawSample(upright(image) if self.turned else image, {self.task: member.label})
 
     @final

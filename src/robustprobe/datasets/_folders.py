@@ -21,14 +21,18 @@ class ImageAndLabel(NamedTuple):
     key: str
 
 
-def require(path: Path, layout: str) -> Path:
+def require(path: Path, layout: str, *, own: bool = False) -> Path:
     """`path`, if it exists.
+
+    Args:
+        own: whether it lies in a folder that was named itself, and not in the folder of all datasets.
 
     Raises:
         UserError: it does not exist; the message describes the expected layout.
     """
     if not path.exists():
-        raise UserError(f"no {path}; expected {layout}. Give the folder that holds the datasets with --data-root.")
+        remedy = "" if own else " Give the folder that holds the datasets with --data-root."
+        raise UserError(f"no {path}; expected {layout}.{remedy}")
     return path
 
 
@@ -41,6 +45,25 @@ def folders_found(folder: Path) -> str:
     return f" Found there: {shown}." if names else ""
 
 
+def other_splits(folder: Path) -> list[str]:
+    """A sentence on folders that are called as other programs call a split, where there are some."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    found = [name for name in names if name.lower() in SPLITS_ELSEWHERE and name not in SPLITS_ELSEWHERE.values()]
+    return [f"the folder {name} is not read; call it {SPLITS_ELSEWHERE[name.lower()]}" for name in found]
+
+
+def endings_below(folder: Path) -> str:
+    """How many files of which endings lie below a folder, for messages that none of them is read; empty for none."""
+    found = Counter(_ending(name) or "no ending" for name in _walk_below(folder)) if folder.is_dir() else Counter()
+    shown = ", ".join(f"{count:,} of {ending}" for ending, count in found.most_common(3))
+    return f" Files there: {shown}{' ...' * (len(found) > 3)}." if found else ""
+
+
+SPLITS_ELSEWHERE = {
+    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"},
+    **{"test": "test", "testing": "test"},
+}
+"""What other programs call the splits, in lower case."""
 MOST_SHOWN = 6
 # What systems and programs leave in folders of images.
 SYSTEM_FOLDERS = frozenset(

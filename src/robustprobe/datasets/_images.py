@@ -93,13 +93,14 @@ def upright(image: Image.Image) -> Image.Image:
 def loaded(path: Path) -> Image.Image:
     """The decoded image. Raises OSError with the name of the file, whatever Pillow raises."""
     try:
-        image = opened(path)
-        image.info["layout"] = _layout(image)
-        image.load()
+        # Of several frames the first is read, and Pillow would keep the file open for the others.
+        with opened(path) as image:
+            image.info["layout"] = _layout(image)
+            image.load()
     except UserError:
         raise
     except Exception as error:
-        raise OSError(f"{path}: {error}") from error
+        raise OSError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
     return image
 
 
@@ -132,19 +133,30 @@ def has_unclear_orientation(path: Path) -> bool:
     either way, does not say whether it was turned too. False for a file that is no image.
     """
     try:
-        image = opened(path)
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        with opened(path) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return orientation in MIRRORED or (orientation in QUARTER_TURNS and image.height == image.width)
     except (UserError, OSError):
         return False
-    return orientation in MIRRORED or (orientation in QUARTER_TURNS and image.height == image.width)
 
 
 def is_jpeg(path: Path) -> bool:
     """Whether a file is a JPEG image. False for a file that is no image."""
     try:
-        return opened(path).format == "JPEG"
+        with opened(path) as image:
+            return image.format == "JPEG"
     except (UserError, OSError):
         return False
+
+
+def used_colours(path: Path) -> dict[int, tuple[int, ...]]:
+    """The colour of each index that occurs in a palette image; empty for images of other modes."""
+    image = loaded(path)
+    palette = image.getpalette() if image.mode == "P" else None
+    if palette is None:
+        return {}
+    used = (int(index) for index in np.unique(np.array(image)))
+    return {index: tuple(palette[3 * index : 3 * index + 3]) for index in used}
 
 
 def read_mask(path: Path) -> NDArray[Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robustprobe.core.errors import UserError
-from robustprobe.datasets._check import LabelFindings, copied_images
+from robustprobe.datasets._check import LabelFindings, copies_among
 from robustprobe.datasets.base import Dataset
 from robustprobe.tasks import Task, load_task
 
@@ -28,8 +28,13 @@ class LabelReport(NamedTuple):
     doubts: tuple[LabelDoubt, ...]
 
 
-def label_report(train: Dataset, reported: Dataset, tasks: Sequence[str]) -> LabelReport:
+def label_report(
+    train: Dataset, reported: Dataset, tasks: Sequence[str], held_out: Dataset | None = None
+) -> LabelReport:
     """What the labels hold that heads are fitted on, and those that numbers are reported on.
+
+    Args:
+        held_out: the images that heads are chosen on, of which none should be among the others.
 
     Raises:
         UserError: none of the labels read counts, so that there would be no number; or none can be read.
@@ -37,7 +42,7 @@ def label_report(train: Dataset, reported: Dataset, tasks: Sequence[str]) -> Lab
     splits = dict.fromkeys((train, reported))
     told: dict[str, list[str]] = {name: [] for name in tasks}
     texts = [text for data in splits for text in data.doubts()]
-    texts += copied_images(train, reported) if train is not reported else []
+    texts += copies_among(train, reported, held_out)
     doubts = [LabelDoubt(task, text) for text in texts for task in tasks]
     in_train: dict[str, frozenset[int]] = {}
     for data in splits:

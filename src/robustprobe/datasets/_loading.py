@@ -85,6 +85,9 @@ def find_dataset(
     head, _, path = name.partition(":")
     if head not in datasets.names():
         head, path = name, ""
+    if head not in datasets.names() and Path(name).is_dir():
+        kinds = " or ".join(f"{one}:{name}" for one in ("imagefolder", "segfolder", "depthfolder"))
+        raise UserError(f"'{name}' is a folder; say what it holds: {kinds}.")
     # A shell leaves the `~` of imagefolder:~/photos as it is.
     path = os.path.expanduser(path)
     kind = cast(type[Dataset], datasets.get(head))

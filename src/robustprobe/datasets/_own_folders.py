@@ -30,7 +30,7 @@ def found_splits(folder: Path, layout: str) -> list[Split]:
 
 def own_pairs(folder: Path, maps: str, split: Split, layout: str) -> list[ImageAndLabel]:
     """The images of a split and their maps. Raises UserError for a missing folder or map."""
-    images, labels = (require(folder / kind / split, layout) for kind in ("images", maps))
+    images, labels = (require(folder / kind / split, layout, own=True) for kind in ("images", maps))
     return same_stems(images, labels, f"{split}/")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from robustprobe.core.content import FilePart
 from robustprobe.core.errors import UserError
 from robustprobe.datasets._folders import ImageAndLabel, require, stored_path
-from robustprobe.datasets._images import has_unclear_orientation, is_jpeg, open_matching, read_mask
+from robustprobe.datasets._images import has_unclear_orientation, is_jpeg, open_matching, read_mask, used_colours
 from robustprobe.datasets._splits import read_split
 from robustprobe.datasets.base import Dataset, RawSample, Split
 
@@ -96,6 +96,23 @@ class MaskDataset(PairDataset):
             (is_jpeg(pair.label) for pair in self.sampled_pairs),
             "masks are JPEG, whose compression puts other classes near edges: store masks as PNG",
         )
+
+    @final
+    def palette_doubts(self) -> list[str]:
+        """A warning where sampled masks give one index several colours, as programs do that order a palette by use."""
+        colours: dict[int, tuple[int, ...]] = {}
+        for pair in self.sampled_pairs:
+            try:
+                found = used_colours(pair.label)
+            except (UserError, OSError):
+                continue  # the run says so, and does the rest
+            for index, colour in found.items():
+                if colours.setdefault(index, colour) != colour:
+                    return [
+                        f"{self.split}: the palettes of masks differ: {index} is the colour {colours[index]} in one "
+                        f"and {colour} in {pair.id}. Indices are read, not colours: write all masks with one palette"
+                    ]
+        return []
 
     @final
     def read(self, index: int) -> RawSample:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
-from PIL import Image
 
 from robustprobe.core.errors import UserError
-from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace, QueryTruth
 from robustprobe.datasets._folders import require
+from robustprobe.datasets._images import loaded
 from robustprobe.datasets._pickles import ArrayUnpickler
 from robustprobe.datasets.base import Dataset, RawSample
 
@@ -49,7 +48,7 @@ class RevisitedDataset(Dataset):
 
     @final
     def read(self, index: int) -> RawSample:
-        image: Image.Image = opened(self._path(self._names[index]))
+        image = loaded(self._path(self._names[index]))
         if self.split == "test":
             left, top, right, bottom = self._truth.boxes[index]
             image = image.convert("RGB").crop((round(left), round(top), round(right), round(bottom)))

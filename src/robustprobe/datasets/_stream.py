@@ -3,10 +3,14 @@
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, cast, final
 
+from huggingface_hub import constants
+
 from robustprobe.core.errors import UserError
+from robustprobe.core.network import no_way_to
 
 LABELS = ("label", "labels", "fine_label", "cls", "class", "target")
 IMAGES = ("image", "img", "jpg", "png", "picture", "pixels")
@@ -33,6 +37,9 @@ class StreamSource:
     def __init__(self, name: str, revision: str | None) -> None:
         self.name, self.revision = name, revision
         self.library = _library()
+        # The library would try again for half a minute.
+        if not (constants.HF_HUB_OFFLINE or Path(name).exists()) and (why := no_way_to(constants.ENDPOINT)):
+            raise UserError(f"hfstream:{name} is no folder here, and there is {why}. Give a folder, or connect.")
         self.builder = self._asked(lambda: self.library.load_dataset_builder(name, revision=revision))
 
     @property

@@ -18,6 +18,7 @@ from robustprobe.core.registry import own_name
 from robustprobe.core.shared_names import shared_name
 from robustprobe.core.types import LabelSpace, Sample
 from robustprobe.core.user_code import source_digest
+from robustprobe.datasets._folders import endings_below
 from robustprobe.datasets._images import Size, as_rgb, centre_crop, served_size, to_tensor
 from robustprobe.tasks import Task, load_task
 from robustprobe.tasks.base import Label
@@ -271,7 +272,8 @@ class Dataset(ABC):
         if repeated:
             raise UserError(f"{self.name}: {repeated} images are listed more than once. Correct the list.")
         if not self._ids:
-            raise UserError(f"{self.name} has no {self.split} images under {self.root}; check the folder.")
+            found = endings_below(self.folder)
+            raise UserError(f"{self.name} has no {self.split} images under {self.root}; check the folder.{found}")
         self.indices = range(len(self._ids)) if limit is None or limit >= len(self._ids) else self._subset(limit)
         return self
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import ImageAndLabel
+from robustprobe.datasets._folders import ImageAndLabel, other_splits
 from robustprobe.datasets._images import Size, open_matching, read_depth
 from robustprobe.datasets._lists import text_of
 from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs, skipped_files, unpaired_maps
@@ -54,7 +54,7 @@ class DepthFolder(PairDataset):
 
     def doubts(self) -> list[str]:
         folders = [self.folder / kind / split for kind in ("images", "depth") for split in SPLITS]
-        found = [*skipped_files(folders), *unpaired_maps(self.folder, "depth")]
+        found = [*skipped_files(folders), *other_splits(self.folder / "images"), *unpaired_maps(self.folder, "depth")]
         return [*found, *self.orientation_doubts(), *self._range_doubts()]
 
     def _range_doubts(self) -> list[str]:

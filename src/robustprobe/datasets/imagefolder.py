@@ -3,6 +3,7 @@
 from typing import ClassVar, final
 
 from robustprobe.datasets._class_folders import ClassFolderDataset
+from robustprobe.datasets._folders import other_splits
 from robustprobe.datasets._own_folders import skipped_files
 from robustprobe.datasets.base import SPLITS
 
@@ -18,4 +19,8 @@ class ImageFolder(ClassFolderDataset):
     layout: ClassVar = "{train,val,test}/CLASS/*.jpg; one of val and test may be missing"
 
     def doubts(self) -> list[str]:
-        return [*skipped_files([self.folder / split for split in SPLITS]), *self.folder_doubts()]
+        return [
+            *other_splits(self.folder),
+            *skipped_files([self.folder / split for split in SPLITS]),
+            *self.folder_doubts(),
+        ]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from robustprobe.core.types import LabelSpace
-from robustprobe.datasets._folders import ImageAndLabel
+from robustprobe.datasets._folders import ImageAndLabel, other_splits
 from robustprobe.datasets._images import Size
-from robustprobe.datasets._lists import class_names
+from robustprobe.datasets._lists import class_doubts, class_names
 from robustprobe.datasets._own_folders import first_size, found_splits, own_pairs, skipped_files, unpaired_maps
 from robustprobe.datasets._pairs import IGNORE, MaskDataset
 from robustprobe.datasets.base import SPLITS, Split
@@ -47,8 +47,13 @@ class SegFolder(MaskDataset):
 
     def doubts(self) -> list[str]:
         folders = [self.folder / kind / split for kind in ("images", "masks") for split in SPLITS]
-        found = [*skipped_files(folders), *unpaired_maps(self.folder, "masks")]
-        return [*found, *self.orientation_doubts(), *self.lossy_doubts()]
+        found = [
+            *class_doubts(self.settings()),
+            *skipped_files(folders),
+            *other_splits(self.folder / "images"),
+            *unpaired_maps(self.folder, "masks"),
+        ]
+        return [*found, *self.orientation_doubts(), *self.lossy_doubts(), *self.palette_doubts()]
 
     def settings(self) -> list[str]:
         return list(self.labels["segmentation"].classes)

@@ -13,7 +13,7 @@ from robustprobe.core.images import opened
 from robustprobe.core.types import LabelSpace
 from robustprobe.datasets._folders import MOST_SHOWN, require
 from robustprobe.datasets._images import IMAGE_SUFFIXES, Size, upright
-from robustprobe.datasets._lists import class_names
+from robustprobe.datasets._lists import class_doubts, class_names
 from robustprobe.datasets._shards import ShardMember, expanded, members, read_at
 from robustprobe.datasets._splits import held_out, read_split
 from robustprobe.datasets.base import SPLITS, Dataset, RawSample, Split
@@ -88,6 +88,9 @@ class WebDataset(Dataset):
     def image_parts(self) -> list[FilePart]:
         return self.parts()
 
+    def doubts(self) -> list[str]:
+        return class_doubts(self.labels["classification"].classes)
+
     def settings(self) -> list[str]:
         labels = [str(self._items[index].label) for index in self.indices]
         return [*labels, *self.labels["classification"].classes]
@@ -159,7 +162,7 @@ def items_of(shard: Path, name: str) -> Iterator[Item]:
     Raises:
         UserError: no such shard, or a sample without an image or a class, with two of one kind, or with a repeated key.
     """
-    require(shard, "a shard for every number of the range")
+    require(shard, "a shard for every number of the range", own=True)
     seen = set[str]()
     for stem, together in groupby(members(shard), lambda member: member.key):
         found: dict[str, dict[str, ShardMember]] = {}

@@ -1,6 +1,6 @@
 """Encoders: images in [0, 1] to features. One file is one source of encoders; `base.py` is the contract."""
 
-from robustprobe.encoders._check import check_encoder
+from robustprobe.encoders._check import check_encoder, order_doubt
 from robustprobe.encoders._downloads import go_offline, offline
 from robustprobe.encoders._options import with_arch
 from robustprobe.encoders._wrapped import wrap
@@ -19,6 +19,7 @@ __all__ = [
     "go_offline",
     "load_encoder",
     "offline",
+    "order_doubt",
     "with_arch",
     "wrap",
 ]

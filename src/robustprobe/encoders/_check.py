@@ -1,6 +1,8 @@
 """Checks of an encoder against the contract of `Encoder`, each on random images."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,9 +11,15 @@ from torch import Tensor, nn
 from robustprobe.core.errors import UserError
 from robustprobe.core.gradients import image_gradient
 from robustprobe.core.types import Features
+from robustprobe.encoders._wrapped import WrappedNetwork
 from robustprobe.encoders.base import Encoder
 
-GRID = 6
+SOURCES = "robustprobe.encoders."
+GRID, LEAST_GRID = 6, 4
+MOST_SHIFTED = 17
+"""A class token and 16 registers before the patches; behind them are two tokens at most."""
+MOST_IN_PLACE, LEAST_ELSEWHERE = 0.4, 0.75
+"""Shares of the changed patches that move the token of their place most; far from each other in a known wrong order."""
 NEARLY = 1e-3
 REACHED = 0.9
 WIDEST, BYTES = 12.0, 100.0
@@ -170,21 +178,75 @@ def _seen_first(encoder: Encoder, images: Tensor) -> float | None:
     return seen[0] if seen else None
 
 
-@torch.no_grad()
 def _in_place(encoder: Encoder) -> tuple[bool, str]:
-    """One patch is changed: its token must change more than the token with row and column exchanged."""
-    patch = encoder.card.patch_size
-    plain = torch.full_like(_images(encoder)[:1], 0.5)
-    if min(plain.shape[2:]) < 4 * patch:
+    """Patches are changed one at a time: what changes most of their tokens must not lie elsewhere in the map."""
+    grid = tuple(side // encoder.card.patch_size for side in _images(encoder).shape[2:])
+    if min(grid) < LEAST_GRID:
         return True, "the map is too small for this check"
-    marked = plain.clone()
-    marked[:, :, :patch, 3 * patch : 4 * patch] = torch.tensor([1.0, 0.0, 0.0], device=plain.device)[:, None, None]
-    change = (encoder(marked).patches - encoder(plain).patches).square().sum(1)[0]
-    here, mirror = change[0, 3].item(), change[3, 0].item()
-    if here <= mirror:
-        return False, "a change at the right of the first row appears further down: rows and columns are exchanged"
-    row, column = divmod(int(change.argmax()), change.shape[1])
-    return True, f"a change at (0, 3) is largest at ({row}, {column})"
+    doubt = _order_doubt(encoder)
+    return not doubt, doubt or "no other order of the patches explains what changes of single patches do"
+
+
+def order_doubt(encoder: Encoder) -> str:
+    """A sentence on patch tokens of a user's own encoder or network that are not in the order of the image, else empty.
+
+    Sources of encoders are tested for that. An encoder that fails says so where it is used.
+    """
+    if type(encoder).__module__.startswith(SOURCES) and not isinstance(encoder, WrappedNetwork):
+        return ""
+    with suppress(UserError):
+        return _order_doubt(encoder)
+    return ""
+
+
+@torch.no_grad()
+def _order_doubt(encoder: Encoder) -> str:
+    """A sentence on patch tokens that are not in the order of the image: shifted, as where a class token or registers
+    were not taken away, or turned; empty where none of these orders fits the features well, or the map is small.
+
+    The patches of a row and of a column that crosses it are changed one at a time on a grey image. A token belongs to
+    the patch whose change moves it most. So many tokens do not fit a wrong order by chance.
+    """
+    patch, plain = encoder.card.patch_size, torch.full_like(_images(encoder)[:1], 0.5)
+    height, width = plain.shape[2] // patch, plain.shape[3] // patch
+    if min(height, width) < LEAST_GRID:
+        return ""
+    row, column = 1, 3
+    places = [
+        *((row, x) for x in range(min(width, GRID))),
+        *((y, column) for y in range(min(height, GRID)) if y != row),
+    ]
+    changed = plain.repeat(len(places), 1, 1, 1)
+    red = torch.tensor([1.0, 0.0, 0.0], device=plain.device)[:, None, None]
+    for image, (y, x) in zip(changed, places, strict=True):
+        image[:, y * patch : (y + 1) * patch, x * patch : (x + 1) * patch] = red
+    moved = (encoder(changed).patches - encoder(plain).patches).square().sum(1).flatten(1)
+
+    def share(order: Callable[[int, int], int]) -> float:
+        """Of the tokens that an order gives to the changed patches, how many these move most."""
+        where = [(number, order(y, x)) for number, (y, x) in enumerate(places)]
+        inside = [(number, place) for number, place in where if 0 <= place < height * width]
+        return sum(int(moved[:, place].argmax()) == number for number, place in inside) / len(places)
+
+    if share(lambda y, x: y * width + x) > MOST_IN_PLACE:
+        return ""
+    wrong: dict[str, Callable[[int, int], int]] = {
+        **{f"are shifted by {n}": partial(_shifted, width, n) for n in (-2, -1, *range(1, MOST_SHIFTED + 1))},
+        "have rows and columns exchanged": lambda y, x: x * height + y,
+        "are mirrored": lambda y, x: y * width + width - 1 - x,
+        "are upside down": lambda y, x: (height - 1 - y) * width + x,
+    }
+    found = max(wrong, key=lambda name: share(wrong[name]))
+    if share(wrong[found]) < LEAST_ELSEWHERE:
+        return ""
+    return (
+        f"patch tokens {found}: heads on patches see another part of the image than their labels. Take class and "
+        "register tokens away, and keep the order of the image, row by row"
+    )
+
+
+def _shifted(width: int, by: int, y: int, x: int) -> int:
+    return y * width + x + by
 
 
 def _images(encoder: Encoder, size: tuple[int, int] | None = None) -> Tensor:

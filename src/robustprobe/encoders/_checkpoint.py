@@ -19,9 +19,9 @@ from torch import Tensor
 
 from robustprobe.core.arguments import came
 from robustprobe.core.errors import UserError, unknown_name
-from robustprobe.encoders._file_kinds import is_shard, unsafe_classes, weights_format
-from robustprobe.encoders._keys import find_prefix, flatten, hint, match
-from robustprobe.encoders._layouts import converted
+from robustprobe.encoders._file_kinds import folder_hint, is_shard, unsafe_classes, weights_format
+from robustprobe.encoders._keys import find_prefix, flatten, hint, match, unwrapped
+from robustprobe.encoders._layouts import converted, named_children
 from robustprobe.encoders._meant import published_names, unknown_tag
 from robustprobe.encoders._norms import NORMS, named_norm
 from robustprobe.encoders._timm import Norm, create, create_at, wrap
@@ -67,17 +67,18 @@ def _fitted(path: Path, spec: str, options: Mapping[str, str], name: str, norm: 
     """The encoder of that architecture with the weights of a file; every key of the encoder is matched."""
     content = read_tensors(path)
     tensors = flatten(content)
-    if not tensors:
+    if not tensors or not isinstance(content, Mapping):
         raise UserError(
             f"{path} holds {_without_tensors(content)}, so it has no weights of this architecture. Give a file with a "
             "state dict: names and tensors."
         )
     check_stored(tensors, path)
     model = create(name)
+    tensors = named_children(tensors, model)
     anchors = _anchors(model, tensors)
     prefix, note = find_prefix(tensors, anchors, branch=options.get("branch", ""), source=str(path))
     inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    inside, layout = converted(inside, model)
+    inside, layout = converted(unwrapped(inside), model)
     if isinstance(model, VisionTransformer):
         model = _at_size_of(model, name, inside)
     inside = _to_timm(model, inside, path)
@@ -99,7 +100,10 @@ def read_tensors(path: Path) -> Any:
         UserError: no such file, not a checkpoint, or one that cannot be read without running its code.
     """
     if not path.is_file():
-        raise UserError(f"no file {path}; give a checkpoint, or a folder with card.json and encoder.safetensors.")
+        what = f"{path} is a folder, not a checkpoint" if path.is_dir() else f"no file {path}"
+        raise UserError(
+            f"{what}; give a checkpoint, or a folder with card.json and encoder.safetensors.{folder_hint(path)}"
+        )
     kind = weights_format(path)
     try:
         if kind == "safetensors":
@@ -173,7 +177,9 @@ def check_values(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path:
 
 def _without_tensors(content: object) -> str:
     if not isinstance(content, Mapping):
-        return f"{came(content)} and no dictionary"
+        parts = content if isinstance(content, list | tuple) else ()
+        inside = any(isinstance(part, Mapping) and flatten(part) for part in parts)
+        return f"{came(content)} and no dictionary{' (a part of it is one with weights)' if inside else ''}"
     names = ", ".join(str(key) for key in list(content)[:4])
     return f"a dictionary of {names} without one tensor" if names else "an empty dictionary"
 

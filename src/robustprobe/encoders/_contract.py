@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from robustprobe.core.device import out_of_memory
 from robustprobe.core.errors import UserError
@@ -94,6 +95,12 @@ def failures(encoder: nn.Module, name: str, images: Tensor) -> Iterator[None]:
             f"{name} fails on images of {tuple(images.shape)}: {said}. Its features must take a batch of any number of "
             "images in [0, 1]."
         ) from error
+
+
+def check_not_lazy(encoder: nn.Module, name: str) -> None:
+    """Raises UserError for layers that get their weights with their first call only, which nothing can freeze."""
+    if any(is_lazy(tensor) for tensor in chain(encoder.parameters(), encoder.buffers())):
+        raise UserError(f"{name} has lazy layers without weights; call them once in its constructor.")
 
 
 def check_usable(encoder: nn.Module, name: str, own_forward: bool) -> None:

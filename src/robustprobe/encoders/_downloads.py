@@ -15,6 +15,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from robustprobe.core.errors import UserError
+from robustprobe.core.network import no_way_to
 
 SWITCH = "HF_HUB_OFFLINE"
 
@@ -46,6 +47,10 @@ def hub_file(spec: str, repository: str, names: Sequence[str], revision: str | N
     reason = "no downloads offline"
     tries = [(name, local) for local in ((True,) if offline() else (True, False)) for name in names]
     for name, local in tries:
+        # The library would try again for half a minute.
+        if not local and (why := no_way_to(constants.ENDPOINT)):
+            reason = why
+            break
         try:
             return _located(hf_hub_download(repository, name, revision=revision, local_files_only=local))
         except HFValidationError as error:

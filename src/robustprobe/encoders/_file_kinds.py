@@ -12,6 +12,7 @@ from robustprobe.core.errors import UserError
 from robustprobe.core.files import COMPRESSED, LFS_POINTER, NUMPY_ARRAY
 
 Format = Literal["safetensors", "torch"]
+ENDINGS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".tar", ".pkl")
 START = 300
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 _MOST_INDEX_BYTES = 2**26
@@ -24,6 +25,18 @@ _OTHERS = {
     b"GGUF": "is a GGUF file; robustprobe reads weights of torch",
 }
 _HOW = "Give a file of torch.save or safetensors"
+
+
+def folder_hint(folder: Path) -> str:
+    """What to give in place of a folder of other programs, by the files in it; empty where that is not known."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if any(name.endswith(".distcp") for name in names):
+        program = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+        return f" It is a distributed checkpoint of torch: {program} {folder} FILE makes one file of it."
+    if "config.json" in names:
+        return f" It looks like a model of transformers: give it as hf:{folder}."
+    files = [name for name in names if name.endswith(ENDINGS)]
+    return f" Give the file itself, such as file:{folder / files[0]}?arch=NAME." if files else ""
 
 
 def is_shard(path: Path) -> bool:

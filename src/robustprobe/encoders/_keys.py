@@ -1,5 +1,6 @@
 """Keys of checkpoints: which part is the encoder, and whether all its keys match a model."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -48,6 +49,15 @@ _HEADS = {
         "student_head",
     ),
 }
+
+
+# What torch puts between the names of modules that it shards, checkpoints or compiles one by one.
+_BETWEEN = re.compile(r"(?:(?<=\.)|^)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod|_forward_module)\.")
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an encoder without the words of torch's wrappers around modules inside it."""
+    return {_BETWEEN.sub("", name): tensor for name, tensor in state.items()}
 
 
 class FoundPrefix(NamedTuple):

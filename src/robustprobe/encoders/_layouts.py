@@ -32,6 +32,29 @@ def converted(state: Mapping[str, Tensor], model: Any) -> Converted:
     return efficientnet_pytorch_names(state, model)
 
 
+_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+_LAST_CHILD = "7.0.conv1.weight"
+
+
+def named_children(tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Weights of a ResNet that was trained as `nn.Sequential(*resnet.children())`, as in lightly and Lightning Bolts,
+    with the names of its parts in place of their numbers; others as they are.
+    """
+    if type(model).__name__ != "ResNet":
+        return dict(tensors)
+    before = {n.removesuffix(_LAST_CHILD) for n in tensors if n.endswith(f".{_LAST_CHILD}") or n == _LAST_CHILD}
+    prefixes = sorted(p for p in before if f"{p}0.weight" in tensors and f"{p}4.0.conv1.weight" in tensors)
+
+    def named(name: str) -> str:
+        prefix = next((p for p in prefixes if name.startswith(p)), None)
+        if prefix is None:
+            return name
+        number, dot, rest = name.removeprefix(prefix).partition(".")
+        return f"{prefix}{_CHILDREN.get(number, number)}{dot}{rest}"
+
+    return {named(n): t for n, t in tensors.items()}
+
+
 def transformer_names(state: Mapping[str, Tensor], model: VisionTransformer) -> Converted:
     """Weights of a vision transformer under timm's names, from those of DINOv2's code and of open_clip and CLIP."""
     if "class_embedding" in state and "conv1.weight" in state:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import timm
 
-from robustprobe.core.errors import UserError, nearest, unknown_name
+from robustprobe.core.errors import UserError, letters, nearest, unknown_name
 
 BUNDLED = Path(__file__).parent.parent / "assets" / "encoders"
 _SIZES = MappingProxyType({"s": "small", "b": "base", "l": "large", "g": "giant", "h": "huge"})
@@ -76,20 +76,16 @@ def unknown_tag(architecture: str, tag: str) -> UserError:
 
 def published_names(name: str) -> dict[str, str]:
     """What a name that papers and other libraries use is in timm, by its letters and digits; empty where unknown."""
-    return {_letters(name): found} if (found := _published(name) or _same_letters(name)) else {}
+    return {letters(name): found} if (found := _published(name) or _same_letters(name)) else {}
 
 
 def _models() -> list[str]:
     return list(timm.list_models())
 
 
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 def _published(name: str) -> str:
     """The name in timm of an encoder that papers and other libraries call otherwise: `dino_vits16`."""
-    found = _CALLED.fullmatch(_letters(name))
+    found = _CALLED.fullmatch(letters(name))
     if found is None:
         return ""
     family, size, patch = found.groups()
@@ -101,7 +97,7 @@ def _published(name: str) -> str:
 def _same_letters(name: str) -> str:
     """An architecture that differs from the name in dots, dashes and case only, with the tag of the name."""
     architecture, dot, tag = name.partition(".")
-    found = next((one for one in _models() if _letters(one) == _letters(architecture)), "")
+    found = next((one for one in _models() if letters(one) == letters(architecture)), "")
     return f"{found}{dot}{tag}" if found else ""
 
 

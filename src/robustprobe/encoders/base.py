@@ -17,7 +17,7 @@ from robustprobe.core.shared_names import split_name
 from robustprobe.core.types import FeatureDims, Features
 from robustprobe.core.user_code import source_digest
 from robustprobe.core.usual_mode import usual_mode
-from robustprobe.encoders._contract import check_usable, checked_features, failures, identity, unchanged
+from robustprobe.encoders._contract import check_not_lazy, check_usable, checked_features, failures, identity, unchanged
 from robustprobe.encoders._meant import meant
 
 
@@ -151,6 +151,7 @@ class Encoder(nn.Module, ABC):
         Raises:
             UserError: it could not be attacked so, see `check_usable`.
         """
+        check_not_lazy(self, self.card.name)
         self.eval().requires_grad_(False)
         check_usable(self, self.card.name, type(self).forward is Encoder.forward)
         return self

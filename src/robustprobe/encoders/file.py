@@ -16,14 +16,13 @@ from robustprobe.core.faults import faults_text
 from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.types import FeatureDims
 from robustprobe.encoders._checkpoint import OPTIONS, architecture_name, load_checkpoint
-from robustprobe.encoders._file_kinds import check_is_weights
+from robustprobe.encoders._file_kinds import ENDINGS, check_is_weights, folder_hint
 from robustprobe.encoders._low_rank import LowRankEncoder as LowRankEncoder
 from robustprobe.encoders._options import split_options
 from robustprobe.encoders._timm import Norm, TimmMap, TimmViT, create_at, wrap
 from robustprobe.encoders.base import Encoder, EncoderCard, Source
 
 CARD, WEIGHTS = "card.json", "encoder.safetensors"
-CHECKPOINTS = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".tar", ".pkl"})
 DIRECTIONS = TypeAdapter(PositiveInt | None)
 
 
@@ -184,12 +183,12 @@ def _plain(architecture: Architecture, name: str, licence: str) -> TimmViT:
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of an encoder folder, as a dictionary."""
     path = folder / CARD
-    if folder.suffix in CHECKPOINTS and not folder.exists():
+    if folder.suffix in ENDINGS and not folder.exists():
         raise UserError(f"no file {folder}; give the path of a checkpoint, as file:PATH?arch=NAME.")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no {path}; an encoder folder holds {CARD} and {WEIGHTS}.") from None
+        raise UserError(f"no {path}; an encoder folder holds {CARD} and {WEIGHTS}.{folder_hint(folder)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(card, dict):

@@ -85,7 +85,7 @@ def _record(
         target_task=running.job.target_task,
         source_encoder=source_pair.encoder.card.name if source_pair else "",
         source_digest=source_pair.encoder.digest if source_pair else "",
-        attack=level.attack,
+        attack=level.attack.shared,
         attack_at=suite.attack_at,
         access=recorded_access(kind),
         uses_training=kind.uses_training,

@@ -52,7 +52,7 @@ def new_group(group: str, setting: ExampleContext, attack: AttackSpec, target_ta
         group=group,
         encoder=setting.encoder,
         dataset=setting.dataset.name,
-        attack=attack,
+        attack=attack.shared,
         target_task=target_task,
         access=recorded_access(attack_class(attack)),
         classes={task: list(space.classes) for task, space in labels.items()},

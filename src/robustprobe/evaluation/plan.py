@@ -14,7 +14,7 @@ from robustprobe.core.attack_spec import STANDARD_ATTACKS, AttackChoice, AttackS
 from robustprobe.core.eps import default_eps
 from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import code_digest, fingerprint
-from robustprobe.core.registry import attacks
+from robustprobe.core.registry import attacks, registered_name
 from robustprobe.core.shared_names import distinct_names, split_name
 from robustprobe.core.sizes import OWN_UNITS, format_eps
 from robustprobe.core.spec import Suite
@@ -22,7 +22,7 @@ from robustprobe.core.straight_through import find_module, has_module
 from robustprobe.core.user_code import source_digest
 from robustprobe.core.views import Size, Windows
 from robustprobe.datasets import Dataset, LabelReport, find_dataset, label_report, load_dataset
-from robustprobe.encoders import Encoder, load_encoder
+from robustprobe.encoders import Encoder, load_encoder, order_doubt
 from robustprobe.evaluation.cells import AttackJob, Cell, EncoderOnDataset, EpsLevel, PairKey, Plan
 from robustprobe.evaluation.cost import PassClock, estimate, peak_bytes
 from robustprobe.evaluation.evaluate import is_checked_again
@@ -62,7 +62,7 @@ def make_plan(
         for index, encoder in enumerate(loaded)
         for dataset in range(len(suite.datasets))
     )
-    pairs = _with_labels(_with_readers(pairs, [*loaded, *moved]))
+    pairs = _with_orders(_with_labels(_with_readers(pairs, [*loaded, *moved])))
     clock = PassClock(device, suite)
     costs = {pair.key: estimate(suite, pair, clock) for pair in pairs if pair.left}
     seconds = sum(cost.seconds for cost in costs.values())
@@ -111,9 +111,9 @@ def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
     """The suite with its attacks named, each of which fits a dataset."""
     known = [task_names(suite, find_dataset(d.name, root=root, tasks=suite.tasks or ())) for d in suite.datasets]
     tasks = dict.fromkeys(task for names in known for task in names)
-    choices = suite.attacks or STANDARD_ATTACKS
+    choices = _apart(suite.attacks or STANDARD_ATTACKS)
     fitting = [choice for choice in choices if target_tasks(choice.name, fitting_attacks(tasks, choice.objective))]
-    for choice in suite.attacks or ():
+    for choice in choices if suite.attacks else ():
         if choice not in fitting and not leave_out:
             needs = " or ".join(tasks_with_loss(choice.objective)) or _kind(choice.name).access
             label = f"{choice.name}:{choice.objective}" if choice.objective else choice.name
@@ -127,6 +127,22 @@ def _with_attacks(suite: Suite, root: Path, leave_out: bool) -> Suite:
                 f"add --attack {facts.attack}, or leave the {unit} out."
             )
     return suite.model_copy(update={"attacks": tuple(fitting)})
+
+
+def _apart(choices: Sequence[AttackChoice]) -> list[AttackChoice]:
+    """The attacks, of several files of a user's with one content the first.
+
+    Raises:
+        UserError: two files of one name and another content, whose attacks results would call the same.
+    """
+    digests: dict[str, str] = {}
+    found: dict[AttackChoice, AttackChoice] = {}
+    for choice in choices:
+        name, digest = registered_name(choice.name), source_digest(_kind(choice.name))
+        if digests.setdefault(name, digest) != digest:
+            raise UserError(f"two different attacks are called {name}, as results leave folders out; rename a file.")
+        found.setdefault(choice.model_copy(update={"name": name}), choice)
+    return list(found.values())
 
 
 def task_names(suite: Suite, data: Dataset) -> list[str]:
@@ -153,8 +169,15 @@ def _with_labels(pairs: tuple[EncoderOnDataset, ...]) -> tuple[EncoderOnDataset,
     known: dict[int, LabelReport] = {}
     for pair in pairs:
         if pair.key.dataset not in known:
-            known[pair.key.dataset] = label_report(pair.heads.data.train, pair.data, list(pair.head_keys))
+            data = pair.heads.data
+            known[pair.key.dataset] = label_report(data.train, pair.data, list(pair.head_keys), data.val)
     return tuple(pair._replace(labels=known[pair.key.dataset]) for pair in pairs)
+
+
+def _with_orders(pairs: tuple[EncoderOnDataset, ...]) -> tuple[EncoderOnDataset, ...]:
+    """The pairs with what is wrong about the order of patch tokens, which is asked once for each encoder."""
+    found = {pair.key.encoder: order_doubt(pair.encoder) for pair in pairs if pair.key.dataset == 0}
+    return tuple(pair._replace(heads=pair.heads._replace(order=found[pair.key.encoder])) for pair in pairs)
 
 
 def _with_readers(pairs: tuple[EncoderOnDataset, ...], encoders: Sequence[Encoder]) -> tuple[EncoderOnDataset, ...]:
@@ -256,7 +279,7 @@ def _level(
     target_task: str,
     source: EncoderOnDataset | None,
 ) -> EpsLevel:
-    images = [pair.encoder.card.name, pair.encoder.digest, pair.digest, spec.model_dump(mode="json")]
+    images = [pair.encoder.card.name, pair.encoder.digest, pair.digest, spec.shared.model_dump(mode="json")]
     code = [source_digest(_kind(spec.name)), code_digest()]
     group = [
         *images,

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from robustprobe import probing
-from robustprobe.attacks import load_attack
 from robustprobe.core.errors import UserError
 from robustprobe.core.fingerprints import fingerprint
 from robustprobe.core.head_spec import HeadSpec
 from robustprobe.core.images import opened
 from robustprobe.core.patches import box_mask
 from robustprobe.core.spec import DatasetSpec
-from robustprobe.core.threat import Threat
+from robustprobe.core.threat import THREATS, Threat
 from robustprobe.datasets import Dataset, find_dataset, load_dataset
 from robustprobe.encoders import Encoder, load_encoder
 from robustprobe.evaluation.row_scores import row_scores
@@ -108,7 +107,7 @@ class Verifier:
 
     def _group(self, group: Group, records: Sequence[Record], images: int) -> Iterable[VerifiedCell]:
         setting = self._setting(records)
-        ball = load_attack(group.attack).threat
+        ball = THREATS[group.attack.norm](group.attack.eps)
         shown = [example for example in group.examples if example.id in setting.positions][:images]
         pictures = [self._picture(group, example) for example in shown]
         outside = sum(self._is_outside(setting, ball, *pair) for pair in zip(shown, pictures, strict=True))

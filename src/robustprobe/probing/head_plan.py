@@ -49,6 +49,7 @@ class HeadPlan(NamedTuple):
 
     `size` is the one that images of the dataset are loaded at: (H, W), or the length of the shorter side. `readers` are
     names of the run's encoders, where one file of texts is used for several that were not hardened from one another.
+    `order` is a sentence on patch tokens in another order than the image, where they are.
     """
 
     encoder: Encoder
@@ -57,6 +58,7 @@ class HeadPlan(NamedTuple):
     size: Size | int
     keys: dict[str, str]
     readers: tuple[str, ...] = ()
+    order: str = ""
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -71,11 +73,12 @@ class HeadPlan(NamedTuple):
     @property
     def doubts(self) -> list[str]:
         """What is legal but implausible about how heads are fitted, a sentence each."""
+        order = [f"{self.encoder.card.name}: {self.order}"] if self.order else []
         if self.spec.threat is None:
-            return []
+            return order
         attack = AttackSpec(name="pgd", eps=self.spec.threat.eps, norm=self.spec.threat.norm)
         text = implausible_eps(attack, self.data.train.typical_size)
-        return [f"heads are fitted on attacked images: {text}"] if text else []
+        return [*order, f"heads are fitted on attacked images: {text}"] if text else order
 
     def text_doubts(self, task: str) -> list[str]:
         """What is legal but implausible about the texts that judge a task, a sentence each."""

@@ -258,6 +258,10 @@ class Task(ABC):
         """What outputs (B, ...) tell about whether gradients can be trusted."""
         return []
 
+    def likely_fault(self, output: Tensor, target: Tensor) -> str:
+        """What to check where outputs (B, ...) of clean images are much farther from their labels than a constant."""
+        return "check the unit, the sign and the order of axes"
+
     def knn_head(self, bank: Tensor, labels: Tensor, count: int) -> Head | None:
         """A k-NN head on the class tokens (N, D) of train images, of length 1, with their labels; None by default."""
         return None

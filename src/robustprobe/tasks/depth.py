@@ -96,6 +96,8 @@ MOST_SATURATED = 0.05
 FARTHEST = 1000.0
 """Metres; no depth sensor reaches so far."""
 LEAST_REACH, LEAST_VALID = 0.15, 0.01
+FALLING, MOST_TIMES = -0.3, 3.0
+"""Rank correlation and ratio of outputs and labels that no answer in metres has."""
 EXAMPLE_UNKNOWN, LARGEST_EXAMPLE = 0.1, 100.0
 
 
@@ -226,11 +228,26 @@ class Depth(Task):
         text = f"{share:.1%} of depths are at their limits{means}"
         return [SanityCheck("saturated depth", share, share <= MOST_SATURATED, text)]
 
+    def likely_fault(self, output: Tensor, target: Tensor) -> str:
+        depth = resize(output[:, None].float(), (target.shape[-2], target.shape[-1]))[:, 0]
+        valid = target > 0
+        found, wanted = depth[valid], target[valid].float()
+        if torch.corrcoef(torch.stack([_ranks(found), _ranks(wanted)]))[0, 1] < FALLING:
+            return "it falls where depth rises, as inverse depth (disparity) does; give depth in metres"
+        ratio = float((found / wanted).median())
+        if not 1 / MOST_TIMES <= ratio <= MOST_TIMES:
+            return f"it is {ratio:.3g} times the labels in the median; give both in metres"
+        return super().likely_fault(output, target)
+
     def shown_output(self, output: Tensor) -> Tensor:
         return output.clone()
 
     def picture(self, shown: Tensor) -> NDArray[Any]:
         return (shown * self.display.scale).round().to(torch.int64).numpy().astype(np.uint16)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    return values.argsort().argsort().double()
 
 
 def label_moments(target: Tensor) -> dict[str, Tensor]:
