@@ -68,7 +68,7 @@ OF_DEPTH = {"task": "depth", "attack": "depthpgd"}
         (centred, LABELS, {}, "depends on the other images of the batch"),
         (network, LABELS, {"norm": "l2", "eps": "1/255"}, "l2 eps 0.00392157 is too small to matter; usual at 16 x 16"),
         (network, LABELS, {"norm": "l2", "eps": 255}, "l2 eps 255 is enough to turn any image grey"),
-        (classes(torch.sigmoid), OF_TWELVE, {}, "all outputs are from 0 to 1, as of sigmoids: give logits"),
+        (classes(torch.sigmoid), OF_TWELVE, {}, "all of them are from 0 to 1, as those of sigmoids: give logits"),
         (classes(lambda x: x.softmax(1)), OF_TWELVE, {}, "these are probabilities, give logits"),
         (depth_of(lambda d: 1 / d), DEPTH, OF_DEPTH, "falls where depth rises, as inverse depth (disparity) does"),
         (depth_of(lambda d: 1000 * d), DEPTH, OF_DEPTH, "it is 1e+03 times the labels in the median"),

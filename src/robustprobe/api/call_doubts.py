@@ -64,7 +64,8 @@ def _model_doubts(spec: AttackSpec, judged: LabelledModel, images: Tensor) -> li
             "the model's answer to an image depends on the other images of the batch, as with batch statistics: scores "
             "depend on them too"
         )
-    found += [f"the model's outputs: {c.meaning}" for c in judged.task.output_checks(first) if not c.passed]
+    texts = [check.meaning for check in judged.task.output_checks(first) if not check.passed]
+    found += [f"the model's outputs: {text}" for text in [*texts, *judged.task.answer_doubts(first)]]
     return found if first.isnan().any() else found + _score_doubts(judged, first)
 
 

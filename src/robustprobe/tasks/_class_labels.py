@@ -8,8 +8,8 @@ from torch import Tensor
 from robustprobe.core.errors import UserError
 from robustprobe.core.types import LabelSpace, LabelStatistics, SanityCheck
 
-ENOUGH = 24
-"""So many logits are not all between 0 and 1 by chance."""
+ENOUGH = 4
+"""Logits of fewer classes may all be between 0 and 1 by chance."""
 MOST_OF_ONE_CLASS = 0.99
 """A larger share of the labels in one class is worth a warning."""
 
@@ -81,16 +81,18 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def looks_like_probabilities(output: Tensor) -> SanityCheck:
-    """Whether outputs (B, C, ...) are probabilities, of a softmax or of sigmoids: their gradients vanish, logits' do
-    not.
-    """
+    """Whether outputs (B, C, ...) are probabilities: their gradients vanish, logits' do not."""
     share = float((((output.sum(1) - 1).abs() < 1e-4) & (output.amin(1) >= 0)).double().mean())
-    if share < 1 and output.numel() >= ENOUGH and output.amin() >= 0 and output.amax() <= 1:
-        return SanityCheck(
-            "logits", 1.0, False, "all outputs are from 0 to 1, as of sigmoids: give logits, or gradients vanish"
-        )
     means = "" if share < 1 else ": these are probabilities, give logits, or gradients vanish"
     return SanityCheck("logits", share, share < 1, f"{share:.0%} of outputs are positive and add up to 1{means}")
+
+
+def sigmoid_doubts(output: Tensor) -> list[str]:
+    """A warning where outputs (B, C, ...) of a user's own model are all from 0 to 1, and none of a softmax."""
+    inside = output.shape[1] >= ENOUGH and output.amin() >= 0 and output.amax() <= 1
+    if not inside or not looks_like_probabilities(output).passed:
+        return []
+    return ["all of them are from 0 to 1, as those of sigmoids: give logits, or gradients vanish"]
 
 
 def likeliest(logits: Tensor, classes: Sequence[str], top: int = 5) -> list[list[Any]]:

@@ -258,6 +258,10 @@ class Task(ABC):
         """What outputs (B, ...) tell about whether gradients can be trusted."""
         return []
 
+    def answer_doubts(self, output: Tensor) -> list[str]:
+        """What is implausible about answers (B, ...) of a user's own model, which a head fitted here may well give."""
+        return []
+
     def likely_fault(self, output: Tensor, target: Tensor) -> str:
         """What to check where outputs (B, ...) of clean images are much farther from their labels than a constant."""
         return "check the unit, the sign and the order of axes"

@@ -31,6 +31,7 @@ from robustprobe.tasks._class_labels import (
     looks_like_probabilities,
     missing_classes,
     several_classes,
+    sigmoid_doubts,
 )
 from robustprobe.tasks._heads import Head
 from robustprobe.tasks._maps import resize
@@ -247,6 +248,9 @@ class Segmentation(Task):
     @classmethod
     def implied_space(cls, output: Tensor) -> LabelSpace:
         return several_classes(output)
+
+    def answer_doubts(self, output: Tensor) -> list[str]:
+        return sigmoid_doubts(output)
 
     def output_checks(self, output: Tensor) -> list[SanityCheck]:
         return [looks_like_probabilities(output)]
