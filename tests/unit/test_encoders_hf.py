@@ -218,7 +218,7 @@ def test_without_a_network_nothing_is_tried_again(cache: Path, monkeypatch: pyte
     asked = []
     real = hf_hub_download
 
-    def noted(*arguments: Any, **options: Any) -> str:
+    def noted(*arguments: Any, **options: Any) -> Any:
         asked.append(options["local_files_only"])
         return real(*arguments, **options)
 
