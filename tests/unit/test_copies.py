@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_curve
+from sklearn.metrics import average_precision_score, roc_curve
 from torch import Tensor
 
 import robustprobe as rp
@@ -13,6 +14,7 @@ from robustprobe.core.types import FeatureDims, Features, HeadDesign, LabelSpace
 from robustprobe.datasets import Dataset, label_report, load_dataset
 from robustprobe.encoders import Encoder, EncoderCard
 from robustprobe.losses.retrieval import chosen_item
+from robustprobe.metrics.rankings import micro_average_precision
 from robustprobe.tasks import load_task
 from robustprobe.tasks.copies import ThresholdHead, threshold_of
 from tests.folders import write_classes
@@ -99,6 +101,59 @@ def test_rows_say_what_is_found_and_what_is_matched_wrongly() -> None:
     estimates = task.estimates({name: column.numpy() for name, column in rows.items()})
     assert estimates["copies found"].value == 0.5
     assert estimates["wrong matches"].value == 0.75
+
+
+def micro_ap(output: Tensor, labels: Tensor) -> float:
+    """What the task reports of similarities with items of the labels 1 to N."""
+    task = load_task("copies", LabelSpace(classes=tuple(map(str, range(output.shape[1] + 1)))))
+    gallery = torch.arange(1, output.shape[1] + 1)
+    head = task.made_head([(Features(torch.eye(len(gallery)), torch.ones(1, 1, 1, 1)), gallery)], HeadDesign())
+    rows = task.of_model(head).rows(output, labels)
+    return task.estimates({name: column.numpy() for name, column in rows.items()})["micro AP"].value
+
+
+@pytest.mark.parametrize("decimals", [1, 6], ids=["ties", "none"])
+@pytest.mark.parametrize("items", [8, 40])
+def test_micro_ap_is_that_of_scikit_learn_over_the_candidates_of_all_queries(items: int, decimals: int) -> None:
+    labels = torch.arange(60) % (items + 1)
+    output = drawn(60, items, seed=items).tanh()
+    output[torch.arange(60), (labels - 1).clamp(min=0)] += 0.4
+    output = output.round(decimals=decimals)
+    near, which = output.topk(min(10, items), dim=1)
+    right = (which + 1 == labels[:, None]) & (labels > 0)[:, None]
+    # A copy whose original is no candidate is never found, as in the challenge's program.
+    wanted = average_precision_score(right.flatten(), near.flatten()) * right.sum() / (labels > 0).sum()
+    assert 0.1 < micro_ap(output, labels) == pytest.approx(float(wanted))
+
+
+def test_micro_ap_of_drawn_queries_is_that_of_queries_which_are_there_so_often() -> None:
+    similarity, right = drawn(9, 4).round(decimals=1).numpy(), np.eye(9, 4)
+    counted = np.where(right.any(1), 0.0, np.nan)
+    drawn_often = np.array([[2, 0, 1, 0, 3, 1, 0, 2, 0], [0, 0, 0, 0, 1, 1, 1, 1, 1], [1] * 9], dtype=float)
+    found = micro_average_precision(similarity, right, counted, drawn_often)
+    repeated = np.repeat(np.arange(9), drawn_often[0].astype(int))
+    assert found[0] == pytest.approx(average_precision_score(right[repeated].ravel(), similarity[repeated].ravel()))
+    assert np.isnan(found[1])
+    assert found[2] == pytest.approx(average_precision_score(right.ravel(), similarity.ravel()))
+
+
+def test_micro_ap_of_one_embedding_for_all_is_the_share_of_right_candidates() -> None:
+    assert micro_ap(torch.zeros(12, 4), torch.tensor([1, 2, 3, 4] + [0] * 8)) == pytest.approx(4 / 48)
+    assert np.isnan(micro_ap(torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls+patch", "gem"])
+def test_the_embedding_of_the_pooling_is_compared(pooling: str) -> None:
+    cls, patches = drawn(120, 6), drawn(120, 5, 2, 2, seed=1)
+    labels = torch.arange(120).clamp(max=60).remainder(60)
+    task = load_task("copies", LabelSpace(classes=tuple(map(str, range(61)))))
+    head = task.made_head([(Features(cls, patches), labels)], HeadDesign(pooling=pooling))
+    raised = patches.double().clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+    means = torch.nn.functional.normalize(patches.double().mean((2, 3)), dim=1)
+    joined = torch.cat([torch.nn.functional.normalize(cls.double(), dim=1), means], 1)
+    shown = {"cls": cls.double(), "cls+patch": joined, "gem": raised}[pooling]
+    wanted = torch.cosine_similarity(shown[:9, None], shown[None, labels > 0], dim=2)
+    torch.testing.assert_close(head(Features(cls[:9], patches[:9]), (8, 8)).double(), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))

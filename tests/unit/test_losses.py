@@ -222,6 +222,12 @@ AWKWARD: dict[str, dict[str, Callable[[], tuple[Tensor, Tensor]]]] = {
         "nothing relevant": lambda: (scores().tanh(), torch.zeros(3, 5, dtype=torch.int64)),
         "all as near": lambda: (torch.zeros(3, 5), relevance()),
     },
+    "poisoning": {
+        "ordinary": lambda: (similarities() - 0.5, torch.zeros(3)),
+        "returned by all": lambda: (torch.ones(3, 5), torch.zeros(3)),
+        "returned by none": lambda: (-torch.ones(3, 5), torch.zeros(3)),
+        "as near as the last": lambda: (torch.zeros(3, 5), torch.zeros(3)),
+    },
     "copies": {
         "ordinary": lambda: (similarities(), relevance().repeat(1, 8) == 1),
         "all correct": lambda: ((relevance() == 1).float(), relevance() == 1),

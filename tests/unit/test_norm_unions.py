@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,17 @@ import robustprobe as rp
 from robustprobe import UserError
 from robustprobe.cli.results import table
 from robustprobe.metrics.dense import mean_iou
-from robustprobe.metrics.intervals import wilson
-from robustprobe.report.tables.norm_unions import NormUnion, norm_unions, render
+from robustprobe.metrics.intervals import paired_share, wilson
+from robustprobe.report.page.render import read_page
+from robustprobe.report.tables.compare_folders import compare_folders
+from robustprobe.report.tables.norm_unions import (
+    NOTE,
+    NormUnion,
+    known_unions,
+    norm_unions,
+    render,
+    union_document,
+)
 from robustprobe.results.records import CheckFact, Record
 from robustprobe.results.store import Store
 from robustprobe.results.union import finished
@@ -30,11 +40,16 @@ def cell(name: str, norm: str, eps: float, task: str = "classification", **other
 
 
 def unions(path: Path, *cells: tuple[Record, dict[str, Any]]) -> list[NormUnion]:
+    return norm_unions(finished([stored(path, *cells)], "show"))
+
+
+def stored(path: Path, *cells: tuple[Record, dict[str, Any]]) -> Store:
+    """A folder of cells, with the rows of each."""
     store = Store(path).prepare()
     for record, columns in cells:
-        rows = {"id": columns.get("id", IDS), **columns}
-        store.write_record(record.model_copy(update={"rows_sha256": store.write_rows(record.fingerprint, rows)}))
-    return norm_unions(finished([store], "show"))
+        digest = store.write_rows(record.fingerprint, {"id": columns.get("id", IDS), **columns})
+        store.write_record(record.model_copy(update={"rows_sha256": digest}))
+    return store
 
 
 def correct(*values: int) -> dict[str, Any]:
@@ -146,3 +161,62 @@ def test_command_formats_and_data_frame_say_the_same(tmp_path: Path, capsys: pyt
     assert "linf 2/255 alone" in " ".join(shown.split())
     for format in ("md", "latex"):
         assert "0.600" in render(found, format)
+
+
+def test_the_page_has_the_table_of_the_terminal_and_none_for_one_norm(tmp_path: Path) -> None:
+    one = (cell("pgd", "linf", 2 / 255), correct(1, 1, 1, 1, 0))
+    store = stored(tmp_path, one, (cell("pgd", "l2", 0.5), correct(0, 1, 1, 1, 1)))
+    (sheet,) = union_document(known_unions(finished([store], "show"))).sheets
+    page = read_page([store])
+    section = page.partition('<h2 id="unions">')[2].partition("</section>")[0]
+    assert all(f"<td>{text}</td>" in section for row in sheet.rows for text in row.cells)
+    assert NOTE.partition(":")[2].strip()[:60] in section
+    assert 'href="#unions"' in page
+    assert 'id="unions"' not in read_page([stored(tmp_path / "one", one)])
+
+
+def test_a_page_whose_rows_are_damaged_leaves_the_union_out(tmp_path: Path) -> None:
+    store = stored(
+        tmp_path,
+        (cell("pgd", "linf", 2 / 255), correct(1, 1, 1, 1, 0)),
+        (cell("pgd", "l2", 0.5), correct(0, 1, 1, 1, 1)),
+    )
+    for file in tmp_path.rglob("*.parquet"):
+        file.write_bytes(b"damaged")
+    assert 'id="unions"' not in read_page([store])
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_a_comparison_has_paired_differences_of_unions_of_the_same_attacks(tmp_path: Path, across: bool) -> None:
+    linf, l2 = correct(1, 1, 1, 1, 0), correct(0, 1, 1, 1, 1)
+    name = {"encoder": "another"} if across else {}
+    first = stored(tmp_path / "a", (cell("pgd", "linf", 2 / 255), linf), (cell("pgd", "l2", 0.5), l2))
+    second = stored(
+        tmp_path / "b",
+        (cell("pgd", "linf", 2 / 255, **name), linf),
+        (cell("pgd", "l2", 0.5, **name), {"id": IDS[::-1], **correct(1, 1, 0, 1, 0)}),
+    )
+    encoders = [first.records()[0].encoder, "another"] if across else []
+    shown = compare_folders(first, second, encoders).document
+    (sheet,) = [s for s in shown.sheets if s.title.startswith("Union of norms")]
+    assert sheet.title == "Union of norms, classification, top-1: linf 2/255 + l2 0.5"
+    # Robust to both: b, c and d of the first; b and d of the second, whose ids are stored in another order.
+    own, other = wilson(3, 5), wilson(2, 5)
+    difference = paired_share(0, 1, 5)
+    (row,) = sheet.rows
+    assert row.cells[0].startswith(f"{own.value:.3f}")
+    assert row.cells[1].startswith(f"{other.value:.3f}")
+    assert [float(number) for number in re.findall(r"-?\d+\.\d+", row.cells[2].replace("−", "-"))] == pytest.approx(
+        list(difference), abs=1e-3
+    )
+    assert NOTE in shown.notes
+
+
+def test_a_comparison_of_other_attacks_or_of_one_norm_has_no_union(tmp_path: Path) -> None:
+    linf, l2 = (cell("pgd", "linf", 2 / 255), correct(1, 1, 1, 1, 0)), (cell("pgd", "l2", 0.5), correct(0, 1, 1, 1, 1))
+    more = (cell("apgd", "l2", 0.5, target_task="classification"), correct(0, 0, 0, 0, 0))
+    first = stored(tmp_path / "a", linf, l2)
+    for place, other in enumerate((stored(tmp_path / "b", linf, l2, more), stored(tmp_path / "c", linf))):
+        shown = compare_folders(first, other).document
+        assert not [s for s in shown.sheets if s.title.startswith("Union")], place
+        assert NOTE not in shown.notes

@@ -56,7 +56,22 @@ def test_a_clean_score_that_may_be_nothing_leaves_the_share_open() -> None:
     share = kept(interval(0.1, 0.2), interval(0.05, 0.05), 0.0, higher_is_better=True)
     assert share is not None
     assert share.ci_high == math.inf
-    assert share_text(share) == "50\N{NO-BREAK SPACE}% [0, ∞]"
+    assert share_text(share) == "0\N{NO-BREAK SPACE}% or more"
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "said"),
+    [
+        (0.07, 0.4, 4.57, "7\N{NO-BREAK SPACE}% or more"),
+        (0.6, 0.9, 1.61, "60\N{NO-BREAK SPACE}% or more"),
+        (0.1, 0.4, 1.1, "40\N{NO-BREAK SPACE}% [10, 110]"),
+        (0.0, 0.0, 0.03, "0\N{NO-BREAK SPACE}% [0, 3]"),
+    ],
+)
+def test_an_interval_wider_than_all_there_is_to_keep_is_told_by_its_lower_end(
+    low: float, value: float, high: float, said: str
+) -> None:
+    assert share_text(Estimate(value, low, high)) == said
 
 
 def test_the_mean_of_shares_is_surer_than_each() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from robustprobe.metrics.intervals import Estimate
 from robustprobe.metrics.significance import holm, images_needed, p_value, standard_error
@@ -64,6 +65,12 @@ def test_the_images_needed_find_the_difference_in_four_of_five_experiments() -> 
 def test_without_a_spread_nothing_is_known_of_other_images(estimate: Estimate) -> None:
     assert images_needed(estimate, 10, 0.02) is None
     assert images_needed(normal(0.1, 0.1), 10, 0.0) is None
+
+
+@pytest.mark.parametrize("images", [2, 7, 8])
+def test_a_spread_known_to_a_factor_of_ten_says_nothing_of_how_many_images_it_takes(images: int) -> None:
+    low, high = chi2.ppf([0.025, 0.975], images - 1)
+    assert (images_needed(normal(0.1, 0.1), images, 0.02) is None) == (high / low > 10)
 
 
 def test_standard_error_is_read_off_the_interval() -> None:

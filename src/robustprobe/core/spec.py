@@ -76,10 +76,11 @@ class Statistic(Spec):
 
     `mean`: of a column, over images whose value is a number. `proportion`: the share of these images with a column
     true. `ratio`: sum of the first column over sum of the second. `mean_iou`: of per-class pixel counts, the columns
-    being intersection, predicted and labelled.
+    being intersection, predicted and labelled. `micro_ap`: average precision of the candidates of all images in one
+    ranking, the columns being similarities (K,), whether each candidate is right (K,), and a number where there is one.
     """
 
-    kind: Literal["mean", "proportion", "ratio", "mean_iou"]
+    kind: Literal["mean", "proportion", "ratio", "mean_iou", "micro_ap"]
     columns: tuple[str, ...]
 
 

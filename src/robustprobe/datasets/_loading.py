@@ -97,6 +97,6 @@ def find_dataset(
         raise UserError(f"{head} has no split {split}; choose {' or '.join(kind.splits)}.")
     found = kind(Path(path or root), split, size)
     found.own_path, found.registered_name, found.data_root = path, registered_name(head), Path(root)
-    sources = label_sources([task for task in tasks if task not in found.labels]) if tasks else {}
-    found.borrowed = {task: source for task, source in sources.items() if source in found.labels}
+    lacking = [task for task in tasks if task not in found.labels]
+    found.borrowed = label_sources(lacking, found.labels) if lacking else {}
     return found

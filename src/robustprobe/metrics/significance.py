@@ -8,6 +8,8 @@ from robustprobe.metrics.intervals import Estimate
 LEVEL = 0.05
 POWER = 0.8
 POINTS = 0.02
+FEWEST = 8
+"""Of fewer images a variance is known to a factor of more than ten: 95 % of what chi-squared allows with N - 1."""
 _QUANTILE_95 = 1.959963984540054
 _QUANTILE_POWER = 0.8416212335729143
 
@@ -48,9 +50,9 @@ def images_needed(estimate: Estimate, images: int, difference: float) -> int | N
         difference: the true difference, in the unit of the metric.
 
     Returns:
-        None where the interval has no width, so that nothing is known about other images.
+        None where the interval has no width, so that nothing is known about other images, and below `FEWEST` images.
     """
     error = standard_error(estimate)
-    if not math.isfinite(error) or error <= 0 or not difference > 0:
+    if images < FEWEST or not math.isfinite(error) or error <= 0 or not difference > 0:
         return None
     return math.ceil(images * ((_QUANTILE_95 + _QUANTILE_POWER) * error / difference) ** 2)

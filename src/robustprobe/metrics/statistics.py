@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from robustprobe.core.spec import Statistic
 from robustprobe.metrics.dense import mean_iou
 from robustprobe.metrics.intervals import Estimate, bootstrap, wilson
+from robustprobe.metrics.rankings import micro_average_precision
 
 Floats = NDArray[np.float64]
 GROUP = "group"
@@ -45,6 +46,11 @@ def parts(statistic: Statistic, rows: Columns) -> Parts:
     if statistic.kind == "ratio":
         above, below = statistic.columns
         return Parts(columns, lambda sums: _ratio(_summed(sums[above]), _summed(sums[below])))
+    if statistic.kind == "micro_ap":
+        similarity, right, counted = (np.asarray(columns[name], dtype=float) for name in statistic.columns)
+        # A ranking over all images is no sum over them: what is summed is how often each image was drawn.
+        drawn = np.eye(len(similarity))
+        return Parts({"drawn": drawn}, lambda sums: micro_average_precision(similarity, right, counted, sums["drawn"]))
     return Parts(columns, lambda sums: mean_iou(*(sums[name] for name in statistic.columns)))
 
 

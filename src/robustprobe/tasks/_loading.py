@@ -1,6 +1,6 @@
 """Tasks by name, and what their classes say."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import cast
 
 from robustprobe.core.registry import tasks
@@ -18,10 +18,18 @@ def task_kind(name: str) -> type[Task]:
     return cast(type[Task], tasks.get(name))
 
 
-def label_sources(names: Iterable[str]) -> dict[str, str]:
-    """By the name of each task that reads another one's labels the name of that one; unknown names are left out."""
-    known = (name for name in names if name in tasks.names() or ".py:" in name)
-    return {name: source for name in known if (source := task_kind(name).labels_of)}
+def label_sources(names: Iterable[str], labels: Collection[str]) -> dict[str, str]:
+    """By the name of each task the one of `labels` that it reads, which `labels_of` names or leads to; others and
+    unknown names are left out.
+    """
+    found = {}
+    for name in (name for name in names if name in tasks.names() or ".py:" in name):
+        source = task_kind(name).labels_of
+        while source and source not in labels:
+            source = task_kind(source).labels_of
+        if source:
+            found[name] = source
+    return found
 
 
 def fitting_attacks(names: Iterable[str], objective: str = "") -> dict[str, tuple[str, ...]]:

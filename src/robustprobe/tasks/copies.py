@@ -29,6 +29,8 @@ FALSE_POSITIVES = 0.01
 LOST_SHARE = 0.5
 """Of the copies, what may be without an original among the train images taken without a warning."""
 SOME = 256
+CANDIDATES = 10
+"""The most similar items of each query, which take part in the ranking over all queries."""
 
 
 @final
@@ -92,6 +94,7 @@ class CopyDetection(RankingTask):
         "copies found": Statistic(kind="proportion", columns=("found",)),
         "wrong matches": Statistic(kind="proportion", columns=("wrong_match",)),
         "chosen matches": Statistic(kind="proportion", columns=("chosen_match",)),
+        "micro AP": Statistic(kind="micro_ap", columns=("near_similarity", "near_right", "found")),
     }
     attack_losses = _attack_losses(0.0)
     score_column: ClassVar = "found"
@@ -143,11 +146,14 @@ class CopyDetection(RankingTask):
         relevant = self.relevant(target)
         copy, own = relevant.any(1), losses.own_similarity(output, relevant)
         nothing = torch.full_like(own, torch.nan)
+        near, which = output.topk(min(CANDIDATES, output.shape[1]), dim=1)
         return {
             "found": torch.where(copy, (own > self.threshold).to(own), nothing),
             "wrong_match": (losses.other_similarity(output, relevant) > self.threshold).to(own),
             "chosen_match": (losses.chosen_similarity(output, relevant) > self.threshold).to(own),
             "own_similarity": torch.where(copy, own, nothing),
+            "near_similarity": near,
+            "near_right": relevant.gather(1, which).to(own),
             "random_found": torch.where(copy, FALSE_POSITIVES / output.shape[1], nothing),
         }
 

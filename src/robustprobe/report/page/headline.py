@@ -4,15 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from robustprobe.metrics.intervals import Estimate
 from robustprobe.report.tables.board import Board, BoardRow, Strongest, TaskOnDataset, at, levels
 from robustprobe.report.tables.corruptions import corruption_summaries, corruption_tables
 from robustprobe.report.tables.matrix import ends_text, failed_text, number_text, percent_text, task_tables, threat_text
-from robustprobe.report.tables.shares import share_text
+from robustprobe.report.tables.shares import is_open, share_text, share_value
 from robustprobe.results.labels import heads_text
 from robustprobe.results.records import Interval, Record, doubts_of
 
-WIDEST = 1.0
-"""An interval of a share that is wider than this leaves open whether anything is kept, or everything."""
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -157,7 +156,7 @@ def _reliance_text(rows: Sequence[BoardRow]) -> str:
         found = [k for k in row.benchmarks if k and k.share]
         failed = dict.fromkeys(name for k in found for name in _failed_names(k))
         whose = f" The share of {row.encoder}" if len(rows) > 1 else " The share"
-        wide = row.robust is not None and row.robust.ci_high - row.robust.ci_low > WIDEST
+        wide = row.robust is not None and is_open(row.robust)
         said = [f"rests on numbers that failed sanity checks ({_listed(list(failed))})"] if failed else []
         said += ["has an interval that leaves it open (take more images)"] if wide else []
         texts += [f"{whose} {' and '.join(said)}."] if said else []
@@ -260,8 +259,8 @@ def _finding(dataset: str, cells: list[tuple[str, Record]], found_board: Board) 
         clean=_score(clean),
         attacked=_score(attacked),
         attack=label,
-        robust=robust,
-        large_print=RobustShare(percent_text(robust), "robust") if robust is not None else chance,
+        robust=robust.value if robust else None,
+        large_print=RobustShare(share_value(robust), "robust") if robust else chance,
         guess=guess,
         constant=_constant_text(attacked, benchmark) if attacked and benchmark else "",
     )
@@ -283,10 +282,9 @@ def _strongest(own: list[tuple[str, Record]]) -> tuple[str, Record]:
     return min(known, key=lambda pair: sign * pair[1].headline.value)
 
 
-def _robust(attacked: Record, found_board: Board, position: int) -> float | None:
+def _robust(attacked: Record, found_board: Board, position: int) -> Estimate | None:
     best = found_board.best[position]
-    share = found_board.benchmarks[position].kept(best, attacked.headline) if best else None
-    return share.value if share else None
+    return found_board.benchmarks[position].kept(best, attacked.headline) if best else None
 
 
 def _score(record: Record | None) -> Score | None:

@@ -34,17 +34,20 @@ from robustprobe.report.tables.matrix import (
     task_tables,
     transfer_matrices,
 )
+from robustprobe.report.tables.norm_unions import known_unions, union_document
 from robustprobe.report.tables.patches import patch_sheets
 from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.results import render, value_text
-from robustprobe.report.tables.shares import share_text
+from robustprobe.report.tables.shares import share_ends, share_text, share_value
+from robustprobe.report.tables.sheet import Document
 from robustprobe.results.records import Record
-from robustprobe.results.union import FoundGroup, Place, as_stores, finished, union_groups
+from robustprobe.results.union import Found, FoundGroup, Place, as_stores, finished, union_groups
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 FOLDER = Path(__file__).parent
+NO_UNION = Document([], [])
 IMAGES = 24
 MEGABYTES = 12.0
 """Size of all pictures of a page unless a number of images is asked for."""
@@ -85,7 +88,15 @@ def write_page(folders: Path | Sequence[Place], output: Path, wish: ImageLimit |
 def read_page(folders: Sequence[Place], wish: ImageLimit | None = None) -> str:
     """The page of folders as text; raises what `write_page` raises on reading."""
     found, groups = finished(folders, "report"), union_groups(as_stores(folders))
-    return render_page([f.record for f in found], groups, wish, chance=chances(found))
+    return render_page([f.record for f in found], groups, wish, chance=chances(found), unions=_unions(found))
+
+
+def _unions(found: Sequence[Found]) -> Document:
+    """The union of norms as `table --union-of-norms` prints it; none where rows cannot be read."""
+    try:
+        return union_document(known_unions(found))
+    except UserError:
+        return NO_UNION
 
 
 def write_text(output: Path, content: str, what: str) -> None:
@@ -103,12 +114,14 @@ def render_page(
     wish: ImageLimit | None = None,
     home: str = "",
     chance: Mapping[TaskOnDatasetKey, float] = MappingProxyType({}),
+    unions: Document = NO_UNION,
 ) -> str:
     """The page as text.
 
     Args:
         home: the address of the leaderboard that the page belongs to.
         chance: the score of a constant answer, by `benchmark_key`.
+        unions: scores under the union of norms.
 
     Raises:
         UserError: an example image that cannot be read.
@@ -129,6 +142,7 @@ def render_page(
             corruptions=corruption_tables(records),
             corruption_note=NOTE,
             patches=patch_sheets(records, value_text),
+            unions=unions,
             charts=_charts(records, found[0]),
             series=drawn_series(found[0]),
             controls=any(r.is_control for r in records),
@@ -166,7 +180,7 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.globals.update(share_text=share_text, number_text=number_text, ends_text=ends_text, swatch=swatch)
-    made.globals.update(failed_text=failed_text)
+    made.globals.update(failed_text=failed_text, share_value=share_value, share_ends=share_ends)
     made.globals.update(svg=_svg, brief=lambda name: shortened(name, LEGIBLE))
     return made
 

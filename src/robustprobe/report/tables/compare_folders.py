@@ -18,11 +18,13 @@ from robustprobe.report.tables.matching import (
     records_of_encoder,
 )
 from robustprobe.report.tables.matrix import MISSING, change_text, metric_text, size_text
+from robustprobe.report.tables.norm_unions import NOTE, NormUnion, compared_sheets, known_unions
 from robustprobe.report.tables.remarks import remarks
 from robustprobe.report.tables.results import check_notes, value_text
 from robustprobe.report.tables.sheet import Document, Row, Sheet, footnotes
 from robustprobe.report.tables.verdict import Judgement, corrected, finding, verdict
 from robustprobe.results.labels import USUAL_HEADS, attack_labels, thread_counts
+from robustprobe.results.union import Found
 
 if TYPE_CHECKING:
     from robustprobe.results.records import Record
@@ -66,6 +68,8 @@ def compare_folders(first: "Store", second: "Store", encoders: Sequence[str] = (
     compared = [_compare(pair, first, second, sides, across) for pair in pairs]
     tasks = dict.fromkeys(c.pair.any.task for c in compared)
     sheets = [_sheet([c for c in compared if c.pair.any.task == task], across) for task in tasks]
+    unions = [_unions(store, own) for store, own in zip((first, second), sides, strict=True)]
+    sheets += (union_sheets := compared_sheets(*unions, across))
     names = ("the first", "the second")
     heading: dict[str, Any] = {"first": str(first), "second": str(second)}
     if across:
@@ -75,12 +79,20 @@ def compare_folders(first: "Store", second: "Store", encoders: Sequence[str] = (
     judgements = {position: j for position, c in enumerate(compared) if (j := _judgement(c))}
     p_values = dict(zip(judgements, corrected(list(judgements.values())), strict=True))
     said = verdict(list(judgements.values()), *names)
-    document = Document(sheets, [*_notes(heading, compared), *said])
+    document = Document(sheets, [*_notes(heading, compared), *([NOTE] if union_sheets else []), *said])
     return Comparison(
         document,
         {**heading, "verdict": said},
         [_row(c, judgements.get(position), p_values.get(position)) for position, c in enumerate(compared)],
     )
+
+
+def _unions(store: "Store", records: Sequence["Record"]) -> list[NormUnion]:
+    """The unions of norms of a side; none where its rows cannot be read, as its notes say then."""
+    try:
+        return known_unions([Found(record, store) for record in records])
+    except UserError:
+        return []
 
 
 def _judgement(compared: ComparedCell) -> Judgement | None:

@@ -9,6 +9,9 @@ from robustprobe.metrics.kept import above_chance, share_kept
 from robustprobe.report.tables.matrix import percent_text
 from robustprobe.results.records import Interval
 
+WIDEST = 1.0
+"""Width of an interval of a share above which it leaves the share open."""
+
 
 class Ranks(NamedTuple):
     """The best and the worst rank that an encoder may have."""
@@ -75,7 +78,21 @@ def ranks(scores: Sequence[Estimate]) -> list[Ranks]:
     ]
 
 
+def is_open(share: Estimate) -> bool:
+    """Whether an interval is wider than all that there is to keep, so that it says little more than its lower end."""
+    return share.ci_high - share.ci_low > WIDEST
+
+
+def share_value(share: Estimate) -> str:
+    """`12 %`; `7 % or more` where the interval leaves it open."""
+    return f"{percent_text(share.ci_low)} or more" if is_open(share) else percent_text(share.value)
+
+
+def share_ends(share: Estimate) -> str:
+    """`[10, 14]`; nothing where the interval leaves it open."""
+    return "" if is_open(share) else f"[{100 * share.ci_low:.0f}, {100 * share.ci_high:.0f}]"
+
+
 def share_text(share: Estimate) -> str:
-    """`12 % [10, 14]`, or `12 % [10, ∞]`."""
-    ends = (f"{100 * x:.0f}" if math.isfinite(x) else "∞" for x in (share.ci_low, share.ci_high))
-    return f"{percent_text(share.value)} [{', '.join(ends)}]"
+    """`12 % [10, 14]`, or `7 % or more`."""
+    return f"{share_value(share)} {share_ends(share)}".rstrip()
