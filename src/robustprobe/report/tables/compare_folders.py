@@ -68,8 +68,7 @@ def compare_folders(first: "Store", second: "Store", encoders: Sequence[str] = (
     compared = [_compare(pair, first, second, sides, across) for pair in pairs]
     tasks = dict.fromkeys(c.pair.any.task for c in compared)
     sheets = [_sheet([c for c in compared if c.pair.any.task == task], across) for task in tasks]
-    unions = [_unions(store, own) for store, own in zip((first, second), sides, strict=True)]
-    sheets += (union_sheets := compared_sheets(*unions, across))
+    union_sheets = compared_sheets(_unions(first, sides[0]), _unions(second, sides[1]), across)
     names = ("the first", "the second")
     heading: dict[str, Any] = {"first": str(first), "second": str(second)}
     if across:
@@ -79,7 +78,9 @@ def compare_folders(first: "Store", second: "Store", encoders: Sequence[str] = (
     judgements = {position: j for position, c in enumerate(compared) if (j := _judgement(c))}
     p_values = dict(zip(judgements, corrected(list(judgements.values())), strict=True))
     said = verdict(list(judgements.values()), *names)
-    document = Document(sheets, [*_notes(heading, compared), *([NOTE] if union_sheets else []), *said])
+    document = Document(
+        [*sheets, *union_sheets], [*_notes(heading, compared), *([NOTE] if union_sheets else []), *said]
+    )
     return Comparison(
         document,
         {**heading, "verdict": said},
