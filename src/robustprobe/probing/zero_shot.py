@@ -170,7 +170,18 @@ def _fault(classes: object, tensors: dict[str, Tensor]) -> str:
     if numbers := [name for name in ("scale", "bias") if name in tensors and tensors[name].numel() != 1]:
         return f"a {numbers[0]} of shape {tuple(tensors[numbers[0]].shape)}, not one number"
     broken = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), "")
-    return f"NaN or infinity in '{broken}'" if broken else ""
+    return f"NaN or infinity in '{broken}'" if broken else _nothing(classes, tensors)
+
+
+def _nothing(classes: Sequence[str], tensors: dict[str, Tensor]) -> str:
+    """What makes all images alike or turns the order of classes round, in words; empty where there is nothing."""
+    empty = [name for name, row in zip(classes, tensors["text"], strict=True) if not row.any()]
+    if empty:
+        return f"text embeddings of zeros for {_named(empty)}"
+    if "projection" in tensors and not tensors["projection"].any():
+        return "a projection of zeros"
+    scale = float(tensors.get("scale", torch.tensor(SCALE)))
+    return f"a scale of {scale:g}, which is not above 0" if scale <= 0 else ""
 
 
 def _check_widths(encoder: Encoder, text: Tensor, projection: Tensor | None) -> None:
