@@ -9,8 +9,9 @@ from robustprobe.core.sums import image_sums
 
 
 def soft_count(margin: Tensor, width: float) -> Tensor:
-    """The share of searches that return the item, with a sigmoid of a width in place of a step; NaN where a margin is not
-    finite, which the sigmoid would hide.
+    """The share of searches that return the item, with a sigmoid of a width in place of a step.
+
+    NaN where a margin is not finite, which the sigmoid would hide.
     """
     share = torch.where(margin.isfinite(), (margin / width).sigmoid(), torch.nan)
     return image_sums(share) / margin.shape[1]
