@@ -150,7 +150,7 @@ class Poisoning(RankingTask):
         return torch.randint(0, len(self.space.classes), (count,), generator=generator)
 
     def describe_labels(self, found: LabelStatistics) -> str:
-        return f"{found.total} images, whose labels play no part"
+        return "labels that play no part"
 
     def label_name(self, label: Tensor) -> str:
         return self.space.classes[int(label)]
