@@ -52,7 +52,7 @@ def as_encoder(given: Any, caller: str) -> Encoder:
         )
         raise UserError(f"{caller} takes an encoder or its name, not {came(given)}; {hint}.")
     check_weights(given)
-    return given.freeze()
+    return given.freeze_again()
 
 
 def as_size(given: Any) -> Any:

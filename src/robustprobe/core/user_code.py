@@ -62,6 +62,14 @@ def source_digest(kind: type, *parts: type) -> str:
     return hashlib.sha256("".join(sorted(found)).encode()).hexdigest() if found else ""
 
 
+def is_user_class(kind: type) -> bool:
+    """Whether a class is neither robustprobe's nor Python's nor installed in site-packages."""
+    if kind.__module__.partition(".")[0] in ("robustprobe", "builtins"):
+        return False
+    file = _file_of(_module_of(kind))
+    return not (file and _installed(file))
+
+
 def _executed(path: Path) -> ModuleType:
     """The module of a file: two files of one name in different folders are two modules."""
     if (known := _loaded_from(str(path))) is not None:

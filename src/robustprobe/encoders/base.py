@@ -19,6 +19,9 @@ from robustprobe.core.user_code import source_digest
 from robustprobe.core.usual_mode import usual_mode
 from robustprobe.encoders._contract import check_not_lazy, check_usable, checked_features, failures, identity, unchanged
 from robustprobe.encoders._meant import meant
+from robustprobe.encoders._plain_attributes import plain_attributes
+
+_OWN_ATTRIBUTES = frozenset(("_digest", "_attributes", "_seen"))
 
 
 class EncoderCard(BaseModel):
@@ -77,6 +80,7 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.card = card
         self._digest: tuple[object, str] | None = None
+        self._attributes: str | None = None
         self._seen: set[bool] = set()
 
     @abstractmethod
@@ -154,7 +158,20 @@ class Encoder(nn.Module, ABC):
         check_not_lazy(self, self.card.name)
         self.eval().requires_grad_(False)
         check_usable(self, self.card.name, type(self).forward is Encoder.forward)
+        self._plain_attributes()
         return self
+
+    @final
+    def freeze_again(self) -> "Encoder":
+        """As `freeze`, of an encoder whose attributes the user may have changed since."""
+        self._attributes = None
+        return self.freeze()
+
+    def _plain_attributes(self) -> str:
+        """As they were when the encoder was frozen: a network may count its calls."""
+        if self._attributes is None:
+            self._attributes = plain_attributes(self, _OWN_ATTRIBUTES)
+        return self._attributes
 
     def settings(self) -> list[int | float | str]:
         """What the features depend on beside weights and buffers, such as the number of attention heads."""
@@ -164,9 +181,10 @@ class Encoder(nn.Module, ABC):
     def digest(self) -> str:
         """SHA-256 of names, shapes, types and values of the weights, and of what else makes the encoder.
 
-        That is its settings, and the file a user's own class comes from. Computed again once weights have changed.
+        That is its settings, and of a user's own classes the files they come from and the numbers and words that they
+        held when the encoder was frozen. Computed again once weights have changed.
         """
-        seen = tuple(identity(value) for value in self.state_dict().values())
+        seen = (self._plain_attributes(), *(identity(value) for value in self.state_dict().values()))
         if self._digest is None or self._digest[0] != seen:
             self._digest = (seen, self._hash())
         return self._digest[1]
@@ -175,6 +193,7 @@ class Encoder(nn.Module, ABC):
         kind = type(self)
         state = hashlib.sha256(f"{kind.__qualname__}{self.settings()}".encode())
         state.update(source_digest(kind, *(type(part) for part in self.modules())).encode())
+        state.update(self._plain_attributes().encode())
         for name, tensor in _tensors(self.state_dict()):
             state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
