@@ -216,7 +216,7 @@ def _order_doubt(encoder: Encoder) -> str:
     columns = [(y, x) for y in range(min(height, GRID)) for x in (0, width - 1)]
     places = list(dict.fromkeys([*((row, x) for x in ends), *columns]))
     changed = plain.repeat(len(places), 1, 1, 1)
-    red = torch.tensor([1.0, 0.0, 0.0], device=plain.device)[:, None, None]
+    red = torch.tensor([1.0, 0.0, 0.0]).to(plain.device)[:, None, None]
     for image, (y, x) in zip(changed, places, strict=True):
         image[:, y * patch : (y + 1) * patch, x * patch : (x + 1) * patch] = red
     moved = (encoder(changed).patches - encoder(plain).patches).square().sum(1).flatten(1)
