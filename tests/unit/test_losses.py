@@ -411,3 +411,21 @@ def test_losses_of_normals_of_a_lone_image_have_the_bits_they_have_in_a_batch(
         alone = loss(image, target[[i]])
         assert torch.equal(alone, together[[i]])
         assert torch.equal(torch.autograd.grad(alone.sum(), image)[0], gradient[[i]])
+
+
+# Torch rounds some functions otherwise in the last elements of a tensor, as many as its length leaves over.
+@pytest.mark.parametrize("items", [5, 7, 12, 37, 70])
+@pytest.mark.parametrize("task", ["retrieval", "landmarks", "copies", "poisoning"])
+def test_losses_of_searches_of_a_lone_image_have_the_bits_they_have_in_a_batch(task: str, items: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    output = (2 * torch.rand(5, items, generator=generator) - 1).requires_grad_()
+    first = torch.arange(items).expand(5, -1) < 2
+    target = {"landmarks": first.long(), "poisoning": torch.zeros(5)}.get(task, first)
+    for name, loss in load_task(task, SPACE).attack_losses.losses.items():
+        together = loss(output, LossContext(target, SPACE))
+        (gradient,) = torch.autograd.grad(together.sum(), output)
+        for i in range(5):
+            image = output[[i]].detach().requires_grad_(True)
+            alone = loss(image, LossContext(target[[i]], SPACE))
+            assert torch.equal(alone, together[[i]]), name
+            assert torch.equal(torch.autograd.grad(alone.sum(), image)[0], gradient[[i]]), name

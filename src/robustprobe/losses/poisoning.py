@@ -3,6 +3,7 @@ number per image, (B,).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robustprobe.core.sums import image_sums
@@ -13,7 +14,10 @@ def soft_count(margin: Tensor, width: float) -> Tensor:
 
     NaN where a margin is not finite, which the sigmoid would hide.
     """
-    share = torch.where(margin.isfinite(), (margin / width).sigmoid(), torch.nan)
+    # Not `sigmoid`: in the last elements of a tensor torch rounds it otherwise, and an image alone and in a batch would
+    # differ.
+    sigmoid = F.logsigmoid(margin / width).exp()
+    share = torch.where(margin.isfinite(), sigmoid, torch.nan)
     return image_sums(share) / margin.shape[1]
 
 
