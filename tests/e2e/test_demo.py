@@ -67,6 +67,8 @@ def test_the_demo_ends_with_the_headline_of_the_page_a_small_table_and_the_page(
     for task, attack in (("classification", "pgd"), ("segmentation", "segpgd"), ("depth", "depthpgd")):
         assert len(re.findall(rf"{task} bundled:scenes(?:-anyhead)? \d\.\d{{3}}[ †]+\d\.\d{{3}} embed", end)) == 2
         assert end.count(f" {attack}") == 2
+    table, legend, _ = end.partition("† a sanity check of this number failed; the page says which.")
+    assert ("†" in table) == bool(legend)
     assert (out / "report.html").resolve().as_uri() in end
 
 

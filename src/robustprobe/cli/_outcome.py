@@ -8,8 +8,8 @@ from rich.text import Text
 
 from robustprobe.report.page.lead import lead, strongest_sheet
 from robustprobe.report.page.render import write_page
+from robustprobe.report.tables.blocks import MARK
 from robustprobe.report.tables.fitting import print_fitting
-from robustprobe.report.tables.matrix import failed_checks
 from robustprobe.report.tables.results import print_rich
 from robustprobe.results.union import Found
 
@@ -33,9 +33,10 @@ def show_outcome(console: Console, found: Sequence[Found], out: Path, *, brief: 
     console.print(Text(lead(found), style="bold"))
     console.print()
     if brief and not verbose:
-        print_fitting(strongest_sheet(found), console)
-        if failed_checks(records):
-            console.print("† a sanity check of this number failed; the page says which.")
+        sheet = strongest_sheet(found)
+        print_fitting(sheet, console)
+        if any(MARK in cell for row in sheet.rows for cell in row.cells):
+            console.print(f"{MARK} a sanity check of this number failed; the page says which.")
     else:
         print_rich(records, verbose, console, verbose=verbose, pointer="What was measured where: on the page, or -v")
     page = write_page(out, out / PAGE)
