@@ -69,6 +69,7 @@ class Claim(NamedTuple):
 
 
 PLAIN, MIXED = "`anyhead`", "pseudo-labels and distance"
+LONGEST = f"{PLAIN}, 1152 updates"
 LONG = {PLAIN: f"{PLAIN}, 288 updates", MIXED: f"{MIXED}, 288"}
 CLAIMS = (
     Claim(
@@ -106,6 +107,13 @@ CLAIMS = (
                 for t in ("classification", "segmentation")
                 for e in (4, 8)
             )
+        ),
+    ),
+    Claim(
+        "**Four times the budget does not bring classification at 8/255**",
+        lambda s: (
+            s(LONGEST, "classification", 8).value <= s(LONG[PLAIN], "classification", 8).value
+            and s(LONGEST, "classification", 0).value <= s(LONG[PLAIN], "classification", 0).value
         ),
     ),
     Claim(
