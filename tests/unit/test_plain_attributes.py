@@ -2,10 +2,15 @@
 
 import copy
 import pickle
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, final
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,10 +70,45 @@ def test_the_digest_stays_while_an_encoder_is_used_and_sent_elsewhere() -> None:
     assert encoder.freeze_again().digest != before
 
 
-def test_where_weights_lie_is_no_part_of_the_digest(tmp_path: Path) -> None:
-    weights = tmp_path / "weights.pth"
-    weights.touch()
-    assert Powers(1, note=str(weights)).digest == Powers(1, note=str(tmp_path)).digest
+def test_where_weights_lie_is_no_part_of_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Powers(1, note=str(tmp_path / "a.pth")).digest == Powers(1, note=str(tmp_path)).digest
+    before = Powers(1, note="mean").digest
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mean").mkdir()
+    (tmp_path / "max").mkdir()
+    assert Powers(1, note="mean").digest == before
+    assert Powers(1, note="max").digest != before
+
+
+@dataclass
+class Settings:
+    layers: tuple[int | None, ...]
+    cache: object
+
+
+class Kind(Enum):
+    A = 1
+    B = 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: Settings((None, number), object()),
+        lambda number: SimpleNamespace(inside={"number": number, "other": object()}),
+        lambda number: Namespace(number=number),
+        lambda number: [object(), np.int64(number)],
+        Kind,
+    ],
+)
+def test_values_inside_others_count(make: Callable[[int], object]) -> None:
+    def digest(number: int) -> str:
+        encoder: Any = Powers(1)
+        encoder.settings_of_mine = make(number)
+        return str(encoder.digest)
+
+    assert digest(1) == digest(1)
+    assert digest(1) != digest(2)
 
 
 def test_attributes_of_wrapped_networks_count() -> None:

@@ -1,6 +1,12 @@
 """Numbers and words in the modules of a user's own classes: what an encoder computes may depend on them."""
 
-from pathlib import Path
+import os
+from argparse import Namespace
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from operator import itemgetter
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,13 +15,14 @@ from robustprobe.core.arguments import plain
 from robustprobe.core.user_code import is_user_class
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_NOTHING = object()
 
 
 def plain_attributes(network: nn.Module, leave_out: frozenset[str] = frozenset()) -> str:
-    """The attributes of the user's own modules of a network that are numbers, words or lists of them; empty where there
-    are none.
+    """The attributes of the user's own modules of a network that are numbers and words, also in lists, dictionaries and
+    dataclasses; empty where there are none.
 
-    Paths do not count: the same weights may lie elsewhere.
+    Absolute paths do not count: the same weights may lie elsewhere.
 
     Args:
         leave_out: names of attributes that say nothing of the network.
@@ -23,24 +30,24 @@ def plain_attributes(network: nn.Module, leave_out: frozenset[str] = frozenset()
     found = {}
     for name, module in network.named_modules():
         if is_user_class(type(module)):
-            own = {key: plain(value) for key, value in vars(module).items() if key not in _OF_EVERY_MODULE | leave_out}
-            if kept := {key: value for key, value in sorted(own.items()) if _is_plain(value)}:
+            own = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE | leave_out}
+            if kept := _read(own):
                 found[name] = kept
     return str(found) if found else ""
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+def _read(value: Any) -> Any:
+    """A value with only what is plain in it; `_NOTHING` where it is something else."""
+    value = plain(value)
+    if isinstance(value, Namespace | SimpleNamespace):
+        value = vars(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name, None) for field in fields(value)}
     if isinstance(value, dict):
-        return all(_is_plain(part) for pair in value.items() for part in pair)
+        parts = ((str(key), _read(part)) for key, part in value.items())
+        return {key: part for key, part in sorted(parts, key=itemgetter(0)) if part is not _NOTHING}
+    if isinstance(value, list | tuple):
+        return [part for part in map(_read, value) if part is not _NOTHING]
     if isinstance(value, str):
-        return not _exists(value)
-    return isinstance(value, bool | int | float | torch.dtype)
-
-
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):
-        return False
+        return _NOTHING if os.path.isabs(value) else value
+    return value if value is None or isinstance(value, bool | int | float | Enum | torch.dtype) else _NOTHING
